@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/core/state_dict.h"
+
+#include <fmt/format.h>
+
+#include "halftone/core/error.h"
+
+namespace halftone {
+namespace {
+
+template <class Map>
+void copy_with_prefix(const Map& from, const std::string& prefix, Map& to) {
+  for (const auto& [name, entry] : from) to[prefix + name] = entry;
+}
+
+template <class Map>
+void copy_without_prefix(const Map& from, const std::string& prefix, Map& to) {
+  for (auto it = from.lower_bound(prefix); it != from.end() && it->first.starts_with(prefix); ++it)
+    to[it->first.substr(prefix.size())] = it->second;
+}
+
+}  // namespace
+
+template <class T>
+T StateDict::get(const std::string& name) const {
+  const auto found = values.find(name);
+  if (found == values.end()) throw UserError(fmt::format("saved state lacks '{}'", name));
+  if (const T* value = std::get_if<T>(&found->second)) return *value;
+  if constexpr (std::is_same_v<T, double>) {
+    if (const auto* integer = std::get_if<std::int64_t>(&found->second))
+      return static_cast<double>(*integer);
+  }
+  throw UserError(fmt::format("saved state holds '{}' as another type than expected", name));
+}
+
+template bool StateDict::get<bool>(const std::string&) const;
+template std::int64_t StateDict::get<std::int64_t>(const std::string&) const;
+template double StateDict::get<double>(const std::string&) const;
+template std::string StateDict::get<std::string>(const std::string&) const;
+
+const torch::Tensor& StateDict::tensor(const std::string& name) const {
+  const auto found = tensors.find(name);
+  if (found == tensors.end())
+    throw UserError(fmt::format("saved state lacks the tensor '{}'", name));
+  return found->second;
+}
+
+void StateDict::insert(const std::string& prefix, const StateDict& part) {
+  copy_with_prefix(part.tensors, prefix, tensors);
+  copy_with_prefix(part.values, prefix, values);
+}
+
+StateDict StateDict::extract(const std::string& prefix) const {
+  StateDict part;
+  copy_without_prefix(tensors, prefix, part.tensors);
+  copy_without_prefix(values, prefix, part.values);
+  return part;
+}
+
+}  // namespace halftone

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a stateful object (model, optimizer, scaler, sampler) hands over to be saved. No class of
+// the library knows a file format and no format knows a class: they meet here.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+
+namespace halftone {
+
+/// Tensors and small values by name, in the order of the names. Tensors share storage with their
+/// owner until they are written or cloned.
+struct StateDict {
+  using Value = std::variant<bool, std::int64_t, double, std::string>;
+
+  std::map<std::string, torch::Tensor> tensors;
+  std::map<std::string, Value> values;
+
+  /// The value called `name`; throws UserError naming `name` when it is missing or of another type.
+  /// An integer is accepted where a double is asked for.
+  template <class T>
+  T get(const std::string& name) const;
+
+  /// The tensor called `name`; throws UserError naming it when missing.
+  const torch::Tensor& tensor(const std::string& name) const;
+
+  /// Copies every entry of `part` under `prefix` + its name.
+  void insert(const std::string& prefix, const StateDict& part);
+
+  /// The entries whose names start with `prefix`, with the prefix taken off.
+  StateDict extract(const std::string& prefix) const;
+};
+
+}  // namespace halftone
