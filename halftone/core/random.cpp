@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/core/random.h"
 
-#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 
 #include <bit>
 #include <mutex>
@@ -36,16 +36,32 @@ std::uint64_t permuted_index(std::uint64_t seed, std::uint64_t index, std::uint6
   return index;
 }
 
-torch::Tensor default_rng_state() {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
+namespace {
+
+torch::Tensor generator_state(torch::Device device) {
+  at::Generator generator = at::globalContext().defaultGenerator(device);
   const std::lock_guard<std::mutex> lock(generator.mutex());
   return generator.get_state();
 }
 
-void set_default_rng_state(const torch::Tensor& state) {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
+void set_generator_state(torch::Device device, const torch::Tensor& state) {
+  at::Generator generator = at::globalContext().defaultGenerator(device);
   const std::lock_guard<std::mutex> lock(generator.mutex());
   generator.set_state(state);
+}
+
+}  // namespace
+
+StateDict rng_state(torch::Device device) {
+  StateDict state;
+  state.tensors["cpu"] = generator_state(torch::kCPU);
+  if (device.is_cuda()) state.tensors["cuda"] = generator_state(device);
+  return state;
+}
+
+void set_rng_state(torch::Device device, const StateDict& state) {
+  set_generator_state(torch::kCPU, state.tensor("cpu"));
+  if (device.is_cuda()) set_generator_state(device, state.tensor("cuda"));
 }
 
 }  // namespace halftone

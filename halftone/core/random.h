@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "halftone/core/state_dict.h"
+
 namespace halftone {
 
 /// SplitMix64 (Steele, Lea, Flood 2014): the `index`-th 64-bit word of the stream called `seed`.
@@ -17,8 +19,9 @@ std::uint64_t random_word(std::uint64_t seed, std::uint64_t index);
 /// REQUIRES index < size.
 std::uint64_t permuted_index(std::uint64_t seed, std::uint64_t index, std::uint64_t size);
 
-/// State of LibTorch's default CPU generator: a uint8 tensor (n), for set_default_rng_state.
-torch::Tensor default_rng_state();
-void set_default_rng_state(const torch::Tensor& state);
+/// State of LibTorch's default generators: "cpu", and "cuda" when `device` is a GPU; uint8 tensors.
+StateDict rng_state(torch::Device device);
+/// Throws UserError when the state of one of them is missing.
+void set_rng_state(torch::Device device, const StateDict& state);
 
 }  // namespace halftone

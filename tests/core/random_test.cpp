@@ -42,9 +42,9 @@ TEST(PermutedIndex, RefusesAnIndexOutsideTheSize) {
 TEST(DefaultRng, StateRoundTrips) {
   torch::manual_seed(3);
   torch::rand({5});
-  const torch::Tensor state = default_rng_state();
+  const StateDict state = rng_state(torch::kCPU);
   const torch::Tensor first = torch::randn({17});
-  set_default_rng_state(state);
+  set_rng_state(torch::kCPU, state);
   EXPECT_TRUE(torch::equal(first, torch::randn({17})));
 }
 
