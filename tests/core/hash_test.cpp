@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/core/hash.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace halftone {
+namespace {
+
+TEST(Hash, EqualsThePublishedValuesOfXxh64) {
+  EXPECT_EQ(hash_bytes(""), 0xEF46DB3751D8E999);
+  EXPECT_EQ(hash_bytes("a"), 0xD24EC4F1A98C6E5B);
+  EXPECT_EQ(hash_bytes("abc"), 0x44BC2CF5AD770999);
+  EXPECT_EQ(hash_bytes("Nobody inspects the spammish repetition"), 0xFBCEA83C8A378BF1);
+}
+
+TEST(Hash, DoesNotDependOnHowTheBytesArrive) {
+  std::string bytes;
+  for (int i = 0; i < 200; ++i) bytes += static_cast<char>(i * 7);
+  for (std::size_t part = 1; part < 80; ++part) {
+    Hasher hasher;
+    for (std::size_t at = 0; at < bytes.size(); at += part) hasher.update(bytes.substr(at, part));
+    EXPECT_EQ(hasher.digest(), hash_bytes(bytes)) << part;
+  }
+}
+
+TEST(Hash, FieldsDoNotRunTogether) {
+  Hasher first;
+  first.update_field("ab");
+  first.update_field("c");
+  Hasher second;
+  second.update_field("a");
+  second.update_field("bc");
+  EXPECT_NE(first.digest(), second.digest());
+}
+
+}  // namespace
+}  // namespace halftone
