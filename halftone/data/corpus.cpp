@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/corpus.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "halftone/core/error.h"
+#include "halftone/core/hash.h"
+#include "halftone/data/piece_reader.h"
+
+namespace halftone {
+namespace {
+
+// Raised when a rule of corpus.h changes, so that no cache made by the old rule is taken.
+constexpr char kRuleVersion = 1;
+
+void hash_file(const std::filesystem::path& path, Hasher& hasher) {
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream)
+    throw UserError(
+        fmt::format("cannot open the data file {}: {}", path.string(), std::strerror(errno)));
+  std::string buffer(std::size_t{256} << 10U, '\0');
+  while (stream) {
+    stream.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
+    hasher.update({buffer.data(), static_cast<std::size_t>(stream.gcount())});
+  }
+  if (stream.bad()) throw SystemError(fmt::format("reading {} failed", path.string()));
+}
+
+}  // namespace
+
+Corpus::Corpus(CorpusOptions options)
+    : options_(std::move(options)), files_(find_corpus_files(options_.paths)) {}
+
+Corpus::~Corpus() = default;
+Corpus::Corpus(Corpus&&) noexcept = default;
+Corpus& Corpus::operator=(Corpus&&) noexcept = default;
+
+std::uint64_t Corpus::bytes() const {
+  std::uint64_t sum = 0;
+  for (const CorpusFile& file : files_) sum += file.bytes;
+  return sum;
+}
+
+std::uint64_t Corpus::bytes_read() const {
+  return bytes_before_ + (reader_ ? reader_->bytes_read() : 0);
+}
+
+std::uint64_t Corpus::content_hash() const {
+  Hasher hasher;
+  hasher.update({&kRuleVersion, 1});
+  for (const CorpusFile& file : files_) {
+    const bool splits = options_.split_paragraphs && file.kind == CorpusKind::kText;
+    hasher.update_field(fmt::format("{} {} {} {}", static_cast<int>(file.kind), splits,
+                                    options_.replace_invalid_utf8, file.bytes));
+    hash_file(file.path, hasher);
+  }
+  return hasher.digest();
+}
+
+bool Corpus::next(Piece& piece) {
+  for (; file_ < files_.size(); ++file_) {
+    if (!reader_) reader_ = open_piece_reader(files_[file_], options_);
+    if (reader_->next(piece)) return any_ = true;
+    reader_.reset();
+    bytes_before_ += files_[file_].bytes;
+  }
+  if (!any_)
+    throw UserError(fmt::format("there is no text in {}{}; the data must not be empty",
+                                files_[0].path.string(), files_.size() > 1 ? ", ..." : ""));
+  return false;
+}
+
+void Corpus::rewind() {
+  reader_.reset();
+  file_ = 0;
+  bytes_before_ = 0;
+}
+
+}  // namespace halftone

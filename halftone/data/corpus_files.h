@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which files of the given paths hold text, and of what kind.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+namespace halftone {
+
+enum class CorpusKind {
+  kText,     ///< one document
+  kFortune,  ///< pieces divided by lines that hold only "%"
+  kJsonl,    ///< one JSON object with a "text" on each line
+};
+
+struct CorpusFile {
+  std::filesystem::path path;
+  CorpusKind kind = CorpusKind::kText;
+  std::uint64_t bytes = 0;
+};
+
+/// The text files among `paths`, each once, in the order given; a folder gives all below it, sorted
+/// by path, except hidden files, Debian's `copyright`, fortune's indexes (*.dat) and aliases
+/// (x.u8 beside x), and, with a warning, files that are not text.
+///
+/// Kinds: .jsonl, .ndjson and .json are JSON lines; other files are fortune files if a line of
+/// their first MiB is "%", unless their name says markup (.md, .tex, ...), where such lines mean
+/// something else; the rest is plain text.
+///
+/// Throws UserError that names the path: missing, unreadable, not a file or folder, no text in a
+/// folder, a binary, compressed or UTF-16 file.
+std::vector<CorpusFile> find_corpus_files(const std::vector<std::filesystem::path>& paths);
+
+}  // namespace halftone

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/piece_reader.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
+
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
+#include "halftone/data/line_reader.h"
+
+namespace halftone {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{256} << 10U;
+constexpr std::size_t kJsonLineBytes = std::size_t{64} << 20U;
+constexpr std::string_view kBlanks = " \t\r\n\v\f";
+
+bool is_blank(std::string_view text) { return text.find_first_not_of(kBlanks) == text.npos; }
+
+// Whether a line break before this line is a token border: the line must not go on with white
+// space, which the pre-tokeniser would join to the break. Of the Unicode spaces it is enough to
+// know their first bytes.
+bool starts_with_word(std::string_view line) {
+  constexpr std::string_view kMaybeSpace = "\xC2\xE1\xE2\xE3";
+  return kBlanks.find(line[0]) == kBlanks.npos && kMaybeSpace.find(line[0]) == kMaybeSpace.npos;
+}
+
+enum class Border { kNone, kParagraph, kPercent };
+
+/// Plain text and fortune files: gathers lines up to a border, or up to kPieceBytes.
+class TextPieceReader : public PieceReader {
+ public:
+  TextPieceReader(const CorpusFile& file, const CorpusOptions& options, Border border)
+      : lines_(file.path, {.replace_invalid_utf8 = options.replace_invalid_utf8}),
+        border_(border) {}
+
+  bool next(Piece& piece) override {
+    while (lines_.next(line_)) {
+      if (is_border(line_)) {
+        if (finish(piece)) return true;
+      } else if (must_cut()) {
+        cut(piece);
+        return true;
+      } else {
+        gathered_ += line_;
+      }
+    }
+    return finish(piece);
+  }
+
+  std::uint64_t bytes_read() const override { return lines_.bytes_read(); }
+
+ private:
+  bool is_border(std::string_view line) const {
+    switch (border_) {
+      case Border::kNone:
+        return false;
+      case Border::kParagraph:
+        return is_blank(line);
+      case Border::kPercent:
+        return line.starts_with('%') && is_blank(line.substr(1));
+    }
+    return false;
+  }
+
+  // Before line_ is added: a cut in front of a word is free, so it is preferred for a while.
+  bool must_cut() const {
+    if (gathered_.size() >= 4 * kPieceBytes) return true;
+    return gathered_.size() >= kPieceBytes && gathered_.back() == '\n' && starts_with_word(line_);
+  }
+
+  void cut(Piece& piece) {
+    // The last line break goes with what follows: "a\n\nb" is "a", "\n", "\nb" to a pre-tokeniser.
+    const bool break_follows = gathered_.back() == '\n' && gathered_.size() > 1;
+    if (break_follows) gathered_.pop_back();
+    piece.begins = !std::exchange(inside_, true);
+    piece.ends = false;
+    fill(piece);
+    gathered_ = break_follows ? "\n" + line_ : line_;
+  }
+
+  bool finish(Piece& piece) {
+    const bool inside = std::exchange(inside_, false);
+    piece.begins = !inside;
+    piece.ends = true;
+    fill(piece);
+    gathered_.clear();
+    return inside || !is_blank(piece.text);
+  }
+
+  void fill(Piece& piece) {
+    piece.text = border_ == Border::kPercent ? strip_terminal_codes(gathered_) : gathered_;
+    if (border_ == Border::kNone) return;
+    if (piece.ends) piece.text.erase(piece.text.find_last_not_of(kBlanks) + 1);
+    if (piece.begins) trim_blank_lines(piece.text);
+  }
+
+  static void trim_blank_lines(std::string& text) {
+    const std::size_t first = text.find_first_not_of(kBlanks);
+    if (first == std::string::npos) return text.clear();
+    const std::size_t line = text.rfind('\n', first);  // indentation of the first line stays
+    if (line != std::string::npos) text.erase(0, line + 1);
+  }
+
+  LineReader lines_;
+  Border border_;
+  std::string line_;
+  std::string gathered_;
+  bool inside_ = false;  // a sample whose first piece has been given
+};
+
+class JsonlPieceReader : public PieceReader {
+ public:
+  JsonlPieceReader(const CorpusFile& file, const CorpusOptions& options)
+      : path_(file.path),
+        lines_(file.path, {.max_line_bytes = kJsonLineBytes,
+                           .replace_invalid_utf8 = options.replace_invalid_utf8}) {}
+
+  bool next(Piece& piece) override {
+    while (lines_.next(line_)) {
+      if (is_blank(line_)) continue;
+      std::string more;
+      if (line_.size() > kJsonLineBytes / 2 && line_.back() != '\n' && lines_.next(more))
+        fail(fmt::format("is longer than {}", format_bytes(kJsonLineBytes)));
+      piece.begins = piece.ends = true;
+      piece.text = text_of_line();
+      return true;
+    }
+    return false;
+  }
+
+  std::uint64_t bytes_read() const override { return lines_.bytes_read(); }
+
+ private:
+  std::string text_of_line() const {
+    nlohmann::json value;
+    try {
+      value = nlohmann::json::parse(line_);
+    } catch (const nlohmann::json::parse_error& error) {
+      fail(fmt::format("is not valid JSON at byte {} of the line", error.byte));
+    } catch (const nlohmann::json::exception&) {
+      fail("holds a number that is out of range");
+    }
+    if (!value.is_object()) fail(fmt::format("is a JSON {}", value.type_name()));
+    const auto text = value.find("text");
+    if (text == value.end()) {
+      if (value.contains("conversations"))
+        throw UserError(
+            fmt::format("{}:{} is a chat (\"conversations\"), which training does not take yet; "
+                        "give lines of {{\"text\": \"...\"}}",
+                        path_.string(), lines_.line_number()));
+      fail("has no \"text\"");
+    }
+    if (!text->is_string())
+      fail(fmt::format("has a \"text\" that is a JSON {}", text->type_name()));
+    return text->get<std::string>();
+  }
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw UserError(
+        fmt::format("{}:{} {}; expected one object such as {{\"text\": \"...\"}} on each line",
+                    path_.string(), lines_.line_number(), what));
+  }
+
+  std::filesystem::path path_;
+  LineReader lines_;
+  std::string line_;
+};
+
+// Offset behind the escape sequence that starts at `at` (ECMA-48: ESC [, parameters, a final byte;
+// else ESC and one character). A broken one ends where it stops being one.
+std::size_t skip_escape(std::string_view text, std::size_t at) {
+  const auto within = [&](char low, char high) {
+    return at < text.size() && text[at] >= low && text[at] <= high;
+  };
+  ++at;
+  if (!within('[', '[')) return within('@', '_') ? at + 1 : at;
+  ++at;
+  while (within(' ', '?')) ++at;
+  return within('@', '~') ? at + 1 : at;
+}
+
+void pop_character(std::string& text) {
+  while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0xC0U) == 0x80U)
+    text.pop_back();
+  if (!text.empty() && text.back() != '\n') text.pop_back();
+}
+
+}  // namespace
+
+std::string strip_terminal_codes(const std::string& text) {
+  if (text.find_first_of("\x1B\b") == std::string::npos) return text;
+  std::string result;
+  for (std::size_t at = 0; at < text.size();) {
+    if (text[at] == '\x1B') {
+      at = skip_escape(text, at);
+      continue;
+    }
+    if (text[at] == '\b') {
+      pop_character(result);
+    } else {
+      result += text[at];
+    }
+    ++at;
+  }
+  return result;
+}
+
+std::unique_ptr<PieceReader> open_piece_reader(const CorpusFile& file,
+                                               const CorpusOptions& options) {
+  switch (file.kind) {
+    case CorpusKind::kJsonl:
+      return std::make_unique<JsonlPieceReader>(file, options);
+    case CorpusKind::kFortune:
+      return std::make_unique<TextPieceReader>(file, options, Border::kPercent);
+    case CorpusKind::kText:
+      break;
+  }
+  return std::make_unique<TextPieceReader>(
+      file, options, options.split_paragraphs ? Border::kParagraph : Border::kNone);
+}
+
+}  // namespace halftone

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/token_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+#include "halftone/core/error.h"
+#include "halftone/core/hash.h"
+
+namespace halftone {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kMagic = "htTokens";
+constexpr std::uint32_t kVersion = 1;
+
+struct Header {
+  std::array<char, 8> magic{};
+  std::uint32_t version = kVersion;
+  std::uint32_t id_bytes = 0;
+  std::uint64_t tokens = 0;
+  std::uint64_t samples = 0;
+  std::uint64_t text_bytes = 0;
+  std::uint64_t key = 0;
+  std::uint64_t content_hash = 0;
+  std::uint64_t header_hash = 0;
+
+  std::string_view bytes() const { return {reinterpret_cast<const char*>(this), sizeof(*this)}; }
+  std::uint64_t hash() const { return hash_bytes(bytes().substr(0, 56)); }
+};
+static_assert(sizeof(Header) == 64);
+
+std::uint64_t padding_after(std::uint64_t bytes) { return (8 - bytes % 8) % 8; }
+
+class Descriptor {
+ public:
+  Descriptor(const fs::path& path, int flags)
+      : value_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
+  ~Descriptor() {
+    if (value_ >= 0) close(value_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return value_; }
+  bool valid() const { return value_ >= 0; }
+
+ private:
+  int value_;
+};
+
+[[noreturn]] void fail_damaged(const fs::path& path, std::string_view what) {
+  throw UserError(fmt::format("{} is not a whole token file: {}; delete it, it is made again",
+                              path.string(), what));
+}
+
+[[noreturn]] void fail_writing(const fs::path& path) {
+  throw SystemError(
+      fmt::format("cannot write {}: {}; the tokens of the data need room there (XDG_CACHE_HOME "
+                  "moves the cache)",
+                  path.string(), std::strerror(errno)));
+}
+
+// Checks that counts and sizes fit each other without overflow.
+bool sizes_agree(const Header& header, std::uint64_t file_bytes) {
+  if (header.id_bytes != 2 && header.id_bytes != 4) return false;
+  if (header.tokens > file_bytes || header.samples > file_bytes) return false;
+  const std::uint64_t ids = header.tokens * header.id_bytes;
+  return sizeof(Header) + ids + padding_after(ids) + (header.samples + 1) * 8 == file_bytes;
+}
+
+}  // namespace
+
+TokenFile::TokenFile(const fs::path& path) {
+  const Descriptor file(path, O_RDONLY);
+  struct stat status {};
+  if (!file.valid() || fstat(file.get(), &status) != 0) fail_damaged(path, std::strerror(errno));
+  const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
+  if (file_bytes < sizeof(Header)) fail_damaged(path, "it is too short");
+  void* map = mmap(nullptr, file_bytes, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  if (map == MAP_FAILED) fail_damaged(path, std::strerror(errno));
+  mapped_ = file_bytes;
+  bytes_ = static_cast<const char*>(map);
+  try {
+    Header header;
+    std::memcpy(static_cast<void*>(&header), bytes_, sizeof(header));
+    if (std::string_view(header.magic.data(), header.magic.size()) != kMagic)
+      fail_damaged(path, "it does not start as one");
+    if (header.version != kVersion)
+      fail_damaged(path, fmt::format("its version is {}, expected {}", header.version, kVersion));
+    if (header.header_hash != header.hash() || !sizes_agree(header, file_bytes))
+      fail_damaged(path, "its header is damaged");
+    if (hash_bytes({bytes_ + sizeof(Header), file_bytes - sizeof(Header)}) != header.content_hash)
+      fail_damaged(path, "its content is damaged");
+    id_bytes_ = header.id_bytes;
+    tokens_ = header.tokens;
+    samples_ = header.samples;
+    text_bytes_ = header.text_bytes;
+    key_ = header.key;
+  } catch (...) {
+    munmap(map, mapped_);
+    throw;
+  }
+  // The check has touched every page; from here on they are wanted in shuffled order.
+  madvise(map, mapped_, MADV_DONTNEED);
+  madvise(map, mapped_, MADV_RANDOM);
+}
+
+TokenFile::~TokenFile() { munmap(const_cast<char*>(bytes_), mapped_); }
+
+const std::uint64_t* TokenFile::sample_begins() const {
+  const std::uint64_t id_bytes = tokens_ * id_bytes_;
+  return reinterpret_cast<const std::uint64_t*>(ids() + id_bytes + padding_after(id_bytes));
+}
+
+std::uint64_t TokenFile::sample_begin(std::uint64_t sample) const {
+  HALFTONE_CHECK(sample <= samples_, "[token_file] expected a sample up to ", samples_, ", got ",
+                 sample);
+  return sample_begins()[sample];
+}
+
+void TokenFile::copy(std::uint64_t begin, std::span<std::int64_t> out) const {
+  HALFTONE_CHECK(begin <= tokens_ && out.size() <= tokens_ - begin,
+                 "[token_file] expected ids of 0..", tokens_, ", got ", out.size(), " from ",
+                 begin);
+  if (id_bytes_ == 2) {
+    std::copy_n(reinterpret_cast<const std::uint16_t*>(ids()) + begin, out.size(), out.begin());
+  } else {
+    std::copy_n(reinterpret_cast<const std::uint32_t*>(ids()) + begin, out.size(), out.begin());
+  }
+}
+
+/// The indexes of the samples gather in a second file, since their number is not known before.
+struct TokenFileWriter::State {
+  explicit State(const fs::path& target)
+      : path(target),
+        part(fs::path(target) += fmt::format(".part-{}", getpid())),
+        index_part(fs::path(part) += "-index"),
+        file(part, O_RDWR | O_CREAT | O_TRUNC),
+        index_file(index_part, O_RDWR | O_CREAT | O_TRUNC) {
+    if (!file.valid() || !index_file.valid()) fail_writing(part);
+    pending.assign(sizeof(Header), '\0');
+  }
+  ~State() {
+    std::error_code ignored;
+    fs::remove(part, ignored);
+    fs::remove(index_part, ignored);
+  }
+
+  void write_all(const Descriptor& to, std::string_view bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t written = write(to.get(), bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail_writing(path);
+      bytes.remove_prefix(static_cast<std::size_t>(written));
+    }
+  }
+
+  void flush(std::string& buffer, const Descriptor& to) const {
+    write_all(to, buffer);
+    buffer.clear();
+  }
+
+  void append(std::string_view bytes) {
+    hasher.update(bytes);
+    pending += bytes;
+    if (pending.size() >= kBufferBytes) flush(pending, file);
+  }
+
+  void append_index(std::uint64_t value) {
+    pending_index.append(reinterpret_cast<const char*>(&value), sizeof(value));
+    if (pending_index.size() >= kBufferBytes) flush(pending_index, index_file);
+  }
+
+  void append_index_file() {
+    flush(pending_index, index_file);
+    std::string buffer(kBufferBytes, '\0');
+    if (lseek(index_file.get(), 0, SEEK_SET) < 0) fail_writing(path);
+    while (true) {
+      const ssize_t got = read(index_file.get(), buffer.data(), buffer.size());
+      if (got < 0 && errno != EINTR) fail_writing(path);
+      if (got == 0) return;
+      if (got > 0) append({buffer.data(), static_cast<std::size_t>(got)});
+    }
+  }
+
+  static constexpr std::size_t kBufferBytes = std::size_t{1} << 18U;
+  fs::path path;
+  fs::path part;
+  fs::path index_part;
+  Descriptor file;
+  Descriptor index_file;
+  Header header;
+  std::int64_t vocab_size = 0;
+  Hasher hasher;
+  std::string pending;
+  std::string pending_index;
+};
+
+TokenFileWriter::TokenFileWriter(fs::path path, std::int64_t vocab_size, std::uint64_t key)
+    : state_(std::make_unique<State>(path)) {
+  state_->vocab_size = vocab_size;
+  state_->header.id_bytes = vocab_size <= 65536 ? 2 : 4;
+  state_->header.key = key;
+}
+
+TokenFileWriter::~TokenFileWriter() = default;
+
+void TokenFileWriter::begin_sample() {
+  state_->append_index(state_->header.tokens);
+  ++state_->header.samples;
+}
+
+void TokenFileWriter::add(std::span<const std::int32_t> ids, std::uint64_t text_bytes) {
+  std::string bytes;
+  bytes.reserve(ids.size() * state_->header.id_bytes);
+  for (const std::int32_t id : ids) {
+    HALFTONE_CHECK(id >= 0 && id < state_->vocab_size, "[token_file] expected ids below ",
+                   state_->vocab_size, ", got ", id);
+    bytes.append(reinterpret_cast<const char*>(&id), state_->header.id_bytes);
+  }
+  state_->append(bytes);
+  state_->header.tokens += ids.size();
+  state_->header.text_bytes += text_bytes;
+}
+
+void TokenFileWriter::finish() {
+  State& state = *state_;
+  state.append(std::string(padding_after(state.header.tokens * state.header.id_bytes), '\0'));
+  state.append_index(state.header.tokens);
+  state.append_index_file();
+  state.flush(state.pending, state.file);
+  std::copy(kMagic.begin(), kMagic.end(), state.header.magic.begin());
+  state.header.content_hash = state.hasher.digest();
+  state.header.header_hash = state.header.hash();
+  if (lseek(state.file.get(), 0, SEEK_SET) < 0) fail_writing(state.path);
+  state.write_all(state.file, state.header.bytes());
+  if (fsync(state.file.get()) != 0 || rename(state.part.c_str(), state.path.c_str()) != 0)
+    fail_writing(state.path);
+}
+
+}  // namespace halftone

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Token ids of a corpus on disk.
+//
+// Format (little endian): a header of 64 bytes, the ids, zeros up to a multiple of 8 bytes, and for
+// each sample the index of its first id, then the number of ids.
+//   0  char[8]  "htTokens"       24  u64  samples
+//   8  u32      version, 1       32  u64  bytes of text
+//  12  u32      bytes per id     40  u64  key: what the ids were made from
+//  16  u64      ids              48  u64  XXH64 of the ids and the samples' indexes
+//                                56  u64  XXH64 of the 56 bytes before
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace halftone {
+
+/// A read-only memory map of a token file: its pages are the system's to drop, so it costs no
+/// memory to speak of. Every method is safe to call from several threads.
+class TokenFile {
+ public:
+  /// Checks all of the file first. Throws UserError when it is not a whole, undamaged token file.
+  explicit TokenFile(const std::filesystem::path& path);
+  ~TokenFile();
+  TokenFile(const TokenFile&) = delete;
+  TokenFile& operator=(const TokenFile&) = delete;
+
+  std::uint64_t size() const { return tokens_; }  ///< ids in all samples
+  std::uint64_t samples() const { return samples_; }
+  std::uint64_t text_bytes() const { return text_bytes_; }
+  std::uint64_t key() const { return key_; }
+  /// REQUIRES sample <= samples(); the last one is size().
+  std::uint64_t sample_begin(std::uint64_t sample) const;
+  /// Ids `begin`, `begin` + 1, ... REQUIRES begin + out.size() <= size().
+  void copy(std::uint64_t begin, std::span<std::int64_t> out) const;
+
+ private:
+  const char* ids() const { return bytes_ + 64; }
+  const std::uint64_t* sample_begins() const;
+
+  const char* bytes_ = nullptr;
+  std::size_t mapped_ = 0;
+  std::uint32_t id_bytes_ = 0;
+  std::uint64_t tokens_ = 0;
+  std::uint64_t samples_ = 0;
+  std::uint64_t text_bytes_ = 0;
+  std::uint64_t key_ = 0;
+};
+
+/// Writes a token file front to back in constant memory. Until finish() nothing stands at `path`,
+/// and nothing is left behind when it is not called. Throws SystemError that names the file when it
+/// cannot be written (a full disk).
+class TokenFileWriter {
+ public:
+  /// Ids must be below `vocab_size`: 2 bytes each up to 65,536, else 4.
+  TokenFileWriter(std::filesystem::path path, std::int64_t vocab_size, std::uint64_t key);
+  ~TokenFileWriter();
+  TokenFileWriter(const TokenFileWriter&) = delete;
+  TokenFileWriter& operator=(const TokenFileWriter&) = delete;
+
+  void begin_sample();
+  void add(std::span<const std::int32_t> ids, std::uint64_t text_bytes);
+  void finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace halftone
