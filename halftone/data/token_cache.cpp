@@ -92,7 +92,7 @@ TokenizedData tokenize_corpus(Corpus& corpus, const TokenizerInterface& tokenize
     write_tokens(corpus, tokenizer, writer, options);
   }
   data.tokens = std::make_shared<const TokenFile>(path);
-  if (!keeps) fs::remove(path);  // the map keeps it alive until the last user is gone
+  if (!keeps) fs::remove(path);  // it stays readable until the last user is gone
   return data;
 }
 

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +23,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kMagic = "htTokens";
 constexpr std::uint32_t kVersion = 1;
+constexpr std::size_t kBufferBytes = std::size_t{256} << 10U;
 
 struct Header {
   std::array<char, 8> magic{};
@@ -81,62 +81,79 @@ bool sizes_agree(const Header& header, std::uint64_t file_bytes) {
 
 }  // namespace
 
-TokenFile::TokenFile(const fs::path& path) {
-  const Descriptor file(path, O_RDONLY);
-  struct stat status {};
-  if (!file.valid() || fstat(file.get(), &status) != 0) fail_damaged(path, std::strerror(errno));
-  const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
-  if (file_bytes < sizeof(Header)) fail_damaged(path, "it is too short");
-  void* map = mmap(nullptr, file_bytes, PROT_READ, MAP_PRIVATE, file.get(), 0);
-  if (map == MAP_FAILED) fail_damaged(path, std::strerror(errno));
-  mapped_ = file_bytes;
-  bytes_ = static_cast<const char*>(map);
+TokenFile::TokenFile(const fs::path& path) : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  if (descriptor_ < 0) fail_damaged(path, std::strerror(errno));
   try {
-    Header header;
-    std::memcpy(static_cast<void*>(&header), bytes_, sizeof(header));
-    if (std::string_view(header.magic.data(), header.magic.size()) != kMagic)
-      fail_damaged(path, "it does not start as one");
-    if (header.version != kVersion)
-      fail_damaged(path, fmt::format("its version is {}, expected {}", header.version, kVersion));
-    if (header.header_hash != header.hash() || !sizes_agree(header, file_bytes))
-      fail_damaged(path, "its header is damaged");
-    if (hash_bytes({bytes_ + sizeof(Header), file_bytes - sizeof(Header)}) != header.content_hash)
-      fail_damaged(path, "its content is damaged");
-    id_bytes_ = header.id_bytes;
-    tokens_ = header.tokens;
-    samples_ = header.samples;
-    text_bytes_ = header.text_bytes;
-    key_ = header.key;
+    load_header(path);
   } catch (...) {
-    munmap(map, mapped_);
+    close(descriptor_);
     throw;
   }
-  // The check has touched every page; from here on they are wanted in shuffled order.
-  madvise(map, mapped_, MADV_DONTNEED);
-  madvise(map, mapped_, MADV_RANDOM);
 }
 
-TokenFile::~TokenFile() { munmap(const_cast<char*>(bytes_), mapped_); }
+TokenFile::~TokenFile() { close(descriptor_); }
 
-const std::uint64_t* TokenFile::sample_begins() const {
-  const std::uint64_t id_bytes = tokens_ * id_bytes_;
-  return reinterpret_cast<const std::uint64_t*>(ids() + id_bytes + padding_after(id_bytes));
+void TokenFile::load_header(const fs::path& path) {
+  struct stat status {};
+  if (fstat(descriptor_, &status) != 0) fail_damaged(path, std::strerror(errno));
+  const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
+  if (file_bytes < sizeof(Header)) fail_damaged(path, "it is too short");
+  Header header;
+  read_at(0, &header, sizeof(header));
+  if (std::string_view(header.magic.data(), header.magic.size()) != kMagic)
+    fail_damaged(path, "it does not start as one");
+  if (header.version != kVersion)
+    fail_damaged(path, fmt::format("its version is {}, expected {}", header.version, kVersion));
+  if (header.header_hash != header.hash() || !sizes_agree(header, file_bytes))
+    fail_damaged(path, "its header is damaged");
+  Hasher hasher;
+  std::string buffer(kBufferBytes, '\0');
+  for (std::uint64_t at = sizeof(Header); at < file_bytes; at += buffer.size()) {
+    buffer.resize(std::min<std::uint64_t>(kBufferBytes, file_bytes - at));
+    read_at(at, buffer.data(), buffer.size());
+    hasher.update(buffer);
+  }
+  if (hasher.digest() != header.content_hash) fail_damaged(path, "its content is damaged");
+  id_bytes_ = header.id_bytes;
+  tokens_ = header.tokens;
+  samples_ = header.samples;
+  text_bytes_ = header.text_bytes;
+  key_ = header.key;
 }
 
-std::uint64_t TokenFile::sample_begin(std::uint64_t sample) const {
-  HALFTONE_CHECK(sample <= samples_, "[token_file] expected a sample up to ", samples_, ", got ",
+void TokenFile::read_at(std::uint64_t offset, void* out, std::size_t bytes) const {
+  auto* to = static_cast<char*>(out);
+  while (bytes > 0) {
+    const ssize_t got = pread(descriptor_, to, bytes, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0)
+      throw SystemError(fmt::format("reading the cached tokens failed: {}",
+                                    got == 0 ? "the file has shrunk" : std::strerror(errno)));
+    to += got;
+    offset += static_cast<std::uint64_t>(got);
+    bytes -= static_cast<std::size_t>(got);
+  }
+}
+
+std::pair<std::uint64_t, std::uint64_t> TokenFile::sample_range(std::uint64_t sample) const {
+  HALFTONE_CHECK(sample < samples_, "[token_file] expected a sample below ", samples_, ", got ",
                  sample);
-  return sample_begins()[sample];
+  const std::uint64_t id_bytes = tokens_ * id_bytes_;
+  std::array<std::uint64_t, 2> range{};
+  read_at(sizeof(Header) + id_bytes + padding_after(id_bytes) + 8 * sample, range.data(), 16);
+  return {range[0], range[1]};
 }
 
 void TokenFile::copy(std::uint64_t begin, std::span<std::int64_t> out) const {
   HALFTONE_CHECK(begin <= tokens_ && out.size() <= tokens_ - begin,
                  "[token_file] expected ids of 0..", tokens_, ", got ", out.size(), " from ",
                  begin);
-  if (id_bytes_ == 2) {
-    std::copy_n(reinterpret_cast<const std::uint16_t*>(ids()) + begin, out.size(), out.begin());
-  } else {
-    std::copy_n(reinterpret_cast<const std::uint32_t*>(ids()) + begin, out.size(), out.begin());
+  std::string bytes(out.size() * id_bytes_, '\0');
+  read_at(sizeof(Header) + begin * id_bytes_, bytes.data(), bytes.size());
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    std::uint32_t id = 0;
+    std::memcpy(&id, bytes.data() + i * id_bytes_, id_bytes_);
+    out[i] = id;
   }
 }
 
@@ -194,7 +211,6 @@ struct TokenFileWriter::State {
     }
   }
 
-  static constexpr std::size_t kBufferBytes = std::size_t{1} << 18U;
   fs::path path;
   fs::path part;
   fs::path index_part;

@@ -13,14 +13,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <span>
-#include <vector>
+#include <utility>
 
 namespace halftone {
 
-/// A read-only memory map of a token file: its pages are the system's to drop, so it costs no
-/// memory to speak of. Every method is safe to call from several threads.
+/// Reads ids where they lie on disk: no memory grows with the file, which stays readable when it is
+/// deleted. Every method is safe to call from several threads; SystemError when reading fails.
 class TokenFile {
  public:
   /// Checks all of the file first. Throws UserError when it is not a whole, undamaged token file.
@@ -33,17 +32,16 @@ class TokenFile {
   std::uint64_t samples() const { return samples_; }
   std::uint64_t text_bytes() const { return text_bytes_; }
   std::uint64_t key() const { return key_; }
-  /// REQUIRES sample <= samples(); the last one is size().
-  std::uint64_t sample_begin(std::uint64_t sample) const;
+  /// Indexes of the sample's first id and of the one behind its last. REQUIRES sample < samples().
+  std::pair<std::uint64_t, std::uint64_t> sample_range(std::uint64_t sample) const;
   /// Ids `begin`, `begin` + 1, ... REQUIRES begin + out.size() <= size().
   void copy(std::uint64_t begin, std::span<std::int64_t> out) const;
 
  private:
-  const char* ids() const { return bytes_ + 64; }
-  const std::uint64_t* sample_begins() const;
+  void load_header(const std::filesystem::path& path);
+  void read_at(std::uint64_t offset, void* out, std::size_t bytes) const;
 
-  const char* bytes_ = nullptr;
-  std::size_t mapped_ = 0;
+  int descriptor_ = -1;
   std::uint32_t id_bytes_ = 0;
   std::uint64_t tokens_ = 0;
   std::uint64_t samples_ = 0;

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/batch_loader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/core/random.h"
+
+namespace halftone {
+namespace {
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+void check(const LoaderOptions& options) {
+  if (options.batch_size < 1)
+    throw UserError(fmt::format("batch-size must be at least 1, got {}", options.batch_size));
+  const std::int64_t shortest = options.pack ? 1 : 2;
+  if (options.seq_len < shortest)
+    throw UserError(fmt::format("seq-len must be at least {} {} packing, got {}", shortest,
+                                options.pack ? "with" : "without", options.seq_len));
+  HALFTONE_CHECK(options.world_size >= 1 && options.rank >= 0 && options.rank < options.world_size,
+                 "[batch_loader] expected 0 <= rank < world_size, got ", options.rank, " of ",
+                 options.world_size);
+}
+
+std::string show(const StateDict::Value& value) {
+  return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
+}
+
+void check_same(const StateDict& saved, const StateDict& now, const std::string& name,
+                const char* what) {
+  const auto found = saved.values.find(name);
+  const StateDict::Value& current = now.values.at(name);
+  if (found == saved.values.end())
+    throw UserError(fmt::format("the saved data position lacks '{}'", name));
+  if (found->second != current)
+    throw UserError(fmt::format("cannot resume: {} (saved {} {}, now {})", what, name,
+                                show(found->second), show(current)));
+}
+
+}  // namespace
+
+BatchLoader::BatchLoader(TokenizedData data, LoaderOptions options)
+    : data_(std::move(data)), options_(options) {
+  check(options_);
+  HALFTONE_CHECK(data_.tokens != nullptr && data_.tokens->samples() > 0,
+                 "[batch_loader] expected tokens of at least one sample");
+  const auto tokens = static_cast<std::int64_t>(data_.tokens->size());
+  rows_ = options_.pack ? divide_up(std::max<std::int64_t>(tokens - 1, 1), options_.seq_len)
+                        : static_cast<std::int64_t>(data_.tokens->samples());
+}
+
+std::int64_t BatchLoader::batches_per_epoch() const {
+  return divide_up(rows_, options_.batch_size * options_.world_size);
+}
+
+std::int64_t BatchLoader::row_at(std::int64_t epoch, std::int64_t place) const {
+  if (!options_.shuffle) return place;
+  const std::uint64_t seed = random_word(options_.seed, static_cast<std::uint64_t>(epoch));
+  return static_cast<std::int64_t>(
+      permuted_index(seed, static_cast<std::uint64_t>(place), static_cast<std::uint64_t>(rows_)));
+}
+
+// First id of a row and the one behind its last.
+std::pair<std::uint64_t, std::uint64_t> BatchLoader::range_of_row(std::int64_t row) const {
+  const auto at = static_cast<std::uint64_t>(row);
+  const auto length = static_cast<std::uint64_t>(options_.seq_len);
+  if (options_.pack) return {at * length, std::min(at * length + length + 1, data_.tokens->size())};
+  const auto [begin, end] = data_.tokens->sample_range(at);
+  return {begin, std::min(begin + length, end)};
+}
+
+Batch BatchLoader::batch_at(std::int64_t position) const {
+  HALFTONE_CHECK(position >= 0, "[batch_loader] expected a position from 0 on, got ", position);
+  Batch batch{.epoch = position / batches_per_epoch(), .index = position % batches_per_epoch()};
+  const std::int64_t first =
+      batch.index * options_.batch_size * options_.world_size + options_.rank;
+  const std::int64_t left = first < rows_ ? divide_up(rows_ - first, options_.world_size) : 0;
+  const std::int64_t count = std::min(options_.batch_size, left);
+  const std::int64_t width = options_.seq_len + (options_.pack ? 1 : 0);
+  const std::int64_t shown = std::max<std::int64_t>(count, 1);
+
+  torch::Tensor ids = torch::full({shown, width}, std::int64_t{data_.pad_id}, torch::kInt64);
+  batch.loss_mask = torch::zeros({shown, width - 1});
+  auto* id = ids.data_ptr<std::int64_t>();
+  auto* mask = batch.loss_mask.data_ptr<float>();
+  for (std::int64_t j = 0; j < count; ++j, id += width, mask += width - 1) {
+    const auto [begin, end] = range_of_row(row_at(batch.epoch, first + j * options_.world_size));
+    data_.tokens->copy(begin, {id, end - begin});
+    for (std::uint64_t t = 1; t < end - begin; ++t) {
+      const bool counts = id[t] != data_.pad_id;
+      mask[t - 1] = counts ? 1.0F : 0.0F;
+      batch.tokens += counts ? 1 : 0;
+    }
+  }
+  batch.input_ids = ids.slice(1, 0, width - 1).contiguous();
+  batch.target_ids = ids.slice(1, 1, width).contiguous();
+  return batch;
+}
+
+StateDict BatchLoader::state_dict() const {
+  StateDict state;
+  state.values["position"] = position_;
+  state.values["text"] = fmt::format("{:016x}", data_.content_hash);
+  state.values["tokenizer"] = fmt::format("{:016x}", data_.tokenizer_hash);
+  state.values["global_batch_size"] = options_.batch_size * options_.world_size;
+  state.values["seq_len"] = options_.seq_len;
+  state.values["pack"] = options_.pack;
+  state.values["shuffle"] = options_.shuffle;
+  state.values["seed"] = static_cast<std::int64_t>(options_.seed);
+  return state;
+}
+
+void BatchLoader::load_state_dict(const StateDict& state) {
+  const StateDict now = state_dict();
+  check_same(state, now, "tokenizer", "the tokenizer is not the one of the saved run");
+  check_same(state, now, "pack", "packing differs from the saved run");
+  check_same(state, now, "text", "the data is not what the saved run was trained on");
+  check_same(state, now, "seq_len", "the sequence length differs from the saved run");
+  check_same(state, now, "global_batch_size",
+             "the batch size times the processes differs from the saved run");
+  check_same(state, now, "shuffle", "shuffling differs from the saved run");
+  check_same(state, now, "seed", "the seed differs from the saved run");
+  const auto position = state.get<std::int64_t>("position");
+  if (position < 0)
+    throw UserError(fmt::format("the saved data position is {}, expected 0 or more", position));
+  position_ = position;
+}
+
+}  // namespace halftone

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the ids of samples to batches.
+//
+// Unpacked (MiniMind's rule), row i is sample i (bos, text, eos), cut off after seq_len ids and
+// filled up with pad; input = row[:-1], target = row[1:], mask = (target != pad).
+// Packed, all samples stand one after another and row i is the seq_len + 1 ids from i * seq_len on,
+// so that every id but the very first is predicted exactly once; only the last row has padding.
+// An epoch visits the rows in an order that the seed and the epoch's number fix. Of that one order,
+// batch k of process r of W with batch size B has the places (k B + j) W + r, j = 0..B-1: together
+// the processes see what one process with batch size W B sees.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+
+#include "halftone/core/state_dict.h"
+#include "halftone/data/token_cache.h"
+
+namespace halftone {
+
+/// T = seq_len packed, seq_len - 1 unpacked; B may be smaller in the last batch of an epoch. A
+/// process for which no row is left there gets one that is all padding.
+struct Batch {
+  torch::Tensor input_ids;   // (B, T) int64
+  torch::Tensor target_ids;  // (B, T) int64
+  torch::Tensor loss_mask;   // (B, T) float32, 1 where the target counts
+  std::int64_t tokens = 0;   ///< sum of the mask
+  std::int64_t epoch = 0;    ///< from 0
+  std::int64_t index = 0;    ///< in the epoch, from 0
+};
+
+struct LoaderOptions {
+  std::int64_t batch_size = 1;
+  std::int64_t seq_len = 512;
+  bool pack = true;
+  bool shuffle = true;
+  std::uint64_t seed = 0;
+  std::int64_t rank = 0;
+  std::int64_t world_size = 1;
+};
+
+/// Batches by position; the data repeats, epoch after epoch, in an order of its own each. Nothing
+/// has to be replayed to resume.
+class BatchLoader {
+ public:
+  /// Throws UserError when batch_size or seq_len is too small.
+  BatchLoader(TokenizedData data, LoaderOptions options);
+
+  const LoaderOptions& options() const { return options_; }
+  std::int64_t rows() const { return rows_; }  ///< per epoch, over all processes
+  std::int64_t batches_per_epoch() const;      ///< of each process, the same for all
+
+  /// A pure function of data, options and position = epoch * batches_per_epoch() + index, safe to
+  /// call from several threads.
+  Batch batch_at(std::int64_t position) const;
+
+  /// The batch at position(), which moves on.
+  Batch next() { return batch_at(position_++); }
+  std::int64_t position() const { return position_; }
+
+  /// The position, and what it depends on, the same on every process. Loading throws UserError that
+  /// names the first thing that differs: text, tokenizer, seq_len, pack, shuffle, seed, or the
+  /// batch size over all processes (how many share it may change).
+  StateDict state_dict() const;
+  void load_state_dict(const StateDict& state);
+
+ private:
+  std::int64_t row_at(std::int64_t epoch, std::int64_t place) const;
+  std::pair<std::uint64_t, std::uint64_t> range_of_row(std::int64_t row) const;
+
+  TokenizedData data_;
+  LoaderOptions options_;
+  std::int64_t rows_ = 0;
+  std::int64_t position_ = 0;
+};
+
+}  // namespace halftone
