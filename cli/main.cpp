@@ -1,4 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/halftone.h"
+#include <CLI/CLI.hpp>
+#include <exception>
+#include <iostream>
 
-int main() { return 0; }
+#include "cli/data_command.h"
+#include "halftone/core/error.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Mixed-precision training for C++ on LibTorch", "halftone");
+  app.require_subcommand(1);
+  halftone::add_data_command(app);
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const halftone::UserError& error) {
+    std::cerr << "halftone: error: " << error.what() << '\n';
+    return 2;
+  } catch (const std::exception& error) {
+    std::cerr << "halftone: error: " << error.what() << '\n';
+    return 1;
+  }
+}

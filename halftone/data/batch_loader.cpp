@@ -91,7 +91,7 @@ Batch BatchLoader::batch_at(std::int64_t position) const {
     const auto [begin, end] = range_of_row(row_at(batch.epoch, first + j * options_.world_size));
     data_.tokens->copy(begin, {id, end - begin});
     for (std::uint64_t t = 1; t < end - begin; ++t) {
-      const bool counts = id[t] != data_.pad_id;
+      const bool counts = id[t] != data_.pad_id || data_.pad_id == data_.eos_id;
       mask[t - 1] = counts ? 1.0F : 0.0F;
       batch.tokens += counts ? 1 : 0;
     }

@@ -2,7 +2,8 @@
 // From the ids of samples to batches.
 //
 // Unpacked (MiniMind's rule), row i is sample i (bos, text, eos), cut off after seq_len ids and
-// filled up with pad; input = row[:-1], target = row[1:], mask = (target != pad).
+// filled up with pad; input = row[:-1], target = row[1:], mask = (target != pad), but where eos is
+// the pad of a tokenizer too, a sample's own eos counts.
 // Packed, all samples stand one after another and row i is the seq_len + 1 ids from i * seq_len on,
 // so that every id but the very first is predicted exactly once; only the last row has padding.
 // An epoch visits the rows in an order that the seed and the epoch's number fix. Of that one order,

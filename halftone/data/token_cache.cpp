@@ -20,8 +20,8 @@ namespace fs = std::filesystem;
 std::uint64_t hash_tokenizer(const TokenizerInterface& tokenizer) {
   Hasher hasher;
   hasher.update_field(tokenizer.identity);
-  hasher.update_field(
-      fmt::format("{} {} {}", tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id));
+  hasher.update_field(fmt::format("{} {} {} {}", tokenizer.vocab_size, tokenizer.bos_id,
+                                  tokenizer.eos_id, tokenizer.pad_id));
   return hasher.digest();
 }
 
@@ -74,7 +74,8 @@ TokenizedData tokenize_corpus(Corpus& corpus, const TokenizerInterface& tokenize
                               const TokenCacheOptions& options) {
   TokenizedData data{.content_hash = corpus.content_hash(),
                      .tokenizer_hash = hash_tokenizer(tokenizer),
-                     .pad_id = tokenizer.pad_id};
+                     .pad_id = tokenizer.pad_id,
+                     .eos_id = tokenizer.eos_id};
   const std::uint64_t key = combine(data.content_hash, data.tokenizer_hash);
   fs::path folder = options.folder.empty() ? cache_folder() / "tokens" : options.folder;
   const std::string name = fmt::format("{:016x}.tokens", key);

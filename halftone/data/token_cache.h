@@ -38,6 +38,7 @@ struct TokenizedData {
   std::uint64_t content_hash = 0;    ///< of the corpus
   std::uint64_t tokenizer_hash = 0;  ///< of its identity and special ids
   std::int32_t pad_id = 0;
+  std::int32_t eos_id = 0;
 };
 
 /// Encodes each sample as bos, ids, eos, in one pass and constant memory, or takes what an earlier

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/data_command.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include "halftone/core/log.h"
+#include "halftone/core/text.h"
+#include "halftone/data/datasets.h"
+
+namespace halftone {
+namespace {
+
+struct FetchArguments {
+  std::string name;
+  std::string out;
+};
+
+void run_fetch(const FetchArguments& arguments) {
+  const FetchedData data = fetch_dataset(arguments.name, arguments.out);
+  log_note(fmt::format("{} {} files, {}, from {}", data.was_there ? "already there:" : "fetched",
+                       data.files.size(), format_bytes(data.bytes),
+                       fmt::join(data.packages, ", ")));
+  std::cout << data.folder.string() << '\n';
+}
+
+}  // namespace
+
+void add_data_command(CLI::App& app) {
+  CLI::App* data = app.add_subcommand("data", "Get the real data that the examples use");
+  data->require_subcommand(1);
+  CLI::App* fetch = data->add_subcommand(
+      "fetch", "Put a data set of Debian's into a folder (no root needed) and print the folder");
+  const auto arguments = std::make_shared<FetchArguments>();
+  fetch
+      ->add_option("NAME", arguments->name,
+                   fmt::format("One of: {}", fmt::join(dataset_names(), ", ")))
+      ->required();
+  fetch->add_option("--out", arguments->out,
+                    "Folder to put it in (default: data/NAME in ~/.cache/halftone)");
+  fetch->footer(
+      "Examples:\n"
+      "  halftone data fetch fortunes-zh             Tang and Song poems and sayings, 2.2 MB\n"
+      "  halftone data fetch fortunes --out english  English sayings, 2.7 MB\n"
+      "  halftone train --data \"$(halftone data fetch fortunes-zh)\"");
+  fetch->callback([arguments] { run_fetch(*arguments); });
+}
+
+}  // namespace halftone

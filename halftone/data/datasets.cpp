@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/datasets.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <sstream>
+#include <string_view>
+#include <system_error>
+
+#include "halftone/core/error.h"
+#include "halftone/core/log.h"
+#include "halftone/core/paths.h"
+#include "halftone/core/process.h"
+#include "halftone/core/text.h"
+
+namespace halftone {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Dataset {
+  std::string_view name;
+  std::vector<std::string> packages;
+  std::string_view files;  // folder of the data files in the packages
+};
+
+const std::vector<Dataset>& datasets() {
+  static const std::vector<Dataset> all = {
+      {"dataset-fashion-mnist", {"dataset-fashion-mnist"}, "usr/share/datasets/fashion-mnist"},
+      {"fortunes", {"fortunes", "fortunes-min"}, "usr/share/games/fortunes"},
+      {"fortunes-zh", {"fortunes-zh"}, "usr/share/games/fortunes"},
+  };
+  return all;
+}
+
+// Written last into each folder: it is complete, and this is where it came from.
+constexpr const char* kStamp = ".halftone-dataset";
+
+const Dataset& find_dataset(const std::string& name) {
+  for (const Dataset& dataset : datasets())
+    if (dataset.name == name) return dataset;
+  const auto near = nearest_match(name, dataset_names());
+  throw UserError(fmt::format("unknown data set '{}'{}; there are {}", name,
+                              near ? fmt::format(", did you mean '{}'?", *near) : "",
+                              fmt::join(dataset_names(), ", ")));
+}
+
+std::string last_line(std::string text) {
+  text.erase(text.find_last_not_of(" \n") + 1);
+  const std::size_t start = text.rfind('\n');
+  return start == std::string::npos ? text : text.substr(start + 1);
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream stream(text);
+  std::vector<std::string> result;
+  for (std::string line; std::getline(stream, line);) result.push_back(line);
+  return result;
+}
+
+/// A folder that is gone when this is, unless it has been renamed.
+class ScratchFolder {
+ public:
+  explicit ScratchFolder(fs::path path) : path_(std::move(path)) {
+    std::error_code error;
+    fs::remove_all(path_, error);
+    fs::create_directories(path_, error);
+    if (error)
+      throw UserError(fmt::format("cannot write to {}: {}; name another folder with --out",
+                                  path_.parent_path().string(), error.message()));
+  }
+  ~ScratchFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+/// Where a package's files lie under a root, and which they are, relative to it.
+struct PackageFiles {
+  std::string title;  // "fortunes-zh 2.98"
+  fs::path root;
+  std::vector<fs::path> files;
+};
+
+// Nothing where the package is not installed, or without some of its files.
+std::optional<PackageFiles> installed_files(const std::string& package) {
+  const ProcessResult status =
+      run_process({"dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", package});
+  constexpr std::string_view kInstalled = "installed ";
+  if (status.exit_code != 0 || !status.output.starts_with(kInstalled)) return std::nullopt;
+  const ProcessResult listed = run_process({"dpkg-query", "-L", package});
+  if (listed.exit_code != 0) return std::nullopt;
+  PackageFiles result{
+      fmt::format("{} {}", package, status.output.substr(kInstalled.size())), "/", {}};
+  std::error_code error;
+  for (const std::string& line : lines_of(listed.output)) {
+    const fs::path path = line;
+    if (!path.is_absolute() || fs::is_directory(path, error)) continue;
+    if (fs::is_regular_file(fs::symlink_status(path, error)))
+      result.files.push_back(path.relative_path());
+  }
+  return result;
+}
+
+[[noreturn]] void fail_download(const std::string& package, const ProcessResult& result) {
+  if (result.not_found())
+    throw UserError(fmt::format(
+        "the data is Debian's package {}, and this machine has no apt-get; unpack it by hand and "
+        "give its folder to --data, or train on any text of your own",
+        package));
+  throw SystemError(
+      fmt::format("cannot download Debian's package {}: {}; check the network and run 'apt-get "
+                  "update' as root, or install the package",
+                  package, last_line(result.output)));
+}
+
+PackageFiles downloaded_files(const std::string& package, const fs::path& scratch) {
+  const fs::path folder = scratch / package;
+  fs::create_directories(folder);
+  log_note(fmt::format("downloading Debian's package {}", package));
+  const ProcessResult download = run_process({"apt-get", "download", package}, folder);
+  if (download.exit_code != 0) fail_download(package, download);
+  fs::path archive;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".deb") archive = entry.path();
+  if (archive.empty()) fail_download(package, download);
+
+  const fs::path root = folder / "root";
+  const ProcessResult unpacked =
+      run_process({"dpkg-deb", "-x", fs::absolute(archive).string(), fs::absolute(root).string()});
+  if (unpacked.not_found())
+    throw UserError(fmt::format("cannot unpack {}: this machine has no dpkg-deb; install dpkg",
+                                archive.filename().string()));
+  if (unpacked.exit_code != 0)
+    throw SystemError(fmt::format("cannot unpack {}: {}", archive.filename().string(),
+                                  last_line(unpacked.output)));
+  const ProcessResult version =
+      run_process({"dpkg-deb", "-f", fs::absolute(archive).string(), "Version"});
+  PackageFiles result{fmt::format("{} {}", package, last_line(version.output)), root, {}};
+  for (const auto& entry : fs::recursive_directory_iterator(root))
+    if (entry.is_regular_file() && !entry.is_symlink())
+      result.files.push_back(entry.path().lexically_relative(root));
+  return result;
+}
+
+void append_licence(const PackageFiles& files, const std::string& package, const fs::path& target) {
+  std::ifstream from(files.root / "usr/share/doc" / package / "copyright", std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(from), {}};
+  if (text.empty()) return;
+  std::ofstream to(target, std::ios::binary | std::ios::app);
+  to << files.title << "\n\n" << text << '\n';
+  if (!to.flush()) throw SystemError(fmt::format("cannot write {}", target.string()));
+}
+
+// Copies the data files among `files`; the number of them.
+std::size_t copy_data(const PackageFiles& files, const Dataset& dataset, const fs::path& target) {
+  std::size_t copied = 0;
+  for (const fs::path& file : files.files) {
+    if (file.parent_path() != dataset.files || file.extension() == ".dat") continue;
+    std::error_code error;
+    fs::copy_file(files.root / file, target / file.filename(), error);
+    if (error)
+      throw SystemError(
+          fmt::format("cannot copy {} to {}: {}", file.string(), target.string(), error.message()));
+    ++copied;
+  }
+  return copied;
+}
+
+FetchedData describe(const fs::path& folder, bool was_there) {
+  FetchedData result{.folder = folder, .was_there = was_there};
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename() == kStamp) continue;
+    result.files.push_back(entry.path().filename().string());
+    result.bytes += entry.file_size();
+  }
+  std::sort(result.files.begin(), result.files.end());
+  std::ifstream stamp(folder / kStamp);
+  for (std::string line; std::getline(stamp, line);) result.packages.push_back(line);
+  return result;
+}
+
+bool holds_something(const fs::path& folder) {
+  std::error_code error;
+  return fs::exists(folder, error) && !fs::is_empty(folder, error);
+}
+
+void fill(const Dataset& dataset, const fs::path& target, const fs::path& scratch) {
+  std::string stamp;
+  for (const std::string& package : dataset.packages) {
+    std::optional<PackageFiles> files = installed_files(package);
+    std::size_t copied = files ? copy_data(*files, dataset, target) : 0;
+    if (copied == 0) {
+      files = downloaded_files(package, scratch);
+      copied = copy_data(*files, dataset, target);
+    } else {
+      log_note(fmt::format("taking the installed package {}", files->title));
+    }
+    if (copied == 0)
+      throw SystemError(
+          fmt::format("the package {} holds no files in {}", files->title, dataset.files));
+    append_licence(*files, package, target / "copyright");
+    stamp += files->title + "\n";
+  }
+  std::ofstream to(target / kStamp);
+  to << stamp;
+  if (!to.flush()) throw SystemError(fmt::format("cannot write {}", target.string()));
+}
+
+}  // namespace
+
+std::vector<std::string> dataset_names() {
+  std::vector<std::string> names;
+  for (const Dataset& dataset : datasets()) names.emplace_back(dataset.name);
+  return names;
+}
+
+FetchedData fetch_dataset(const std::string& name, fs::path folder) {
+  const Dataset& dataset = find_dataset(name);
+  if (folder.empty()) folder = cache_folder() / "data" / name;
+  folder = fs::absolute(folder).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  if (fs::exists(folder / kStamp)) {
+    FetchedData there = describe(folder, true);
+    if (!there.packages.empty() && there.packages[0].starts_with(dataset.packages[0] + " "))
+      return there;
+  }
+  if (holds_something(folder))
+    throw UserError(
+        fmt::format("{} is there and holds something else than {}; name another folder "
+                    "with --out, or remove it",
+                    folder.string(), name));
+
+  // Beside the target, so that the last step is one rename within one file system.
+  const ScratchFolder scratch(folder.parent_path() /
+                              fmt::format(".{}-{}", folder.filename().string(), getpid()));
+  const fs::path complete = scratch.path() / "complete";
+  fs::create_directories(complete);
+  fill(dataset, complete, scratch.path());
+  std::error_code error;
+  fs::rename(complete, folder, error);
+  if (error && !fs::exists(folder / kStamp))  // else another process was faster
+    throw SystemError(fmt::format("cannot make {}: {}", folder.string(), error.message()));
+  return describe(folder, false);
+}
+
+}  // namespace halftone
