@@ -4,12 +4,14 @@
 #include <iostream>
 
 #include "cli/data_command.h"
+#include "cli/tokenizer_command.h"
 #include "halftone/core/error.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Mixed-precision training for C++ on LibTorch", "halftone");
   app.require_subcommand(1);
   halftone::add_data_command(app);
+  halftone::add_tokenizer_command(app);
   try {
     app.parse(argc, argv);
     return 0;

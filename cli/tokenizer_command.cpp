@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/tokenizer_command.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <filesystem>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/core/file.h"
+#include "halftone/core/log.h"
+#include "halftone/core/text.h"
+#include "halftone/data/bpe_trainer.h"
+#include "halftone/data/tokenizer.h"
+
+namespace halftone {
+namespace {
+
+struct TrainArguments {
+  std::vector<std::string> data;
+  std::string out;
+  std::int64_t vocab_size = 6400;
+};
+
+struct CodecArguments {
+  std::string tokenizer;
+  std::optional<std::string> text;
+  std::vector<std::string> ids;
+  bool skip_special_tokens = false;
+  bool json = false;
+};
+
+std::string read_stdin() {
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+void require_utf8(const std::string& text, const std::string& origin) {
+  if (const auto offset = find_invalid_utf8(text))
+    throw UserError(
+        fmt::format("{}: expected UTF-8 text, found an invalid byte at offset {}; "
+                    "convert it first (iconv -t UTF-8)",
+                    origin, *offset));
+}
+
+void train(const TrainArguments& arguments) {
+  const auto start = std::chrono::steady_clock::now();
+  BpeTrainer trainer({.vocab_size = arguments.vocab_size});
+  std::uint64_t bytes = 0;
+  for (const std::string& path : arguments.data) {
+    const std::string text = read_file(path, std::uint64_t{4} << 30U);
+    require_utf8(text, path);
+    trainer.add_text(text);
+    bytes += text.size();
+  }
+  log_note(fmt::format("read {} of text", format_bytes(bytes)));
+  const Tokenizer tokenizer = trainer.train();
+  tokenizer.save(arguments.out);
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  log_note(fmt::format("learned {} tokens in {}", tokenizer.vocab_size(),
+                       format_seconds(taken.count())));
+}
+
+void encode(const CodecArguments& arguments) {
+  const Tokenizer tokenizer = Tokenizer::load(arguments.tokenizer);
+  const std::string text = arguments.text ? *arguments.text : read_stdin();
+  require_utf8(text, arguments.text ? "--text" : "standard input");
+  const std::vector<std::int32_t> ids = tokenizer.encode(text);
+  if (arguments.json)
+    std::cout << nlohmann::json(ids).dump() << '\n';
+  else
+    std::cout << fmt::format("{}\n", fmt::join(ids, " "));
+}
+
+// Ids separated by white space or commas, in brackets or not: what encode prints, in both forms.
+std::vector<std::int32_t> parse_ids(std::string text, const Tokenizer& tokenizer) {
+  std::vector<std::int32_t> ids;
+  std::replace_if(
+      text.begin(), text.end(),
+      [](char c) {
+        return c == ',' || c == '[' || c == ']' || c == '\n' || c == '\t' || c == '\r';
+      },
+      ' ');
+  for (std::size_t at = 0; (at = text.find_first_not_of(' ', at)) != std::string::npos;) {
+    const std::size_t end = std::min(text.find(' ', at), text.size());
+    std::int32_t id = 0;
+    const auto [rest, error] = std::from_chars(text.data() + at, text.data() + end, id);
+    if (error != std::errc{} || rest != text.data() + end || !tokenizer.id_to_token(id))
+      throw UserError(fmt::format("expected token ids from 0 to {}, found \"{}\"",
+                                  tokenizer.vocab_size() - 1, text.substr(at, end - at)));
+    ids.push_back(id);
+    at = end;
+  }
+  return ids;
+}
+
+void decode(const CodecArguments& arguments) {
+  const Tokenizer tokenizer = Tokenizer::load(arguments.tokenizer);
+  const std::string given =
+      arguments.ids.empty() ? read_stdin() : fmt::format("{}", fmt::join(arguments.ids, " "));
+  const std::vector<std::int32_t> ids = parse_ids(given, tokenizer);
+  const bool skip = arguments.skip_special_tokens;
+  if (arguments.json)
+    std::cout << nlohmann::json(tokenizer.decode(ids, skip)).dump() << '\n';
+  else
+    std::cout << tokenizer.decode_bytes(ids, skip);
+}
+
+void add_train(CLI::App& tokenizer) {
+  const auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* command = tokenizer.add_subcommand("train", "Learn a vocabulary from text");
+  command->add_option("--data", arguments->data, "Text to learn from (repeatable)")
+      ->required()
+      ->type_name("PATH");
+  command->add_option("--vocab-size", arguments->vocab_size, "Number of tokens, all included")
+      ->type_name("N")
+      ->capture_default_str();
+  command
+      ->add_option("--out", arguments->out, "Folder for tokenizer.json and tokenizer_config.json")
+      ->required()
+      ->type_name("DIR");
+  command->footer(
+      "Example:\n"
+      "  halftone tokenizer train --data poems.txt --data prose/ --vocab-size 6400 --out "
+      "tokenizer");
+  command->callback([arguments] { train(*arguments); });
+}
+
+void add_tokenizer_option(CLI::App& command, CodecArguments& arguments) {
+  command
+      .add_option("--tokenizer", arguments.tokenizer, "tokenizer.json, or a folder that holds it")
+      ->required()
+      ->type_name("PATH");
+}
+
+void add_encode(CLI::App& tokenizer) {
+  const auto arguments = std::make_shared<CodecArguments>();
+  CLI::App* command = tokenizer.add_subcommand("encode", "Print the token ids of a text");
+  add_tokenizer_option(*command, *arguments);
+  command->add_option("--text", arguments->text, "The text; without it, standard input is read")
+      ->type_name("TEXT");
+  command->add_flag("--json", arguments->json, "Print one JSON array");
+  command->footer(
+      "Special tokens in the text are recognised; none are added.\n"
+      "Examples:\n"
+      "  halftone tokenizer encode --tokenizer tokenizer --text '床前明月光'\n"
+      "  halftone tokenizer encode --tokenizer tokenizer --json < poem.txt");
+  command->callback([arguments] { encode(*arguments); });
+}
+
+void add_decode(CLI::App& tokenizer) {
+  const auto arguments = std::make_shared<CodecArguments>();
+  CLI::App* command = tokenizer.add_subcommand("decode", "Print the text of token ids");
+  add_tokenizer_option(*command, *arguments);
+  command->add_option("ids", arguments->ids, "The ids; without them, standard input is read");
+  command->add_flag("--skip-special-tokens", arguments->skip_special_tokens,
+                    "Leave out <s>, </s> and the like");
+  command->add_flag("--json", arguments->json, "Print one JSON string");
+  command->footer(
+      "Prints exactly the text, without a line end of its own.\n"
+      "Examples:\n"
+      "  halftone tokenizer decode --tokenizer tokenizer 42 392 338\n"
+      "  halftone tokenizer encode --tokenizer tokenizer < poem.txt |\n"
+      "    halftone tokenizer decode --tokenizer tokenizer");
+  command->callback([arguments] { decode(*arguments); });
+}
+
+}  // namespace
+
+void add_tokenizer_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "tokenizer", "Train, and encode and decode with, a byte-level BPE tokenizer");
+  command->require_subcommand(1);
+  add_train(*command);
+  add_encode(*command);
+  add_decode(*command);
+}
+
+}  // namespace halftone

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/tokenizer.h"
+
+#include <fmt/format.h>
+
+#include "halftone/core/error.h"
+#include "halftone/core/file.h"
+#include "halftone/core/text.h"
+#include "halftone/data/byte_alphabet.h"
+#include "halftone/data/pre_tokenizer.h"
+#include "halftone/data/tokenizer_state.h"
+
+namespace halftone {
+namespace {
+
+constexpr std::uint64_t kMaxFileBytes = std::uint64_t{256} << 20U;
+constexpr const char* kFileName = "tokenizer.json";
+constexpr const char* kConfigName = "tokenizer_config.json";
+
+/// Encodes one text; holds the buffers that its words share.
+class Encoder {
+ public:
+  explicit Encoder(const TokenizerState& state) : state_(state) {}
+
+  std::vector<std::int32_t> encode(std::string_view text) {
+    split(text, state_.added_first, [this](std::string_view rest) {
+      split(rest, state_.added_second, [this](std::string_view part) { encode_part(part); });
+    });
+    return std::move(ids_);
+  }
+
+ private:
+  template <class Between>
+  void split(std::string_view text, const AddedTokenMatcher& added, Between between) {
+    std::size_t at = 0;
+    while (const auto match = added.find(text, at)) {
+      between(text.substr(at, match->begin - at));
+      ids_.push_back(match->id);
+      at = match->end;
+    }
+    between(text.substr(at));
+  }
+
+  void encode_part(std::string_view part) {
+    if (part.empty()) return;
+    if (state_.add_prefix_space && part[0] != ' ') {
+      const std::string prefixed = " " + std::string(part);
+      return encode_words(prefixed);
+    }
+    encode_words(part);
+  }
+
+  void encode_words(std::string_view text) {
+    if (!state_.use_regex) return encode_word(text);
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = word_end(text, begin);
+      encode_word(text.substr(begin, end - begin));
+      begin = end;
+    }
+  }
+
+  void encode_word(std::string_view word) {
+    if (state_.ignore_merges) {
+      const std::int32_t whole = state_.find(to_byte_alphabet(word));
+      if (whole != kNoToken) return ids_.push_back(whole);
+    }
+    word_.clear();
+    for (const char byte : word) push_byte(static_cast<std::uint8_t>(byte));
+    state_.merges.apply(word_);
+    ids_.insert(ids_.end(), word_.begin(), word_.end());
+  }
+
+  void push_byte(std::uint8_t byte) {
+    const std::int32_t id = state_.byte_ids[byte];
+    if (id != kNoToken) return word_.push_back(id);
+    const bool fused = state_.fuse_unk && !word_.empty() && word_.back() == state_.unk;
+    if (state_.unk != kNoToken && !fused) word_.push_back(state_.unk);
+  }
+
+  const TokenizerState& state_;
+  std::vector<std::int32_t> ids_;
+  std::vector<std::int32_t> word_;
+};
+
+const TokenizerState::Token* token_at(const TokenizerState& state, std::int32_t id) {
+  if (id < 0 || static_cast<std::size_t>(id) >= state.tokens.size()) return nullptr;
+  const TokenizerState::Token& token = state.tokens[static_cast<std::size_t>(id)];
+  return token.spelling.empty() ? nullptr : &token;
+}
+
+// Bytes at the end of `text` that begin a character and may yet become one.
+std::size_t unfinished_length(std::string_view text) {
+  for (std::size_t length = 1; length <= std::min<std::size_t>(3, text.size()); ++length) {
+    const auto lead = static_cast<unsigned char>(text[text.size() - length]);
+    if (lead < 0x80) return 0;
+    if (lead < 0xC0) continue;
+    const std::size_t whole = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+    if (length >= whole) return 0;
+    // What may follow the lead byte depends on it; one of the two extremes always may.
+    for (const char fill : {'\x80', '\xBF'}) {
+      const std::string tail = std::string(text.substr(text.size() - length));
+      if (!find_invalid_utf8(tail + std::string(whole - length, fill))) return length;
+    }
+    return 0;
+  }
+  return 0;
+}
+
+}  // namespace
+
+Tokenizer Tokenizer::load(const std::filesystem::path& file_or_folder) {
+  std::error_code ignored;
+  const bool folder = std::filesystem::is_directory(file_or_folder, ignored);
+  const std::filesystem::path file = folder ? file_or_folder / kFileName : file_or_folder;
+  if (!std::filesystem::exists(file, ignored))
+    throw UserError(fmt::format(
+        "{}: expected a tokenizer.json or a folder that holds one, found nothing; `halftone "
+        "tokenizer train` makes one",
+        file.string()));
+  const std::filesystem::path config = file.parent_path() / kConfigName;
+  return from_json(read_file(file, kMaxFileBytes),
+                   std::filesystem::exists(config, ignored) ? read_file(config, kMaxFileBytes) : "",
+                   file.string());
+}
+
+Tokenizer Tokenizer::from_json(std::string_view json, std::string_view config_json,
+                               const std::string& origin) {
+  return Tokenizer(
+      std::make_shared<const TokenizerState>(build_tokenizer_state(json, config_json, origin)));
+}
+
+void Tokenizer::save(const std::filesystem::path& folder) const {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error)
+    throw UserError(fmt::format("{}: cannot make this folder: {}; choose another place",
+                                folder.string(), error.message()));
+  write_file_atomically(folder / kConfigName, state_->config_json);
+  write_file_atomically(folder / kFileName, state_->json);
+}
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
+  return Encoder(*state_).encode(text);
+}
+
+std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special_tokens) const {
+  return replace_invalid_utf8(decode_bytes(ids, skip_special_tokens));
+}
+
+std::string Tokenizer::decode_bytes(std::span<const std::int32_t> ids,
+                                    bool skip_special_tokens) const {
+  std::string bytes;
+  for (const std::int32_t id : ids) {
+    const TokenizerState::Token* token = token_at(*state_, id);
+    if (token != nullptr && !(skip_special_tokens && token->special)) bytes += token->bytes;
+  }
+  return bytes;
+}
+
+std::int64_t Tokenizer::vocab_size() const {
+  return static_cast<std::int64_t>(state_->tokens.size());
+}
+
+SpecialTokens Tokenizer::special_tokens() const {
+  for (const auto& [id, key] :
+       {std::pair(state_->bos, "bos_token"), std::pair(state_->eos, "eos_token")})
+    if (id == kNoToken)
+      throw UserError(
+          fmt::format("{}: expected a token that marks texts, found none; name one as "
+                      "{} in tokenizer_config.json beside it",
+                      state_->origin, key));
+  return {state_->bos, state_->eos, state_->pad};
+}
+
+std::optional<std::int32_t> Tokenizer::token_to_id(std::string_view token) const {
+  const std::int32_t id = state_->find(token);
+  return id == kNoToken ? std::nullopt : std::optional(id);
+}
+
+std::optional<std::string> Tokenizer::id_to_token(std::int32_t id) const {
+  const TokenizerState::Token* token = token_at(*state_, id);
+  return token == nullptr ? std::nullopt : std::optional(token->spelling);
+}
+
+bool Tokenizer::is_special(std::int32_t id) const {
+  const TokenizerState::Token* token = token_at(*state_, id);
+  return token != nullptr && token->special;
+}
+
+const std::string& Tokenizer::json() const { return state_->json; }
+
+std::string Tokenizer::chat_prompt(std::span<const ChatMessage> messages) const {
+  if (!state_->chat)
+    throw UserError(
+        fmt::format("{}: its chat_template is not of MiniMind's V2 family, the only one "
+                    "that is supported; remove it from tokenizer_config.json to use "
+                    "MiniMind's",
+                    state_->origin));
+  return state_->chat->render(messages);
+}
+
+std::string StreamDecoder::push(std::int32_t id) {
+  pending_ += tokenizer_.decode_bytes({&id, 1}, skip_special_tokens_);
+  const std::size_t ready = pending_.size() - unfinished_length(pending_);
+  const std::string text = replace_invalid_utf8(pending_.substr(0, ready));
+  pending_.erase(0, ready);
+  return text;
+}
+
+std::string StreamDecoder::flush() {
+  const std::string text = replace_invalid_utf8(pending_);
+  pending_.clear();
+  return text;
+}
+
+}  // namespace halftone

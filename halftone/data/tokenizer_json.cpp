@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/tokenizer_json.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "halftone/data/json_reader.h"
+
+namespace halftone {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+void require_null(const JsonField& field) {
+  if (!field.is_null()) field.fail("is not supported and must be null");
+}
+
+void require_empty(const JsonField& field) {
+  if (!field.as_optional_string().value_or("").empty())
+    field.fail("is not supported and must be null");
+}
+
+void require_false(const JsonField& field) {
+  if (field.as_bool(false)) field.fail("is not supported and must be false");
+}
+
+void require_byte_level(const JsonField& field) {
+  if (!field.value().is_object() || field["type"].as_optional_string() != "ByteLevel")
+    field.fail("must be of type ByteLevel, the only one that is supported");
+}
+
+std::int32_t read_id(const JsonField& field, std::size_t limit) {
+  const json& value = field.value();
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > limit)
+    field.fail(fmt::format("must be a token id from 0 to {} (twice the number of tokens)", limit));
+  return static_cast<std::int32_t>(value.get<std::uint64_t>());
+}
+
+void read_pre_tokenizer(const JsonField& field, TokenizerSpec& spec) {
+  if (field.value().is_object() && field["type"].as_optional_string() == "Sequence") {
+    const JsonField parts = field["pretokenizers"];
+    if (parts.array_size() != 1) parts.fail("must hold one pre-tokenizer, of type ByteLevel");
+    return read_pre_tokenizer(parts[0], spec);
+  }
+  require_byte_level(field);
+  spec.add_prefix_space = field["add_prefix_space"].as_bool(true);
+  spec.use_regex = field["use_regex"].as_bool(true);
+}
+
+// It would only add tokens that mark the sequence, or change offsets, which are not kept here.
+void read_post_processor(const JsonField& field) {
+  if (!field.is_null()) require_byte_level(field);
+}
+
+void read_vocab(const JsonField& vocab, std::size_t limit, TokenizerSpec& spec) {
+  std::unordered_set<std::int32_t> ids;
+  for (const auto& [token, value] : vocab.value().items()) {
+    const JsonField field = vocab[token];
+    const std::int32_t id = read_id(field, limit);
+    if (!ids.insert(id).second) field.fail("must differ from every other token's id");
+    spec.vocab.emplace_back(token, id);
+  }
+  std::sort(spec.vocab.begin(), spec.vocab.end(),
+            [](const auto& a, const auto& b) { return a.second < b.second; });
+}
+
+// ["left", "right"], or "left right" as older files have it.
+std::pair<std::string, std::string> read_merge(const JsonField& merge) {
+  const json& value = merge.value();
+  if (value.is_array() && value.size() == 2) return {merge[0].as_string(), merge[1].as_string()};
+  if (value.is_string()) {
+    const auto text = value.get<std::string>();
+    const std::size_t space = text.find(' ');
+    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos)
+      return {text.substr(0, space), text.substr(space + 1)};
+  }
+  merge.fail("must be a pair of tokens, [\"a\", \"b\"] or \"a b\"");
+}
+
+void read_model(const JsonField& model, std::size_t limit, TokenizerSpec& spec) {
+  if (model["type"].as_optional_string().value_or("BPE") != "BPE")
+    model["type"].fail("must be BPE, the only kind of model that is supported");
+  const JsonField dropout = model["dropout"];
+  if (!dropout.is_null() && dropout.value() != 0)
+    dropout.fail("must be null, because encoding would be random otherwise");
+  require_empty(model["continuing_subword_prefix"]);
+  require_empty(model["end_of_word_suffix"]);
+  require_false(model["byte_fallback"]);
+  spec.unk_token = model["unk_token"].as_optional_string();
+  spec.fuse_unk = model["fuse_unk"].as_bool(false);
+  spec.ignore_merges = model["ignore_merges"].as_bool(false);
+  read_vocab(model["vocab"], limit, spec);
+  const JsonField merges = model["merges"];
+  for (std::size_t i = 0; i < merges.array_size(); ++i)
+    spec.merges.push_back(read_merge(merges[i]));
+}
+
+AddedToken read_added_token(const JsonField& field, std::size_t limit) {
+  AddedToken token;
+  token.id = read_id(field["id"], limit);
+  token.content = field["content"].as_string();
+  if (token.content.empty()) field["content"].fail("must not be empty");
+  token.special = field["special"].as_bool(false);
+  token.normalized = field["normalized"].as_bool(!token.special);
+  for (const char* flag : {"single_word", "lstrip", "rstrip"}) require_false(field[flag]);
+  return token;
+}
+
+// "<s>", or {"content": "<s>", ...} as some versions write it.
+std::optional<std::string> read_token_name(const JsonField& field) {
+  return field.value().is_object() ? field["content"].as_optional_string()
+                                   : field.as_optional_string();
+}
+
+ordered_json flags_of(const AddedToken& token) {
+  return {{"content", token.content}, {"single_word", false},           {"lstrip", false},
+          {"rstrip", false},          {"normalized", token.normalized}, {"special", token.special}};
+}
+
+ordered_json byte_level(bool add_prefix_space, bool use_regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", add_prefix_space},
+          {"trim_offsets", true},
+          {"use_regex", use_regex}};
+}
+
+ordered_json model_of(const TokenizerSpec& spec) {
+  ordered_json vocab = ordered_json::object();
+  // Straight into the underlying list: operator[] would search it from the front each time.
+  auto& entries = vocab.get_ref<ordered_json::object_t&>();
+  for (const auto& [token, id] : spec.vocab) entries.emplace_back(token, id);
+  ordered_json merges = ordered_json::array();
+  for (const auto& [left, right] : spec.merges) merges.push_back({left, right});
+  ordered_json model = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}};
+  if (spec.unk_token) model["unk_token"] = *spec.unk_token;
+  model["continuing_subword_prefix"] = nullptr;
+  model["end_of_word_suffix"] = nullptr;
+  model["fuse_unk"] = spec.fuse_unk;
+  model["byte_fallback"] = false;
+  model["ignore_merges"] = spec.ignore_merges;
+  model["vocab"] = std::move(vocab);
+  model["merges"] = std::move(merges);
+  return model;
+}
+
+}  // namespace
+
+TokenizerSpec parse_tokenizer_json(std::string_view text, const std::string& origin) {
+  const json document = parse_json(text, origin);
+  const JsonField root(document, origin, "");
+  const JsonField added = root["added_tokens"];
+  const JsonField vocab = root["model"]["vocab"];
+  if (!vocab.value().is_object()) vocab.fail("must be an object of tokens and their ids");
+  const std::size_t added_size = added.is_null() ? 0 : added.array_size();
+  const std::size_t limit = 2 * (vocab.value().size() + added_size);
+
+  TokenizerSpec spec;
+  require_null(root["truncation"]);
+  require_null(root["padding"]);
+  require_null(root["normalizer"]);
+  read_pre_tokenizer(root["pre_tokenizer"], spec);
+  read_post_processor(root["post_processor"]);
+  require_byte_level(root["decoder"]);
+  read_model(root["model"], limit, spec);
+  for (std::size_t i = 0; i < added_size; ++i)
+    spec.added_tokens.push_back(read_added_token(added[i], limit));
+  return spec;
+}
+
+std::string write_tokenizer_json(const TokenizerSpec& spec) {
+  ordered_json added = ordered_json::array();
+  for (const AddedToken& token : spec.added_tokens) {
+    ordered_json entry = {{"id", token.id}};
+    entry.update(flags_of(token));
+    added.push_back(std::move(entry));
+  }
+  const ordered_json document = {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", std::move(added)},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", byte_level(spec.add_prefix_space, spec.use_regex)},
+      {"post_processor", nullptr},
+      {"decoder", byte_level(true, true)},
+      {"model", model_of(spec)}};
+  return document.dump(2);
+}
+
+TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string& origin) {
+  const json document = parse_json(text, origin);
+  const JsonField root(document, origin, "");
+  TokenizerConfig config;
+  config.bos_token = read_token_name(root["bos_token"]);
+  config.eos_token = read_token_name(root["eos_token"]);
+  config.pad_token = read_token_name(root["pad_token"]);
+  config.unk_token = read_token_name(root["unk_token"]);
+  // Some files hold several named templates in an array; none of those is MiniMind's.
+  if (root["chat_template"].value().is_string())
+    config.chat_template = root["chat_template"].as_string();
+  return config;
+}
+
+std::string write_tokenizer_config(const TokenizerConfig& config, const TokenizerSpec& spec) {
+  ordered_json decoder = ordered_json::object();
+  for (const AddedToken& token : spec.added_tokens)
+    decoder[std::to_string(token.id)] = flags_of(token);
+  ordered_json document = {{"add_bos_token", false},
+                           {"add_eos_token", false},
+                           {"add_prefix_space", spec.add_prefix_space},
+                           {"added_tokens_decoder", std::move(decoder)},
+                           {"clean_up_tokenization_spaces", false},
+                           {"tokenizer_class", "PreTrainedTokenizerFast"}};
+  const auto set = [&](const char* key, const std::optional<std::string>& value) {
+    if (value) document[key] = *value;
+  };
+  set("bos_token", config.bos_token);
+  set("eos_token", config.eos_token);
+  set("pad_token", config.pad_token);
+  set("unk_token", config.unk_token);
+  set("chat_template", config.chat_template);
+  return document.dump(2);
+}
+
+}  // namespace halftone

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a Tokenizer looks up while it works, built once from the two files. Private to this folder.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "halftone/data/added_token_matcher.h"
+#include "halftone/data/chat_template.h"
+#include "halftone/data/merge_table.h"
+#include "halftone/data/string_map.h"
+#include "halftone/data/tokenizer_json.h"
+
+namespace halftone {
+
+constexpr std::int32_t kNoToken = -1;
+
+struct TokenizerState {
+  struct Token {
+    std::string spelling;  // as in the vocabulary; empty where no token has the id
+    std::string bytes;     // what it decodes to
+    bool special = false;
+  };
+
+  std::string origin;
+  std::string json;
+  std::string config_json;
+
+  std::vector<Token> tokens;  // by id
+  StringMap<std::int32_t> ids;
+  std::array<std::int32_t, 256> byte_ids;
+  MergeTable merges;
+  AddedTokenMatcher added_first;   // found in the whole text
+  AddedTokenMatcher added_second;  // found in what lies between those
+
+  std::int32_t unk = kNoToken;
+  bool fuse_unk = false;
+  bool ignore_merges = false;
+  bool add_prefix_space = false;
+  bool use_regex = true;
+
+  std::int32_t bos = kNoToken;
+  std::int32_t eos = kNoToken;
+  std::int32_t pad = kNoToken;
+  std::optional<ChatTemplate> chat;
+
+  std::int32_t find(std::string_view token) const {
+    const auto found = ids.find(token);
+    return found == ids.end() ? kNoToken : found->second;
+  }
+};
+
+/// Throws UserError where tokens, merges and ids do not fit together.
+TokenizerState build_tokenizer_state(std::string_view json, std::string_view config_json,
+                                     const std::string& origin);
+
+}  // namespace halftone
