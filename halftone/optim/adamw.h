@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// AdamW (Loshchilov and Hutter 2019, as in PyTorch) over flat buffers: one pass over the memory per
+// step, whatever the number of parameters.
+#pragma once
+
+#include <torch/optim/optimizer.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "halftone/core/state_dict.h"
+
+namespace halftone {
+
+struct AdamWOptions {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.01;
+  bool stochastic_rounding = false;  // of bfloat16 weights; the others round to nearest
+  std::uint64_t seed = 0;            // of the rounding
+};
+
+/// The gradients as they are (scaled, if the loss was), on the device.
+struct GradientStats {
+  torch::Tensor norm_squared;  // fp64 scalar; inf or nan when an element is not finite
+  torch::Tensor non_finite;    // int64 (number of parameters): elements that are inf or nan
+};
+
+/// Parameters of one dtype and device move into one flat buffer, and their gradients are preset to
+/// views of another: build the optimizer after module->to(), and prefer its own zero_grad(), which
+/// keeps those views. A gradient that was replaced is copied in; a parameter whose gradient is
+/// undefined takes no part in the step. Parameters are fp32, bf16 or fp16, gradients have their
+/// dtype, moments are fp32 for all of them. Results depend neither on the number of threads nor on
+/// how the parameters are grouped.
+class AdamW : public torch::optim::Optimizer {
+ public:
+  /// A tensor given twice (tied weights) counts once, under its first name. Throws c10::Error for
+  /// another dtype, overlapping parameters and options out of range.
+  AdamW(std::vector<std::pair<std::string, torch::Tensor>> named_parameters,
+        AdamWOptions options = {});
+  /// Names are "group 0, parameter 0" and so on.
+  explicit AdamW(std::vector<torch::Tensor> parameters, AdamWOptions options = {});
+
+  /// Updates with the gradients as they are, non-finite ones too.
+  torch::Tensor step(LossClosure closure = nullptr) override;
+
+  /// Sets the gradients to zero and keeps them where they are.
+  void zero_grad();
+
+  double lr() const;
+  void set_lr(double lr);
+  const AdamWOptions& options() const { return options_; }
+  std::int64_t step_count() const;  // steps taken, without skipped ones; waits for the device
+  const std::vector<std::string>& parameter_names() const { return names_; }
+  std::int64_t parameter_numel(std::size_t index) const;
+
+  /// One read of the gradients; the same bits for any number of threads. Nothing waits.
+  GradientStats gradient_stats() const;
+
+  /// One pass: gradient * gradient_factor, moments, weights. Does nothing, not even count the step,
+  /// where found_inf is not 0. Both are scalars of a floating dtype. Nothing waits.
+  void step_scaled(const torch::Tensor& gradient_factor, const torch::Tensor& found_inf);
+
+  /// "<name>.exp_avg", "<name>.exp_avg_sq" in the parameter's shape; step, lr, beta1, beta2, eps,
+  /// weight_decay, seed. The tensors are views of the moments.
+  StateDict state_dict() const;
+  /// Throws UserError that names a missing tensor or one of another shape, and leaves the optimizer
+  /// as it was. Restores lr; the other options stay those of the constructor, the seed excepted.
+  void load_state_dict(const StateDict& state);
+
+ private:
+  // A parameter's place in its buffer; `variables` are the tensors that share it.
+  struct Slot {
+    std::size_t buffer;
+    std::int64_t offset;
+    std::int64_t numel;
+    std::vector<torch::Tensor> variables;
+    torch::Tensor weight;    // view
+    torch::Tensor gradient;  // view
+  };
+  struct Buffer {
+    torch::Tensor weights, gradients, exp_avg, exp_avg_sq;  // flat, (size)
+    torch::Tensor step;                                     // int64 scalar
+    std::vector<std::size_t> slots;
+  };
+
+  void add_slots(std::vector<std::pair<std::string, torch::Tensor>> named_parameters);
+  void allocate_buffers();
+  void attach(Slot& slot);
+  bool collect_gradient(const Slot& slot) const;
+  std::vector<bool> collect_gradients() const;
+  torch::Tensor moment_view(const torch::Tensor& flat, const Slot& slot) const;
+
+  AdamWOptions options_;
+  std::vector<std::string> names_;
+  std::vector<Slot> slots_;
+  std::vector<Buffer> buffers_;
+};
+
+}  // namespace halftone

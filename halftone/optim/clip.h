@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/types.h>
+
+#include <vector>
+
+namespace halftone {
+
+struct ClipOptions {
+  double norm_type = 2.0;  // infinity: the largest absolute value
+  bool error_if_nonfinite = false;
+};
+
+/// Scales the gradients, in place, so that their common norm is at most `max_norm`; returns the
+/// norm before that, an fp32 scalar on the first gradient's device. 16-bit gradients are summed in
+/// fp32. Waits for the device only when error_if_nonfinite asks for a look at the norm.
+torch::Tensor clip_grad_norm_(const std::vector<torch::Tensor>& parameters, double max_norm,
+                              const ClipOptions& options = {});
+
+}  // namespace halftone

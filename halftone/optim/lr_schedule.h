@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Learning rates as pure functions of how far the run is: nothing to save, nothing to resume.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace halftone {
+
+/// With p the share of the run that has passed:
+///   minimind  lr / 10 + lr / 2 (1 + cos(pi p))   from 1.1 lr to 0.1 lr, as MiniMind's V2 does
+///   cosine    from lr to lr / 10 along a half cosine
+///   linear    from lr to 0
+///   constant  lr
+enum class Schedule { kMinimind, kCosine, kLinear, kConstant };
+
+struct LrScheduleOptions {
+  Schedule kind = Schedule::kMinimind;
+  double lr = 5e-4;
+  double warmup = 0.0;  // micro-steps (or share of the time): --warmup counts optimizer steps, so
+                        // the caller multiplies by the accumulation
+};
+
+/// The rate at `position` of `total` micro-steps (or seconds), position counted from 0. While
+/// position < warmup it is the schedule's own value times (position + 1) / (warmup + 1); the
+/// schedule itself is not shifted. Positions beyond the end get the last value.
+/// Throws c10::Error unless total > 0, position >= 0 and warmup >= 0.
+double learning_rate(const LrScheduleOptions& options, double position, double total);
+
+const std::vector<std::string>& schedule_names();
+/// Throws UserError, which lists the names, for an unknown one.
+Schedule parse_schedule(std::string_view name);
+std::string_view schedule_name(Schedule schedule);
+
+}  // namespace halftone

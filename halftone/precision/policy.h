@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/types.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace halftone {
+
+/// What a named precision means: a value, not a class hierarchy. Defaults are those of "32-true".
+struct PrecisionPolicy {
+  std::string name = "32-true";
+  torch::ScalarType parameter = torch::kFloat32;  // dtype of weights and gradients
+  torch::ScalarType compute = torch::kFloat32;    // dtype of the matmuls' inputs
+  bool autocast = false;                          // compute differs from parameter
+  bool loss_scaling = false;
+  bool stochastic_rounding = false;  // of the updated weights
+};
+
+/// The names that parse_precision accepts, in the order in which help texts list them.
+const std::vector<std::string>& precision_names();
+
+/// The policy called `name`; throws UserError, which lists the names, for any other.
+PrecisionPolicy parse_precision(std::string_view name);
+
+}  // namespace halftone
