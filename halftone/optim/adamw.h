@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "halftone/core/state_dict.h"
+#include "halftone/kernels/gradient_stats.h"
 
 namespace halftone {
 
@@ -57,7 +58,8 @@ class AdamW : public torch::optim::Optimizer {
   const AdamWOptions& options() const { return options_; }
   std::int64_t step_count() const;  // steps taken, without skipped ones; waits for the device
   const std::vector<std::string>& parameter_names() const { return names_; }
-  std::int64_t parameter_numel(std::size_t index) const;
+  const torch::Tensor& parameter(
+      std::size_t index) const;  // the one called parameter_names()[index]
 
   /// One read of the gradients; the same bits for any number of threads. Nothing waits.
   GradientStats gradient_stats() const;
@@ -76,9 +78,9 @@ class AdamW : public torch::optim::Optimizer {
  private:
   // A parameter's place in its buffer; `variables` are the tensors that share it.
   struct Slot {
-    std::size_t buffer;
-    std::int64_t offset;
-    std::int64_t numel;
+    std::size_t buffer = 0;
+    std::int64_t offset = 0;
+    std::int64_t numel = 0;
     std::vector<torch::Tensor> variables;
     torch::Tensor weight;    // view
     torch::Tensor gradient;  // view
@@ -94,7 +96,9 @@ class AdamW : public torch::optim::Optimizer {
   void attach(Slot& slot);
   bool collect_gradient(const Slot& slot) const;
   std::vector<bool> collect_gradients() const;
-  torch::Tensor moment_view(const torch::Tensor& flat, const Slot& slot) const;
+  std::vector<Range> active_runs(const Buffer& buffer, const std::vector<bool>& active) const;
+  torch::Tensor view_of(const torch::Tensor& flat, const Slot& slot) const;
+  void check_in_place() const;
 
   AdamWOptions options_;
   std::vector<std::string> names_;

@@ -107,13 +107,15 @@ class GradScaler {
     std::vector<torch::Tensor> found_inf;  // fp32 scalars, one per device
   };
 
-  OptimizerState& state_of(torch::optim::Optimizer& optimizer, const char* caller);
   void check_scaled(const char* caller) const;
   void initialize(torch::Device device);
+  OptimizerState& begin_step(torch::optim::Optimizer& optimizer);
   void unscale_gradients(torch::optim::Optimizer& optimizer, OptimizerState& state);
-  torch::Tensor total_found_inf() const;
-  std::string name_of(const torch::Tensor& parameter, const std::string& fallback) const;
+  StepResult fused_result(const AdamW& optimizer, const torch::Tensor& read) const;
   void add_overflow(torch::optim::Optimizer& optimizer, StepResult& result) const;
+  std::string name_of(const torch::Tensor& parameter, const std::string& fallback) const;
+  static torch::Tensor total_found_inf(const std::vector<torch::Tensor>& found_infs,
+                                       torch::Device device);
 
   GradScalerOptions options_;
   double initial_scale_;

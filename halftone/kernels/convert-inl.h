@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads and stores of the three element types as fp32 vectors. Included by the *_cpu.cpp files
+// after <hwy/highway.h>, once for each instruction set: hence the toggling guard.
+#if defined(HALFTONE_KERNELS_CONVERT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HALFTONE_KERNELS_CONVERT_INL_H_
+#undef HALFTONE_KERNELS_CONVERT_INL_H_
+#else
+#define HALFTONE_KERNELS_CONVERT_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+
+HWY_BEFORE_NAMESPACE();
+namespace halftone::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+struct Float {
+  using Type = float;
+  template <class D>
+  static HWY_INLINE hn::Vec<D> load(D d, const Type* from) {
+    return hn::LoadU(d, from);
+  }
+  template <class D>
+  static HWY_INLINE void store(hn::Vec<D> value, D d, Type* to) {
+    hn::StoreU(value, d, to);
+  }
+};
+
+struct Half {
+  using Type = std::uint16_t;
+  template <class D>
+  static HWY_INLINE hn::Vec<D> load(D d, const Type* from) {
+    const hn::Rebind<std::uint16_t, D> d16;
+    const hn::Rebind<hwy::float16_t, D> dh;
+    return hn::PromoteTo(d, hn::BitCast(dh, hn::LoadU(d16, from)));
+  }
+  template <class D>
+  static HWY_INLINE void store(hn::Vec<D> value, D, Type* to) {
+    const hn::Rebind<std::uint16_t, D> d16;
+    const hn::Rebind<hwy::float16_t, D> dh;
+    hn::StoreU(hn::BitCast(d16, hn::DemoteTo(dh, value)), d16, to);
+  }
+};
+
+struct BFloat16 {
+  using Type = std::uint16_t;
+  template <class D>
+  static HWY_INLINE hn::Vec<D> load(D d, const Type* from) {
+    const hn::Rebind<std::uint16_t, D> d16;
+    const hn::RebindToUnsigned<D> du;
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, from))));
+  }
+  // To nearest, ties to even; NaN becomes the quiet NaN 0x7FC0, as in LibTorch.
+  template <class D>
+  static HWY_INLINE void store(hn::Vec<D> value, D d, Type* to) {
+    const hn::RebindToUnsigned<D> du;
+    const auto bits = hn::BitCast(du, value);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1U));
+    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFU)));
+    const auto nan = hn::RebindMask(du, hn::IsNaN(value));
+    store_high(hn::IfThenElse(nan, hn::Set(du, 0x7FC00000U), rounded), d, to);
+  }
+  // Up with the probability of the distance from below; what is not finite stays as it is.
+  template <class D>
+  static HWY_INLINE void store_stochastic(hn::Vec<D> value, hn::Vec<hn::RebindToUnsigned<D>> random,
+                                          D d, Type* to) {
+    const hn::RebindToUnsigned<D> du;
+    const auto bits = hn::BitCast(du, value);
+    const auto rounded = hn::Add(bits, hn::ShiftRight<16>(random));
+    const auto nan = hn::RebindMask(du, hn::IsNaN(value));
+    const auto finite = hn::RebindMask(du, hn::IsFinite(value));
+    const auto special = hn::IfThenElse(nan, hn::Set(du, 0x7FC00000U), bits);
+    store_high(hn::IfThenElse(finite, rounded, special), d, to);
+  }
+
+ private:
+  template <class D>
+  static HWY_INLINE void store_high(hn::Vec<hn::RebindToUnsigned<D>> bits, D, Type* to) {
+    const hn::Rebind<std::uint16_t, D> d16;
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(hn::RebindToSigned<D>(), hn::ShiftRight<16>(bits))),
+               d16, to);
+  }
+};
+
+}  // namespace halftone::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // HALFTONE_KERNELS_CONVERT_INL_H_

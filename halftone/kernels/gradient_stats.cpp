@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/gradient_stats.h"
+
+#include <ATen/Parallel.h>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/adamw_impl.h"
+
+namespace halftone {
+namespace {
+
+constexpr std::int64_t kChunk = 32768;  // elements; cuts the sums, so it is part of the result
+
+KernelType kernel_type(torch::ScalarType dtype) {
+  if (dtype == torch::kFloat) return KernelType::kFloat;
+  return dtype == torch::kHalf ? KernelType::kHalf : KernelType::kBFloat16;
+}
+
+std::vector<Range> cut(const std::vector<Range>& ranges) {
+  std::vector<Range> chunks;
+  for (const Range& range : ranges)
+    for (std::int64_t begin = range.begin; begin < range.end; begin += kChunk)
+      chunks.push_back({begin, std::min(begin + kChunk, range.end)});
+  return chunks;
+}
+
+RangeStats gradient_stats_cpu(const torch::Tensor& flat, const std::vector<Range>& ranges) {
+  const std::vector<Range> chunks = cut(ranges);
+  std::vector<SquareSum> sums(chunks.size());
+  const KernelType type = kernel_type(flat.scalar_type());
+  const auto* bytes = static_cast<const char*>(flat.const_data_ptr());
+  const auto width = static_cast<std::int64_t>(flat.element_size());
+  at::parallel_for(
+      0, static_cast<std::int64_t>(chunks.size()), 1, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t i = first; i < last; ++i) {
+          const Range& chunk = chunks[static_cast<std::size_t>(i)];
+          sums[static_cast<std::size_t>(i)] =
+              sum_of_squares(bytes + chunk.begin * width, chunk.end - chunk.begin, type);
+        }
+      });
+
+  const auto count = static_cast<std::int64_t>(ranges.size());
+  RangeStats stats{torch::zeros({count}, torch::kDouble), torch::zeros({count}, torch::kLong)};
+  auto* norm_squared = stats.norm_squared.mutable_data_ptr<double>();
+  auto* non_finite = stats.non_finite.mutable_data_ptr<std::int64_t>();
+  auto sum = sums.begin();
+  for (const Range& range : ranges) {
+    for (std::int64_t begin = range.begin; begin < range.end; begin += kChunk, ++sum) {
+      *norm_squared += sum->sum;
+      *non_finite += sum->non_finite;
+    }
+    ++norm_squared;
+    ++non_finite;
+  }
+  return stats;
+}
+
+}  // namespace
+
+RangeStats gradient_stats(const torch::Tensor& flat, const std::vector<Range>& ranges) {
+  const torch::ScalarType dtype = flat.scalar_type();
+  HALFTONE_CHECK(dtype == torch::kFloat || dtype == torch::kBFloat16 || dtype == torch::kHalf,
+                 "[gradient_stats] expected fp32, bf16 or fp16, got ", dtype);
+  HALFTONE_CHECK(flat.dim() == 1 && flat.is_contiguous(),
+                 "[gradient_stats] expected a flat, contiguous tensor, got the shape ",
+                 flat.sizes());
+  for (const Range& range : ranges)
+    HALFTONE_CHECK(0 <= range.begin && range.begin <= range.end && range.end <= flat.numel(),
+                   "[gradient_stats] the range ", range.begin, "..", range.end, " leaves the ",
+                   flat.numel(), " elements");
+  if (flat.is_cpu() && has_simd_kernels()) return gradient_stats_cpu(flat, ranges);
+  return gradient_stats_reference(flat, ranges);
+}
+
+RangeStats gradient_stats_reference(const torch::Tensor& flat, const std::vector<Range>& ranges) {
+  const torch::NoGradGuard no_grad;
+  std::vector<torch::Tensor> norm_squared = {
+      torch::zeros({0}, flat.options().dtype(torch::kDouble))};
+  std::vector<torch::Tensor> non_finite = {torch::zeros({0}, flat.options().dtype(torch::kLong))};
+  for (const Range& range : ranges) {
+    const torch::Tensor part = flat.narrow(0, range.begin, range.end - range.begin);
+    norm_squared.push_back(part.to(torch::kDouble).square().sum().reshape({1}));
+    non_finite.push_back(part.isfinite().logical_not().sum().reshape({1}));
+  }
+  return {torch::cat(norm_squared), torch::cat(non_finite)};
+}
+
+}  // namespace halftone

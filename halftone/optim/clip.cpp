@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/optim/clip.h"
+
+#include <cmath>
+
+#include "halftone/core/error.h"
+
+namespace halftone {
+namespace {
+
+constexpr double kNormEpsilon = 1e-6;  // as torch.nn.utils.clip_grad_norm_
+
+// The stored elements: a sparse gradient's values, with duplicates added up first.
+torch::Tensor dense_elements(const torch::Tensor& parameter) {
+  torch::Tensor& gradient = parameter.mutable_grad();
+  if (!gradient.is_sparse()) return gradient;
+  if (!gradient.is_coalesced()) gradient = gradient.coalesce();
+  return gradient._values();
+}
+
+torch::Tensor norm_of(const torch::Tensor& elements, double norm_type) {
+  const torch::ScalarType dtype =
+      elements.scalar_type() == torch::kDouble ? torch::kDouble : torch::kFloat;
+  if (elements.numel() == 0) return torch::zeros({}, elements.options().dtype(dtype));
+  return at::linalg_vector_norm(elements, norm_type, {}, /*keepdim=*/false, dtype);
+}
+
+}  // namespace
+
+torch::Tensor clip_grad_norm_(const std::vector<torch::Tensor>& parameters, double max_norm,
+                              const ClipOptions& options) {
+  HALFTONE_CHECK(max_norm >= 0.0, "[clip_grad_norm] expected max_norm >= 0, got ", max_norm);
+  HALFTONE_CHECK(options.norm_type > 0.0, "[clip_grad_norm] expected norm_type > 0, got ",
+                 options.norm_type);
+  const torch::NoGradGuard no_grad;
+  std::vector<torch::Tensor> gradients;
+  for (const torch::Tensor& parameter : parameters)
+    if (parameter.grad().defined()) gradients.push_back(dense_elements(parameter));
+  if (gradients.empty()) return torch::zeros({});
+
+  const torch::Device device = gradients.front().device();
+  std::vector<torch::Tensor> norms;
+  norms.reserve(gradients.size());
+  for (const torch::Tensor& gradient : gradients)
+    norms.push_back(norm_of(gradient, options.norm_type).to(device, torch::kFloat, true));
+  const torch::Tensor norm = at::linalg_vector_norm(torch::stack(norms), options.norm_type);
+  if (options.error_if_nonfinite)
+    HALFTONE_CHECK(std::isfinite(norm.item<double>()),
+                   "[clip_grad_norm] the norm of the gradients"
+                   " is ",
+                   norm.item<double>(),
+                   ", so they can't be clipped: skip the step, or pass "
+                   "error_if_nonfinite = false");
+  const torch::Tensor factor = (max_norm / (norm + kNormEpsilon)).clamp_max(1.0);
+  for (torch::Tensor& gradient : gradients) gradient.mul_(factor.to(gradient.device(), true));
+  return norm;
+}
+
+}  // namespace halftone

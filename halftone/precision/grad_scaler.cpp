@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/precision/grad_scaler.h"
+
+#include <ATen/ops/_amp_foreach_non_finite_check_and_unscale.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "halftone/core/error.h"
+
+namespace halftone {
+namespace {
+
+constexpr double kNormEpsilon = 1e-6;  // as torch.nn.utils.clip_grad_norm_
+
+const torch::TensorOptions kScaleType = torch::TensorOptions().dtype(torch::kFloat);
+const torch::TensorOptions kCountType = torch::TensorOptions().dtype(torch::kInt);
+
+void check_growth_factor(double factor) {
+  HALFTONE_CHECK(factor > 1.0, "[grad_scaler] The growth factor must be > 1.0, got ", factor);
+}
+
+void check_backoff_factor(double factor) {
+  HALFTONE_CHECK(factor > 0.0 && factor < 1.0,
+                 "[grad_scaler] The backoff factor must be < 1.0 and > 0, got ", factor);
+}
+
+void check_growth_interval(std::int64_t interval) {
+  HALFTONE_CHECK(interval >= 1, "[grad_scaler] expected a growth interval >= 1, got ", interval);
+}
+
+void check_scale_in_range(double scale, const GradScalerOptions& options) {
+  HALFTONE_CHECK(
+      options.min_scale > 0.0 && options.min_scale <= scale && scale <= options.max_scale,
+      "[grad_scaler] the scale ", scale, " lies outside min_scale..max_scale (", options.min_scale,
+      "..", options.max_scale, "): choose another, or move the limits");
+}
+
+// What is checked and unscaled in a gradient: a sparse one's values. Duplicates of a sparse fp16
+// gradient are added up first, since that sum is what may overflow.
+torch::Tensor elements_of(const torch::Tensor& parameter) {
+  torch::Tensor& gradient = parameter.mutable_grad();
+  if (!gradient.is_sparse()) return gradient;
+  if (gradient.scalar_type() == torch::kHalf) gradient = gradient.coalesce();
+  return gradient._values();
+}
+
+// A scalar on the device of each list of gradients, copied there once.
+class PerDevice {
+ public:
+  explicit PerDevice(torch::Tensor master) : copies_{std::move(master)} {}
+  torch::Tensor& on(torch::Device device) {
+    for (torch::Tensor& copy : copies_)
+      if (copy.device() == device) return copy;
+    return copies_.emplace_back(copies_.front().to(device, /*non_blocking=*/true, /*copy=*/true));
+  }
+
+ private:
+  std::vector<torch::Tensor> copies_;
+};
+
+std::string position_name(std::size_t group, std::size_t index) {
+  return fmt::format("group {}, parameter {}", group, index);
+}
+
+}  // namespace
+
+GradScaler::GradScaler(GradScalerOptions options)
+    : options_(options),
+      initial_scale_(options.init_scale),
+      initial_hysteresis_tracker_(options.hysteresis) {
+  if (!options_.enabled) return;
+  check_growth_factor(options_.growth_factor);
+  check_backoff_factor(options_.backoff_factor);
+  check_growth_interval(options_.growth_interval);
+  check_scale_in_range(options_.init_scale, options_);
+  HALFTONE_CHECK(options_.hysteresis >= 1, "[grad_scaler] expected hysteresis >= 1, got ",
+                 options_.hysteresis);
+}
+
+void GradScaler::initialize(torch::Device device) {
+  scale_ = torch::full({}, initial_scale_, kScaleType.device(device));
+  growth_tracker_ = torch::full({}, initial_growth_tracker_, kCountType.device(device));
+  hysteresis_tracker_ = torch::full({}, initial_hysteresis_tracker_, kCountType.device(device));
+}
+
+torch::Tensor GradScaler::scale(const torch::Tensor& output) {
+  if (!options_.enabled) return output;
+  if (!scale_.defined()) initialize(output.device());
+  return output * scale_.to(output.device(), /*non_blocking=*/true);
+}
+
+std::vector<torch::Tensor> GradScaler::scale(const std::vector<torch::Tensor>& outputs) {
+  if (!options_.enabled || outputs.empty()) return outputs;
+  if (!scale_.defined()) initialize(outputs.front().device());
+  PerDevice scales(scale_);
+  std::vector<torch::Tensor> scaled;
+  for (const torch::Tensor& output : outputs) scaled.push_back(output * scales.on(output.device()));
+  return scaled;
+}
+
+void GradScaler::check_scaled(const char* caller) const {
+  HALFTONE_CHECK(scale_.defined(), "[grad_scaler] Attempted ", caller,
+                 " but _scale is None.  This may "
+                 "indicate your script did not use scaler.scale(loss or outputs) earlier in the "
+                 "iteration: call scaler.scale(loss).backward() first");
+}
+
+void GradScaler::unscale_gradients(torch::optim::Optimizer& optimizer, OptimizerState& state) {
+  const torch::NoGradGuard no_grad;
+  struct Batch {
+    torch::Device device;
+    torch::ScalarType dtype;
+    std::vector<torch::Tensor> gradients;
+  };
+  std::vector<Batch> batches;
+  for (const auto& group : optimizer.param_groups()) {
+    for (const torch::Tensor& parameter : group.params()) {
+      if (!parameter.grad().defined()) continue;
+      const torch::ScalarType dtype = parameter.grad().scalar_type();
+      HALFTONE_CHECK(options_.allow_fp16_gradients || dtype != torch::kHalf,
+                     "[grad_scaler] Attempting to unscale FP16 gradients. Keep the parameters in "
+                     "fp32 and use autocast, or build the scaler with allow_fp16_gradients = true");
+      const torch::Tensor elements = elements_of(parameter);
+      const auto same = [&](const Batch& batch) {
+        return batch.device == elements.device() && batch.dtype == dtype;
+      };
+      auto batch = std::find_if(batches.begin(), batches.end(), same);
+      if (batch == batches.end())
+        batch = batches.insert(batches.end(), {elements.device(), dtype, {}});
+      batch->gradients.push_back(elements);
+    }
+  }
+  // The reciprocal in fp64: in fp32 some compilers' division is not exact.
+  PerDevice inverse(scale_.to(torch::kDouble).reciprocal().to(torch::kFloat));
+  state.found_inf.clear();
+  for (const Batch& batch : batches) {
+    const auto same = [&](const torch::Tensor& t) { return t.device() == batch.device; };
+    if (std::none_of(state.found_inf.begin(), state.found_inf.end(), same))
+      state.found_inf.push_back(torch::zeros({}, kScaleType.device(batch.device)));
+    torch::Tensor& found = *std::find_if(state.found_inf.begin(), state.found_inf.end(), same);
+    at::_amp_foreach_non_finite_check_and_unscale_(batch.gradients, found,
+                                                   inverse.on(batch.device));
+  }
+}
+
+void GradScaler::unscale_(torch::optim::Optimizer& optimizer) {
+  if (!options_.enabled) return;
+  check_scaled("unscale_");
+  OptimizerState& state = states_[&optimizer];
+  HALFTONE_CHECK(
+      state.stage != Stage::kUnscaled,
+      "[grad_scaler] unscale_() has already been called on this optimizer since the last "
+      "update(). Call it once per step");
+  HALFTONE_CHECK(state.stage != Stage::kStepped,
+                 "[grad_scaler] unscale_() is being called after step(). Call it before step(), or "
+                 "call update() first");
+  unscale_gradients(optimizer, state);
+  state.stage = Stage::kUnscaled;
+}
+
+GradScaler::OptimizerState& GradScaler::begin_step(torch::optim::Optimizer& optimizer) {
+  check_scaled("step");
+  OptimizerState& state = states_[&optimizer];
+  HALFTONE_CHECK(state.stage != Stage::kStepped,
+                 "[grad_scaler] step() has already been called since the last update(). Call "
+                 "update() at the end of each iteration");
+  return state;
+}
+
+StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
+                            torch::optim::Optimizer::LossClosure closure) {
+  StepResult result;
+  if (!options_.enabled) {
+    optimizer.step(std::move(closure));
+    return result;
+  }
+  HALFTONE_CHECK(!closure,
+                 "[grad_scaler] Closure use is not currently supported if GradScaler is "
+                 "enabled. Compute the loss and call backward() before step()");
+  OptimizerState& state = begin_step(optimizer);
+  if (state.stage == Stage::kReady) unscale_gradients(optimizer, state);
+  HALFTONE_CHECK(!state.found_inf.empty(),
+                 "[grad_scaler] No inf checks were recorded for this optimizer. None of its "
+                 "parameters has a gradient: call backward() first");
+  result.stepped =
+      std::none_of(state.found_inf.begin(), state.found_inf.end(),
+                   [](const auto& found) { return found.template item<float>() != 0; });
+  if (result.stepped) {
+    optimizer.step();
+  } else {
+    add_overflow(optimizer, result);
+  }
+  state.stage = Stage::kStepped;
+  return result;
+}
+
+StepResult GradScaler::step(AdamW& optimizer, const FusedStepOptions& options) {
+  HALFTONE_CHECK(options.clip_norm >= 0.0, "[grad_scaler] expected clip_norm >= 0, got ",
+                 options.clip_norm);
+  const torch::NoGradGuard no_grad;
+  OptimizerState* state = options_.enabled ? &begin_step(optimizer) : nullptr;
+  const bool unscaled = state == nullptr || state->stage == Stage::kUnscaled;
+  const GradientStats stats = optimizer.gradient_stats();
+  const torch::Device device = stats.norm_squared.device();
+
+  torch::Tensor found_inf = stats.non_finite.sum().ne(0).to(torch::kFloat);
+  if (state != nullptr && unscaled) found_inf = total_found_inf(state->found_inf, device);
+  if (state == nullptr && !options.skip_non_finite) found_inf = torch::zeros_like(found_inf);
+  const torch::Tensor inverse =
+      unscaled ? torch::ones({}, stats.norm_squared.options())
+               : scale_.to(device, torch::kDouble, /*non_blocking=*/true).reciprocal();
+  const torch::Tensor norm = stats.norm_squared.sqrt() * inverse;
+  torch::Tensor factor = inverse;
+  if (options.clip_norm > 0.0)
+    factor = factor * (options.clip_norm / (norm + kNormEpsilon)).clamp_max(1.0);
+  optimizer.step_scaled(factor, found_inf);
+  if (state != nullptr) *state = {.stage = Stage::kStepped, .found_inf = {found_inf}};
+
+  // The one read: norm, found_inf, and the counts that name what overflowed.
+  const torch::Tensor read =
+      torch::cat({norm.reshape({1}), found_inf.to(torch::kDouble).reshape({1}),
+                  stats.non_finite.to(torch::kDouble)})
+          .cpu();
+  return fused_result(optimizer, read);
+}
+
+StepResult GradScaler::fused_result(const AdamW& optimizer, const torch::Tensor& read) const {
+  const auto* values = read.const_data_ptr<double>();
+  StepResult result{.stepped = values[1] == 0.0, .grad_norm = values[0]};
+  const std::vector<std::string>& names = optimizer.parameter_names();
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (values[2 + i] == 0.0) continue;
+    result.overflow.push_back(name_of(optimizer.parameter(i), names[i]));
+    result.non_finite_shares.push_back(values[2 + i] /
+                                       static_cast<double>(optimizer.parameter(i).numel()));
+  }
+  return result;
+}
+
+torch::Tensor GradScaler::total_found_inf(const std::vector<torch::Tensor>& found_infs,
+                                          torch::Device device) {
+  torch::Tensor total = torch::zeros({}, kScaleType.device(device));
+  for (const torch::Tensor& found : found_infs) total += found.to(device, true).reshape({});
+  return total;
+}
+
+void GradScaler::update() {
+  if (!options_.enabled) return;
+  check_scaled("update");
+  const torch::NoGradGuard no_grad;
+  std::vector<torch::Tensor> found_infs;
+  for (const auto& [optimizer, state] : states_)
+    found_infs.insert(found_infs.end(), state.found_inf.begin(), state.found_inf.end());
+  HALFTONE_CHECK(!found_infs.empty(),
+                 "[grad_scaler] No inf checks were recorded prior to update. "
+                 "Call step() or unscale_() before it");
+  const torch::Tensor overflow = total_found_inf(found_infs, scale_.device()).ne(0);
+
+  // Without a branch on the host. A scale that the caller has put beyond a limit stays there.
+  const torch::Tensor scale = scale_.to(torch::kDouble);
+  const torch::Tensor grown =
+      torch::max(scale, (scale * options_.growth_factor).clamp_max(options_.max_scale))
+          .to(torch::kFloat);
+  const torch::Tensor lowered =
+      torch::min(scale, (scale * options_.backoff_factor).clamp_min(options_.min_scale))
+          .to(torch::kFloat);
+  const torch::Tensor clean_steps = growth_tracker_ + 1;
+  const torch::Tensor grow = overflow.logical_not() & clean_steps.ge(options_.growth_interval);
+  const torch::Tensor left = hysteresis_tracker_ - overflow.to(torch::kInt);
+  const torch::Tensor lower = overflow & left.le(0);
+
+  scale_ = at::where(lower, lowered, at::where(grow & grown.isfinite(), grown, scale_));
+  growth_tracker_ = clean_steps.masked_fill(overflow | grow, 0);
+  hysteresis_tracker_ = left.clamp_min(0).masked_fill(grow, options_.hysteresis);
+  states_.clear();
+}
+
+void GradScaler::update(double new_scale) {
+  if (!options_.enabled) return;
+  check_scaled("update");
+  check_scale_in_range(new_scale, options_);
+  scale_.fill_(new_scale);
+  states_.clear();
+}
+
+void GradScaler::update(const torch::Tensor& new_scale) {
+  if (!options_.enabled) return;
+  check_scaled("update");
+  HALFTONE_CHECK(new_scale.defined() && new_scale.numel() == 1 && !new_scale.requires_grad() &&
+                     new_scale.is_floating_point(),
+                 "[grad_scaler] new_scale should be a float or a 1-element floating tensor with "
+                 "requires_grad=False. Pass new_scale.detach().sum(), or a double");
+  scale_.copy_(new_scale.reshape({}), /*non_blocking=*/true);
+  states_.clear();
+}
+
+double GradScaler::get_scale() const {
+  if (!options_.enabled) return 1.0;
+  return scale_.defined() ? scale_.item<double>() : initial_scale_;
+}
+
+std::int64_t GradScaler::growth_tracker() const {
+  if (!options_.enabled) return 0;
+  return scale_.defined() ? growth_tracker_.item<std::int64_t>() : initial_growth_tracker_;
+}
+
+void GradScaler::set_growth_factor(double factor) {
+  check_growth_factor(factor);
+  options_.growth_factor = factor;
+}
+
+void GradScaler::set_backoff_factor(double factor) {
+  check_backoff_factor(factor);
+  options_.backoff_factor = factor;
+}
+
+void GradScaler::set_growth_interval(std::int64_t interval) {
+  check_growth_interval(interval);
+  options_.growth_interval = interval;
+}
+
+void GradScaler::name_parameters(const torch::nn::Module& module) {
+  for (const auto& item : module.named_parameters()) {
+    named_.push_back(item.value());
+    names_.emplace(item.value().unsafeGetTensorImpl(), item.key());
+  }
+}
+
+std::string GradScaler::name_of(const torch::Tensor& parameter, const std::string& fallback) const {
+  const auto found = names_.find(parameter.unsafeGetTensorImpl());
+  return found == names_.end() ? fallback : found->second;
+}
+
+// Only after an overflow: one look at each gradient, waiting for it.
+void GradScaler::add_overflow(torch::optim::Optimizer& optimizer, StepResult& result) const {
+  const auto& groups = optimizer.param_groups();
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (std::size_t i = 0; i < groups[g].params().size(); ++i) {
+      const torch::Tensor& parameter = groups[g].params()[i];
+      if (!parameter.grad().defined()) continue;
+      const torch::Tensor elements = elements_of(parameter);
+      const auto bad = elements.isfinite().logical_not().sum().item<std::int64_t>();
+      if (bad == 0) continue;
+      result.overflow.push_back(name_of(parameter, position_name(g, i)));
+      result.non_finite_shares.push_back(static_cast<double>(bad) /
+                                         static_cast<double>(elements.numel()));
+    }
+  }
+}
+
+StateDict GradScaler::state_dict() const {
+  StateDict state;
+  if (!options_.enabled) return state;
+  const std::int64_t hysteresis_left =
+      scale_.defined() ? hysteresis_tracker_.item<std::int64_t>() : initial_hysteresis_tracker_;
+  state.values = {{"scale", get_scale()},
+                  {"growth_factor", options_.growth_factor},
+                  {"backoff_factor", options_.backoff_factor},
+                  {"growth_interval", options_.growth_interval},
+                  {"_growth_tracker", growth_tracker()},
+                  {"hysteresis", options_.hysteresis},
+                  {"_hysteresis_tracker", hysteresis_left},
+                  {"min_scale", options_.min_scale},
+                  {"max_scale", options_.max_scale}};
+  return state;
+}
+
+void GradScaler::load_state_dict(const StateDict& state) {
+  if (!options_.enabled) return;
+  if (state.values.empty())
+    throw UserError(
+        "The source state dict is empty, possibly because it was saved from a disabled instance of "
+        "GradScaler. Load a state that was saved while loss scaling was on, or start anew");
+  GradScalerOptions loaded = options_;
+  loaded.growth_factor = state.get<double>("growth_factor");
+  loaded.backoff_factor = state.get<double>("backoff_factor");
+  loaded.growth_interval = state.get<std::int64_t>("growth_interval");
+  const auto has = [&](const char* name) { return state.values.count(name) != 0; };
+  if (has("hysteresis")) loaded.hysteresis = state.get<std::int64_t>("hysteresis");
+  if (has("min_scale")) loaded.min_scale = state.get<double>("min_scale");
+  if (has("max_scale")) loaded.max_scale = state.get<double>("max_scale");
+  const auto scale = state.get<double>("scale");
+  const auto tracker = state.get<std::int64_t>("_growth_tracker");
+  const std::int64_t left = has("_hysteresis_tracker")
+                                ? state.get<std::int64_t>("_hysteresis_tracker")
+                                : loaded.hysteresis;
+  options_ = loaded;
+  initial_scale_ = scale;
+  initial_growth_tracker_ = tracker;
+  initial_hysteresis_tracker_ = left;
+  if (scale_.defined()) initialize(scale_.device());
+}
+
+}  // namespace halftone
