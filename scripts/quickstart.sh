@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# From an empty machine to a small language model that was trained here and writes poems.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+# What is trained, on what, and what it is then asked to write. Change it here.
+data=fortunes-zh
+run=runs/quickstart
+train_flags=(--preset tiny --precision bf16-mixed --max-time 3m --overwrite)
+prompts=("春" "明月" "山中")
+generate_flags=(--temperature 0.8 --seed 1)
+
+usage() {
+  cat <<EOF
+Usage: scripts/quickstart.sh [--build-only]
+
+Installs what is missing, fetches LibTorch (once, into $HALFTONE_CACHE),
+builds the halftone program into build/, fetches poems (Debian's $data), trains a small MiniMind
+on them for about 3 minutes into $run, and prints what it writes.
+
+  --build-only   stop after the build
+EOF
+}
+
+build_only=0
+while (($# > 0)); do
+  case $1 in
+    --build-only) build_only=1 ;;
+    -h | --help) usage && exit 0 ;;
+    *) die "quickstart.sh does not know '$1'; see scripts/quickstart.sh --help" ;;
+  esac
+  shift
+done
+
+started=$SECONDS
+timings=()
+# timed NAME COMMAND...: runs it and notes how long it took.
+timed() {
+  local name=$1 from=$SECONDS
+  shift
+  "$@"
+  timings+=("$(printf '%-12s %s' "$name" "$(minutes $((SECONDS - from)))")")
+}
+
+folder_mb() { du -sm "$1" 2>/dev/null | cut -f1; }
+fetched_mb() { awk '{ sum += $1 } END { printf "%d", sum / 1e6 }' "$HALFTONE_FETCH_LOG"; }
+
+build() {
+  local jobs
+  jobs=$(build_jobs)
+  say "building into build/ with $jobs jobs"
+  cmake --preset release >build-configure.log 2>&1 || { cat build-configure.log >&2; die "cmake failed, see above"; }
+  rm -f build-configure.log
+  cmake --build build --parallel "$jobs" --target halftone_cli >&2
+}
+
+fetch_data() {
+  say "fetching $data"
+  data_folder=$(build/halftone data fetch "$data" | tail -n 1)
+}
+
+train() {
+  say "training: halftone train --data $data_folder --out $run ${train_flags[*]}"
+  build/halftone train --data "$data_folder" --out "$run" "${train_flags[@]}"
+}
+
+write() {
+  local prompt
+  for prompt in "${prompts[@]}"; do
+    say "halftone generate $run --prompt $prompt"
+    build/halftone generate "$run" --prompt "$prompt" "${generate_flags[@]}"
+    printf '\n'
+  done
+}
+
+closing_lines() {
+  say "done in $(minutes $((SECONDS - started))):"
+  printf '      %s\n' "${timings[@]}" >&2
+  say "fetched:  $(fetched_mb) MB"
+  say "LibTorch: $HALFTONE_CACHE ($(folder_mb "$HALFTONE_CACHE") MB)"
+  say "program:  build/halftone"
+  ((build_only)) && return
+  say "data:     $data_folder"
+  say "model:    $run (report.html shows the losses)"
+  cat >&2 <<EOF
+==> Try next:
+      build/halftone generate $run --prompt "秋风" --temperature 1.0
+      build/halftone train --resume $run --max-time 10m
+      build/halftone train --help
+EOF
+}
+
+cd "$HALFTONE_ROOT"
+HALFTONE_FETCH_LOG=$(mktemp)
+export HALFTONE_FETCH_LOG
+trap 'rm -f "$HALFTONE_FETCH_LOG"' EXIT
+timed "set-up" scripts/setup.sh >/dev/null
+timed "build" build
+if ((!build_only)); then
+  timed "data" fetch_data
+  timed "training" train
+  timed "writing" write
+fi
+closing_lines
