@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # What every target of this project compiles with: flags, and the libraries whose types stay out of
 # the public headers. It must be the same everywhere, because the tests and the program reuse the
-# library's precompiled header.
+# library's precompiled header. None of the flags reaches a user of the installed package.
 add_library(halftone_options INTERFACE)
-target_compile_options(
-  halftone_options
-  INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers
-            # at::parallel_for is a header template: without OpenMP it would silently run on one thread.
-            -fopenmp
-            -fPIC
-            # Identical bits with and without vectorisation: no fused or reordered arithmetic that the
-            # source does not ask for.
-            -ffp-contract=off)
-target_link_libraries(halftone_options INTERFACE fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json
-                                                 tomlplusplus::tomlplusplus ICU::uc PkgConfig::hwy)
+set(_flags
+    -Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers
+    # at::parallel_for is a header template: without OpenMP it would silently run on one thread.
+    -fopenmp
+    -fPIC
+    # Identical bits with and without vectorisation: no fused or reordered arithmetic that the
+    # source does not ask for.
+    -ffp-contract=off)
 if(HALFTONE_WERROR)
-  target_compile_options(halftone_options INTERFACE -Werror)
+  list(APPEND _flags -Werror)
 endif()
 if(HALFTONE_SANITIZE)
-  target_compile_options(halftone_options INTERFACE -fsanitize=${HALFTONE_SANITIZE} -fno-omit-frame-pointer -g1)
+  list(APPEND _flags -fsanitize=${HALFTONE_SANITIZE} -fno-omit-frame-pointer -g1)
   target_link_options(halftone_options INTERFACE -fsanitize=${HALFTONE_SANITIZE})
 endif()
+target_compile_options(halftone_options INTERFACE "$<BUILD_INTERFACE:${_flags}>")
+# Whoever links the installed library links these too; the header-only one is ours alone.
+target_link_libraries(halftone_options INTERFACE fmt::fmt spdlog::spdlog tomlplusplus::tomlplusplus ICU::uc PkgConfig::hwy
+                                                 $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)

@@ -9,8 +9,12 @@ Looks, in this order, at
   the download cache           what scripts/setup.sh fetched
   python3 -m pip's torch       when importable by python3
 
-Defines the imported targets LibTorch::LibTorch (libtorch_cpu + libc10; with HALFTONE_CUDA also
-libtorch_cuda + libc10_cuda) and the variables LibTorch_ROOT_DIR and LibTorch_VERSION.
+With HALFTONE_CUDA only a LibTorch that has lib/libtorch_cuda.so counts, and the CUDA toolkit is needed for
+its headers.
+
+Defines the imported targets LibTorch::LibTorch (libtorch_cpu + libc10 and their OpenMP runtime; with
+HALFTONE_CUDA also libtorch_cuda + libc10_cuda + libcudart) and the variables LibTorch_ROOT_DIR and
+LibTorch_VERSION.
 ]]
 if(NOT HALFTONE_LIBTORCH AND DEFINED ENV{HALFTONE_LIBTORCH})
   set(HALFTONE_LIBTORCH "$ENV{HALFTONE_LIBTORCH}")
@@ -18,7 +22,8 @@ endif()
 
 function(_libtorch_root_of folder result)
   foreach(candidate IN ITEMS "${folder}" "${folder}/torch" "${folder}/libtorch")
-    if(EXISTS "${candidate}/lib/libtorch_cpu.so" AND EXISTS "${candidate}/include/ATen/ATen.h")
+    if(EXISTS "${candidate}/lib/libtorch_cpu.so" AND EXISTS "${candidate}/include/ATen/ATen.h"
+       AND (NOT HALFTONE_CUDA OR EXISTS "${candidate}/lib/libtorch_cuda.so"))
       set(${result} "${candidate}" PARENT_SCOPE)
       return()
     endif()
@@ -32,7 +37,8 @@ if(HALFTONE_LIBTORCH)
   if(NOT LibTorch_ROOT_DIR)
     message(FATAL_ERROR
       "HALFTONE_LIBTORCH is '${HALFTONE_LIBTORCH}', but neither lib/libtorch_cpu.so nor "
-      "torch/lib/libtorch_cpu.so is below it. Name the folder of an unpacked LibTorch or torch wheel.")
+      "torch/lib/libtorch_cpu.so is below it (HALFTONE_CUDA needs libtorch_cuda.so beside it). Name the folder "
+      "of an unpacked LibTorch or torch wheel.")
   endif()
 else()
   set(_cache "$ENV{XDG_CACHE_HOME}")
@@ -73,7 +79,7 @@ include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(
   LibTorch REQUIRED_VARS LibTorch_ROOT_DIR VERSION_VAR LibTorch_VERSION
   REASON_FAILURE_MESSAGE
-    "Run scripts/setup.sh to fetch it, or name one with HALFTONE_LIBTORCH=DIR (a folder with lib/libtorch_cpu.so).")
+    "Run scripts/setup.sh to fetch it (with --cuda for HALFTONE_CUDA), or name one with HALFTONE_LIBTORCH=DIR (a folder with lib/libtorch_cpu.so).")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)
@@ -81,23 +87,42 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   target_compile_options(LibTorch::LibTorch INTERFACE
     "SHELL:-idirafter ${LibTorch_ROOT_DIR}/include"
     "SHELL:-idirafter ${LibTorch_ROOT_DIR}/include/torch/csrc/api/include")
-  set(_libraries c10 torch_cpu)
-  if(HALFTONE_CUDA)
-    find_package(CUDAToolkit REQUIRED)
-    list(APPEND _libraries c10_cuda torch_cuda)
-  endif()
   # Kernels register themselves when the library is loaded: nothing refers to libtorch_cuda by symbol.
   target_link_options(LibTorch::LibTorch INTERFACE -Wl,--no-as-needed -Wl,--allow-shlib-undefined)
-  foreach(_name IN LISTS _libraries)
-    if(NOT EXISTS "${LibTorch_ROOT_DIR}/lib/lib${_name}.so")
-      message(FATAL_ERROR "LibTorch in ${LibTorch_ROOT_DIR} has no lib${_name}.so; for HALFTONE_CUDA take a CUDA build of LibTorch.")
+
+  function(_libtorch_link name file)
+    if(NOT EXISTS "${file}")
+      message(FATAL_ERROR "LibTorch in ${LibTorch_ROOT_DIR} has no ${file}; take another one with HALFTONE_LIBTORCH.")
     endif()
-    add_library(LibTorch::${_name} SHARED IMPORTED)
-    set_target_properties(LibTorch::${_name} PROPERTIES IMPORTED_LOCATION "${LibTorch_ROOT_DIR}/lib/lib${_name}.so")
-    target_link_libraries(LibTorch::LibTorch INTERFACE LibTorch::${_name})
-  endforeach()
+    add_library(LibTorch::${name} SHARED IMPORTED)
+    set_target_properties(LibTorch::${name} PROPERTIES IMPORTED_LOCATION "${file}")
+    target_link_libraries(LibTorch::LibTorch INTERFACE LibTorch::${name})
+  endfunction()
+
+  _libtorch_link(c10 "${LibTorch_ROOT_DIR}/lib/libc10.so")
+  _libtorch_link(torch_cpu "${LibTorch_ROOT_DIR}/lib/libtorch_cpu.so")
+  # at::parallel_for expands to calls of OpenMP in our objects. They must reach the runtime that LibTorch
+  # itself uses: a second one would have threads of its own.
+  file(GLOB _openmp "${LibTorch_ROOT_DIR}/lib/libgomp*.so*" "${LibTorch_ROOT_DIR}/../torch.libs/libgomp*.so*")
+  if(_openmp)
+    list(GET _openmp 0 _openmp)
+    _libtorch_link(openmp "${_openmp}")
+  else()
+    target_link_options(LibTorch::LibTorch INTERFACE -fopenmp)
+  endif()
   if(HALFTONE_CUDA)
-    target_link_libraries(LibTorch::LibTorch INTERFACE CUDA::cudart)
+    find_package(CUDAToolkit REQUIRED)
+    target_include_directories(LibTorch::LibTorch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+    _libtorch_link(c10_cuda "${LibTorch_ROOT_DIR}/lib/libc10_cuda.so")
+    _libtorch_link(torch_cuda "${LibTorch_ROOT_DIR}/lib/libtorch_cuda.so")
+    # The runtime that this LibTorch was built for, where it brings one along, before the toolkit's.
+    file(GLOB _cudart "${LibTorch_ROOT_DIR}/../nvidia/cu*/lib/libcudart.so.*" "${LibTorch_ROOT_DIR}/lib/libcudart*.so*")
+    if(_cudart)
+      list(GET _cudart 0 _cudart)
+      _libtorch_link(cudart "${_cudart}")
+    else()
+      target_link_libraries(LibTorch::LibTorch INTERFACE CUDA::cudart)
+    endif()
   endif()
 endif()
 mark_as_advanced(LibTorch_ROOT_DIR)

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/halftone")
 

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# Installs the build into an empty folder, then configures, builds and runs the consumer beside this file.
+#   cmake -D HALFTONE_BUILD=... -D WORK=... -P run.cmake
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE failed OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(failed)
+    list(JOIN ARGN " " command)
+    message(FATAL_ERROR "${command}\n${output}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+unset(ENV{HALFTONE_LIBTORCH})  # the package must know by itself where it found LibTorch
+find_program(ccache ccache)
+if(ccache)
+  set(launcher "-DCMAKE_CXX_COMPILER_LAUNCHER=${ccache}")
+endif()
+file(REMOVE_RECURSE "${WORK}")
+run(${CMAKE_COMMAND} --install "${HALFTONE_BUILD}" --prefix "${WORK}/prefix")
+run(${CMAKE_COMMAND} -S "${CMAKE_CURRENT_LIST_DIR}" -B "${WORK}/build" -G Ninja -DCMAKE_BUILD_TYPE=Release
+    "-DCMAKE_PREFIX_PATH=${WORK}/prefix" ${launcher})
+run(${CMAKE_COMMAND} --build "${WORK}/build")
+run("${WORK}/build/consumer")
+if(EXISTS "${WORK}/prefix/bin/halftone")
+  run("${WORK}/prefix/bin/halftone" --help)
+endif()
+message(STATUS "${output}")
