@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checkpoints of a run: RUN/checkpoints/step-NNNNNNNN/ (the optimizer step, 8 digits or more) with
+//   model.safetensors      the model's tensors, by name
+//   optimizer.safetensors  the optimizer's tensors as "optimizer.NAME", the trainer's (such as
+//                          random states) as "trainer.NAME"
+//   trainer.json           {"format": 1, "step", "files": {FILE: {"bytes", "xxh64"}},
+//                           "model"|"optimizer"|"trainer": {NAME: VALUE}}; a VALUE that is a double
+//                          stands as {"f64": "0x1.8p+1"} so that every bit survives, NaN included
+// A checkpoint is built as step-NNNNNNNN.tmp-PID and renamed when all of it is on disk, so that
+// whatever moment a process is killed at, each step-NNNNNNNN is complete. Damage that comes later
+// is found by the sizes and checksums.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "halftone/core/state_dict.h"
+
+namespace halftone {
+
+struct Checkpoint {
+  StateDict model;
+  StateDict optimizer;
+  StateDict trainer;  // scaler, random states, data position, counters
+  std::int64_t step = 0;
+};
+
+/// Writes `checkpoint` below `run_dir`, then removes all but the `keep_last` newest and what killed
+/// writers left. A checkpoint of the same step is replaced. Throws SystemError when the disk is
+/// full and UserError when the folder can't be written; earlier checkpoints are then as they were.
+void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& checkpoint,
+                     std::int64_t keep_last = 2);
+
+/// The newest checkpoint that is whole; each newer, damaged one is named in a warning. Throws
+/// UserError when there is none.
+Checkpoint load_latest_checkpoint(const std::filesystem::path& run_dir);
+
+/// As load_latest_checkpoint, but reads the model and trainer values only (no optimizer tensors).
+Checkpoint load_latest_model(const std::filesystem::path& run_dir);
+
+/// Steps that have a checkpoint folder, ascending.
+std::vector<std::int64_t> checkpoint_steps(const std::filesystem::path& run_dir);
+
+}  // namespace halftone

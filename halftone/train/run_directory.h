@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace halftone {
+
+/// Where things stand in a run directory.
+struct RunPaths {
+  std::filesystem::path root;
+
+  std::filesystem::path config() const { return root / "config.toml"; }
+  std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
+  std::filesystem::path tokenizer() const { return root / "tokenizer.json"; }
+  std::filesystem::path tokenizer_config() const { return root / "tokenizer_config.json"; }
+  std::filesystem::path checkpoints() const { return root / "checkpoints"; }
+};
+
+/// The paths of a run that exists (for reading); throws UserError when `root` is no run directory.
+RunPaths find_run(const std::filesystem::path& root);
+
+/// Throws the UserError that RunDirectory::create would, without writing anything.
+void check_new_run(const std::filesystem::path& root, bool overwrite);
+
+/// A run directory that this process alone may write to, for the lifetime of the object.
+class RunDirectory {
+ public:
+  /// Makes the folder `root`, or, with `overwrite`, empties the run that is there; only what a run
+  /// consists of is ever removed. Throws UserError when `root` holds something else, is in use or
+  /// can't be written.
+  static RunDirectory create(const std::filesystem::path& root, bool overwrite);
+  /// Opens an existing run to go on with it. Throws UserError.
+  static RunDirectory resume(const std::filesystem::path& root);
+
+  RunDirectory(RunDirectory&& other) noexcept;
+  RunDirectory& operator=(RunDirectory&&) = delete;
+  ~RunDirectory();
+
+  const RunPaths& paths() const { return paths_; }
+  /// Writes config.toml (as a whole or not at all).
+  void write_config(const std::string& toml) const;
+
+ private:
+  explicit RunDirectory(RunPaths paths);
+
+  RunPaths paths_;
+  int lock_ = -1;
+};
+
+}  // namespace halftone

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything that a training run can be told. config_schema.h has the names, checks and help of the
+// fields; docs/config.md lists them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "halftone/models/model_config.h"
+
+namespace halftone {
+
+/// Dynamic loss scaling, used by 16-mixed and 16-true.
+struct ScalerConfig {
+  double init_scale = 65536.0;
+  double growth_factor = 2.0;
+  double backoff_factor = 0.5;
+  std::int64_t growth_interval = 2000;
+  std::int64_t hysteresis = 1;
+  double min_scale = 1.0;
+  double max_scale = 16777216.0;
+};
+
+struct TrainConfig {
+  std::string preset = "minimind-26m";
+  ModelConfig model;  // vocab_size 0: as large as the tokenizer
+
+  std::vector<std::string> data;  // files and folders
+  std::string tokenizer;          // empty: train one on the data
+  std::int64_t tokenizer_vocab_size = 6400;
+  bool pack = true;
+  bool shuffle = true;
+  std::string invalid_utf8 = "error";  // or "replace"
+
+  std::string precision = "bf16-mixed";
+  std::string rounding = "stochastic";  // of 16-bit weights' updates in bf16-true; or "nearest"
+  std::optional<double> loss_scale;     // a fixed scale; nothing: dynamic
+  ScalerConfig scaler;
+
+  std::int64_t batch_size = 8;  // rows of one micro-batch
+  std::int64_t seq_len = 256;
+  std::int64_t accumulate = 1;  // micro-batches of one optimizer step
+  double lr = 5e-4;
+  std::string schedule = "minimind";  // "cosine", "linear", "constant"
+  std::int64_t warmup = 0;            // optimizer steps
+  double weight_decay = 0.01;
+  double grad_clip = 1.0;  // 0: none
+  std::int64_t seed = 42;
+
+  std::optional<std::int64_t> max_steps;  // no limit at all: one epoch
+  std::optional<std::int64_t> max_epochs;
+  std::optional<double> max_time;  // seconds
+
+  std::string device = "auto";
+  std::int64_t threads = 0;  // 0: as many as LibTorch takes
+  std::string init_from;     // safetensors file to start from; empty: fresh weights
+
+  std::string out;  // run directory; resolve_config fills it in when empty
+  bool overwrite = false;
+  std::int64_t log_every = 10;    // optimizer steps between progress lines
+  std::int64_t save_every = 200;  // optimizer steps; 0: only at the end
+  std::int64_t keep_checkpoints = 2;
+};
+
+}  // namespace halftone
