@@ -4,19 +4,43 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace halftone {
 
+/// The shape of a MiniMind model. Field names are the keys of the configuration file.
 struct ModelConfig {
   std::string generation = "v2";
-  std::int64_t dim = 512, n_layers = 8, n_heads = 8, n_kv_heads = 2, head_dim = 0, hidden_dim = 0,
-               vocab_size = 6400, max_seq_len = 8192;
-  double norm_eps = 1e-5, rope_theta = 1e6, dropout = 0.0;
+  std::int64_t dim = 512;
+  std::int64_t n_layers = 8;
+  std::int64_t n_heads = 8;
+  std::int64_t n_kv_heads = 2;
+  std::int64_t head_dim = 0;    // 0: dim / n_heads
+  std::int64_t hidden_dim = 0;  // 0: 8/3 dim, rounded up to a multiple of 64
+  std::int64_t vocab_size = 6400;
+  std::int64_t max_seq_len = 8192;  // positions the model accepts
+  double norm_eps = 1e-5;
+  double rope_theta = 1e6;
+  double dropout = 0.0;
   bool use_moe = false;
-  std::int64_t n_routed_experts = 4, num_experts_per_tok = 2, n_shared_experts = 1;
+  std::int64_t n_routed_experts = 4;
+  std::int64_t num_experts_per_tok = 2;
+  std::int64_t n_shared_experts = 1;
   double aux_loss_alpha = 0.1;
 };
 
+/// The configuration called `name`; throws UserError, naming the nearest one, when there is none.
 ModelConfig preset_config(std::string_view name);
+std::vector<std::string> preset_names();
+
+/// Throws UserError naming the first field that makes no model.
+void validate(const ModelConfig& config);
+
+/// The two derived widths, with the rules for 0 applied.
+std::int64_t head_dim_of(const ModelConfig& config);
+std::int64_t hidden_dim_of(const ModelConfig& config);
+
+/// Trainable numbers, the matrix shared by embedding and head counted once; builds nothing.
+std::int64_t parameter_count(const ModelConfig& config);
 
 }  // namespace halftone
