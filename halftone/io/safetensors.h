@@ -14,6 +14,8 @@
 
 namespace halftone {
 
+class AtomicFile;
+
 /// Reads every tensor of the file (to the CPU, each into its own storage) and the strings of its
 /// `__metadata__` as values. The file is taken as hostile: whatever is wrong with it is a UserError
 /// that names the file and the place.
@@ -24,6 +26,9 @@ StateDict load_safetensors(const std::filesystem::path& path);
 /// memory are stored once each. Throws c10::Error for a dtype that the format lacks.
 void save_safetensors(const std::filesystem::path& path,
                       const std::map<std::string, torch::Tensor>& tensors,
+                      const std::map<std::string, std::string>& metadata = {});
+/// The same into a file that the caller commits.
+void save_safetensors(AtomicFile& file, const std::map<std::string, torch::Tensor>& tensors,
                       const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace halftone
