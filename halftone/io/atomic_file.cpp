@@ -50,7 +50,7 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::write(const void* data, std::size_t bytes) {
   file_.write(data, bytes);
-  hash_.update(data, bytes);
+  hash_.update({static_cast<const char*>(data), bytes});
   bytes_ += bytes;
 }
 

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <string_view>
 
-#include "halftone/io/checksum.h"
+#include "halftone/core/hash.h"
 #include "halftone/io/file.h"
 
 namespace halftone {
@@ -35,7 +35,7 @@ class AtomicFile {
   std::filesystem::path path_;
   std::filesystem::path temporary_;
   File file_;
-  Xxh64 hash_;
+  Hasher hash_;
   std::uint64_t bytes_ = 0;
   bool committed_ = false;
 };

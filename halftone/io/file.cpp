@@ -6,11 +6,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/core/hash.h"
 
 namespace halftone {
 
@@ -111,6 +114,20 @@ void File::close() {
 void sync_folder(const std::filesystem::path& folder) {
   File file(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY);
   file.sync();
+}
+
+std::uint64_t file_checksum(const std::filesystem::path& path) {
+  const File file = File::open_regular(path);
+  const std::uint64_t size = file.size();
+  std::vector<char> chunk(std::size_t{1} << 20U);
+  Hasher hash;
+  for (std::uint64_t at = 0; at < size;) {
+    const auto bytes = static_cast<std::size_t>(std::min<std::uint64_t>(chunk.size(), size - at));
+    file.read_at(at, chunk.data(), bytes);
+    hash.update({chunk.data(), bytes});
+    at += bytes;
+  }
+  return hash.digest();
 }
 
 }  // namespace halftone

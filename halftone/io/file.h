@@ -47,4 +47,7 @@ class File {
 /// Puts the entries of a folder (a file just renamed into it) on the disk.
 void sync_folder(const std::filesystem::path& folder);
 
+/// XXH64 (core/hash.h) of a file's bytes. Throws UserError when it can't be read.
+std::uint64_t file_checksum(const std::filesystem::path& path);
+
 }  // namespace halftone

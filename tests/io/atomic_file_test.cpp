@@ -161,36 +161,5 @@ TEST(File, WritingToAFullDeviceIsASystemError) {
   EXPECT_THAT(message_of<SystemError>([&] { file.write("x", 1); }), HasSubstr("the disk is full"));
 }
 
-// Published test values of XXH64 with seed 0.
-TEST(Xxh64, GivesThePublishedValues) {
-  const auto hash = [](std::string_view text) {
-    Xxh64 h;
-    h.update(text.data(), text.size());
-    return h.digest();
-  };
-  EXPECT_EQ(hash(""), 0xEF46DB3751D8E999ULL);
-  EXPECT_EQ(hash("a"), 0xD24EC4F1A98C6E5BULL);
-  EXPECT_EQ(hash("abc"), 0x44BC2CF5AD770999ULL);
-  EXPECT_EQ(hash("Call me Ishmael. Some years ago--never mind how long precisely-"),
-            0x02A2E85470D6FD96ULL);
-}
-
-TEST(Xxh64, DoesNotDependOnHowTheBytesArrive) {
-  std::string text;
-  for (int i = 0; i < 200; ++i) text += static_cast<char>(i * 37);
-  Xxh64 whole;
-  whole.update(text.data(), text.size());
-  for (std::size_t first = 0; first <= text.size(); ++first) {
-    for (const std::size_t second : {std::size_t{0}, std::size_t{1}, std::size_t{31}}) {
-      Xxh64 parts;
-      const std::size_t middle = std::min(text.size(), first + second);
-      parts.update(text.data(), first);
-      parts.update(text.data() + first, middle - first);
-      parts.update(text.data() + middle, text.size() - middle);
-      ASSERT_EQ(parts.digest(), whole.digest()) << first << " " << second;
-    }
-  }
-}
-
 }  // namespace
 }  // namespace halftone
