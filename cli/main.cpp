@@ -1,27 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <torch/version.h>
+
 #include <CLI/CLI.hpp>
-#include <exception>
-#include <iostream>
 
 #include "cli/data_command.h"
+#include "cli/program.h"
 #include "cli/tokenizer_command.h"
-#include "halftone/core/error.h"
 
 int main(int argc, char** argv) {
-  CLI::App app("Mixed-precision training for C++ on LibTorch", "halftone");
+  CLI::App app(
+      "Mixed-precision training for C++ on LibTorch: you name a precision, halftone trains in it.",
+      "halftone");
+  app.set_version_flag("--version",
+                       fmt::format("halftone {} (LibTorch {})", HALFTONE_VERSION, TORCH_VERSION));
   app.require_subcommand(1);
   halftone::add_data_command(app);
   halftone::add_tokenizer_command(app);
-  try {
-    app.parse(argc, argv);
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  } catch (const halftone::UserError& error) {
-    std::cerr << "halftone: error: " << error.what() << '\n';
-    return 2;
-  } catch (const std::exception& error) {
-    std::cerr << "halftone: error: " << error.what() << '\n';
-    return 1;
-  }
+  app.footer(
+      "Examples:\n"
+      "  halftone train --preset tiny --data poems.txt --max-time 3m --out runs/poems\n"
+      "  halftone train --resume runs/poems\n"
+      "  halftone generate runs/poems --prompt 春\n"
+      "  halftone eval runs/poems --data more-poems.txt\n"
+      "\n"
+      "'halftone COMMAND --help' says more about a command.");
+  return halftone::cli::run_program(app, {argv + 1, argv + argc});
 }

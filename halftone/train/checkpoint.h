@@ -4,8 +4,10 @@
 //   optimizer.safetensors  the optimizer's tensors as "optimizer.NAME", the trainer's (such as
 //                          random states) as "trainer.NAME"
 //   trainer.json           {"format": 1, "step", "files": {FILE: {"bytes", "xxh64"}},
-//                           "model"|"optimizer"|"trainer": {NAME: VALUE}}; a VALUE that is a double
-//                          stands as {"f64": "0x1.8p+1"} so that every bit survives, NaN included
+//                           "model"|"optimizer"|"trainer": {NAME: VALUE}, "xxh64"}. A VALUE is a
+//                           boolean, a whole number, a number with a point (a double, whose every
+//                           bit survives), {"f64": "nan"|"inf"|"-inf"} or a string; the last xxh64
+//                           is that of the object without it, as compact JSON with sorted keys.
 // A checkpoint is built as step-NNNNNNNN.tmp-PID and renamed when all of it is on disk, so that
 // whatever moment a process is killed at, each step-NNNNNNNN is complete. Damage that comes later
 // is found by the sizes and checksums.
@@ -26,9 +28,10 @@ struct Checkpoint {
   std::int64_t step = 0;
 };
 
-/// Writes `checkpoint` below `run_dir`, then removes all but the `keep_last` newest and what killed
-/// writers left. A checkpoint of the same step is replaced. Throws SystemError when the disk is
-/// full and UserError when the folder can't be written; earlier checkpoints are then as they were.
+/// Writes `checkpoint` below `run_dir`, then removes all but the `keep_last` newest, those of
+/// later steps (damaged ones that the run went back from) and what killed writers left. A
+/// checkpoint of the same step is replaced. Throws SystemError when the disk is full and UserError
+/// when the folder can't be written; earlier checkpoints are then as they were.
 void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& checkpoint,
                      std::int64_t keep_last = 2);
 

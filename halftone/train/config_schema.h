@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -14,26 +15,39 @@
 
 namespace halftone {
 
-/// What a key can hold. Nothing: the key is unset.
+/// What a key holds: seconds for a duration; nothing when it is unset or dynamic.
 using ConfigValue =
     std::variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<std::string>>;
 
+enum class ConfigKind { kSwitch, kInteger, kNumber, kText, kTexts, kDuration, kLossScale };
+
 struct ConfigField {
-  std::string key;         // "batch_size", "model.n_layers"
-  std::string group;       // heading in --help and in docs/config.md
-  std::string help;        // one line
-  std::string expected;    // "a positive integer"
-  bool is_switch = false;  // true or false: the flag alone means true
-  bool is_list = false;    // the flag may be repeated
-  bool may_change_on_resume = false;
-  ConfigValue (*get)(const TrainConfig&) = nullptr;
+  std::string key;    // "batch_size", "model.n_layers"
+  std::string group;  // heading in --help and in docs/config.md
+  ConfigKind kind = ConfigKind::kText;
+  std::string help;                  // one line
+  std::string expected;              // "a positive integer"
+  std::vector<std::string> choices;  // of a text that is one of a few
+  std::function<bool(const ConfigValue&)> accepts;
+  bool is_path = false;               // an input; kept absolute, so that a run can move
+  bool may_change_on_resume = false;  // limits, logging and saving
+  bool is_saved = true;               // stands in a run's config.toml
+  std::function<ConfigValue(const TrainConfig&)> get;
+  std::function<void(TrainConfig&, const ConfigValue&)> set;
 };
 
 /// All fields, in the order of the documentation.
 const std::vector<ConfigField>& config_fields();
 
-/// "batch_size" -> "--batch-size".
+/// The field called `key` in either spelling (batch_size, batch-size); throws UserError, which
+/// starts with `place` and names the nearest key, when there is none.
+const ConfigField& config_field(std::string_view key, const std::string& place);
+
+/// "model.n_layers" -> "--model.n-layers".
 std::string flag_of(std::string_view key);
+
+/// `value` as TOML has it; durations as "90s", an unset or dynamic one as "" or "dynamic".
+std::string to_text(const ConfigField& field, const ConfigValue& value);
 
 /// One "key = value" that a person wrote, checked, and where: "small.toml:12" or "--batch-size".
 struct ConfigAssignment {
@@ -42,11 +56,11 @@ struct ConfigAssignment {
   std::string place;
 };
 
-/// The assignments of a TOML file, in its order. Throws UserError with file and line: syntax,
-/// unknown key (names the nearest), wrong type, value out of range.
-std::vector<ConfigAssignment> read_config_file(const std::filesystem::path& path);
+/// Checks `value` against the field; throws UserError that starts with `place`.
+ConfigAssignment checked_assignment(const ConfigField& field, ConfigValue value,
+                                    const std::string& place);
 
-/// The assignment that `texts`, the values of flag --`key`, stand for; throws UserError.
+/// The assignment that `texts`, the values of the flag of `key`, stand for; throws UserError.
 ConfigAssignment assignment_from_flag(const std::string& key,
                                       const std::vector<std::string>& texts);
 
@@ -58,11 +72,5 @@ TrainConfig resolve_config(const std::vector<ConfigAssignment>& assignments);
 /// first key that differs and may not.
 TrainConfig resume_config(const std::filesystem::path& run_dir,
                           const std::vector<ConfigAssignment>& assignments);
-
-/// A complete TOML document; read_config_file + resolve_config give the same configuration again.
-std::string config_to_toml(const TrainConfig& config);
-
-/// The page docs/config.md.
-std::string config_reference();
 
 }  // namespace halftone

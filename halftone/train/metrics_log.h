@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "halftone/io/file.h"
+
 namespace halftone {
 
 struct StepMetrics {
@@ -38,10 +40,6 @@ class MetricsLog {
   /// Opens `path`, after cutting off lines of steps beyond `last_step` and a torn last line. A new
   /// run passes 0. Throws UserError when the file can't be written.
   MetricsLog(const std::filesystem::path& path, std::int64_t last_step);
-  ~MetricsLog();
-  MetricsLog(const MetricsLog&) = delete;
-  MetricsLog& operator=(const MetricsLog&) = delete;
-
   /// Throws SystemError when the disk is full.
   void append(const StepMetrics& metrics);
   void append_validation(std::int64_t step, double val_loss);
@@ -49,8 +47,7 @@ class MetricsLog {
  private:
   void write_line(const std::string& line);
 
-  std::string path_;
-  int file_ = -1;
+  File file_;
 };
 
 }  // namespace halftone

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <string>
 
+#include "halftone/io/file.h"
+
 namespace halftone {
 
 /// Where things stand in a run directory.
@@ -33,10 +35,6 @@ class RunDirectory {
   /// Opens an existing run to go on with it. Throws UserError.
   static RunDirectory resume(const std::filesystem::path& root);
 
-  RunDirectory(RunDirectory&& other) noexcept;
-  RunDirectory& operator=(RunDirectory&&) = delete;
-  ~RunDirectory();
-
   const RunPaths& paths() const { return paths_; }
   /// Writes config.toml (as a whole or not at all).
   void write_config(const std::string& toml) const;
@@ -45,7 +43,7 @@ class RunDirectory {
   explicit RunDirectory(RunPaths paths);
 
   RunPaths paths_;
-  int lock_ = -1;
+  File lock_;
 };
 
 }  // namespace halftone

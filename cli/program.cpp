@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/program.h"
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <system_error>
+
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
+#include "halftone/train/config_schema.h"
+
+namespace halftone::cli {
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kUserMistake = 2;
+
+int complain(std::string message, int code) {
+  while (message.ends_with('\n')) message.pop_back();
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  fmt::print(stderr, "halftone: error: {}\n", message);
+  return code;
+}
+
+bool is_switch_flag(const std::string& arg) {
+  return std::any_of(config_fields().begin(), config_fields().end(), [&](const ConfigField& field) {
+    return field.kind == ConfigKind::kSwitch && flag_of(field.key) == arg;
+  });
+}
+
+const CLI::App& innermost_command(const CLI::App& app) {
+  const auto commands = app.get_subcommands();
+  return commands.empty() ? app : innermost_command(*commands.back());
+}
+
+std::string command_path(const CLI::App& command) {
+  const CLI::App* parent = command.get_parent();
+  return parent == nullptr ? command.get_name() : command_path(*parent) + " " + command.get_name();
+}
+
+std::vector<std::string> flags_of(const CLI::App& command) {
+  std::vector<std::string> flags;
+  for (const CLI::Option* option : command.get_options())
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  return flags;
+}
+
+std::vector<std::string> command_names(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::App* one : command.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(one->get_name());
+  return names;
+}
+
+// "--n-layers" is meant as "--model.n-layers"; else the flag with the fewest slips.
+std::optional<std::string> nearest_flag(const std::string& flag, const CLI::App& command) {
+  const std::vector<std::string> flags = flags_of(command);
+  const std::string as_part = "." + flag.substr(std::min<std::size_t>(2, flag.size()));
+  for (const std::string& candidate : flags)
+    if (as_part.size() > 1 && candidate.ends_with(as_part)) return candidate;
+  return nearest_match(flag, flags);
+}
+
+std::string unexpected_message(const CLI::App& app) {
+  const CLI::App& command = innermost_command(app);
+  std::vector<std::string> rest = app.remaining(true);
+  const auto flag = std::find_if(rest.begin(), rest.end(),
+                                 [](const std::string& one) { return one.starts_with('-'); });
+  const std::string help = fmt::format("see '{} --help'", command_path(command));
+  if (flag != rest.end()) {
+    const std::string name = flag->substr(0, flag->find('='));
+    const auto nearest = nearest_flag(name, command);
+    return fmt::format("there is no flag {}; {}", name,
+                       nearest ? fmt::format("did you mean {}?", *nearest) : help);
+  }
+  const std::string word = rest.empty() ? "" : rest.front();
+  const std::vector<std::string> names = command_names(command);
+  if (names.empty()) return fmt::format("'{}' was not expected; {}", word, help);
+  const auto nearest = nearest_match(word, names);
+  return fmt::format("there is no command '{}'; {}", word,
+                     nearest ? fmt::format("did you mean '{}'?", *nearest) : help);
+}
+
+int parse_and_run(CLI::App& app, std::vector<std::string> args) {
+  args = normalized(std::move(args));
+  std::reverse(args.begin(), args.end());  // as CLI11 wants them
+  try {
+    app.parse(std::move(args));
+    return 0;
+  } catch (const CLI::ExtrasError&) {
+    return complain(unexpected_message(app), kUserMistake);
+  } catch (const CLI::RequiredError& error) {
+    const CLI::App& command = innermost_command(app);
+    if (!command_names(command).empty())
+      return complain(fmt::format("expected a command; see '{} --help'", command_path(command)),
+                      kUserMistake);
+    return complain(error.what(), kUserMistake);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return complain(error.what(), kUserMistake);
+  }
+}
+
+int run_guarded(CLI::App& app, std::vector<std::string> args) try {
+  return parse_and_run(app, std::move(args));
+} catch (const Exit& exit) {
+  return exit.code;
+} catch (const UserError& error) {
+  return complain(error.what(), kUserMistake);
+} catch (const std::bad_alloc&) {
+  return complain("the memory is used up; try a smaller --batch-size or --seq-len", kFailed);
+} catch (const c10::Error& error) {
+  return complain(error.what_without_backtrace(), kFailed);
+} catch (const std::exception& error) {
+  return complain(error.what(), kFailed);
+}
+
+}  // namespace
+
+void print(std::string_view text) {
+  errno = 0;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0)
+    return;
+  if (errno == EPIPE) throw Exit{0};
+  throw SystemError(
+      fmt::format("cannot write to stdout: {}", std::generic_category().message(errno)));
+}
+
+std::vector<std::string> normalized(std::vector<std::string> args) {
+  std::vector<std::string> result;
+  for (std::size_t i = 0; i < args.size(); ++i) {
+    std::string& arg = args[i];
+    if (arg.starts_with("--")) {
+      const std::size_t name_end = std::min(arg.find('='), arg.size());
+      std::replace(arg.begin(), arg.begin() + static_cast<std::ptrdiff_t>(name_end), '_', '-');
+    }
+    if (is_switch_flag(arg)) {
+      const bool has_value =
+          i + 1 < args.size() && (args[i + 1] == "true" || args[i + 1] == "false");
+      arg += "=" + (has_value ? args[++i] : "true");
+    }
+    result.push_back(std::move(arg));
+  }
+  return result;
+}
+
+int run_program(CLI::App& app, std::vector<std::string> args) {
+  // A closed pipe and a file size limit then come back as errors of the call that meets them.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  const int code = run_guarded(app, std::move(args));
+  if (std::fflush(stdout) != 0 && errno != EPIPE && code == 0)
+    return complain(
+        fmt::format("cannot write to stdout: {}", std::generic_category().message(errno)), kFailed);
+  return code;
+}
+
+}  // namespace halftone::cli

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all commands share: one place turns errors into messages and exit codes.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace halftone::cli {
+
+/// A command throws it to end with `code` and no message (130 after Ctrl-C).
+struct Exit {
+  int code;
+};
+
+/// Results for stdout: written and flushed at once. Throws Exit when the reader has gone (a closed
+/// pipe) and SystemError when a file that stdout leads to can't be written.
+void print(std::string_view text);
+
+/// Parses `args` (without the program's name), runs the command they name and returns the exit
+/// code: 0 done, 1 failed, 2 the user's mistake. The last line on stderr of whatever goes wrong
+/// starts with "halftone: error:".
+int run_program(CLI::App& app, std::vector<std::string> args);
+
+/// Flags in one spelling: "--model.n_layers=2" -> "--model.n-layers=2", and for keys that
+/// are switches "--pack false" -> "--pack=false" and a bare "--pack" -> "--pack=true".
+std::vector<std::string> normalized(std::vector<std::string> args);
+
+}  // namespace halftone::cli

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <system_error>
+
+#include "halftone/core/error.h"
+#include "halftone/core/hash.h"
+#include "halftone/core/log.h"
+#include "halftone/io/atomic_file.h"
+#include "halftone/io/safetensors.h"
+
+namespace halftone {
+namespace fs = std::filesystem;
+namespace {
+
+using nlohmann::json;
+
+constexpr int kFormat = 1;
+constexpr std::string_view kFolderPrefix = "step-";
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kTrainerFile = "trainer.json";
+constexpr const char* kNotFinite = "f64";
+constexpr const char* kChecksum = "xxh64";
+constexpr std::uint64_t kMaxTrainerBytes = std::uint64_t{64} << 20U;
+
+enum class Part { kAll, kModel };
+
+fs::path folder_of(const fs::path& run_dir, std::int64_t step) {
+  return run_dir / "checkpoints" / fmt::format("{}{:08}", kFolderPrefix, step);
+}
+
+std::optional<std::int64_t> step_of(const fs::path& folder) {
+  const std::string name = folder.filename().string();
+  if (!name.starts_with(kFolderPrefix)) return std::nullopt;
+  std::int64_t step = -1;
+  const char* const end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + kFolderPrefix.size(), end, step);
+  if (error != std::errc() || stop != end || step < 0) return std::nullopt;
+  return step;
+}
+
+json to_json(const StateDict::Value& value) {
+  if (const auto* number = std::get_if<double>(&value); number && !std::isfinite(*number))
+    return {{kNotFinite, fmt::format("{}", *number)}};  // "nan", "inf", "-inf"
+  return std::visit([](const auto& plain) { return json(plain); }, value);
+}
+
+json to_json(const std::map<std::string, StateDict::Value>& values) {
+  json object = json::object();
+  for (const auto& [name, value] : values) object[name] = to_json(value);
+  return object;
+}
+
+StateDict::Value from_json(const json& value) {
+  if (value.is_boolean()) return value.get<bool>();
+  if (value.is_number_integer()) return value.get<std::int64_t>();
+  if (value.is_number_float()) return value.get<double>();
+  if (value.is_string()) return value.get<std::string>();
+  const auto& text = value.at(kNotFinite).get_ref<const std::string&>();
+  if (text == "nan") return std::numeric_limits<double>::quiet_NaN();
+  return text == "inf" ? std::numeric_limits<double>::infinity()
+                       : -std::numeric_limits<double>::infinity();
+}
+
+void read_values(const json& trainer, const char* part, StateDict& state) {
+  for (const auto& [name, value] : trainer.at(part).items()) state.values[name] = from_json(value);
+}
+
+std::string hex(std::uint64_t hash) { return fmt::format("{:016x}", hash); }
+
+json write_tensors(const fs::path& path, const std::map<std::string, torch::Tensor>& tensors) {
+  AtomicFile file(path);
+  save_safetensors(file, tensors, {{"format", "pt"}});  // the key that Python's loaders look for
+  file.commit();
+  return {{"bytes", file.bytes()}, {kChecksum, hex(file.checksum())}};
+}
+
+json read_trainer(const fs::path& path) {
+  const File file = File::open_regular(path);
+  const std::uint64_t size = file.size();
+  if (size > kMaxTrainerBytes)
+    throw UserError(fmt::format("'{}' has {} bytes, too many", path.string(), size));
+  std::string text(size, '\0');
+  file.read_at(0, text.data(), text.size());
+  json trainer = json::parse(text);
+  const auto checksum = trainer.at(kChecksum).get<std::string>();
+  trainer.erase(kChecksum);
+  if (hex(hash_bytes(trainer.dump())) != checksum)
+    throw UserError(fmt::format("'{}' is damaged: its checksum is wrong", path.string()));
+  return trainer;
+}
+
+void check_file(const fs::path& path, const json& expected) {
+  const auto bytes = expected.at("bytes").get<std::uint64_t>();
+  if (const std::uint64_t found = File::open_regular(path).size(); found != bytes)
+    throw UserError(
+        fmt::format("'{}' is damaged: expected {} bytes, found {}", path.string(), bytes, found));
+  if (hex(file_checksum(path)) != expected.at(kChecksum).get<std::string>())
+    throw UserError(fmt::format("'{}' is damaged: its checksum is not the one in {}", path.string(),
+                                kTrainerFile));
+}
+
+Checkpoint read_checkpoint(const fs::path& folder, Part part) try {
+  const json trainer = read_trainer(folder / kTrainerFile);
+  if (trainer.at("format").get<int>() != kFormat)
+    throw UserError(fmt::format("'{}' has format {}, this version reads {}",
+                                (folder / kTrainerFile).string(), trainer.at("format").dump(),
+                                kFormat));
+  Checkpoint checkpoint{.step = trainer.at("step").get<std::int64_t>()};
+  check_file(folder / kModelFile, trainer.at("files").at(kModelFile));
+  checkpoint.model.tensors = load_safetensors(folder / kModelFile).tensors;
+  if (part == Part::kAll) {
+    check_file(folder / kOptimizerFile, trainer.at("files").at(kOptimizerFile));
+    const StateDict both = load_safetensors(folder / kOptimizerFile);
+    checkpoint.optimizer.tensors = both.extract("optimizer.").tensors;
+    checkpoint.trainer.tensors = both.extract("trainer.").tensors;
+    read_values(trainer, "optimizer", checkpoint.optimizer);
+  }
+  read_values(trainer, "model", checkpoint.model);
+  read_values(trainer, "trainer", checkpoint.trainer);
+  return checkpoint;
+} catch (const json::exception&) {
+  throw UserError(fmt::format("'{}' is not a {} of this program", (folder / kTrainerFile).string(),
+                              kTrainerFile));
+}
+
+Checkpoint load_latest(const fs::path& run_dir, Part part) {
+  std::vector<std::int64_t> steps = checkpoint_steps(run_dir);
+  std::reverse(steps.begin(), steps.end());
+  std::string first_defect;
+  for (const std::int64_t step : steps) {
+    try {
+      Checkpoint checkpoint = read_checkpoint(folder_of(run_dir, step), part);
+      if (!first_defect.empty())
+        log_warning(fmt::format("{}; going back to the checkpoint of step {}", first_defect, step));
+      return checkpoint;
+    } catch (const std::runtime_error& error) {  // a bad disk's SystemError too
+      if (first_defect.empty()) first_defect = error.what();
+    }
+  }
+  if (steps.empty())
+    throw UserError(fmt::format(
+        "'{}' has no checkpoint; expected folders such as checkpoints/step-00000100 in it",
+        run_dir.string()));
+  throw UserError(
+      fmt::format("'{}' has no checkpoint that is whole: {}", run_dir.string(), first_defect));
+}
+
+void remove_checkpoint(const fs::path& folder) {
+  // The rename takes it out of the set at once: a kill in the middle leaves only a leftover.
+  const fs::path doomed = folder.string() + ".tmp-0";
+  std::error_code error;
+  fs::rename(folder, doomed, error);
+  if (!error) fs::remove_all(doomed, error);
+  if (error)
+    log_warning(fmt::format("could not remove the old checkpoint '{}': {}", folder.string(),
+                            error.message()));
+}
+
+// Checkpoints of later steps are damaged ones that the run went back from.
+void prune(const fs::path& run_dir, std::int64_t newest, std::int64_t keep_last) {
+  std::int64_t kept = 0;
+  std::vector<std::int64_t> steps = checkpoint_steps(run_dir);
+  std::reverse(steps.begin(), steps.end());
+  for (const std::int64_t step : steps) {
+    const bool keep = step == newest || (step < newest && kept < keep_last);
+    if (keep)
+      ++kept;
+    else
+      remove_checkpoint(folder_of(run_dir, step));
+  }
+}
+
+}  // namespace
+
+void save_checkpoint(const fs::path& run_dir, const Checkpoint& checkpoint,
+                     std::int64_t keep_last) {
+  HALFTONE_CHECK(checkpoint.step >= 0, "[save_checkpoint] expected a step of 0 or more, got ",
+                 checkpoint.step);
+  remove_leftovers(run_dir / "checkpoints");
+  AtomicFolder folder(folder_of(run_dir, checkpoint.step));
+  StateDict both;
+  both.insert("optimizer.", {.tensors = checkpoint.optimizer.tensors});
+  both.insert("trainer.", {.tensors = checkpoint.trainer.tensors});
+  const json files = {
+      {kModelFile, write_tensors(folder.staging() / kModelFile, checkpoint.model.tensors)},
+      {kOptimizerFile, write_tensors(folder.staging() / kOptimizerFile, both.tensors)}};
+  json trainer = {{"format", kFormat},
+                  {"step", checkpoint.step},
+                  {"files", files},
+                  {"model", to_json(checkpoint.model.values)},
+                  {"optimizer", to_json(checkpoint.optimizer.values)},
+                  {"trainer", to_json(checkpoint.trainer.values)}};
+  trainer[kChecksum] = hex(hash_bytes(trainer.dump()));
+  write_file_atomically(folder.staging() / kTrainerFile, trainer.dump(2) + "\n");
+  folder.commit();
+  prune(run_dir, checkpoint.step, keep_last);
+}
+
+Checkpoint load_latest_checkpoint(const fs::path& run_dir) {
+  return load_latest(run_dir, Part::kAll);
+}
+
+Checkpoint load_latest_model(const fs::path& run_dir) { return load_latest(run_dir, Part::kModel); }
+
+std::vector<std::int64_t> checkpoint_steps(const fs::path& run_dir) {
+  std::vector<std::int64_t> steps;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run_dir / "checkpoints", error))
+    if (const auto step = step_of(entry.path()); step && entry.is_directory(error))
+      steps.push_back(*step);
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+}  // namespace halftone

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table itself: one entry per key.
+#include <cmath>
+#include <type_traits>
+
+#include "halftone/core/text.h"
+#include "halftone/train/config_schema.h"
+
+namespace halftone {
+namespace {
+
+struct Check {
+  std::string expected;
+  std::function<bool(const ConfigValue&)> accepts;
+  std::vector<std::string> choices;
+};
+
+Check whole(std::int64_t least, std::string expected) {
+  return {std::move(expected),
+          [least](const ConfigValue& v) { return std::get<std::int64_t>(v) >= least; }};
+}
+
+Check positive_integer() { return whole(1, "a positive integer"); }
+
+Check number(std::string expected, bool (*in_range)(double)) {
+  return {std::move(expected),
+          [in_range](const ConfigValue& v) { return in_range(std::get<double>(v)); }};
+}
+
+Check positive_number() {
+  return number("a positive number", [](double x) { return x > 0; });
+}
+
+Check number_from_zero() {
+  return number("a number that is 0 or more", [](double x) { return x >= 0; });
+}
+
+Check true_or_false() {
+  return {"true or false", [](const ConfigValue&) { return true; }};
+}
+
+Check one_of(std::vector<std::string> choices) {
+  std::string expected = "one of ";
+  for (const std::string& choice : choices)
+    expected += (choice == choices.front() ? "" : ", ") + choice;
+  return {std::move(expected),
+          [choices](const ConfigValue& v) {
+            return std::find(choices.begin(), choices.end(), std::get<std::string>(v)) !=
+                   choices.end();
+          },
+          choices};
+}
+
+Check path() {
+  return {"a path",
+          [](const ConfigValue& v) { return !find_invalid_utf8(std::get<std::string>(v)); }};
+}
+
+Check paths() {
+  return {"one or more paths", [](const ConfigValue& v) {
+            const auto& all = std::get<std::vector<std::string>>(v);
+            return std::all_of(all.begin(), all.end(), [](const std::string& one) {
+              return !one.empty() && !find_invalid_utf8(one);
+            });
+          }};
+}
+
+bool is_device(const ConfigValue& value) {
+  const auto& text = std::get<std::string>(value);
+  constexpr std::string_view kCuda = "cuda:";
+  if (text == "auto" || text == "cpu" || text == "cuda") return true;
+  return text.starts_with(kCuda) && text.size() > kCuda.size() && text.size() <= kCuda.size() + 3 &&
+         text.find_first_not_of("0123456789", kCuda.size()) == std::string::npos;
+}
+
+template <auto First, auto... Rest, class Struct>
+auto& member_of(Struct& object) {
+  if constexpr (sizeof...(Rest) == 0)
+    return object.*First;
+  else
+    return member_of<Rest...>(object.*First);
+}
+
+template <class T>
+struct OptionalTraits {
+  using Value = T;
+  static constexpr bool kOptional = false;
+};
+template <class T>
+struct OptionalTraits<std::optional<T>> {
+  using Value = T;
+  static constexpr bool kOptional = true;
+};
+
+template <class T>
+constexpr ConfigKind kind_of() {
+  if constexpr (std::is_same_v<T, bool>) return ConfigKind::kSwitch;
+  if constexpr (std::is_same_v<T, std::int64_t>) return ConfigKind::kInteger;
+  if constexpr (std::is_same_v<T, double>) return ConfigKind::kNumber;
+  if constexpr (std::is_same_v<T, std::vector<std::string>>) return ConfigKind::kTexts;
+  return ConfigKind::kText;
+}
+
+/// The field for the member that the pointers-to-member `Path` lead to.
+template <auto... Path>
+ConfigField field(std::string key, Check check, std::string help) {
+  using Member = std::remove_cvref_t<decltype(member_of<Path...>(std::declval<TrainConfig&>()))>;
+  using Traits = OptionalTraits<Member>;
+  using Value = typename Traits::Value;
+  ConfigField result{.key = std::move(key), .kind = kind_of<Value>(), .help = std::move(help)};
+  result.expected = std::move(check.expected);
+  result.choices = std::move(check.choices);
+  result.accepts = std::move(check.accepts);
+  result.get = [](const TrainConfig& config) -> ConfigValue {
+    const Member& member = member_of<Path...>(config);
+    if constexpr (Traits::kOptional)
+      return member ? ConfigValue(*member) : ConfigValue();
+    else
+      return member;
+  };
+  result.set = [](TrainConfig& config, const ConfigValue& value) {
+    Member& member = member_of<Path...>(config);
+    if (std::holds_alternative<std::monostate>(value))
+      member = Member();
+    else
+      member = std::get<Value>(value);
+  };
+  return result;
+}
+
+ConfigField with_kind(ConfigKind kind, ConfigField field) {
+  field.kind = kind;
+  return field;
+}
+
+ConfigField input_path(ConfigField field) {
+  field.is_path = true;
+  return field;
+}
+
+ConfigField changeable(ConfigField field) {
+  field.may_change_on_resume = true;
+  return field;
+}
+
+using C = TrainConfig;
+using M = ModelConfig;
+using S = ScalerConfig;
+
+std::vector<ConfigField> model_fields() {
+  return {
+      field<&C::preset>("preset", one_of(preset_names()),
+                        "size of the model; the keys below change parts of it"),
+      field<&C::model, &M::generation>("model.generation", one_of({"v2"}),
+                                       "generation of MiniMind that the model follows"),
+      field<&C::model, &M::dim>("model.dim", positive_integer(), "width of the residual stream"),
+      field<&C::model, &M::n_layers>("model.n_layers", positive_integer(), "transformer blocks"),
+      field<&C::model, &M::n_heads>("model.n_heads", positive_integer(), "query heads"),
+      field<&C::model, &M::n_kv_heads>("model.n_kv_heads", positive_integer(),
+                                       "key and value heads; divides n_heads"),
+      field<&C::model, &M::head_dim>("model.head_dim", whole(0, "an integer that is 0 or more"),
+                                     "width of a head; 0: dim / n_heads"),
+      field<&C::model, &M::hidden_dim>(
+          "model.hidden_dim", whole(0, "an integer that is 0 or more"),
+          "width of the feed-forward layer; 0: by the rule of the generation"),
+      field<&C::model, &M::vocab_size>(
+          "model.vocab_size", whole(0, "an integer that is 0 or more"),
+          "rows of the embedding; 0: as many as the tokenizer has tokens"),
+      field<&C::model, &M::max_seq_len>("model.max_seq_len", positive_integer(),
+                                        "positions that the model accepts"),
+      field<&C::model, &M::norm_eps>("model.norm_eps", positive_number(), "epsilon of RMSNorm"),
+      field<&C::model, &M::rope_theta>("model.rope_theta", positive_number(),
+                                       "base of the rotary position embedding"),
+      field<&C::model, &M::dropout>("model.dropout",
+                                    number("a number from 0 up to, not including, 1",
+                                           [](double x) { return x >= 0 && x < 1; }),
+                                    "share of activations dropped in training"),
+      field<&C::model, &M::use_moe>("model.use_moe", true_or_false(),
+                                    "mixture of experts instead of one feed-forward layer"),
+      field<&C::model, &M::n_routed_experts>("model.n_routed_experts", positive_integer(),
+                                             "experts that the router chooses from"),
+      field<&C::model, &M::num_experts_per_tok>("model.num_experts_per_tok", positive_integer(),
+                                                "experts chosen for a token"),
+      field<&C::model, &M::n_shared_experts>("model.n_shared_experts",
+                                             whole(0, "an integer that is 0 or more"),
+                                             "experts that every token passes through"),
+      field<&C::model, &M::aux_loss_alpha>("model.aux_loss_alpha", number_from_zero(),
+                                           "weight of the router's balance loss"),
+  };
+}
+
+std::vector<ConfigField> data_fields() {
+  return {
+      input_path(field<&C::data>(
+          "data", paths(), "what to train on: text or fortune files, .jsonl, folders; repeatable")),
+      input_path(field<&C::tokenizer>("tokenizer", path(),
+                                      "tokenizer.json to use; empty: train one on the data")),
+      field<&C::tokenizer_vocab_size>("tokenizer_vocab_size", positive_integer(),
+                                      "tokens of a tokenizer trained on the data"),
+      field<&C::pack>("pack", true_or_false(),
+                      "fill rows with pieces one after the other; false: a piece per row, padded"),
+      field<&C::shuffle>("shuffle", true_or_false(), "a new order of the rows in every epoch"),
+      field<&C::invalid_utf8>("invalid_utf8", one_of({"error", "replace"}),
+                              "what to do about bytes that are not UTF-8"),
+  };
+}
+
+std::vector<ConfigField> precision_fields() {
+  return {
+      field<&C::precision>("precision",
+                           one_of({"32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"}),
+                           "what is computed in which format"),
+      field<&C::rounding>("rounding", one_of({"stochastic", "nearest"}),
+                          "rounding of the updated weights in bf16-true"),
+      with_kind(
+          ConfigKind::kLossScale,
+          field<&C::loss_scale>(
+              "loss_scale", number("dynamic or a positive number", [](double x) { return x > 0; }),
+              "factor on the loss in 16-mixed and 16-true")),
+  };
+}
+
+std::vector<ConfigField> scaler_fields() {
+  return {
+      field<&C::scaler, &S::init_scale>("scaler.init_scale", positive_number(), "first scale"),
+      field<&C::scaler, &S::growth_factor>(
+          "scaler.growth_factor", number("a number above 1", [](double x) { return x > 1; }),
+          "factor after growth_interval good steps"),
+      field<&C::scaler, &S::backoff_factor>(
+          "scaler.backoff_factor",
+          number("a number between 0 and 1", [](double x) { return x > 0 && x < 1; }),
+          "factor after hysteresis overflows"),
+      field<&C::scaler, &S::growth_interval>("scaler.growth_interval", positive_integer(),
+                                             "good steps in a row before the scale grows"),
+      field<&C::scaler, &S::hysteresis>("scaler.hysteresis", positive_integer(),
+                                        "overflows before the scale falls"),
+      field<&C::scaler, &S::min_scale>("scaler.min_scale", positive_number(), "lowest scale"),
+      field<&C::scaler, &S::max_scale>("scaler.max_scale", positive_number(), "highest scale"),
+  };
+}
+
+std::vector<ConfigField> optimization_fields() {
+  return {
+      field<&C::batch_size>("batch_size", positive_integer(), "rows of one micro-batch"),
+      field<&C::seq_len>("seq_len", whole(2, "an integer of 2 or more"), "tokens of a row"),
+      field<&C::accumulate>("accumulate", positive_integer(),
+                            "micro-batches whose gradients make one optimizer step"),
+      field<&C::lr>("lr", positive_number(), "learning rate of AdamW"),
+      field<&C::schedule>("schedule", one_of({"minimind", "cosine", "linear", "constant"}),
+                          "course of the learning rate"),
+      field<&C::warmup>("warmup", whole(0, "an integer that is 0 or more"),
+                        "optimizer steps over which the learning rate rises"),
+      field<&C::weight_decay>("weight_decay", number_from_zero(), "weight decay of AdamW"),
+      field<&C::grad_clip>("grad_clip", number_from_zero(),
+                           "largest norm of the gradients; 0: any"),
+      field<&C::seed>("seed", whole(0, "an integer that is 0 or more"),
+                      "seed of weights, order and dropout"),
+      input_path(field<&C::init_from>(
+          "init_from", path(), "safetensors file with the weights to start from; empty: new ones")),
+  };
+}
+
+std::vector<ConfigField> limit_fields() {
+  return {
+      changeable(field<&C::max_steps>("max_steps", positive_integer(),
+                                      "optimizer steps, skipped ones included")),
+      changeable(field<&C::max_epochs>("max_epochs", positive_integer(), "passes over the data")),
+      changeable(with_kind(
+          ConfigKind::kDuration,
+          field<&C::max_time>(
+              "max_time", number("a time such as 90s, 3m or 1h30m", [](double x) { return x > 0; }),
+              "time that training may take"))),
+  };
+}
+
+std::vector<ConfigField> machine_fields() {
+  return {
+      field<&C::device>("device", {"auto, cpu, cuda or cuda:N", is_device},
+                        "where to train; auto: a GPU if there is one"),
+      field<&C::threads>("threads", whole(0, "an integer that is 0 or more"),
+                         "CPU threads; 0: one per core"),
+  };
+}
+
+std::vector<ConfigField> output_fields() {
+  ConfigField overwrite = field<&C::overwrite>("overwrite", true_or_false(),
+                                               "replace the run that is in the run directory");
+  overwrite.is_saved = false;
+  return {
+      field<&C::out>("out", path(), "run directory; empty: runs/ and the preset"),
+      std::move(overwrite),
+      changeable(field<&C::log_every>("log_every", positive_integer(),
+                                      "optimizer steps from one line of progress to the next")),
+      changeable(field<&C::save_every>(
+          "save_every", whole(0, "an integer that is 0 or more"),
+          "optimizer steps from one checkpoint to the next; 0: only the last")),
+      changeable(field<&C::keep_checkpoints>("keep_checkpoints", positive_integer(),
+                                             "newest checkpoints to keep")),
+  };
+}
+
+}  // namespace
+
+const std::vector<ConfigField>& config_fields() {
+  static const std::vector<ConfigField> fields = [] {
+    std::vector<ConfigField> all;
+    const auto add = [&](const char* group, std::vector<ConfigField> part) {
+      for (ConfigField& one : part) {
+        one.group = group;
+        all.push_back(std::move(one));
+      }
+    };
+    add("Model", model_fields());
+    add("Data", data_fields());
+    add("Precision", precision_fields());
+    add("Loss scaler", scaler_fields());
+    add("Optimization", optimization_fields());
+    add("Limits", limit_fields());
+    add("Machine", machine_fields());
+    add("Run", output_fields());
+    return all;
+  }();
+  return fields;
+}
+
+}  // namespace halftone

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/config_schema.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <system_error>
+
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
+#include "halftone/train/config_file.h"
+#include "halftone/train/run_directory.h"
+
+namespace halftone {
+namespace fs = std::filesystem;
+namespace {
+
+std::string with_underscores(std::string_view text) {
+  std::string result(text);
+  std::replace(result.begin(), result.end(), '-', '_');
+  return result;
+}
+
+// "n_layers" is meant as "model.n_layers"; else the key with the fewest slips.
+std::optional<std::string> nearest_key(const std::string& key) {
+  std::vector<std::string> keys;
+  for (const ConfigField& field : config_fields()) {
+    if (field.key.ends_with("." + key)) return field.key;
+    keys.push_back(field.key);
+  }
+  return nearest_match(key, keys);
+}
+
+std::string toml_number(double value) {
+  std::string text = fmt::format("{}", value);
+  const bool looks_whole = text.find_first_not_of("-0123456789") == std::string::npos;
+  return looks_whole ? text + ".0" : text;
+}
+
+std::string toml_string(const std::string& text) {
+  // A JSON string is a TOML string, but for DEL.
+  std::string quoted = nlohmann::json(text).dump();
+  for (std::size_t at = 0; (at = quoted.find('\x7F', at)) != std::string::npos;)
+    quoted.replace(at, 1, "\\u007F");
+  return quoted;
+}
+
+template <class T>
+std::optional<T> parse_whole(std::string_view text) {
+  T value{};
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end || text.empty()) return std::nullopt;
+  return value;
+}
+
+std::optional<double> parse_number(std::string_view text) {
+  const std::optional<double> value = parse_whole<double>(text);
+  return value && std::isfinite(*value) ? value : std::nullopt;
+}
+
+// "90", "90s", "3m", "1h30m", "1.5h", "2d": numbers with falling units; a bare number is seconds.
+std::optional<double> parse_duration(std::string_view text) {
+  constexpr std::string_view kUnits = "dhms";
+  constexpr std::array<double, 4> kSeconds = {86400, 3600, 60, 1};
+  if (const auto seconds = parse_number(text)) return seconds;
+  double total = 0;
+  std::size_t next_unit = 0;
+  while (!text.empty()) {
+    const std::size_t length = text.find_first_not_of("0123456789.");
+    if (length == std::string_view::npos) return std::nullopt;
+    const auto amount = parse_number(text.substr(0, length));
+    const std::size_t unit = kUnits.find(text[length], next_unit);
+    if (!amount || unit == std::string_view::npos) return std::nullopt;
+    total += *amount * kSeconds.at(unit);
+    next_unit = unit + 1;
+    text.remove_prefix(length + 1);
+  }
+  return total > 0 ? std::optional(total) : std::nullopt;
+}
+
+std::optional<ConfigValue> parse_text(ConfigKind kind, const std::string& text) {
+  const auto wrap = [](const auto& parsed) {
+    return parsed ? std::optional<ConfigValue>(*parsed) : std::nullopt;
+  };
+  switch (kind) {
+    case ConfigKind::kSwitch:
+      if (text == "true" || text == "false") return text == "true";
+      return std::nullopt;
+    case ConfigKind::kInteger:
+      return wrap(parse_whole<std::int64_t>(text));
+    case ConfigKind::kNumber:
+      return wrap(parse_number(text));
+    case ConfigKind::kDuration:
+      return wrap(parse_duration(text));
+    case ConfigKind::kLossScale:
+      if (text == "dynamic") return ConfigValue();
+      return wrap(parse_number(text));
+    case ConfigKind::kText:
+      return text;
+    case ConfigKind::kTexts:
+      return std::vector<std::string>{text};
+  }
+  return std::nullopt;
+}
+
+// The types that a field takes from a TOML file or another caller, brought to the one it holds.
+std::optional<ConfigValue> converted(ConfigKind kind, const ConfigValue& value) {
+  const auto* whole = std::get_if<std::int64_t>(&value);
+  const auto* text = std::get_if<std::string>(&value);
+  switch (kind) {
+    case ConfigKind::kSwitch:
+      return std::holds_alternative<bool>(value) ? std::optional(value) : std::nullopt;
+    case ConfigKind::kInteger:
+      return whole ? std::optional(value) : std::nullopt;
+    case ConfigKind::kText:
+      return text ? std::optional(value) : std::nullopt;
+    case ConfigKind::kTexts:
+      if (text) return std::vector<std::string>{*text};
+      return std::holds_alternative<std::vector<std::string>>(value) ? std::optional(value)
+                                                                     : std::nullopt;
+    case ConfigKind::kLossScale:
+      if (std::holds_alternative<std::monostate>(value)) return value;
+      [[fallthrough]];
+    case ConfigKind::kDuration:
+      if (text) return parse_text(kind, *text);
+      [[fallthrough]];
+    case ConfigKind::kNumber:
+      if (whole) return static_cast<double>(*whole);
+      if (const auto* number = std::get_if<double>(&value); number && std::isfinite(*number))
+        return value;
+  }
+  return std::nullopt;
+}
+
+std::string shown(const ConfigValue& value) {
+  const auto show = [](const auto& v) -> std::string {
+    using T = std::remove_cvref_t<decltype(v)>;
+    if constexpr (std::is_same_v<T, std::monostate>)
+      return "nothing";
+    else if constexpr (std::is_same_v<T, std::string>)
+      return "'" + v + "'";
+    else if constexpr (std::is_same_v<T, std::vector<std::string>>)
+      return fmt::format("a list of {}", v.size());
+    else
+      return fmt::format("{}", v);
+  };
+  return std::visit(show, value);
+}
+
+[[noreturn]] void refuse(const ConfigField& field, const std::string& what,
+                         const std::string& place) {
+  std::string hint;
+  if (const auto nearest = nearest_match(what, field.choices))
+    hint = fmt::format("; did you mean '{}'?", *nearest);
+  throw UserError(
+      fmt::format("{}: {} must be {}, got {}{}", place, field.key, field.expected, what, hint));
+}
+
+std::string absolute_path(const std::string& path) {
+  return path.empty() ? path : fs::absolute(path).lexically_normal().string();
+}
+
+ConfigValue with_absolute_paths(const ConfigField& field, ConfigValue value) {
+  if (!field.is_path) return value;
+  if (auto* one = std::get_if<std::string>(&value)) *one = absolute_path(*one);
+  if (auto* many = std::get_if<std::vector<std::string>>(&value))
+    for (std::string& path : *many) path = absolute_path(path);
+  return value;
+}
+
+void apply(const ConfigAssignment& assignment, TrainConfig& config) {
+  const ConfigField& field = config_field(assignment.key, assignment.place);
+  field.set(config, with_absolute_paths(field, assignment.value));
+}
+
+const ConfigAssignment* last_of(const std::vector<ConfigAssignment>& assignments,
+                                std::string_view key) {
+  const auto found = std::find_if(assignments.rbegin(), assignments.rend(),
+                                  [&](const auto& one) { return one.key == key; });
+  return found == assignments.rend() ? nullptr : &*found;
+}
+
+std::string place_of(const std::vector<ConfigAssignment>& assignments, const std::string& key) {
+  const ConfigAssignment* found = last_of(assignments, key);
+  return found != nullptr ? found->place : key;
+}
+
+// What concerns several keys at once.
+void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  const ScalerConfig& scaler = config.scaler;
+  if (scaler.init_scale < scaler.min_scale || scaler.init_scale > scaler.max_scale)
+    throw UserError(
+        fmt::format("{}: scaler.init_scale must lie between scaler.min_scale {} and "
+                    "scaler.max_scale {}, got {}",
+                    place_of(assignments, "scaler.init_scale"), scaler.min_scale, scaler.max_scale,
+                    scaler.init_scale));
+  if (config.loss_scale && !config.precision.starts_with("16-"))
+    throw UserError(fmt::format(
+        "{}: a loss scale goes with 16-mixed and 16-true only, but precision is {}; leave it out",
+        place_of(assignments, "loss_scale"), config.precision));
+  ModelConfig model = config.model;
+  if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
+  validate(model);
+  if (config.seq_len > config.model.max_seq_len)
+    throw UserError(fmt::format("{}: seq_len must be at most model.max_seq_len {}, got {}",
+                                place_of(assignments, "seq_len"), config.model.max_seq_len,
+                                config.seq_len));
+}
+
+}  // namespace
+
+const ConfigField& config_field(std::string_view key, const std::string& place) {
+  const std::string wanted = with_underscores(key);
+  for (const ConfigField& field : config_fields())
+    if (field.key == wanted) return field;
+  const auto nearest = nearest_key(wanted);
+  throw UserError(fmt::format("{}: there is no key '{}'; {}", place, key,
+                              nearest ? fmt::format("did you mean '{}'?", *nearest)
+                                      : "see 'halftone train --help' for all keys"));
+}
+
+std::string flag_of(std::string_view key) {
+  std::string flag = "--" + std::string(key);
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
+}
+
+std::string to_text(const ConfigField& field, const ConfigValue& value) {
+  if (std::holds_alternative<std::monostate>(value))
+    return field.kind == ConfigKind::kLossScale ? "\"dynamic\"" : "";
+  if (const auto* number = std::get_if<double>(&value))
+    return field.kind == ConfigKind::kDuration ? fmt::format("\"{}s\"", *number)
+                                               : toml_number(*number);
+  if (const auto* text = std::get_if<std::string>(&value)) return toml_string(*text);
+  if (const auto* texts = std::get_if<std::vector<std::string>>(&value)) {
+    std::vector<std::string> quoted;
+    for (const std::string& text : *texts) quoted.push_back(toml_string(text));
+    return fmt::format("[{}]", fmt::join(quoted, ", "));
+  }
+  return std::visit(
+      [](const auto& plain) -> std::string {
+        if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(plain)>>)
+          return fmt::format("{}", plain);
+        else
+          return "";
+      },
+      value);
+}
+
+ConfigAssignment checked_assignment(const ConfigField& field, ConfigValue value,
+                                    const std::string& place) {
+  std::optional<ConfigValue> good = converted(field.kind, value);
+  const bool unset = good && std::holds_alternative<std::monostate>(*good);
+  if (!good || (!unset && !field.accepts(*good))) refuse(field, shown(value), place);
+  return {field.key, std::move(*good), place};
+}
+
+ConfigAssignment assignment_from_flag(const std::string& key,
+                                      const std::vector<std::string>& texts) {
+  const std::string flag = flag_of(key);
+  const ConfigField& field = config_field(key, flag);
+  if (field.kind == ConfigKind::kTexts) return checked_assignment(field, texts, flag);
+  if (texts.empty() && field.kind == ConfigKind::kSwitch) return {field.key, true, flag};
+  if (texts.size() != 1)
+    throw UserError(fmt::format("{}: expected one value, got {}", flag, texts.size()));
+  const std::optional<ConfigValue> value = parse_text(field.kind, texts[0]);
+  if (!value) refuse(field, shown(texts[0]), flag);
+  return checked_assignment(field, *value, flag);
+}
+
+TrainConfig resolve_config(const std::vector<ConfigAssignment>& assignments) {
+  TrainConfig config;
+  if (const ConfigAssignment* preset = last_of(assignments, "preset")) apply(*preset, config);
+  config.model = preset_config(config.preset);
+  config.model.vocab_size = 0;
+  for (const ConfigAssignment& assignment : assignments)
+    if (assignment.key != "preset") apply(assignment, config);
+  if (config.out.empty()) config.out = "runs/" + config.preset;
+  check_together(config, assignments);
+  return config;
+}
+
+TrainConfig resume_config(const fs::path& run_dir,
+                          const std::vector<ConfigAssignment>& assignments) {
+  TrainConfig config = resolve_config(read_config_file(find_run(run_dir).config()));
+  config.out = run_dir.string();
+  for (const ConfigAssignment& assignment : assignments) {
+    const ConfigField& field = config_field(assignment.key, assignment.place);
+    if (field.key == "out" &&
+        absolute_path(std::get<std::string>(assignment.value)) == absolute_path(config.out))
+      continue;
+    TrainConfig changed = config;
+    apply(assignment, changed);
+    if (field.get(changed) == field.get(config)) continue;
+    if (!field.may_change_on_resume)
+      throw UserError(fmt::format(
+          "{}: {} is {} in the run '{}' and can't be changed on resume; leave it out, or start a "
+          "new run",
+          assignment.place, field.key, to_text(field, field.get(config)), run_dir.string()));
+    config = std::move(changed);
+  }
+  return config;
+}
+
+}  // namespace halftone

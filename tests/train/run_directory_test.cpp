@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/run_directory.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "halftone/core/error.h"
+#include "support/temp_folder.h"
+
+namespace halftone {
+namespace {
+
+namespace fs = std::filesystem;
+using test::message_of;
+using test::read_text;
+using test::TempFolder;
+using test::write_text;
+using testing::HasSubstr;
+
+std::string create_error(const fs::path& root, bool overwrite) {
+  const std::string checked = message_of<UserError>([&] { check_new_run(root, overwrite); });
+  EXPECT_EQ(checked, message_of<UserError>([&] { RunDirectory::create(root, overwrite); }));
+  return checked;
+}
+
+void make_run(const fs::path& root) {
+  const RunDirectory run = RunDirectory::create(root, false);
+  run.write_config("lr = 1\n");
+  write_text(run.paths().metrics(), "{}\n");
+  fs::create_directories(run.paths().checkpoints() / "step-00000001");
+}
+
+TEST(RunDirectory, IsMadeWithItsParents) {
+  const TempFolder folder;
+  check_new_run(folder / "a/b/run", false);
+  EXPECT_TRUE(fs::is_empty(folder.path()));
+  make_run(folder / "a/b/run");
+  EXPECT_EQ(read_text(find_run(folder / "a/b/run").config()), "lr = 1\n");
+}
+
+TEST(RunDirectory, AnExistingRunNeedsResumeOrOverwrite) {
+  const TempFolder folder;
+  make_run(folder / "run");
+  EXPECT_THAT(
+      create_error(folder / "run", false),
+      testing::AllOf(HasSubstr("exists; continue it with --resume"), HasSubstr("--overwrite")));
+  EXPECT_TRUE(fs::exists(folder / "run/metrics.jsonl"));
+}
+
+TEST(RunDirectory, OverwriteRemovesTheRunAndNothingElse) {
+  const TempFolder folder;
+  make_run(folder / "run");
+  write_text(folder / "run/notes.txt", "mine");
+  write_text(folder / "run/events.out.tfevents.1", "");
+  const RunDirectory run = RunDirectory::create(folder / "run", true);
+  EXPECT_FALSE(fs::exists(run.paths().metrics()));
+  EXPECT_FALSE(fs::exists(run.paths().config()));
+  EXPECT_TRUE(fs::is_empty(run.paths().checkpoints()));
+  EXPECT_FALSE(fs::exists(folder / "run/events.out.tfevents.1"));
+  EXPECT_EQ(read_text(folder / "run/notes.txt"), "mine");
+}
+
+TEST(RunDirectory, AFolderThatIsNoRunIsLeftAlone) {
+  const TempFolder folder;
+  fs::create_directories(folder / "photos/checkpoints");
+  write_text(folder / "photos/config.toml", "");
+  for (const bool overwrite : {false, true})
+    EXPECT_THAT(create_error(folder / "photos", overwrite), HasSubstr("not a halftone run"));
+  EXPECT_TRUE(fs::exists(folder / "photos/checkpoints"));
+}
+
+TEST(RunDirectory, AnEmptyFolderAndARunThatNeverBeganAreFine) {
+  const TempFolder folder;
+  fs::create_directory(folder / "run");
+  { const RunDirectory first = RunDirectory::create(folder / "run", false); }
+  EXPECT_NO_THROW(RunDirectory::create(folder / "run", false));
+}
+
+TEST(RunDirectory, PathsThatCannotBeFolders) {
+  const TempFolder folder;
+  write_text(folder / "file", "");
+  EXPECT_THAT(create_error(folder / "file", false), HasSubstr("Not a directory"));
+  EXPECT_THAT(create_error(folder / "file/run", true), HasSubstr("Not a directory"));
+  EXPECT_EQ(read_text(folder / "file"), "");
+}
+
+TEST(RunDirectory, OneProcessAtATime) {
+  const TempFolder folder;
+  make_run(folder / "run");
+  {
+    const RunDirectory first = RunDirectory::resume(folder / "run");
+    EXPECT_THAT(message_of<UserError>([&] { RunDirectory::resume(folder / "run"); }),
+                HasSubstr("is in use by another process"));
+    EXPECT_THAT(message_of<UserError>([&] { RunDirectory::create(folder / "run", true); }),
+                HasSubstr("is in use by another process"));
+    EXPECT_TRUE(fs::exists(folder / "run/metrics.jsonl"));
+    EXPECT_NO_THROW(find_run(folder / "run"));
+  }
+  EXPECT_NO_THROW(RunDirectory::resume(folder / "run"));
+}
+
+TEST(RunDirectory, ResumeNeedsARunAndClearsLeftovers) {
+  const TempFolder folder;
+  EXPECT_THAT(message_of<UserError>([&] { RunDirectory::resume(folder / "none"); }),
+              HasSubstr("there is no run directory"));
+  EXPECT_THAT(message_of<UserError>([&] { RunDirectory::resume(folder.path()); }),
+              HasSubstr("it has no config.toml"));
+  EXPECT_TRUE(fs::is_empty(folder.path()));
+  make_run(folder / "run");
+  write_text(folder / "run/config.toml.tmp-77", "");
+  RunDirectory::resume(folder / "run");
+  EXPECT_FALSE(fs::exists(folder / "run/config.toml.tmp-77"));
+}
+
+}  // namespace
+}  // namespace halftone
