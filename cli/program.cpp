@@ -99,10 +99,10 @@ int parse_and_run(CLI::App& app, std::vector<std::string> args) {
     return complain(unexpected_message(app), kUserMistake);
   } catch (const CLI::RequiredError& error) {
     const CLI::App& command = innermost_command(app);
-    if (!command_names(command).empty())
-      return complain(fmt::format("expected a command; see '{} --help'", command_path(command)),
-                      kUserMistake);
-    return complain(error.what(), kUserMistake);
+    if (command_names(command).empty()) return complain(error.what(), kUserMistake);
+    if (!app.remaining(true).empty()) return complain(unexpected_message(app), kUserMistake);
+    return complain(fmt::format("expected a command; see '{} --help'", command_path(command)),
+                    kUserMistake);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return complain(error.what(), kUserMistake);

@@ -87,7 +87,8 @@ void check_new_run(const fs::path& root, bool overwrite) {
   if (!is_run(root))
     throw UserError(fmt::format(
         "'{}' holds files that are not a halftone run; name a new folder with --out", shown(root)));
-  if (!overwrite)
+  // Without a configuration the run never began: there is nothing to lose.
+  if (!overwrite && fs::exists(root / "config.toml", error))
     throw UserError(
         fmt::format("the run directory '{}' exists; continue it with --resume {}, replace "
                     "it with --overwrite, or name another with --out",

@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include <bit>
+#include <chrono>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
@@ -164,7 +166,7 @@ void flip_byte(const fs::path& path, std::size_t at) {
 
 TEST_F(Checkpoints, DamageOfAnyKindGoesBackToTheOneBefore) {
   const std::vector<std::pair<std::string, std::function<void(const fs::path&)>>> kinds = {
-      {"its checksum is not", [](const fs::path& f) { flip_byte(f / "model.safetensors", 300); }},
+      {"its checksum is not", [](const fs::path& f) { flip_byte(f / "model.safetensors", 130); }},
       {"its checksum is not", [](const fs::path& f) { flip_byte(f / "optimizer.safetensors", 9); }},
       {"bytes, found", [](const fs::path& f) { fs::resize_file(f / "model.safetensors", 99); }},
       {"No such file", [](const fs::path& f) { fs::remove(f / "optimizer.safetensors"); }},
@@ -189,7 +191,7 @@ TEST_F(Checkpoints, DamageOfAnyKindGoesBackToTheOneBefore) {
   }
   // The run that went back replaces the damaged one, even before it reaches that step again.
   save_checkpoint(run_.path(), example(5));
-  flip_byte(folder(5) / "model.safetensors", 300);
+  flip_byte(folder(5) / "model.safetensors", 130);
   save_checkpoint(run_.path(), example(4));
   EXPECT_EQ(checkpoint_steps(run_.path()).back(), 4);
 }
@@ -197,7 +199,7 @@ TEST_F(Checkpoints, DamageOfAnyKindGoesBackToTheOneBefore) {
 TEST_F(Checkpoints, AllDamagedIsAnErrorThatNamesTheNewest) {
   save_checkpoint(run_.path(), example(1));
   save_checkpoint(run_.path(), example(2));
-  flip_byte(folder(1) / "model.safetensors", 300);
+  flip_byte(folder(1) / "model.safetensors", 130);
   fs::remove(folder(2) / "model.safetensors");
   EXPECT_THAT(message_of<UserError>([&] { load_latest_checkpoint(run_.path()); }),
               testing::AllOf(HasSubstr("no checkpoint that is whole"), HasSubstr("00000002")));
@@ -228,15 +230,19 @@ TEST_F(Checkpoints, AFolderThatCannotBeMadeIsTheUsersMistake) {
 // A child writes checkpoints as fast as it can until it is killed, at a moment of the parent's
 // choice; whatever it leaves must load, and hold the weights of its own step.
 TEST_F(Checkpoints, SurviveKillAtAnyMoment) {
+  const auto begin = std::chrono::steady_clock::now();
   save_checkpoint(run_.path(), example(1));
+  const auto duration = std::chrono::steady_clock::now() - begin;
+  const auto longest = std::chrono::duration_cast<std::chrono::microseconds>(3 * duration).count();
   std::int64_t last = 1;
-  for (int round = 0; round < 40; ++round) {
+  for (std::uint64_t round = 0; round < 30; ++round) {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
       for (std::int64_t step = last + 1;; ++step) save_checkpoint(run_.path(), example(step));
     }
-    usleep(static_cast<useconds_t>(random_word(11, static_cast<std::uint64_t>(round)) % 30000));
+    const std::uint64_t delay = random_word(11, round) % static_cast<std::uint64_t>(longest);
+    std::this_thread::sleep_for(std::chrono::microseconds(delay));
     kill(child, SIGKILL);
     int status = 0;
     waitpid(child, &status, 0);
