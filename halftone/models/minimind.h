@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// MiniMind, generation V2 (github.com/jingyaogong/minimind, 2025-02): a pre-norm decoder with RoPE,
+// grouped-query attention, SwiGLU or a mixture of experts, and one matrix for embedding and head.
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/modules/container/modulelist.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "halftone/models/model_config.h"
+#include "halftone/nn/kv_cache.h"
+
+namespace halftone {
+
+class RopeTable;
+
+struct ModelOutput {
+  torch::Tensor logits;    // (B, T, V), in the compute dtype
+  torch::Tensor aux_loss;  // scalar fp32: the routers' load-balance terms; 0 for a dense model
+};
+
+/// The language model. It does not know its precision: that is the dtype of its parameters and the
+/// autocast state of the calling thread. Parameters carry MiniMind's names; the matrix that
+/// `tok_embeddings.weight` and `output.weight` share is registered once, under the first name, so
+/// that parameters() holds it once.
+class MiniMindLMImpl : public torch::nn::Module {
+ public:
+  /// Throws UserError when `config` makes no model. Weights are drawn from LibTorch's default
+  /// generator.
+  explicit MiniMindLMImpl(const ModelConfig& config);
+
+  /// ids (B, T) int64. With a cache the T ids follow the cache.length() ones it holds, and it
+  /// advances by T. Throws c10::Error when the positions exceed max_seq_len.
+  ModelOutput forward(const torch::Tensor& ids, KvCache* cache = nullptr);
+
+  /// A cache for `capacity` positions, at most max_seq_len.
+  KvCache make_cache(std::int64_t capacity) const;
+
+  const ModelConfig& config() const { return config_; }
+
+ private:
+  ModelConfig config_;
+  std::shared_ptr<RopeTable> rope_;
+  torch::nn::ModuleList layers_;
+};
+TORCH_MODULE(MiniMindLM);
+
+/// Numbers in parameters().
+std::int64_t parameter_count(const MiniMindLM& model);
+
+}  // namespace halftone

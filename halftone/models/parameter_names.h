@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files of every MiniMind generation name the same tensors differently; inside, V2's names rule.
+#pragma once
+
+#include <torch/types.h>
+
+#include <string>
+
+#include "halftone/core/state_dict.h"
+#include "halftone/models/minimind.h"
+#include "halftone/models/model_config.h"
+
+namespace halftone {
+
+/// `tensors` of a file under this library's names: V2's own ("layers.0.attention.wq.weight") as
+/// they are, Hugging Face's ("model.layers.0.self_attn.q_proj.weight") renamed, with the rows of
+/// wq and wk reordered from half rotation to adjacent pairs. Of `tok_embeddings.weight` and
+/// `output.weight` either or both may be there; the result holds the first. Names that no
+/// generation knows stay as they are. Throws UserError when the two tied tensors differ.
+StateDict to_v2_names(const StateDict& file, const ModelConfig& config);
+
+/// Copies a file's tensors into the model's parameters (any generation's names; dtypes are
+/// converted). Throws UserError naming the tensors that are missing, unexpected or of another shape;
+/// the model is unchanged then. `source` stands in the message.
+void load_parameters(MiniMindLM& model, const StateDict& file, const std::string& source);
+
+/// The parameters by name, for saving: shares their storage; each tensor once.
+StateDict parameters_of(const MiniMindLM& model);
+
+}  // namespace halftone
