@@ -3,14 +3,24 @@
 
 #include <torch/types.h>
 
+#include <vector>
+
 namespace halftone {
 
-/// y = x W^T, differentiable. The compute dtype is autocast's, where autocast is on and both are
-/// floating and not double, else theirs (which must agree then). Products are accumulated in fp32
-/// or wider.
-/// 16-bit operands on the CPU are multiplied the way matmul_paths() says, for each of y, dX, dW;
-/// an fp32 weight gets its gradient without the detour through 16 bits where the path allows.
-/// x (..., in), weight (out, in); returns (..., out) in the compute dtype.
+/// The dtype that matrix products with `x` have in this thread: autocast's, where it is on for x's
+/// device and x is floating and not double, else x's own.
+torch::ScalarType compute_dtype(const torch::Tensor& x);
+
+/// y = x W^T, differentiable once, in compute_dtype(x); without autocast x and W must agree.
+/// Products are accumulated in fp32 or wider. 16-bit operands on the CPU are multiplied the way
+/// matmul_paths() says, for each of y, dX, dW; an fp32 weight gets its gradient without the detour
+/// through 16 bits where the path allows.
+/// x (..., in), weight (out, in); returns (..., out).
 torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight);
+
+/// linear(x, w) for each of `weights`; x is rounded and kept once, and its gradient is summed
+/// before it is rounded.
+std::vector<torch::Tensor> linear_group(const torch::Tensor& x,
+                                        const std::vector<torch::Tensor>& weights);
 
 }  // namespace halftone

@@ -37,8 +37,8 @@ struct MatmulChoice {
 std::string to_string(const MatmulChoice& choice);
 MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base = {});
 
-/// The ways in force. The first call decides: the environment variable HALFTONE_MATMUL, else what an
-/// earlier process measured on the same machine with the same libraries
+/// The ways in force. The first call decides: the environment variable HALFTONE_MATMUL, else what
+/// an earlier process measured on the same machine with the same libraries
 /// (${XDG_CACHE_HOME:-~/.cache}/halftone/matmul.json), else a measurement of about half a second.
 /// Thread-safe.
 MatmulChoice matmul_paths();

@@ -12,11 +12,12 @@
 #include <memory>
 
 #include "halftone/models/model_config.h"
+#include "halftone/nn/embedding.h"
 #include "halftone/nn/kv_cache.h"
+#include "halftone/nn/rms_norm.h"
+#include "halftone/nn/rope.h"
 
 namespace halftone {
-
-class RopeTable;
 
 struct ModelOutput {
   torch::Tensor logits;    // (B, T, V), in the compute dtype
@@ -45,7 +46,9 @@ class MiniMindLMImpl : public torch::nn::Module {
  private:
   ModelConfig config_;
   std::shared_ptr<RopeTable> rope_;
+  Embedding tok_embeddings_{nullptr};
   torch::nn::ModuleList layers_;
+  RmsNorm norm_{nullptr};
 };
 TORCH_MODULE(MiniMindLM);
 

@@ -20,8 +20,8 @@ namespace halftone {
 StateDict to_v2_names(const StateDict& file, const ModelConfig& config);
 
 /// Copies a file's tensors into the model's parameters (any generation's names; dtypes are
-/// converted). Throws UserError naming the tensors that are missing, unexpected or of another shape;
-/// the model is unchanged then. `source` stands in the message.
+/// converted). Throws UserError naming the tensors that are missing, unexpected or of another
+/// shape; the model is unchanged then. `source` stands in the message.
 void load_parameters(MiniMindLM& model, const StateDict& file, const std::string& source);
 
 /// The parameters by name, for saving: shares their storage; each tensor once.

@@ -5,11 +5,11 @@
 
 namespace halftone {
 
-/// Mean cross entropy over the positions whose mask is not zero, in fp32 whatever the logits' dtype:
-/// sum(ce * mask) / sum(mask). A batch without any such position gives exactly 0 and zero gradients
-/// (MiniMind's own formula gives 0/0 there).
-/// logits (N, V) floating; targets (N) int64, ignored where masked; mask (N) of any dtype, weights
-/// are allowed. Returns a scalar, differentiable in `logits`.
+/// Mean cross entropy over the positions whose mask is not zero, in fp32 whatever the logits'
+/// dtype: sum(ce * mask) / sum(mask). A batch without any such position gives exactly 0 and zero
+/// gradients (MiniMind's own formula gives 0/0 there). logits (N, V) floating; targets (N) int64,
+/// ignored where masked; mask (N) of any dtype, weights are allowed. Returns a scalar,
+/// differentiable in `logits`.
 torch::Tensor masked_cross_entropy(const torch::Tensor& logits, const torch::Tensor& targets,
                                    const torch::Tensor& mask);
 

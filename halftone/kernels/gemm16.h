@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/types.h>
+
+#include "halftone/kernels/matmul_path.h"
+
+namespace halftone {
+
+/// a b for bf16 or fp16 matrices on the CPU, accumulated in fp32 and rounded once, to `out`;
+/// kNative rounds to the matrices' own dtype first. Not differentiable. a (M, K), b (K, N), same
+/// dtype, any strides; returns (M, N) contiguous.
+torch::Tensor gemm16(const torch::Tensor& a, const torch::Tensor& b, torch::ScalarType out,
+                     MatmulPath path);
+
+/// Whether LibTorch was built with an MKL that has the 16-bit GEMMs.
+bool has_mkl_gemm16();
+
+}  // namespace halftone

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/matmul_path.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdlib>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/gemm16.h"
+#include "halftone/kernels/matmul_probe.h"
+
+namespace halftone {
+namespace {
+
+constexpr std::array<std::pair<const char*, MatmulPath>, 3> kPathNames{
+    {{"native", MatmulPath::kNative},
+     {"widened", MatmulPath::kWidened},
+     {"mkl", MatmulPath::kMkl}}};
+constexpr std::array<std::pair<const char*, MatmulPath MatmulPaths::*>, 4> kDirections{
+    {{"forward", &MatmulPaths::forward},
+     {"input_gradient", &MatmulPaths::input_gradient},
+     {"weight_gradient", &MatmulPaths::weight_gradient},
+     {"attention", &MatmulPaths::attention}}};
+constexpr std::array<std::pair<const char*, MatmulPaths MatmulChoice::*>, 2> kDtypes{
+    {{"bf16", &MatmulChoice::bf16}, {"fp16", &MatmulChoice::fp16}}};
+
+const char* name_of(MatmulPath path) {
+  for (const auto& [name, value] : kPathNames)
+    if (value == path) return name;
+  return "?";
+}
+
+MatmulPath parse_path(std::string_view text) {
+  for (const auto& [name, value] : kPathNames)
+    if (name == text) return value;
+  throw UserError(
+      fmt::format("expected native, widened or mkl as the way of a matmul, got '{}'", text));
+}
+
+/// There is no attention in MKL: what asks for MKL everywhere means fp32 arithmetic there.
+MatmulPath for_direction(MatmulPath path, MatmulPath MatmulPaths::*direction) {
+  const bool attention = direction == &MatmulPaths::attention;
+  return attention && path == MatmulPath::kMkl ? MatmulPath::kWidened : path;
+}
+
+void apply_item(std::string_view item, MatmulChoice& choice) {
+  const std::size_t equals = item.find('=');
+  const std::string_view key = equals == item.npos ? "" : item.substr(0, equals);
+  const MatmulPath path = parse_path(equals == item.npos ? item : item.substr(equals + 1));
+  bool known = false;
+  for (const auto& [dtype, paths] : kDtypes) {
+    for (const auto& [direction, member] : kDirections) {
+      if (!key.empty() && key != dtype && key != fmt::format("{}.{}", dtype, direction)) continue;
+      (choice.*paths).*member = for_direction(path, member);
+      known = true;
+    }
+  }
+  if (!known)
+    throw UserError(fmt::format(
+        "expected bf16 or fp16, with .forward, .input_gradient, .weight_gradient or .attention "
+        "behind it, before the '=' of a matmul choice, got '{}'",
+        key));
+}
+
+MatmulChoice decide() {
+  const char* text = std::getenv("HALFTONE_MATMUL");
+  if (text == nullptr || *text == '\0') return measured_matmul_paths();
+  try {
+    const MatmulChoice named = parse_matmul_choice(text);
+    // Every dtype and direction named: nothing left to measure.
+    const MatmulChoice other = parse_matmul_choice(text, parse_matmul_choice("native"));
+    return named == other ? named : parse_matmul_choice(text, measured_matmul_paths());
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("environment variable HALFTONE_MATMUL: {}", error.what()));
+  }
+}
+
+std::mutex choice_mutex;
+std::optional<MatmulChoice> choice_in_force;
+
+}  // namespace
+
+std::string to_string(const MatmulChoice& choice) {
+  std::string text;
+  for (const auto& [dtype, paths] : kDtypes) {
+    const MatmulPath base = (choice.*paths).forward;
+    text += fmt::format("{}{}={}", text.empty() ? "" : ",", dtype, name_of(base));
+    for (const auto& [direction, member] : kDirections) {
+      const MatmulPath path = (choice.*paths).*member;
+      if (path != for_direction(base, member))
+        text += fmt::format(",{}.{}={}", dtype, direction, name_of(path));
+    }
+  }
+  return text;
+}
+
+MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base) {
+  MatmulChoice choice = base;
+  while (true) {
+    const std::size_t comma = text.find(',');
+    apply_item(text.substr(0, comma), choice);
+    if (comma == text.npos) break;
+    text.remove_prefix(comma + 1);
+  }
+  if (!has_mkl_gemm16() && to_string(choice).find("mkl") != std::string::npos)
+    throw UserError(fmt::format(
+        "expected native or widened matmuls, got '{}': this LibTorch was built without MKL",
+        to_string(choice)));
+  return choice;
+}
+
+MatmulChoice matmul_paths() {
+  const std::lock_guard<std::mutex> lock(choice_mutex);
+  if (!choice_in_force) choice_in_force = decide();
+  return *choice_in_force;
+}
+
+void set_matmul_paths(const MatmulChoice& choice) {
+  const std::lock_guard<std::mutex> lock(choice_mutex);
+  choice_in_force = choice;
+}
+
+}  // namespace halftone

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/models/decoder_layer.h"
+
+namespace halftone {
+
+using torch::Tensor;
+
+DecoderLayerImpl::DecoderLayerImpl(const ModelConfig& config) {
+  attention_ = register_module("attention", Attention(AttentionOptions{
+                                                .dim = config.dim,
+                                                .n_heads = config.n_heads,
+                                                .n_kv_heads = config.n_kv_heads,
+                                                .head_dim = head_dim_of(config),
+                                                .dropout = config.dropout,
+                                            }));
+  attention_norm_ = register_module("attention_norm", RmsNorm(config.dim, config.norm_eps));
+  ffn_norm_ = register_module("ffn_norm", RmsNorm(config.dim, config.norm_eps));
+  if (config.use_moe) {
+    experts_ =
+        register_module("feed_forward", MoeFeedForward(MoeOptions{
+                                            .dim = config.dim,
+                                            .hidden_dim = hidden_dim_of(config),
+                                            .n_routed_experts = config.n_routed_experts,
+                                            .num_experts_per_tok = config.num_experts_per_tok,
+                                            .shared_expert = config.n_shared_experts > 0,
+                                            .aux_loss_alpha = config.aux_loss_alpha,
+                                            .dropout = config.dropout,
+                                        }));
+  } else {
+    dense_ = register_module("feed_forward",
+                             FeedForward(config.dim, hidden_dim_of(config), config.dropout));
+  }
+}
+
+MoeOutput DecoderLayerImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlot slot) {
+  const Tensor h = x + attention_->forward(attention_norm_(x), rotations, slot);
+  const Tensor normed = ffn_norm_(h);
+  if (dense_) return {h + dense_(normed), {}};
+  MoeOutput out = experts_(normed);
+  out.y = h + out.y;
+  return out;
+}
+
+}  // namespace halftone

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include "halftone/models/model_config.h"
+#include "halftone/nn/attention.h"
+#include "halftone/nn/feed_forward.h"
+#include "halftone/nn/moe.h"
+#include "halftone/nn/rms_norm.h"
+
+namespace halftone {
+
+/// h = x + attention(norm(x)); y = h + feed_forward(norm(h)).
+class DecoderLayerImpl : public torch::nn::Module {
+ public:
+  explicit DecoderLayerImpl(const ModelConfig& config);
+
+  /// x (B, T, dim), rotations (T, head_dim / 2); aux_loss is undefined for a dense layer.
+  MoeOutput forward(const torch::Tensor& x, const torch::Tensor& rotations, CacheSlot slot);
+
+ private:
+  Attention attention_{nullptr};
+  RmsNorm attention_norm_{nullptr};
+  RmsNorm ffn_norm_{nullptr};
+  FeedForward dense_{nullptr};  // one of the two is there, registered as feed_forward
+  MoeFeedForward experts_{nullptr};
+};
+TORCH_MODULE(DecoderLayer);
+
+}  // namespace halftone

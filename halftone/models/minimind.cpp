@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/models/minimind.h"
+
+#include <ATen/ops/dropout.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/linear.h"
+#include "halftone/models/decoder_layer.h"
+
+namespace halftone {
+namespace {
+
+const ModelConfig& validated(const ModelConfig& config) {
+  validate(config);
+  return config;
+}
+
+}  // namespace
+
+using torch::Tensor;
+
+MiniMindLMImpl::MiniMindLMImpl(const ModelConfig& config)
+    : config_(validated(config)),
+      rope_(std::make_shared<RopeTable>(head_dim_of(config), config.rope_theta)) {
+  tok_embeddings_ = register_module("tok_embeddings", Embedding(config.vocab_size, config.dim));
+  register_module("layers", layers_);
+  for (std::int64_t i = 0; i < config.n_layers; ++i) layers_->push_back(DecoderLayer(config));
+  norm_ = register_module("norm", RmsNorm(config.dim, config.norm_eps));
+}
+
+ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
+  HALFTONE_CHECK(ids.dim() == 2, "[minimind] expected ids (B, T), got ", ids.sizes());
+  const std::int64_t begin = cache != nullptr ? cache->length() : 0;
+  const std::int64_t steps = ids.size(1);
+  HALFTONE_CHECK(begin + steps <= config_.max_seq_len, "[minimind] expected at most max_seq_len (",
+                 config_.max_seq_len, ") positions, got ", begin + steps);
+  const Tensor rotations = rope_->rows(begin, steps, ids.device());
+  Tensor x = tok_embeddings_(ids);
+  if (is_training() && config_.dropout > 0.0) x = at::dropout(x, config_.dropout, /*train=*/true);
+  Tensor aux_loss;
+  for (std::int64_t i = 0; i < config_.n_layers; ++i) {
+    auto* layer = layers_[static_cast<std::size_t>(i)]->as<DecoderLayerImpl>();
+    const MoeOutput out = layer->forward(x, rotations, {cache, i});
+    x = out.y;
+    if (out.aux_loss.defined())
+      aux_loss = aux_loss.defined() ? aux_loss + out.aux_loss : out.aux_loss;
+  }
+  if (cache != nullptr) cache->advance(steps);
+  if (!aux_loss.defined()) aux_loss = at::zeros({}, ids.options().dtype(torch::kFloat));
+  return {halftone::linear(norm_(x), tok_embeddings_->weight), aux_loss};
+}
+
+KvCache MiniMindLMImpl::make_cache(std::int64_t capacity) const {
+  return {config_.n_layers, std::min(capacity, config_.max_seq_len)};
+}
+
+std::int64_t parameter_count(const MiniMindLM& model) {
+  std::int64_t count = 0;
+  for (const Tensor& parameter : model->parameters()) count += parameter.numel();
+  return count;
+}
+
+}  // namespace halftone

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/models/model_config.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <utility>
+
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
+
+namespace halftone {
+namespace {
+
+std::vector<std::pair<std::string, ModelConfig>> presets() {
+  return {
+      {"tiny", {.dim = 128, .n_layers = 4, .n_heads = 4, .n_kv_heads = 2, .max_seq_len = 2048}},
+      {"minimind-26m", {}},
+      {"minimind-104m", {.dim = 768, .n_layers = 16}},
+      {"minimind-moe-145m", {.dim = 640, .n_layers = 8, .use_moe = true}},
+  };
+}
+
+/// Presets that the command line promises and this version cannot build yet.
+constexpr std::array<std::string_view, 2> kLaterPresets{"minimind3-64m", "minimind-1b"};
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw UserError("model: " + message);
+}
+
+void require_positive(std::string_view key, std::int64_t value) {
+  require(value > 0, fmt::format("expected {} of at least 1, got {}", key, value));
+}
+
+void validate_widths(const ModelConfig& config) {
+  require_positive("dim", config.dim);
+  require_positive("n_layers", config.n_layers);
+  require_positive("n_heads", config.n_heads);
+  require_positive("n_kv_heads", config.n_kv_heads);
+  require_positive("vocab_size", config.vocab_size);
+  require_positive("max_seq_len", config.max_seq_len);
+  require(config.n_heads % config.n_kv_heads == 0,
+          fmt::format("expected n_heads to be a multiple of n_kv_heads, got {} and {}",
+                      config.n_heads, config.n_kv_heads));
+  require(config.head_dim >= 0 && config.hidden_dim >= 0,
+          fmt::format("expected head_dim and hidden_dim of at least 0, got {} and {}",
+                      config.head_dim, config.hidden_dim));
+  require(config.head_dim > 0 || config.dim % config.n_heads == 0,
+          fmt::format("expected dim to be a multiple of n_heads (or a head_dim), got {} and {}",
+                      config.dim, config.n_heads));
+  require(head_dim_of(config) % 2 == 0,
+          fmt::format("expected an even head_dim (RoPE turns pairs), got {}", head_dim_of(config)));
+}
+
+void validate_numbers(const ModelConfig& config) {
+  require(config.norm_eps > 0.0, fmt::format("expected norm_eps above 0, got {}", config.norm_eps));
+  require(config.rope_theta > 0.0,
+          fmt::format("expected rope_theta above 0, got {}", config.rope_theta));
+  require(config.dropout >= 0.0 && config.dropout < 1.0,
+          fmt::format("expected dropout from 0 to below 1, got {}", config.dropout));
+}
+
+void validate_experts(const ModelConfig& config) {
+  require_positive("n_routed_experts", config.n_routed_experts);
+  require(config.num_experts_per_tok >= 1 && config.num_experts_per_tok <= config.n_routed_experts,
+          fmt::format("expected num_experts_per_tok from 1 to n_routed_experts ({}), got {}",
+                      config.n_routed_experts, config.num_experts_per_tok));
+  require(config.n_shared_experts == 0 || config.n_shared_experts == 1,
+          fmt::format("expected n_shared_experts 0 or 1 (v2 has one), got {}",
+                      config.n_shared_experts));
+  require(config.aux_loss_alpha >= 0.0,
+          fmt::format("expected aux_loss_alpha of at least 0, got {}", config.aux_loss_alpha));
+}
+
+}  // namespace
+
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, config] : presets()) names.push_back(name);
+  return names;
+}
+
+ModelConfig preset_config(std::string_view name) {
+  for (const auto& [known, config] : presets())
+    if (known == name) return config;
+  const std::string list = fmt::format("{}", fmt::join(preset_names(), ", "));
+  for (const std::string_view later : kLaterPresets)
+    if (later == name)
+      throw UserError(fmt::format("preset '{}' is not in this version; there are {}", name, list));
+  const auto near = nearest_match(name, preset_names());
+  throw UserError(fmt::format("expected a preset ({}), got '{}'{}", list, name,
+                              near ? fmt::format("; did you mean '{}'?", *near) : ""));
+}
+
+void validate(const ModelConfig& config) {
+  require(config.generation == "v2",
+          config.generation == "v2504" || config.generation == "v3"
+              ? fmt::format("generation {} is not in this version, only v2", config.generation)
+              : fmt::format("expected generation v2, got '{}'", config.generation));
+  validate_widths(config);
+  validate_numbers(config);
+  if (config.use_moe) validate_experts(config);
+}
+
+std::int64_t head_dim_of(const ModelConfig& config) {
+  return config.head_dim > 0 ? config.head_dim : config.dim / config.n_heads;
+}
+
+std::int64_t hidden_dim_of(const ModelConfig& config) {
+  constexpr std::int64_t kMultiple = 64;
+  if (config.hidden_dim > 0) return config.hidden_dim;
+  return (8 * config.dim / 3 + kMultiple - 1) / kMultiple * kMultiple;
+}
+
+std::int64_t parameter_count(const ModelConfig& config) {
+  const std::int64_t head_dim = head_dim_of(config);
+  const std::int64_t attention = config.dim * head_dim * 2 * (config.n_heads + config.n_kv_heads);
+  const std::int64_t expert = 3 * config.dim * hidden_dim_of(config);
+  const std::int64_t experts =
+      config.use_moe ? config.n_routed_experts + config.n_shared_experts : 1;
+  const std::int64_t router = config.use_moe ? config.n_routed_experts * config.dim : 0;
+  const std::int64_t layer = attention + experts * expert + router + 2 * config.dim;
+  return config.vocab_size * config.dim + config.n_layers * layer + config.dim;
+}
+
+}  // namespace halftone

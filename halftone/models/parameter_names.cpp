@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/models/parameter_names.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "halftone/core/error.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+
+constexpr std::string_view kEmbedding = "tok_embeddings.weight";
+constexpr std::string_view kHead = "output.weight";
+constexpr std::string_view kHfEmbedding = "model.embed_tokens.weight";
+constexpr std::string_view kHfHead = "lm_head.weight";
+
+using Replacement = std::pair<std::string_view, std::string_view>;
+/// Hugging Face's pieces of a name and V2's, applied in this order to names that start with
+/// "model.".
+constexpr std::array<Replacement, 13> kPieces{{{"self_attn.q_proj.", "attention.wq."},
+                                               {"self_attn.k_proj.", "attention.wk."},
+                                               {"self_attn.v_proj.", "attention.wv."},
+                                               {"self_attn.o_proj.", "attention.wo."},
+                                               {"post_attention_layernorm.", "ffn_norm."},
+                                               {"input_layernorm.", "attention_norm."},
+                                               {"mlp.shared_experts.0.", "mlp.shared_experts."},
+                                               {"mlp.", "feed_forward."},
+                                               {"gate_proj.", "w1."},
+                                               {"down_proj.", "w2."},
+                                               {"up_proj.", "w3."},
+                                               {"embed_tokens.", "tok_embeddings."},
+                                               {"model.", ""}}};
+
+std::string v2_name(const std::string& name) {
+  if (name == kHfHead) return std::string(kHead);
+  if (!name.starts_with("model.")) return name;
+  std::string result = name;
+  for (const auto& [from, to] : kPieces) {
+    const std::size_t at = result.find(from);
+    if (at != std::string::npos) result.replace(at, from.size(), to);
+  }
+  return result;
+}
+
+/// Rows of each head from the half-rotation order (pair i is rows i and i + d/2) to adjacent pairs.
+Tensor to_adjacent_pairs(const std::string& name, const Tensor& weight, std::int64_t head_dim) {
+  if (weight.dim() != 2 || weight.size(0) % head_dim != 0)
+    throw UserError(fmt::format("tensor '{}' has {} rows, expected a multiple of head_dim {}", name,
+                                weight.dim() == 2 ? weight.size(0) : 0, head_dim));
+  return weight.view({-1, 2, head_dim / 2, weight.size(1)}).transpose(1, 2).reshape_as(weight);
+}
+
+bool same_values(const Tensor& a, const Tensor& b) {
+  return a.data_ptr() == b.data_ptr() || (a.sizes() == b.sizes() && a.to(b.scalar_type()).equal(b));
+}
+
+void merge_tied(StateDict& named) {
+  const auto head = named.tensors.find(std::string(kHead));
+  if (head == named.tensors.end()) return;
+  const auto [embedding, is_new] = named.tensors.try_emplace(std::string(kEmbedding), head->second);
+  if (!is_new && !same_values(embedding->second, head->second))
+    throw UserError(fmt::format(
+        "'{}' and '{}' differ, but this model has one matrix for both; name the one to keep by "
+        "removing the other",
+        kEmbedding, kHead));
+  named.tensors.erase(head);
+}
+
+std::string shape_text(const Tensor& t) {
+  return fmt::format("[{}]", fmt::join(t.sizes().begin(), t.sizes().end(), ", "));
+}
+
+std::string list_text(const std::vector<std::string>& names) {
+  constexpr std::size_t kShown = 3;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i)
+    text += (i > 0 ? ", " : "") + names[i];
+  return names.size() > kShown ? fmt::format("{} and {} more", text, names.size() - kShown) : text;
+}
+
+std::string complaints(const StateDict& model, const StateDict& file) {
+  std::vector<std::string> missing;
+  std::vector<std::string> unexpected;
+  std::vector<std::string> shapes;
+  for (const auto& [name, parameter] : model.tensors) {
+    const auto found = file.tensors.find(name);
+    if (found == file.tensors.end())
+      missing.push_back(name);
+    else if (found->second.sizes() != parameter.sizes())
+      shapes.push_back(fmt::format("{} {} instead of {}", name, shape_text(found->second),
+                                   shape_text(parameter)));
+  }
+  for (const auto& [name, tensor] : file.tensors)
+    if (!model.tensors.contains(name)) unexpected.push_back(name);
+  std::string text;
+  const auto add = [&](std::string_view what, const std::vector<std::string>& names) {
+    if (!names.empty())
+      text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", what, list_text(names));
+  };
+  add("missing", missing);
+  add("unexpected", unexpected);
+  add("of another shape", shapes);
+  return text;
+}
+
+}  // namespace
+
+StateDict to_v2_names(const StateDict& file, const ModelConfig& config) {
+  StateDict named;
+  for (const auto& [name, tensor] : file.tensors) {
+    const std::string ours = v2_name(name);
+    const bool rotated = ours != name && (ours.ends_with(".attention.wq.weight") ||
+                                          ours.ends_with(".attention.wk.weight"));
+    named.tensors[ours] = rotated ? to_adjacent_pairs(name, tensor, head_dim_of(config)) : tensor;
+  }
+  merge_tied(named);
+  return named;
+}
+
+void load_parameters(MiniMindLM& model, const StateDict& file, const std::string& source) {
+  const StateDict parameters = parameters_of(model);
+  StateDict named;
+  try {
+    named = to_v2_names(file, model->config());
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("{}: {}", source, error.what()));
+  }
+  const std::string wrong = complaints(parameters, named);
+  if (!wrong.empty())
+    throw UserError(
+        fmt::format("{}: its tensors do not fit the model ({}); set --model.* as the file was made",
+                    source, wrong));
+  const torch::NoGradGuard no_grad;
+  for (const auto& [name, parameter] : parameters.tensors) parameter.copy_(named.tensor(name));
+}
+
+StateDict parameters_of(const MiniMindLM& model) {
+  StateDict state;
+  for (const auto& item : model->named_parameters())
+    state.tensors[item.key()] = item.value().detach();
+  return state;
+}
+
+}  // namespace halftone

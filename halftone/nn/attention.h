@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include <cstdint>
+
+#include "halftone/nn/kv_cache.h"
+#include "halftone/nn/linear.h"
+
+namespace halftone {
+
+struct AttentionOptions {
+  std::int64_t dim = 0;
+  std::int64_t n_heads = 0;
+  std::int64_t n_kv_heads = 0;
+  std::int64_t head_dim = 0;
+  double dropout = 0.0;  // on the attention weights and after the output projection
+};
+
+/// Where a layer finds and leaves its keys and values; without a cache, the call's own are all.
+struct CacheSlot {
+  KvCache* cache = nullptr;
+  std::int64_t layer = 0;
+};
+
+/// Causal grouped-query attention with RoPE on adjacent pairs.
+class AttentionImpl : public torch::nn::Module {
+ public:
+  explicit AttentionImpl(const AttentionOptions& options);
+
+  /// x (B, T, dim), rotations (T, head_dim / 2) of these T positions; returns (B, T, dim).
+  torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& rotations, CacheSlot slot);
+
+ private:
+  AttentionOptions options_;
+  Linear wq_{nullptr};
+  Linear wk_{nullptr};
+  Linear wv_{nullptr};
+  Linear wo_{nullptr};
+};
+TORCH_MODULE(Attention);
+
+}  // namespace halftone

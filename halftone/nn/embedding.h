@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include <cstdint>
+
+namespace halftone {
+
+/// Rows of a matrix that is also the output head's: initialised as the head's Linear would be,
+/// uniform in +-1/sqrt(dim).
+class EmbeddingImpl : public torch::nn::Module {
+ public:
+  EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim);
+
+  torch::Tensor forward(const torch::Tensor& ids);  // (B, T) int64 -> (B, T, dim)
+
+  torch::Tensor weight;  // (vocab, dim)
+};
+TORCH_MODULE(Embedding);
+
+}  // namespace halftone

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/nn/moe.h"
+
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/bincount.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/one_hot.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/topk.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+namespace halftone {
+
+using torch::kFloat;
+using torch::Tensor;
+
+MoeGateImpl::MoeGateImpl(const MoeOptions& options) : options_(options) {
+  const double bound = 1.0 / std::sqrt(static_cast<double>(options.dim));
+  weight_ = register_parameter(
+      "weight", torch::empty({options.n_routed_experts, options.dim}).uniform_(-bound, bound));
+}
+
+Routing MoeGateImpl::forward(const Tensor& x) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const std::int64_t experts = options_.n_routed_experts;
+  const std::int64_t chosen = options_.num_experts_per_tok;
+  const Tensor scores = at::softmax(at::linear(x.to(kFloat), weight_.to(kFloat)), -1);  // (B, T, E)
+  Routing routing;
+  std::tie(routing.weights, routing.experts) =
+      at::topk(scores.flatten(0, 1), chosen, -1, /*largest=*/true, /*sorted=*/false);
+  if (chosen > 1)
+    routing.weights = routing.weights / (routing.weights.sum(-1, /*keepdim=*/true) + 1e-20);
+  if (is_training() && options_.aux_loss_alpha > 0.0) {
+    const Tensor counts =
+        at::one_hot(routing.experts.view({x.size(0), -1}), experts).sum(1).to(kFloat);  // (B, E)
+    const double uniform = static_cast<double>(x.size(1) * chosen) / static_cast<double>(experts);
+    routing.aux_loss = (counts / uniform * scores.mean(1)).sum(1).mean() * options_.aux_loss_alpha;
+  } else {
+    routing.aux_loss = at::zeros({}, scores.options());
+  }
+  return routing;
+}
+
+MoeFeedForwardImpl::MoeFeedForwardImpl(const MoeOptions& options) : options_(options) {
+  const auto expert = [&] { return FeedForward(options.dim, options.hidden_dim, options.dropout); };
+  register_module("experts", experts_);
+  for (std::int64_t i = 0; i < options.n_routed_experts; ++i) experts_->push_back(expert());
+  gate_ = register_module("gate", MoeGate(options));
+  if (options.shared_expert) shared_experts_ = register_module("shared_experts", expert());
+}
+
+Tensor MoeFeedForwardImpl::routed(const Tensor& rows, const Routing& routing) {
+  const std::int64_t chosen = options_.num_experts_per_tok;
+  const Tensor flat = routing.experts.flatten();  // (N k)
+  const Tensor order = at::argsort(flat, /*stable=*/true, /*dim=*/0);
+  const Tensor counts = at::bincount(flat, {}, options_.n_routed_experts).to(torch::kCPU);
+  const Tensor grouped = rows.index_select(0, order.div(chosen, "floor"));
+  std::vector<Tensor> outputs;
+  std::int64_t begin = 0;
+  for (std::int64_t e = 0; e < options_.n_routed_experts; ++e) {
+    const std::int64_t count = counts[e].item<std::int64_t>();
+    outputs.push_back(experts_[static_cast<std::size_t>(e)]->as<FeedForward>()->forward(
+        grouped.narrow(0, begin, count)));
+    begin += count;
+  }
+  const Tensor ungrouped = at::cat(outputs).index_select(0, at::argsort(order));
+  const Tensor per_choice = ungrouped.unflatten(0, {-1, chosen}).to(kFloat);  // (N, k, dim)
+  return (per_choice * routing.weights.unsqueeze(-1)).sum(1);
+}
+
+MoeOutput MoeFeedForwardImpl::forward(const Tensor& x) {
+  const Routing routing = gate_(x);
+  Tensor y = routed(x.flatten(0, 1), routing).view_as(x);
+  if (shared_experts_) y = y + shared_experts_(x);
+  return {y.to(x.scalar_type()), routing.aux_loss};
+}
+
+}  // namespace halftone

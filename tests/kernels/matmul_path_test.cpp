@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/matmul_path.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "halftone/core/error.h"
+#include "halftone/core/random.h"
+#include "halftone/kernels/matmul_probe.h"
+#include "support/paths.h"
+
+namespace halftone {
+namespace {
+
+TEST(MatmulChoice, TextRoundTrips) {
+  for (const char* text :
+       {"bf16=native,fp16=widened", "bf16=widened,bf16.attention=native,fp16=native",
+        "bf16=native,bf16.weight_gradient=widened,fp16=widened"})
+    EXPECT_EQ(to_string(parse_matmul_choice(text)), text);
+}
+
+TEST(MatmulChoice, OneWordNamesEverythingAndTheRestStays) {
+  EXPECT_EQ(to_string(parse_matmul_choice("native")), "bf16=native,fp16=native");
+  const MatmulChoice base = parse_matmul_choice("native");
+  EXPECT_EQ(to_string(parse_matmul_choice("fp16=widened", base)), "bf16=native,fp16=widened");
+}
+
+TEST(MatmulChoice, RefusesUnknownWords) {
+  for (const char* text : {"", "fast", "bf16=", "bf17=native", "bf16.sideways=native", "native,",
+                           "=native", "bf16=native,,"})
+    EXPECT_THROW(parse_matmul_choice(text), UserError) << text;
+}
+
+TEST(MatmulChoice, SettingPutsItInForce) {
+  const MatmulChoice before = matmul_paths();
+  const MatmulChoice other = parse_matmul_choice("bf16=native,fp16=widened");
+  set_matmul_paths(other);
+  EXPECT_EQ(matmul_paths(), other);
+  set_matmul_paths(before);
+}
+
+TEST(MatmulProbe, LeavesTheRandomGeneratorAlone) {
+  const torch::Tensor state = default_rng_state();
+  measure_matmul_paths();
+  EXPECT_TRUE(default_rng_state().equal(state));
+}
+
+TEST(MatmulProbe, RecordsAndReadsItsChoice) {
+  namespace fs = std::filesystem;
+  const fs::path cache = fs::path(test::kBuildDir) / "matmul_probe_cache";
+  fs::remove_all(cache);
+  setenv("XDG_CACHE_HOME", cache.c_str(), 1);
+  const MatmulChoice choice = measured_matmul_paths();
+  const fs::path record = cache / "halftone" / "matmul.json";
+  ASSERT_TRUE(fs::exists(record));
+  EXPECT_EQ(measured_matmul_paths(), choice);
+  std::ofstream(record) << "{ damaged";
+  EXPECT_NO_THROW(measured_matmul_paths());
+  fs::remove_all(cache);
+  std::ofstream(cache.string()) << "a file where the folder should be";
+  EXPECT_NO_THROW(measured_matmul_paths());
+  fs::remove_all(cache);
+}
+
+}  // namespace
+}  // namespace halftone

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/models/minimind.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <thread>
+
+#include "golden_file.h"
+#include "halftone/core/error.h"
+#include "halftone/kernels/matmul_path.h"
+#include "halftone/models/parameter_names.h"
+#include "halftone/nn/loss.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+
+ModelConfig small_config(bool moe) {
+  return {.dim = 64,
+          .n_layers = 2,
+          .n_heads = 4,
+          .n_kv_heads = 2,
+          .hidden_dim = 96,
+          .vocab_size = 200,
+          .max_seq_len = 64,
+          .use_moe = moe};
+}
+
+ModelConfig golden_config(const nlohmann::json& json) {
+  ModelConfig config = small_config(json["use_moe"]);
+  config.hidden_dim = json["hidden_dim"];
+  return config;
+}
+
+/// Turns CPU autocast on while it lives.
+class TestAutocast {
+ public:
+  explicit TestAutocast(torch::ScalarType dtype) {
+    at::autocast::set_autocast_dtype(torch::kCPU, dtype);
+    at::autocast::set_autocast_enabled(torch::kCPU, true);
+  }
+  ~TestAutocast() {
+    at::autocast::set_autocast_enabled(torch::kCPU, false);
+    at::autocast::set_autocast_dtype(torch::kCPU, torch::kBFloat16);
+    at::autocast::clear_cache();
+  }
+};
+
+struct FirstStep {
+  Tensor logits;
+  Tensor loss;
+  Tensor aux;
+};
+
+FirstStep first_step(MiniMindLM& model, const test::GoldenFile& golden) {
+  const Tensor ids = golden.tensors.at("batches.ids")[0];
+  const ModelOutput out = model->forward(ids.narrow(1, 0, 32));
+  const Tensor targets = ids.narrow(1, 1, 32).flatten();
+  const Tensor mask = golden.tensors.at("batches.mask")[0].flatten();
+  return {out.logits, masked_cross_entropy(out.logits.flatten(0, 1), targets, mask), out.aux_loss};
+}
+
+MiniMindLM golden_model(const test::GoldenFile& golden) {
+  MiniMindLM model(golden_config(golden.config));
+  StateDict weights;
+  for (const auto& [name, tensor] : golden.tensors)
+    if (name.starts_with("weights.")) weights.tensors[name.substr(8)] = tensor;
+  load_parameters(model, weights, "golden");
+  return model;
+}
+
+double relative_error(const Tensor& a, const Tensor& b) {
+  return ((a.to(torch::kDouble) - b.to(torch::kDouble)).norm() / b.to(torch::kDouble).norm())
+      .item<double>();
+}
+
+class MiniMindGolden : public testing::TestWithParam<const char*> {};
+
+TEST_P(MiniMindGolden, LogitsLossAndGradientsEqualPyTorchs) {
+  const test::GoldenFile golden = test::read_golden(GetParam());
+  MiniMindLM model = golden_model(golden);
+  const FirstStep step = first_step(model, golden);
+  EXPECT_LT(relative_error(step.logits, golden.tensors.at("logits")), 1e-5);
+  EXPECT_NEAR(step.loss.item<double>(), golden.tensors.at("first_loss").item<double>(), 1e-5);
+  EXPECT_NEAR(step.aux.item<double>(), golden.tensors.at("first_aux").item<double>(), 1e-6);
+  (step.loss + step.aux).backward();
+  std::map<std::string, Tensor> grads;
+  for (const auto& item : model->named_parameters()) grads[item.key()] = item.value().grad();
+  std::vector<Tensor> norms;
+  for (const auto& [name, grad] : grads) {
+    norms.push_back(grad.norm());
+    const auto expected = golden.tensors.find("grads." + name);
+    if (expected == golden.tensors.end()) continue;
+    EXPECT_LT(relative_error(grad, expected->second), 1e-4) << name;
+  }
+  EXPECT_LT(relative_error(torch::stack(norms), golden.tensors.at("grad_norms")), 1e-5);
+}
+
+TEST_P(MiniMindGolden, MixedPrecisionStaysNearOnEveryMatmulPath) {
+  const test::GoldenFile golden = test::read_golden(GetParam());
+  const MatmulChoice before = matmul_paths();
+  for (const char* path : {"native", "widened", "mkl"}) {
+    set_matmul_paths(parse_matmul_choice(path));
+    for (const torch::ScalarType dtype : {torch::kBFloat16, torch::kHalf}) {
+      MiniMindLM model = golden_model(golden);
+      Tensor total;
+      {
+        const TestAutocast autocast(dtype);
+        const FirstStep step = first_step(model, golden);
+        EXPECT_EQ(step.logits.scalar_type(), dtype);
+        EXPECT_EQ(step.loss.scalar_type(), torch::kFloat);
+        EXPECT_NEAR(step.loss.item<double>(), golden.tensors.at("first_loss").item<double>(), 0.01);
+        EXPECT_NEAR(step.aux.item<double>(), golden.tensors.at("first_aux").item<double>(), 0.01);
+        total = (step.loss + step.aux) * 1024;
+      }
+      total.backward();
+      for (const auto& item : model->named_parameters()) {
+        EXPECT_EQ(item.value().grad().scalar_type(), torch::kFloat);
+        const auto expected = golden.tensors.find("grads." + item.key());
+        if (expected == golden.tensors.end()) continue;
+        const double tolerance = dtype == torch::kHalf ? 0.02 : 0.06;
+        EXPECT_LT(relative_error(item.value().grad() / 1024, expected->second), tolerance)
+            << item.key() << " " << path << " " << dtype;
+      }
+    }
+  }
+  set_matmul_paths(before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, MiniMindGolden,
+                         testing::Values("minimind_dense.safetensors", "minimind_moe.safetensors"),
+                         [](const auto& param) {
+                           return std::string(param.param).find("moe") == std::string::npos
+                                      ? "Dense"
+                                      : "Moe";
+                         });
+
+TEST(MiniMind, NamesAndCountsAreMiniMinds) {
+  const MiniMindLM dense(small_config(false));
+  EXPECT_EQ(parameter_count(dense), parameter_count(small_config(false)));
+  const MiniMindLM moe(small_config(true));
+  EXPECT_EQ(parameter_count(moe), parameter_count(small_config(true)));
+  const auto names = moe->named_parameters();
+  for (const char* name :
+       {"tok_embeddings.weight", "layers.0.attention.wq.weight", "layers.1.attention.wo.weight",
+        "layers.1.attention_norm.weight", "layers.0.ffn_norm.weight", "norm.weight",
+        "layers.0.feed_forward.experts.3.w2.weight", "layers.0.feed_forward.gate.weight",
+        "layers.1.feed_forward.shared_experts.w3.weight"})
+    EXPECT_TRUE(names.contains(name)) << name;
+  EXPECT_TRUE(dense->named_parameters().contains("layers.0.feed_forward.w1.weight"));
+  EXPECT_FALSE(names.contains("output.weight"));
+}
+
+TEST(MiniMind, FirstLossOf26mIsThatOfAUniformGuess) {
+  torch::manual_seed(7);
+  MiniMindLM model(preset_config("minimind-26m"));
+  EXPECT_EQ(parameter_count(model), 25'829'888);
+  const torch::NoGradGuard no_grad;
+  const Tensor ids = torch::randint(6400, {4, 129});
+  const Tensor logits = model->forward(ids.narrow(1, 0, 128)).logits;
+  const Tensor targets = ids.narrow(1, 1, 128).flatten();
+  const Tensor loss =
+      masked_cross_entropy(logits.flatten(0, 1), targets, torch::ones_like(targets));
+  EXPECT_NEAR(loss.item<double>(), 8.93, 0.02);
+}
+
+TEST(MiniMind, CachedForwardEqualsFullForward) {
+  for (const bool moe : {false, true}) {
+    torch::manual_seed(3);
+    MiniMindLM model(small_config(moe));
+    model->eval();
+    const torch::NoGradGuard no_grad;
+    const Tensor ids = torch::randint(200, {2, 20});
+    const Tensor full = model->forward(ids).logits;
+    KvCache cache = model->make_cache(64);
+    std::vector<Tensor> parts;
+    std::int64_t begin = 0;
+    for (const std::int64_t count : {7, 1, 1, 5, 6}) {  // a prompt, tokens, more than one at a time
+      parts.push_back(model->forward(ids.narrow(1, begin, count), &cache).logits);
+      begin += count;
+    }
+    EXPECT_EQ(cache.length(), 20);
+    EXPECT_LT((torch::cat(parts, 1) - full).abs().max().item<double>(), 1e-5);
+  }
+}
+
+TEST(MiniMind, SequencesOfABatchDoNotSeeEachOther) {
+  torch::manual_seed(4);
+  MiniMindLM model(small_config(true));
+  model->eval();
+  const torch::NoGradGuard no_grad;
+  const Tensor ids = torch::randint(200, {3, 10});
+  const Tensor together = model->forward(ids).logits;
+  for (std::int64_t b = 0; b < 3; ++b)
+    EXPECT_LT(
+        (model->forward(ids.narrow(0, b, 1)).logits[0] - together[b]).abs().max().item<double>(),
+        1e-5);
+}
+
+TEST(MiniMind, LaterTokensDoNotChangeEarlierLogits) {
+  torch::manual_seed(5);
+  MiniMindLM model(small_config(false));
+  model->eval();
+  const torch::NoGradGuard no_grad;
+  Tensor ids = torch::randint(200, {1, 16});
+  const Tensor before = model->forward(ids).logits.clone();
+  ids[0][12] = (ids[0][12].item<std::int64_t>() + 1) % 200;
+  const Tensor after = model->forward(ids).logits;
+  EXPECT_LT((before - after).narrow(1, 0, 12).abs().max().item<double>(), 1e-6);
+  EXPECT_GT((before - after).narrow(1, 12, 4).abs().max().item<double>(), 1e-3);
+}
+
+TEST(MiniMind, ThreadsWithDifferentPrecisionsDoNotDisturbEachOther) {
+  torch::manual_seed(6);
+  MiniMindLM model(small_config(false));
+  model->eval();
+  const Tensor ids = torch::randint(200, {2, 16});
+  const auto run = [&](torch::ScalarType dtype) {
+    const torch::NoGradGuard no_grad;
+    if (dtype == torch::kFloat) return model->forward(ids).logits;
+    const TestAutocast autocast(dtype);
+    return model->forward(ids).logits;
+  };
+  const Tensor alone32 = run(torch::kFloat);
+  const Tensor alone16 = run(torch::kBFloat16);
+  bool same32 = true;
+  bool same16 = true;
+  std::thread mixed([&] {
+    for (int i = 0; i < 20; ++i) same16 = same16 && run(torch::kBFloat16).equal(alone16);
+  });
+  for (int i = 0; i < 20; ++i) same32 = same32 && run(torch::kFloat).equal(alone32);
+  mixed.join();
+  EXPECT_TRUE(same32);
+  EXPECT_TRUE(same16);
+}
+
+TEST(MiniMind, IdleExpertsGetZeroGradients) {
+  torch::manual_seed(8);
+  MiniMindLM model(small_config(true));
+  const ModelOutput out = model->forward(torch::full({1, 1}, 5, torch::kLong));  // 2 of 4 experts
+  (out.logits.sum() + out.aux_loss).backward();
+  int idle = 0;
+  for (const auto& item : model->named_parameters()) {
+    ASSERT_TRUE(item.value().grad().defined()) << item.key();
+    idle += item.key().find("experts.") != std::string::npos &&
+            item.value().grad().abs().max().item<float>() == 0.0F;
+  }
+  EXPECT_EQ(idle, 2 * 2 * 3);  // layers, experts, matrices
+}
+
+TEST(MiniMind, RefusesTooManyPositions) {
+  MiniMindLM model(small_config(false));
+  EXPECT_THROW(model->forward(torch::zeros({1, 65}, torch::kLong)), c10::Error);
+  KvCache cache = model->make_cache(1000);
+  EXPECT_EQ(cache.capacity(), 64);
+}
+
+TEST(MiniMind, DropoutOnlyActsInTraining) {
+  ModelConfig config = small_config(false);
+  config.dropout = 0.5;
+  MiniMindLM model(config);
+  const torch::NoGradGuard no_grad;
+  const Tensor ids = torch::randint(200, {1, 16});
+  EXPECT_FALSE(model->forward(ids).logits.equal(model->forward(ids).logits));
+  model->eval();
+  EXPECT_TRUE(model->forward(ids).logits.equal(model->forward(ids).logits));
+}
+
+TEST(MiniMind, TrueSixteenBitModelsKeepTheirDtype) {
+  for (const torch::ScalarType dtype : {torch::kBFloat16, torch::kHalf}) {
+    for (const bool moe : {false, true}) {
+      torch::manual_seed(9);
+      MiniMindLM model(small_config(moe));
+      model->to(dtype);
+      const ModelOutput out = model->forward(torch::randint(200, {2, 8}));
+      EXPECT_EQ(out.logits.scalar_type(), dtype);
+      EXPECT_EQ(out.aux_loss.scalar_type(), torch::kFloat);
+      (out.logits.to(torch::kFloat).square().mean() + out.aux_loss).backward();
+      for (const Tensor& parameter : model->parameters()) {
+        EXPECT_EQ(parameter.grad().scalar_type(), dtype);
+        EXPECT_TRUE(parameter.grad().isfinite().all().item<bool>());
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace halftone
