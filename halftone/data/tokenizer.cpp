@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "halftone/core/error.h"
+#include "halftone/core/atomic_file.h"
 #include "halftone/core/file.h"
 #include "halftone/core/text.h"
 #include "halftone/data/byte_alphabet.h"

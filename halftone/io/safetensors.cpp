@@ -12,10 +12,10 @@
 #include <string_view>
 #include <vector>
 
+#include "halftone/core/atomic_file.h"
 #include "halftone/core/error.h"
+#include "halftone/core/file.h"
 #include "halftone/core/text.h"
-#include "halftone/io/atomic_file.h"
-#include "halftone/io/file.h"
 
 namespace halftone {
 namespace {

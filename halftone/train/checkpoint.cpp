@@ -12,10 +12,10 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "halftone/core/atomic_file.h"
 #include "halftone/core/error.h"
 #include "halftone/core/hash.h"
 #include "halftone/core/log.h"
-#include "halftone/io/atomic_file.h"
 #include "halftone/io/safetensors.h"
 
 namespace halftone {
@@ -86,13 +86,7 @@ json write_tensors(const fs::path& path, const std::map<std::string, torch::Tens
 }
 
 json read_trainer(const fs::path& path) {
-  const File file = File::open_regular(path);
-  const std::uint64_t size = file.size();
-  if (size > kMaxTrainerBytes)
-    throw UserError(fmt::format("'{}' has {} bytes, too many", path.string(), size));
-  std::string text(size, '\0');
-  file.read_at(0, text.data(), text.size());
-  json trainer = json::parse(text);
+  json trainer = json::parse(read_file(path, kMaxTrainerBytes));
   const auto checksum = trainer.at(kChecksum).get<std::string>();
   trainer.erase(kChecksum);
   if (hex(hash_bytes(trainer.dump())) != checksum)

@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "halftone/core/error.h"
-#include "halftone/io/file.h"
+#include "halftone/core/file.h"
 
 namespace halftone {
 namespace {
@@ -16,17 +16,6 @@ constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 20U;
 
 std::string one_line(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
-  return text;
-}
-
-std::string read_whole(const std::filesystem::path& path) {
-  const File file = File::open_regular(path);
-  const std::uint64_t size = file.size();
-  if (size > kMaxBytes)
-    throw UserError(
-        fmt::format("'{}' has {} bytes, too many for a configuration file", path.string(), size));
-  std::string text(size, '\0');
-  file.read_at(0, text.data(), text.size());
   return text;
 }
 
@@ -96,7 +85,7 @@ std::string default_text(const ConfigField& field) {
 }  // namespace
 
 std::vector<ConfigAssignment> read_config_file(const std::filesystem::path& path) {
-  const std::string text = read_whole(path);
+  const std::string text = read_file(path, kMaxBytes);
   toml::table table;
   try {
     table = toml::parse(text, path.string());

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/io/file.h"
+#include "halftone/core/file.h"
 
 namespace halftone {
 

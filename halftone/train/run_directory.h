@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "halftone/io/file.h"
+#include "halftone/core/file.h"
 
 namespace halftone {
 
