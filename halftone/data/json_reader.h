@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "halftone/core/error.h"
 
@@ -75,8 +76,17 @@ class JsonField {
 };
 
 inline nlohmann::json parse_json(std::string_view text, const std::string& origin) {
+  constexpr int kMaxDepth = 64;  // printing and copying a document recurse
+  const auto check_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    if (depth > kMaxDepth)
+      throw UserError(
+          fmt::format("{}: expected JSON nested at most {} deep, found more; the file "
+                      "may be damaged",
+                      origin, kMaxDepth));
+    return true;
+  };
   try {
-    return nlohmann::json::parse(text);
+    return nlohmann::json::parse(text, check_depth);
   } catch (const nlohmann::json::parse_error& error) {
     throw UserError(fmt::format(
         "{}: expected JSON, found a syntax error at byte {}; the file may be damaged or cut off",

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/tokenizer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
+#include "support/paths.h"
+
+namespace halftone {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using Ids = std::vector<std::int32_t>;
+
+const std::filesystem::path kFolder = std::filesystem::path(test::kGoldenDir) / "tokenizer";
+
+json golden(const std::string& name) {
+  std::ifstream file(kFolder / name);
+  return json::parse(file);
+}
+
+const Tokenizer& sample() {
+  static const Tokenizer tokenizer = Tokenizer::load(kFolder);
+  return tokenizer;
+}
+
+Tokenizer with_patch(const json& patch, const std::string& config = "") {
+  json document = golden("tokenizer.json");
+  document.merge_patch(patch);
+  return Tokenizer::from_json(document.dump(), config, "patched.json");
+}
+
+std::string error_of(const json& patch, const std::string& config = "") {
+  try {
+    with_patch(patch, config);
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+// Valid UTF-8 of all lengths, with spaces and special tokens in it.
+std::string random_text(std::mt19937& random) {
+  const std::vector<std::string> parts = {
+      "a", "Zb",      " ",      "  ",   "\n", "\t",     "1", "'s", "é",   "明",   "月光", "，",
+      "👍", "e\u0301", "\u3000", "\x01", "!?", "\u00A0", "<", "𝒳",  "<s>", "</s>", "<unk>"};
+  std::string text;
+  for (auto n = random() % 40; n > 0; --n) text += parts[random() % parts.size()];
+  return text;
+}
+
+TEST(Tokenizer, EncodesAsTheReferenceDoes) {
+  for (const json& item : golden("encodings.json")) {
+    const std::string text = item["text"];
+    EXPECT_EQ(sample().encode(text), item["ids"].get<Ids>()) << text;
+    EXPECT_EQ(sample().decode(sample().encode(text)), text);
+  }
+}
+
+TEST(Tokenizer, FollowsEverySettingAsTheReferenceDoes) {
+  for (const json& variant : golden("variants.json")) {
+    const Tokenizer tokenizer = with_patch(variant["patch"]);
+    for (const json& item : variant["cases"])
+      EXPECT_EQ(tokenizer.encode(item["text"].get<std::string>()), item["ids"].get<Ids>())
+          << variant["name"] << ": " << item["text"];
+  }
+}
+
+TEST(Tokenizer, DecodesAsTheReferenceDoes) {
+  for (const json& item : golden("decodings.json"))
+    EXPECT_EQ(sample().decode(item["ids"].get<Ids>(), item["skip"]), item["text"]) << item["ids"];
+}
+
+TEST(Tokenizer, DecodingGivesBackWhatWasEncoded) {
+  std::mt19937 random(1);
+  for (int i = 0; i < 2000; ++i) {
+    const std::string text = random_text(random);
+    EXPECT_EQ(sample().decode(sample().encode(text)), text);
+  }
+}
+
+TEST(Tokenizer, KeepsBytesThatAreNotUtf8) {
+  std::mt19937 random(2);
+  for (int i = 0; i < 2000; ++i) {
+    std::string bytes;
+    for (auto n = random() % 20; n > 0; --n) bytes += static_cast<char>(random() % 256);
+    const Ids ids = sample().encode(bytes);
+    EXPECT_EQ(sample().decode_bytes(ids), bytes);
+    EXPECT_EQ(sample().decode(ids), replace_invalid_utf8(bytes));
+  }
+}
+
+TEST(Tokenizer, SpecialTokensSeparateTexts) {
+  std::mt19937 random(3);
+  for (int i = 0; i < 500; ++i) {
+    const std::string a = random_text(random);
+    const std::string b = random_text(random);
+    Ids joined = sample().encode(a);
+    joined.push_back(static_cast<std::int32_t>(sample().special_tokens().eos));
+    for (const std::int32_t id : sample().encode(b)) joined.push_back(id);
+    EXPECT_EQ(sample().encode(a + "</s>" + b), joined);
+  }
+}
+
+TEST(Tokenizer, MergesLongWordsAsItMergesShortOnes) {
+  // Merging is local, so what a long word repeats is encoded alike in its middle.
+  const std::string piece = "word";
+  const Ids short_word = sample().encode(piece + piece + piece);
+  std::string text;
+  for (int i = 0; i < 30000; ++i) text += piece;
+  const Ids ids = sample().encode(text);
+  EXPECT_EQ(sample().decode(ids), text);
+  EXPECT_TRUE(std::equal(short_word.begin(), short_word.begin() + 2, ids.begin()));
+}
+
+TEST(Tokenizer, ServesManyThreads) {
+  const std::string text = random_text(*std::make_unique<std::mt19937>(4));
+  const Ids expected = sample().encode(text);
+  std::vector<int> equal(4);
+  std::vector<std::thread> threads;
+  for (int& result : equal)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 200; ++i) result += sample().encode(text) == expected ? 1 : 0;
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(equal, testing::Each(200));
+}
+
+TEST(Tokenizer, KnowsItsTokens) {
+  EXPECT_EQ(sample().vocab_size(), 700);
+  EXPECT_EQ(sample().token_to_id("</s>"), 2);
+  EXPECT_EQ(sample().id_to_token(1), "<s>");
+  EXPECT_EQ(sample().token_to_id("no such token"), std::nullopt);
+  EXPECT_EQ(sample().id_to_token(700), std::nullopt);
+  EXPECT_EQ(sample().id_to_token(-1), std::nullopt);
+  EXPECT_TRUE(sample().is_special(0));
+  EXPECT_FALSE(sample().is_special(3));
+  EXPECT_EQ(sample().decode(Ids{-5, 1, 100000}), "<s>");
+}
+
+TEST(Tokenizer, TakesRolesFromTheConfigElseFromMiniMindsNames) {
+  EXPECT_EQ(sample().special_tokens().bos, 1);
+  EXPECT_EQ(sample().special_tokens().eos, 2);
+  EXPECT_EQ(sample().special_tokens().pad, 0);
+  const Tokenizer configured =
+      with_patch(json::object(),
+                 R"({"bos_token": "</s>", "eos_token": {"content": "<s>"}, "pad_token": null})");
+  EXPECT_EQ(configured.special_tokens().bos, 2);
+  EXPECT_EQ(configured.special_tokens().eos, 1);
+  EXPECT_EQ(configured.special_tokens().pad, 0);
+  EXPECT_THAT(error_of(json::object(), R"({"bos_token": "<|nope|>"})"), HasSubstr("<|nope|>"));
+  EXPECT_THAT(error_of(json::object(), R"({"bos_token": 7})"), HasSubstr("bos_token"));
+}
+
+TEST(Tokenizer, SavesWhatLoadsTheSame) {
+  const std::filesystem::path folder =
+      std::filesystem::path(testing::TempDir()) / "saved_tokenizer";
+  std::filesystem::remove_all(folder);
+  sample().save(folder);
+  const Tokenizer loaded = Tokenizer::load(folder);
+  EXPECT_EQ(loaded.json(), sample().json());
+  EXPECT_EQ(loaded.special_tokens().eos, 2);
+  EXPECT_EQ(Tokenizer::load(folder / "tokenizer.json").vocab_size(), 700);
+  std::ifstream config(folder / "tokenizer_config.json");
+  EXPECT_EQ(json::parse(config)["added_tokens_decoder"]["1"]["content"], "<s>");
+  std::filesystem::remove_all(folder);
+  EXPECT_THROW(Tokenizer::load(folder), UserError);
+}
+
+TEST(Tokenizer, NamesTheFieldThatItCannotUse) {
+  const std::vector<std::pair<const char*, const char*>> cases = {
+      {R"({"model": {"type": "WordPiece"}})", "model.type must be BPE"},
+      {R"({"model": {"byte_fallback": true}})", "model.byte_fallback"},
+      {R"({"model": {"dropout": 0.1}})", "model.dropout"},
+      {R"({"model": {"end_of_word_suffix": "</w>"}})", "model.end_of_word_suffix"},
+      {R"({"model": {"vocab": null}})", "model.vocab"},
+      {R"({"model": {"vocab": {"a": -1}}})", "model.vocab.a"},
+      {R"({"model": {"vocab": {"a": 4000000000}}})", "model.vocab.a"},
+      {R"({"model": {"vocab": {"a": 5}}})", "must differ from every other"},
+      {R"({"model": {"merges": [["x", "nope"]]}})", "model.merges[0]"},
+      {R"({"model": {"merges": ["a b c"]}})", "model.merges[0]"},
+      {R"({"model": {"merges": 5}})", "model.merges"},
+      {R"({"normalizer": {"type": "NFC"}})", "normalizer"},
+      {R"({"truncation": {"max_length": 5}})", "truncation"},
+      {R"({"pre_tokenizer": {"type": "Whitespace"}})", "pre_tokenizer"},
+      {R"({"decoder": {"type": "WordPiece"}})", "decoder"},
+      {R"({"post_processor": {"type": "TemplateProcessing"}})", "post_processor"},
+      {R"({"added_tokens": [{"id": 0, "content": "x"}]})", "\"x\""},
+      {R"({"added_tokens": [{"id": 9, "content": "<s>"}]})", "model.vocab"},
+      {R"({"added_tokens": [{"id": 800, "content": "x", "lstrip": true}]})", "lstrip"},
+      {R"({"added_tokens": [{"id": 800, "content": ""}]})", "added_tokens[0].content"},
+  };
+  for (const auto& [patch, message] : cases)
+    EXPECT_THAT(error_of(json::parse(patch)),
+                testing::AllOf(HasSubstr("patched.json"), HasSubstr(message)));
+}
+
+TEST(Tokenizer, TakesAByteLevelInASequence) {
+  const Tokenizer tokenizer = with_patch(json::parse(
+      R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": false}]}})"));
+  EXPECT_EQ(tokenizer.encode("some text's"), sample().encode("some text's"));
+}
+
+TEST(Tokenizer, WritesMiniMindsChatFormat) {
+  const std::vector<ChatMessage> messages = {
+      {"user", "你好"}, {"assistant", "hi"}, {"user", "why?"}};
+  EXPECT_EQ(sample().chat_prompt(messages),
+            "<s>system\n你是 MiniMind，是一个有用的人工智能助手。</s>\n<s>user\n你好</s>\n"
+            "<s>assistant\nhi</s>\n<s>user\nwhy?</s>\n<s>assistant\n");
+  const std::vector<ChatMessage> with_system = {{"system", "Be brief"}, {"user", "?"}};
+  EXPECT_EQ(sample().chat_prompt(with_system),
+            "<s>system\nBe brief</s>\n<s>user\n?</s>\n<s>assistant\n");
+  const std::vector<ChatMessage> wrong = {{"tool", "x"}};
+  EXPECT_THROW(sample().chat_prompt(wrong), UserError);
+}
+
+TEST(Tokenizer, ReadsTheDefaultSystemTextOutOfTheTemplate) {
+  const ChatTemplate chat{.bos = "<s>", .eos = "</s>", .default_system = "It's \"plain\"\n\\o/"};
+  const json config = {{"chat_template", chat.jinja()}};
+  const std::vector<ChatMessage> messages = {{"user", "?"}};
+  EXPECT_EQ(with_patch(json::object(), config.dump()).chat_prompt(messages), chat.render(messages));
+  const json foreign = {{"chat_template", "{% if tools %}{% endif %}"}};
+  EXPECT_THROW(with_patch(json::object(), foreign.dump()).chat_prompt(messages), UserError);
+}
+
+TEST(StreamDecoder, PiecesTogetherAreTheWholeText) {
+  std::mt19937 random(5);
+  for (int i = 0; i < 500; ++i) {
+    Ids ids = sample().encode(random_text(random));
+    for (auto n = random() % 8; n > 0; --n)
+      ids.insert(ids.begin() + static_cast<std::ptrdiff_t>(random() % (ids.size() + 1)),
+                 static_cast<std::int32_t>(random() % 259));
+    StreamDecoder stream(sample(), false);
+    std::string text;
+    for (const std::int32_t id : ids) {
+      const std::string piece = stream.push(id);
+      EXPECT_EQ(find_invalid_utf8(piece), std::nullopt);
+      text += piece;
+    }
+    EXPECT_EQ(text + stream.flush(), sample().decode(ids));
+  }
+}
+
+TEST(StreamDecoder, HoldsBackAnUnfinishedCharacter) {
+  const Ids bytes = sample().encode("\xE2\x80\xA9");
+  ASSERT_EQ(bytes.size(), 3);
+  StreamDecoder stream(sample());
+  EXPECT_EQ(stream.push(bytes[0]), "");
+  EXPECT_EQ(stream.push(bytes[1]), "");
+  EXPECT_EQ(stream.push(bytes[2]), "\xE2\x80\xA9");
+  EXPECT_EQ(stream.push(2), "");  // </s> is left out
+  EXPECT_EQ(stream.push(bytes[0]), "");
+  EXPECT_EQ(stream.flush(), "\uFFFD");
+}
+
+}  // namespace
+}  // namespace halftone
