@@ -15,10 +15,10 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/data/bpe_trainer.h"
+#include "halftone/data/corpus.h"
 #include "halftone/data/tokenizer.h"
 
 namespace halftone {
@@ -28,6 +28,8 @@ struct TrainArguments {
   std::vector<std::string> data;
   std::string out;
   std::int64_t vocab_size = 6400;
+  std::string invalid_utf8 = "error";
+  bool overwrite = false;
 };
 
 struct CodecArguments {
@@ -50,22 +52,46 @@ void require_utf8(const std::string& text, const std::string& origin) {
                     origin, *offset));
 }
 
+// Before the work, so that it is not lost afterwards.
+void check_out(const TrainArguments& arguments) {
+  std::error_code ignored;
+  const std::filesystem::path out = arguments.out;
+  if (std::filesystem::exists(out, ignored) && !std::filesystem::is_directory(out, ignored))
+    throw UserError(fmt::format("{}: expected a folder for --out, found a file", arguments.out));
+  if (std::filesystem::exists(out / "tokenizer.json", ignored) && !arguments.overwrite)
+    throw UserError(fmt::format(
+        "{}: there is a tokenizer.json already, which models may depend on; name another --out, or "
+        "add --overwrite",
+        arguments.out));
+}
+
+double bytes_per_token(Corpus& corpus, const Tokenizer& tokenizer) {
+  constexpr std::size_t kEnough = std::size_t{4} << 20U;
+  std::size_t bytes = 0;
+  std::size_t tokens = 0;
+  corpus.rewind();
+  for (Piece piece; bytes < kEnough && corpus.next(piece);) {
+    bytes += piece.text.size();
+    tokens += tokenizer.encode(piece.text).size();
+  }
+  return static_cast<double>(bytes) / static_cast<double>(std::max<std::size_t>(1, tokens));
+}
+
 void train(const TrainArguments& arguments) {
   const auto start = std::chrono::steady_clock::now();
   BpeTrainer trainer({.vocab_size = arguments.vocab_size});
-  std::uint64_t bytes = 0;
-  for (const std::string& path : arguments.data) {
-    const std::string text = read_file(path, std::uint64_t{4} << 30U);
-    require_utf8(text, path);
-    trainer.add_text(text);
-    bytes += text.size();
-  }
-  log_note(fmt::format("read {} of text", format_bytes(bytes)));
+  Corpus corpus({.paths = {arguments.data.begin(), arguments.data.end()},
+                 .replace_invalid_utf8 = arguments.invalid_utf8 == "replace"});
+  check_out(arguments);
+  for (Piece piece; corpus.next(piece);) trainer.add_text(piece.text);
+  log_note(
+      fmt::format("read {} from {} files", format_bytes(corpus.bytes()), corpus.files().size()));
   const Tokenizer tokenizer = trainer.train();
   tokenizer.save(arguments.out);
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-  log_note(fmt::format("learned {} tokens in {}", tokenizer.vocab_size(),
-                       format_seconds(taken.count())));
+  log_note(fmt::format("learned {} tokens in {}, {:.2f} bytes per token; wrote {}",
+                       tokenizer.vocab_size(), format_seconds(taken.count()),
+                       bytes_per_token(corpus, tokenizer), arguments.out));
 }
 
 void encode(const CodecArguments& arguments) {
@@ -116,7 +142,9 @@ void decode(const CodecArguments& arguments) {
 void add_train(CLI::App& tokenizer) {
   const auto arguments = std::make_shared<TrainArguments>();
   CLI::App* command = tokenizer.add_subcommand("train", "Learn a vocabulary from text");
-  command->add_option("--data", arguments->data, "Text to learn from (repeatable)")
+  command
+      ->add_option("--data", arguments->data,
+                   "A text file, fortune file, .jsonl of {\"text\"}, or a folder (repeatable)")
       ->required()
       ->type_name("PATH");
   command->add_option("--vocab-size", arguments->vocab_size, "Number of tokens, all included")
@@ -126,6 +154,10 @@ void add_train(CLI::App& tokenizer) {
       ->add_option("--out", arguments->out, "Folder for tokenizer.json and tokenizer_config.json")
       ->required()
       ->type_name("DIR");
+  command->add_option("--invalid-utf8", arguments->invalid_utf8, "What to do with other bytes")
+      ->check(CLI::IsMember({"error", "replace"}))
+      ->capture_default_str();
+  command->add_flag("--overwrite", arguments->overwrite, "Replace a tokenizer that is in DIR");
   command->footer(
       "Example:\n"
       "  halftone tokenizer train --data poems.txt --data prose/ --vocab-size 6400 --out "
