@@ -1,6 +1,9 @@
+#!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Shared by the scripts beside it: source it, do not run it.
+# shellcheck disable=SC2034  # used by the scripts that source this
 HALFTONE_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034
 HALFTONE_CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/halftone
 
 say() { printf '==> %s\n' "$*" >&2; }

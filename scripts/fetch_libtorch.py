@@ -98,7 +98,8 @@ class Web:
         if parts.username:
             pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
             self.authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-        self.opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=tls_context()))
+        handlers = [urllib.request.HTTPSHandler(context=tls_context())] if parts.scheme == "https" else []
+        self.opener = urllib.request.build_opener(*handlers)
 
     def open(self, url: str, headers: dict[str, str]):
         request = urllib.request.Request(url, headers={"User-Agent": "halftone-setup", **headers})

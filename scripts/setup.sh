@@ -57,9 +57,10 @@ missing_packages() {
 }
 
 install_packages() {
-  local missing bytes root=()
-  have dpkg-query && have apt-get ||
+  local missing bytes output root=()
+  if ! have dpkg-query || ! have apt-get; then
     die "set-up needs apt (Debian 12, Ubuntu 24.04); elsewhere install the counterparts of ${programs[*]#*:} ${libraries[*]}, then run cmake by hand"
+  fi
   mapfile -t missing < <(missing_packages)
   if ((${#missing[@]} == 0)); then
     say "all packages are installed"
@@ -69,14 +70,16 @@ install_packages() {
     have sudo || die "these packages are missing and only root can install them: apt-get install ${missing[*]}"
     root=(sudo)
   fi
-  "${root[@]}" apt-get -qq update >&2 || say "apt-get update failed; going on with the lists that are there"
+  "${root[@]}" apt-get -qq update >/dev/null 2>&1 || say "apt-get update failed; going on with the lists that are there"
   bytes=$(apt-get -qq install --print-uris -y --no-install-recommends "${missing[@]}" 2>/dev/null |
     awk '{ sum += $3 } END { printf "%d", sum }') || bytes=0
   note_fetched "$bytes"
   say "installing packages ($((bytes / 1000000)) MB): ${missing[*]}"
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y \
-    --no-install-recommends "${missing[@]}" >/dev/null ||
-    die "apt-get could not install ${missing[*]}; run it by hand to see why"
+  if ! output=$("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y \
+    --no-install-recommends "${missing[@]}" 2>&1); then
+    tail -n 20 <<<"$output" >&2
+    die "apt-get could not install ${missing[*]}; the lines above say why"
+  fi
 }
 
 # The folder of LibTorch's lib/ and include/ at or below $1; fails when there is none or it is too old.

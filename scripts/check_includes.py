@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Holds every #include to the layers: prints each that breaks them, and exits with 1 if there is one.
+
+Usage: scripts/check_includes.py [ROOT]
+"""
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+
+# Folder of halftone/ -> the other folders it may include. Everything may include core; nothing includes upward.
+LAYERS = {
+    "core": set(),
+    "kernels": set(),
+    "nn": {"kernels"},
+    "optim": {"kernels"},
+    "inspect": {"kernels"},
+    "data": set(),
+    "io": set(),
+    "dist": set(),
+    "precision": {"kernels", "optim"},
+    "models": {"nn"},
+    "train": {"kernels", "nn", "optim", "inspect", "data", "io", "dist", "precision", "models"},
+}
+# Outside the library: these may include all of its headers, and their own.
+USERS = {"cli": "cli/", "tests": "support/", "bench": "bench/", "examples": None}
+# Libraries that a user of the installed headers need not have.
+PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "hwy/", "CLI/")
+UMBRELLA = "halftone/halftone.h"
+NOT_INSTALLED = ("_impl.h", "-inl.h", "/pch.h")
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
+
+
+def includes_of(path: pathlib.Path) -> list[tuple[int, str, str]]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    matches = ((number, INCLUDE.match(line)) for number, line in enumerate(lines, 1))
+    return [(number, match.group(1), match.group(2)) for number, match in matches if match]
+
+
+def broken_layer(name: str, included: str) -> str:
+    """Why the library's file `name` may not include "halftone/...", or nothing."""
+    folder = name.split("/")[1]
+    target = included.split("/")[1]
+    if name == UMBRELLA:
+        return ""
+    if included == UMBRELLA:
+        return "the umbrella header is for users of the library"
+    if folder not in LAYERS:
+        return f"halftone/{folder} is not in the table of scripts/check_includes.py"
+    if target not in LAYERS[folder] | {"core", folder}:
+        allowed = ", ".join(sorted(LAYERS[folder] | {"core"}))
+        return f"{folder} may include only {allowed}"
+    return ""
+
+
+def broken_library_include(name: str, quote: str, included: str) -> str:
+    is_public = name.endswith(".h") and not name.endswith(NOT_INSTALLED)
+    if included.startswith("halftone/"):
+        return "own headers are included with quotes" if quote == "<" else broken_layer(name, included)
+    if quote == '"':
+        return "own headers are included by their path from the root, halftone/..."
+    if included == "torch/torch.h" and name.endswith((".h", ".cuh")):
+        return "headers include the parts of LibTorch they need, such as <torch/types.h>"
+    if included.startswith("CLI/"):
+        return "only cli knows the command line"
+    if is_public and included.startswith(PRIVATE_LIBRARIES):
+        return "a public header includes std and LibTorch only"
+    return ""
+
+
+def broken_user_include(name: str, quote: str, included: str) -> str:
+    own = USERS[name.split("/")[0]]
+    if included.endswith(NOT_INSTALLED) and name.startswith(("cli/", "examples/")):
+        return "this header is private to the library"
+    if quote == '"' and not included.startswith(("halftone/",) + ((own,) if own else ())):
+        return "own headers are included by their path from the root"
+    return ""
+
+
+def check_file(root: pathlib.Path, path: pathlib.Path) -> list[str]:
+    name = path.relative_to(root).as_posix()
+    check = broken_library_include if name.startswith("halftone/") else broken_user_include
+    includes = includes_of(path)
+    complaints = [
+        f"{name}:{number}: {included}: {reason}"
+        for number, quote, included in includes
+        if (reason := check(name, quote, included))
+    ]
+    own_header = path.with_suffix(".h")
+    if path.suffix == ".cpp" and own_header.exists():
+        expected = own_header.relative_to(root).as_posix()
+        if not includes or includes[0][2] != expected:
+            complaints.append(f"{name}:{includes[0][0] if includes else 1}: its own header {expected} comes first")
+    return complaints
+
+
+def check_tree(root: pathlib.Path) -> list[str]:
+    folders = [root / folder for folder in ("halftone", *USERS)]
+    files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
+    own_project = root / "tests" / "find_package"  # a stranger's project: it uses the installed headers
+    return [line for path in files if own_project not in path.parents for line in check_file(root, path)]
+
+
+if __name__ == "__main__":
+    tree = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parents[1]).resolve()
+    problems = check_tree(tree)
+    print("\n".join(problems) if problems else "includes: all in order")
+    sys.exit(1 if problems else 0)

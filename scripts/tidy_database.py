@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""For tidy.sh: writes BUILD/tidy/compile_commands.json without what only g++ understands, prints the chosen sources.
+
+Usage: tidy_database.py BUILD [--all | --light | FILE...]
+"""
+from __future__ import annotations
+
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+
+PRECOMPILED = "cmake_pch.hxx"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def clang_arguments(command: str) -> list[str]:
+    """The compiler's arguments without launcher, precompiled header and OpenMP (whose header is g++'s own)."""
+    words = shlex.split(command)
+    start = next(i for i, word in enumerate(words) if word.rpartition("/")[2].startswith(("c++", "g++", "clang++")))
+    kept = ["clang++"]
+    rest = iter(words[start + 1 :])
+    for word in rest:
+        if word == "-include":
+            header = next(rest)
+            kept += [] if PRECOMPILED in header else [word, header]
+        elif word not in ("-fopenmp", "-Winvalid-pch", "-Werror"):
+            kept.append(word)
+    return kept
+
+
+def changed_files() -> set[str]:
+    names = set()
+    for command in (["git", "diff", "--name-only", "main"], ["git", "ls-files", "--others", "--exclude-standard"]):
+        names.update(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout.decode().split())
+    return {str(ROOT / name) for name in names}
+
+
+def main() -> None:
+    build = pathlib.Path(sys.argv[1])
+    wanted = sys.argv[2:]
+    entries = [e for e in json.loads((build / "compile_commands.json").read_text()) if PRECOMPILED not in e["file"]]
+    light = {entry["file"] for entry in entries if PRECOMPILED not in entry["command"]}
+    for entry in entries:
+        entry["arguments"] = clang_arguments(entry.pop("command"))
+    (build / "tidy").mkdir(exist_ok=True)
+    (build / "tidy" / "compile_commands.json").write_text(json.dumps(entries, indent=1))
+    files = {entry["file"] for entry in entries}
+    if wanted == ["--light"]:
+        files &= light
+    elif wanted != ["--all"]:
+        files &= {str(pathlib.Path(name).resolve()) for name in wanted} if wanted else changed_files()
+    print("\n".join(sorted(files)))
+
+
+if __name__ == "__main__":
+    main()
