@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include "halftone/data/json_reader.h"
+#include "halftone/data/json_reader_impl.h"
 
 namespace halftone {
 namespace {
