@@ -24,8 +24,8 @@ LAYERS = {
     "models": {"nn"},
     "train": {"kernels", "nn", "optim", "inspect", "data", "io", "dist", "precision", "models"},
 }
-# Outside the library: these may include all of its headers, and their own.
-USERS = {"cli": "cli/", "tests": "support/", "bench": "bench/", "examples": None}
+# Outside the library: these may include all of its headers, what is named here, and files of their own folder.
+USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}
 # Libraries that a user of the installed headers need not have.
 PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "hwy/", "CLI/")
 UMBRELLA = "halftone/halftone.h"
@@ -72,11 +72,11 @@ def broken_library_include(name: str, quote: str, included: str) -> str:
 
 
 def broken_user_include(name: str, quote: str, included: str) -> str:
-    own = USERS[name.split("/")[0]]
+    own = ("halftone/", *USERS[name.split("/")[0]])
     if included.endswith(NOT_INSTALLED) and name.startswith(("cli/", "examples/")):
         return "this header is private to the library"
-    if quote == '"' and not included.startswith(("halftone/",) + ((own,) if own else ())):
-        return "own headers are included by their path from the root"
+    if quote == '"' and "/" in included and not included.startswith(own):
+        return f"only {', '.join(own)} and the own folder are at hand here"
     return ""
 
 

@@ -48,11 +48,10 @@ folder_mb() { du -sm "$1" 2>/dev/null | cut -f1; }
 fetched_mb() { awk '{ sum += $1 } END { printf "%d", sum / 1e6 }' "$HALFTONE_FETCH_LOG"; }
 
 build() {
-  local jobs
+  local jobs output
   jobs=$(build_jobs)
   say "building into build/ with $jobs jobs"
-  cmake --preset release >build-configure.log 2>&1 || { cat build-configure.log >&2; die "cmake failed, see above"; }
-  rm -f build-configure.log
+  output=$(cmake --preset release 2>&1) || { printf '%s\n' "$output" >&2; die "cmake failed, see above"; }
   cmake --build build --parallel "$jobs" --target halftone_cli >&2
 }
 
