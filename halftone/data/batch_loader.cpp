@@ -83,7 +83,7 @@ Batch BatchLoader::batch_at(std::int64_t position) const {
   const std::int64_t width = options_.seq_len + (options_.pack ? 1 : 0);
   const std::int64_t shown = std::max<std::int64_t>(count, 1);
 
-  torch::Tensor ids = torch::full({shown, width}, std::int64_t{data_.pad_id}, torch::kInt64);
+  torch::Tensor ids = torch::full({shown, width}, data_.pad_id, torch::kInt64);
   batch.loss_mask = torch::zeros({shown, width - 1});
   auto* id = ids.data_ptr<std::int64_t>();
   auto* mask = batch.loss_mask.data_ptr<float>();

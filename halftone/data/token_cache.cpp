@@ -51,11 +51,11 @@ void write_tokens(Corpus& corpus, const TokenizerInterface& tokenizer, TokenFile
     ids.clear();
     if (piece.begins) {
       writer.begin_sample();
-      ids.push_back(tokenizer.bos_id);
+      ids.push_back(static_cast<std::int32_t>(tokenizer.bos_id));
     }
     const std::vector<std::int32_t> encoded = tokenizer.encode(piece.text);
     ids.insert(ids.end(), encoded.begin(), encoded.end());
-    if (piece.ends) ids.push_back(tokenizer.eos_id);
+    if (piece.ends) ids.push_back(static_cast<std::int32_t>(tokenizer.eos_id));
     writer.add(ids, piece.text.size());
     if (options.progress) options.progress(corpus.bytes_read(), total);
   }

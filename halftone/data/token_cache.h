@@ -20,9 +20,9 @@ using EncodeFunction = std::function<std::vector<std::int32_t>(std::string_view)
 struct TokenizerInterface {
   EncodeFunction encode;  ///< ids of a text, without bos and eos
   std::int64_t vocab_size = 0;
-  std::int32_t bos_id = 0;
-  std::int32_t eos_id = 0;
-  std::int32_t pad_id = 0;
+  std::int64_t bos_id = 0;
+  std::int64_t eos_id = 0;
+  std::int64_t pad_id = 0;
   std::string identity;  ///< differs when ids would, such as a hash of tokenizer.json
 };
 
@@ -37,8 +37,8 @@ struct TokenizedData {
   std::shared_ptr<const TokenFile> tokens;
   std::uint64_t content_hash = 0;    ///< of the corpus
   std::uint64_t tokenizer_hash = 0;  ///< of its identity and special ids
-  std::int32_t pad_id = 0;
-  std::int32_t eos_id = 0;
+  std::int64_t pad_id = 0;
+  std::int64_t eos_id = 0;
 };
 
 /// Encodes each sample as bos, ids, eos, in one pass and constant memory, or takes what an earlier

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/corpus.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/core/log.h"
+#include "halftone/core/random.h"
+#include "halftone/data/line_reader.h"
+#include "halftone/data/piece_reader.h"
+#include "support/temp_folder.h"
+
+namespace halftone {
+namespace {
+
+using test::message_of;
+using test::TempFolder;
+using test::write_text;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::vector<Piece> pieces_of(Corpus& corpus) {
+  std::vector<Piece> result;
+  for (Piece piece; corpus.next(piece);) result.push_back(piece);
+  return result;
+}
+
+std::vector<std::string> texts_of(const CorpusOptions& options) {
+  Corpus corpus(options);
+  std::vector<std::string> result;
+  for (const Piece& piece : pieces_of(corpus)) {
+    EXPECT_TRUE(piece.begins && piece.ends) << "a short sample must come in one piece";
+    result.push_back(piece.text);
+  }
+  return result;
+}
+
+/// The texts that a file with this name and content gives.
+std::vector<std::string> texts_in(const std::string& name, const std::string& content,
+                                  CorpusOptions options = {}) {
+  const TempFolder folder;
+  write_text(folder / name, content);
+  options.paths = {folder / name};
+  return texts_of(options);
+}
+
+std::string error_in(const std::string& name, const std::string& content) {
+  return message_of<UserError>([&] { texts_in(name, content); });
+}
+
+TEST(Corpus, APlainTextIsOneSampleAsItStands) {
+  EXPECT_THAT(texts_in("a.txt", "  one\r\n\ntwo\n\n"), ElementsAre("  one\r\n\ntwo\n\n"));
+  EXPECT_THAT(texts_in("a.txt", "no line break"), ElementsAre("no line break"));
+}
+
+TEST(Corpus, SplitsParagraphsWhereAsked) {
+  EXPECT_THAT(
+      texts_in("a.txt", "\n  one\nmore\n\n \t\ntwo\r\n\r\nthree", {.split_paragraphs = true}),
+      ElementsAre("  one\nmore", "two", "three"));
+}
+
+TEST(Corpus, LeavesOutAByteOrderMark) {
+  EXPECT_THAT(texts_in("a.txt", "\xEF\xBB\xBFtext"), ElementsAre("text"));
+  EXPECT_THAT(texts_in("a.jsonl", "\xEF\xBB\xBF{\"text\": \"x\"}"), ElementsAre("x"));
+}
+
+TEST(Corpus, DividesFortunesAtPercentLines) {
+  EXPECT_THAT(texts_in("poems", "one\n  two\n%\n\n  three \n\n%\r\n%\n \n%\nfour 5%\n%x\n%"),
+              ElementsAre("one\n  two", "  three", "four 5%\n%x"));
+}
+
+TEST(Corpus, TakesTerminalCodesOutOfFortunes) {
+  EXPECT_THAT(texts_in("poems", "\x1B[32m《感遇》\x1B[m\n\x1B[;\x1B[34;1mby\x1B[;m x\n%\n"),
+              ElementsAre("《感遇》\nby x"));
+  EXPECT_THAT(texts_in("poems", "whole ____\b\b\b\bBODY!\n%\n诗\bx\n"),
+              ElementsAre("whole BODY!", "x"));
+}
+
+TEST(StripTerminalCodes, SurvivesBrokenOnes) {
+  EXPECT_EQ(strip_terminal_codes("a\x1B"), "a");
+  EXPECT_EQ(strip_terminal_codes("a\x1B["), "a");
+  EXPECT_EQ(strip_terminal_codes("a\x1B[12"), "a");
+  EXPECT_EQ(strip_terminal_codes("a\x1B[3\nb"), "a\nb");
+  EXPECT_EQ(strip_terminal_codes("\b\b诗\b\bx"), "x");
+  EXPECT_EQ(strip_terminal_codes("a\n\bb"), "a\nb");
+}
+
+TEST(Corpus, AMarkupFileIsNoFortuneFile) {
+  EXPECT_THAT(texts_in("a.tex", "a\n%\nb"), ElementsAre("a\n%\nb"));
+  EXPECT_THAT(texts_in("a.txt", "a\n%\nb"), ElementsAre("a", "b"));
+}
+
+TEST(Corpus, ReadsTextsOfJsonLines) {
+  EXPECT_THAT(texts_in("a.jsonl",
+                       "{\"text\": \"a\\n\\u8bd7 \"}\n\n{\"id\": 1, \"text\": \"\"}\r\n"
+                       "{\"text\":\"end\"}"),
+              ElementsAre("a\n诗 ", "", "end"));
+}
+
+TEST(Corpus, NamesTheLineOfBadJson) {
+  EXPECT_THAT(error_in("a.jsonl", "{\"text\": \"a\"}\n{\"text\": }\n"),
+              AllOf(HasSubstr("a.jsonl:2 is not valid JSON at byte 10"), HasSubstr("expected")));
+  EXPECT_THAT(error_in("a.jsonl", "[1]"), HasSubstr("a.jsonl:1 is a JSON array"));
+  EXPECT_THAT(error_in("a.jsonl", "{\"txt\": \"a\"}"), HasSubstr("a.jsonl:1 has no \"text\""));
+  EXPECT_THAT(error_in("a.jsonl", "{\"text\": 3}"), HasSubstr("\"text\" that is a JSON number"));
+  EXPECT_THAT(error_in("a.jsonl", "{\"text\": 1e999}"), HasSubstr("a.jsonl:1 holds a number"));
+  EXPECT_THAT(error_in("a.jsonl", "{\"text\": \"\\ud800\"}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(error_in("a.jsonl", "\n{\"conversations\": []}"),
+              AllOf(HasSubstr("a.jsonl:2 is a chat"), HasSubstr("{\"text\": \"...\"}")));
+}
+
+TEST(Corpus, RefusesALineOfJsonBeyondAllMeasure) {
+  const std::string line = "{\"text\": \"" + std::string(std::size_t{65} << 20U, 'x') + "\"}\n";
+  EXPECT_THAT(error_in("a.jsonl", "\n" + line), HasSubstr("a.jsonl:2 is longer than 64 MiB"));
+}
+
+TEST(Corpus, NamesTheByteThatIsNotUtf8) {
+  EXPECT_THAT(error_in("a.txt", "\xEF\xBB\xBF one\ntw\xFFo"),
+              AllOf(HasSubstr("a.txt is not UTF-8: byte 0xFF at offset 10 (line 2)"),
+                    HasSubstr("--invalid-utf8 replace")));
+  EXPECT_THAT(error_in("a.txt", std::string(600'000, 'x') + "\xE8\xAF"), HasSubstr("600000"));
+  EXPECT_THAT(error_in("a.jsonl", "{\"text\": \"\xC0\x80\"}"), HasSubstr("offset 10 (line 1)"));
+  EXPECT_THAT(error_in("poems", "a\n%\n\x80"), HasSubstr("offset 4 (line 3)"));
+}
+
+TEST(Corpus, ReplacesWhatIsNotUtf8WhenTold) {
+  EXPECT_THAT(texts_in("a.txt", "a\xFFz", {.replace_invalid_utf8 = true}),
+              ElementsAre("a\xEF\xBF\xBDz"));
+  EXPECT_THAT(texts_in("a.jsonl", "{\"text\": \"\xE8\xAF\"}", {.replace_invalid_utf8 = true}),
+              ElementsAre("\xEF\xBF\xBD"));
+}
+
+TEST(Corpus, RefusesFilesThatAreNotText) {
+  using namespace std::string_literals;
+  EXPECT_THAT(error_in("a.png", "\x89PNG\0"s), HasSubstr("a.png is not a text file"));
+  EXPECT_THAT(error_in("a.gz", "\x1F\x8B\x08xx"s), HasSubstr("compressed; unpack"));
+  EXPECT_THAT(error_in("a.txt", "\xFF\xFEx\0"s), HasSubstr("UTF-16, expected UTF-8; convert"));
+}
+
+TEST(Corpus, RefusesPathsThatGiveNoText) {
+  const TempFolder folder;
+  EXPECT_THAT(message_of<UserError>([] { Corpus({}); }), HasSubstr("no data given"));
+  EXPECT_THAT(message_of<UserError>([&] { Corpus({.paths = {folder / "no"}}); }),
+              AllOf(HasSubstr((folder / "no").string()), HasSubstr("does not exist")));
+  EXPECT_THAT(message_of<UserError>([&] { Corpus({.paths = {folder.path()}}); }),
+              HasSubstr("holds no text files"));
+  EXPECT_THAT(message_of<UserError>([&] { Corpus({.paths = {"/dev/null"}}); }),
+              HasSubstr("neither a file nor a folder"));
+  EXPECT_THAT(error_in("a.txt", ""), HasSubstr("there is no text in"));
+  EXPECT_THAT(error_in("a.txt", " \n\n"), HasSubstr("there is no text in"));
+  EXPECT_THAT(error_in("poems", "%\n%\n"), HasSubstr("there is no text in"));
+}
+
+TEST(Corpus, TakesAFolderInOrderAndOnce) {
+  const TempFolder folder;
+  std::filesystem::create_directories(folder / "b/.git");
+  for (const char* name : {"z.txt", "a", "b/c.jsonl", "b/.git/x", ".hidden", "a.dat", "copyright"})
+    write_text(folder / name, name);
+  write_text(folder / "a.u8", "a copy");
+  write_text(folder / "lone.u8", "no copy");
+  std::filesystem::create_symlink("z.txt", folder / "link.txt");
+  std::filesystem::create_directory_symlink("..", folder / "b/up");
+
+  std::vector<std::string> names;
+  const Corpus corpus({.paths = {folder.path(), folder / "a"}});
+  for (const CorpusFile& file : corpus.files())
+    names.push_back(file.path.lexically_relative(folder.path()).string());
+  EXPECT_THAT(names, ElementsAre("a", "b/c.jsonl", "link.txt", "lone.u8"));
+}
+
+TEST(Corpus, LeavesBinaryFilesOfAFolderOutWithAWarning) {
+  const TempFolder folder;
+  write_text(folder / "a.txt", "text");
+  write_text(folder / "b.png", std::string("\x89PNG\0\0", 6));
+  std::vector<std::string> said;
+  set_log_sink([&](LogLevel level, const std::string& message) {
+    if (level == LogLevel::kWarning) said.push_back(message);
+  });
+  EXPECT_EQ(Corpus({.paths = {folder.path()}}).files().size(), 1U);
+  set_log_sink({});
+  EXPECT_THAT(said, ElementsAre(AllOf(HasSubstr("left out 1 of 2"), HasSubstr("b.png"))));
+}
+
+TEST(Corpus, GivesTheSameAgainAfterRewind) {
+  const TempFolder folder;
+  write_text(folder / "a", "one\n%\ntwo\n");
+  write_text(folder / "b.txt", "three");
+  Corpus corpus({.paths = {folder.path()}});
+  EXPECT_EQ(corpus.bytes(), 15U);
+  Piece piece;
+  ASSERT_TRUE(corpus.next(piece));
+  corpus.rewind();
+  EXPECT_EQ(corpus.bytes_read(), 0U);
+  EXPECT_EQ(pieces_of(corpus).size(), 3U);
+  EXPECT_EQ(corpus.bytes_read(), corpus.bytes());
+  EXPECT_FALSE(corpus.next(piece));
+}
+
+TEST(Corpus, HashFollowsTheContentNotThePlace) {
+  const TempFolder first;
+  const TempFolder second;
+  write_text(first / "a", "one\n%\ntwo");
+  write_text(second / "z", "one\n%\ntwo");
+  const auto hash = [](const std::filesystem::path& path) {
+    return Corpus({.paths = {path}}).content_hash();
+  };
+  const std::uint64_t before = hash(first.path());
+  EXPECT_EQ(before, hash(second / "z"));
+  write_text(first / "a", "one\n%\ntwO");
+  EXPECT_NE(before, hash(first.path()));
+  write_text(first / "a", "one\n%\ntwo");
+  write_text(first / "b", "more");
+  EXPECT_NE(before, hash(first.path()));
+}
+
+// GPT-2's pre-tokeniser for ASCII.
+std::vector<std::string> pre_tokens(const std::string& text) {
+  static const std::regex pattern(
+      R"('s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+)");
+  return {std::sregex_token_iterator(text.begin(), text.end(), pattern), {}};
+}
+
+std::string random_prose(std::size_t bytes) {
+  const std::vector<std::string> parts = {"word", " ",  "\n", "\n\n", "\n\n\n", " it's", "42",
+                                          "\t",   ", ", "  ", "\n ",  "x",      " end.", "\r\n"};
+  std::string text;
+  for (std::uint64_t i = 0; text.size() < bytes; ++i)
+    text += parts[random_word(7, i) % parts.size()];
+  return text;
+}
+
+TEST(Corpus, CutsALongTextWhereThePreTokeniserDoes) {
+  const TempFolder folder;
+  const std::string text = random_prose(3 << 18U);
+  write_text(folder / "long.txt", text);
+  Corpus corpus({.paths = {folder / "long.txt"}});
+  const std::vector<Piece> pieces = pieces_of(corpus);
+  ASSERT_GT(pieces.size(), 2U);
+  std::string joined;
+  std::vector<std::string> tokens;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    EXPECT_EQ(pieces[i].begins, i == 0);
+    EXPECT_EQ(pieces[i].ends, i + 1 == pieces.size());
+    joined += pieces[i].text;
+    for (const std::string& token : pre_tokens(pieces[i].text)) tokens.push_back(token);
+  }
+  EXPECT_EQ(joined, text);
+  EXPECT_EQ(tokens, pre_tokens(text));
+}
+
+TEST(Corpus, CutsATextWithoutLineBreaksInConstantMemory) {
+  const TempFolder folder;
+  std::string text;
+  for (int i = 0; i < 700'000; ++i) text += "诗";  // 2.1 MB, no space, no line break
+  write_text(folder / "long.txt", text);
+  Corpus corpus({.paths = {folder / "long.txt"}});
+  std::string joined;
+  for (const Piece& piece : pieces_of(corpus)) {
+    EXPECT_LE(piece.text.size(), std::size_t{2} << 20U);
+    joined += piece.text;
+  }
+  EXPECT_EQ(joined, text);
+}
+
+TEST(LineReader, CutsLongLinesAtSpacesAndCharacters) {
+  const TempFolder folder;
+  write_text(folder / "a", "aaaaaa bbb\n诗诗诗诗x\n");
+  LineReader reader(folder / "a", {.max_line_bytes = 8});
+  std::vector<std::string> lines;
+  for (std::string line; reader.next(line);) lines.push_back(line);
+  EXPECT_THAT(lines, ElementsAre("aaaaaa", " bbb\n", "诗诗", "诗诗x\n"));
+  EXPECT_EQ(reader.line_number(), 2U);
+}
+
+// Whatever stands in a file, reading ends in pieces of valid UTF-8 or in a UserError.
+void read_anything(const std::filesystem::path& path, bool replace) {
+  try {
+    Corpus corpus({.paths = {path}, .split_paragraphs = replace, .replace_invalid_utf8 = replace});
+    for (const Piece& piece : pieces_of(corpus)) EXPECT_LT(piece.text.size(), 1U << 20U);
+  } catch (const UserError& error) {
+    EXPECT_THAT(error.what(), HasSubstr(path.filename().string()));
+  }
+}
+
+TEST(Corpus, NeverCrashesOnMutatedFiles) {
+  const TempFolder folder;
+  const std::string jsonl =
+      "{\"text\": \"a\\u8bd7\", \"n\": [1, {\"b\": null}]}\n{\"text\": \"\"}\n";
+  const std::string fortune = "\x1B[32m诗\x1B[m\n%\n__\b\bab\n\n%\nlast\r\n%\r\n";
+  for (std::uint64_t round = 0; round < 1500; ++round) {
+    std::string content = round % 2 == 0 ? jsonl : fortune;
+    const std::uint64_t edits = random_word(1, round) % 4 + 1;
+    for (std::uint64_t edit = 0; edit < edits; ++edit) {
+      const std::uint64_t word = random_word(round + 2, edit);
+      const std::size_t at = word % content.size();
+      switch (word >> 32U & 3U) {
+        case 0:
+          content[at] = static_cast<char>(word >> 40U);
+          break;
+        case 1:
+          content.insert(at, 1, static_cast<char>(word >> 40U));
+          break;
+        case 2:
+          content.erase(at, 1);
+          break;
+        default:
+          content.resize(at + 1);
+      }
+    }
+    const auto path = folder / (round % 2 == 0 ? "a.jsonl" : "poems");
+    write_text(path, content);
+    read_anything(path, round % 3 == 0);
+  }
+}
+
+}  // namespace
+}  // namespace halftone
