@@ -301,6 +301,7 @@ TEST(Corpus, NeverCrashesOnMutatedFiles) {
     const std::uint64_t edits = random_word(1, round) % 4 + 1;
     for (std::uint64_t edit = 0; edit < edits; ++edit) {
       const std::uint64_t word = random_word(round + 2, edit);
+      if (content.empty()) break;
       const std::size_t at = word % content.size();
       switch (word >> 32U & 3U) {
         case 0:
