@@ -16,6 +16,7 @@
 #include "halftone/core/random.h"
 #include "halftone/data/line_reader.h"
 #include "halftone/data/piece_reader.h"
+#include "support/paths.h"
 #include "support/temp_folder.h"
 
 namespace halftone {
@@ -119,8 +120,11 @@ TEST(Corpus, NamesTheLineOfBadJson) {
 }
 
 TEST(Corpus, RefusesALineOfJsonBeyondAllMeasure) {
-  const std::string line = "{\"text\": \"" + std::string(std::size_t{65} << 20U, 'x') + "\"}\n";
-  EXPECT_THAT(error_in("a.jsonl", "\n" + line), HasSubstr("a.jsonl:2 is longer than 64 MiB"));
+  const TempFolder folder{std::filesystem::path(test::kBuildDir)};
+  write_text(folder / "a.jsonl",
+             "\n{\"text\": \"" + std::string(std::size_t{65} << 20U, 'x') + "\"}\n");
+  EXPECT_THAT(message_of<UserError>([&] { texts_of({.paths = {folder / "a.jsonl"}}); }),
+              HasSubstr("a.jsonl:2 is longer than 64 MiB"));
 }
 
 TEST(Corpus, NamesTheByteThatIsNotUtf8) {

@@ -16,6 +16,7 @@
 #include "halftone/core/random.h"
 #include "halftone/data/token_cache.h"
 #include "halftone/data/token_file.h"
+#include "support/paths.h"
 #include "support/temp_folder.h"
 
 namespace halftone {
@@ -282,7 +283,7 @@ void write_large_corpus(const fs::path& folder, std::size_t bytes) {
 TEST(TokenizeCorpus, NeedsNoMemoryForALargeCorpus) {
   constexpr std::size_t kBytes = std::size_t{96} << 20U;
   constexpr std::uint64_t kBound = std::uint64_t{24} << 20U;
-  const TempFolder folder;
+  const TempFolder folder{fs::path(test::kBuildDir)};
   fs::create_directory(folder / "text");
   write_large_corpus(folder / "text", kBytes);
   const std::uint64_t before = peak_resident_bytes();

@@ -16,11 +16,10 @@ namespace halftone::test {
 /// since some disks take milliseconds for every file.
 class TempFolder {
  public:
-  TempFolder() {
-    const std::filesystem::path memory = "/dev/shm";
-    const bool usable = access(memory.c_str(), W_OK | X_OK) == 0;
-    std::string name =
-        (usable ? memory : std::filesystem::temp_directory_path()) / "halftone-test-XXXXXX";
+  TempFolder() : TempFolder(fastest_place()) {}
+  /// Below `parent`: for more data than may fit in memory.
+  explicit TempFolder(const std::filesystem::path& parent) {
+    std::string name = parent / "halftone-test-XXXXXX";
     EXPECT_NE(mkdtemp(name.data()), nullptr);
     path_ = name;
   }
@@ -35,6 +34,12 @@ class TempFolder {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  static std::filesystem::path fastest_place() {
+    const std::filesystem::path memory = "/dev/shm";
+    const bool usable = access(memory.c_str(), W_OK | X_OK) == 0;
+    return usable ? memory : std::filesystem::temp_directory_path();
+  }
+
   std::filesystem::path path_;
 };
 
