@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/precision/policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "halftone/core/error.h"
+
+namespace halftone {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(Policy, IsTheTableOfTheDocumentation) {
+  const PrecisionPolicy mixed = parse_precision("16-mixed");
+  EXPECT_EQ(mixed.parameter, torch::kFloat);
+  EXPECT_EQ(mixed.compute, torch::kHalf);
+  EXPECT_TRUE(mixed.autocast && mixed.loss_scaling && !mixed.stochastic_rounding);
+  const PrecisionPolicy bf16 = parse_precision("bf16-true");
+  EXPECT_EQ(bf16.parameter, torch::kBFloat16);
+  EXPECT_TRUE(bf16.stochastic_rounding && !bf16.autocast && !bf16.loss_scaling);
+  const PrecisionPolicy half = parse_precision("16-true");
+  EXPECT_EQ(half.parameter, torch::kHalf);
+  EXPECT_TRUE(half.loss_scaling && !half.autocast);
+  const PrecisionPolicy bf16_mixed = parse_precision("bf16-mixed");
+  EXPECT_EQ(bf16_mixed.parameter, torch::kFloat);
+  EXPECT_EQ(bf16_mixed.compute, torch::kBFloat16);
+  EXPECT_TRUE(bf16_mixed.autocast && !bf16_mixed.loss_scaling);
+  EXPECT_FALSE(parse_precision("32-true").autocast);
+}
+
+TEST(Policy, KnowsItsOwnNames) {
+  for (const std::string& name : precision_names()) EXPECT_EQ(parse_precision(name).name, name);
+  EXPECT_EQ(precision_names().size(), 5U);
+}
+
+TEST(Policy, RefusesOthersWithTheListAndTheNearest) {
+  try {
+    parse_precision("bf16-mixd");
+    FAIL() << "accepted";
+  } catch (const UserError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("32-true, 16-true, bf16-true, 16-mixed, bf16-mixed"));
+    EXPECT_THAT(error.what(), HasSubstr("did you mean 'bf16-mixed'"));
+  }
+  for (const char* planned : {"int8-mixed", "auto"}) {
+    try {
+      parse_precision(planned);
+      FAIL() << "accepted";
+    } catch (const UserError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("not in this version"));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace halftone
