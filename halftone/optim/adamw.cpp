@@ -158,7 +158,8 @@ torch::Tensor AdamW::view_of(const torch::Tensor& flat, const Slot& slot) const 
 // Moves a parameter into its buffer, with the gradient it may already have.
 void AdamW::attach(Slot& slot) {
   slot.weight = view_of(buffers_[slot.buffer].weights, slot);
-  slot.gradient = view_of(buffers_[slot.buffer].gradients, slot);
+  // Not a view in autograd's eyes: the zero_grad() of optimizers and modules refuses those.
+  slot.gradient = view_of(buffers_[slot.buffer].gradients, slot).variable_data();
   slot.weight.copy_(slot.variables.front().detach());
   for (torch::Tensor& variable : slot.variables) {
     variable.set_data(slot.weight);

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "halftone/kernels/stochastic_rounding.h"
+#include "tests/support/instruction_sets.h"
 
 namespace halftone {
 namespace {
@@ -75,6 +76,43 @@ TEST(AdamWKernel, RoundsStochasticallyWithTheBitsOfTheComposition) {
   adamw_(ours, arguments);
   adamw_reference_(reference, arguments);
   expect_same(ours, reference);
+}
+
+TEST(AdamWKernel, HasTheSameBitsOnEveryInstructionSet) {
+  torch::manual_seed(7);
+  for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+    const AdamWTensors start = random_tensors(1009, dtype);
+    const AdamWTensors reference = copy_of(start);
+    AdamWArguments arguments = arguments_for(3);
+    arguments.stochastic_rounding = true;
+    adamw_reference_(reference, arguments);
+    int tried = 0;
+    test::for_each_instruction_set([&] {
+      const AdamWTensors ours = copy_of(start);
+      adamw_(ours, arguments);
+      expect_same(ours, reference);
+      ++tried;
+    });
+    EXPECT_GE(tried, 1);
+  }
+}
+
+TEST(AdamWKernel, EqualsTheCpu_CUDA) {
+  torch::manual_seed(8);
+  for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+    const AdamWTensors cpu = random_tensors(1009, dtype);
+    const AdamWTensors cuda = {cpu.weights.cuda(), cpu.gradients.cuda(), cpu.exp_avg.cuda(),
+                               cpu.exp_avg_sq.cuda()};
+    AdamWArguments arguments = arguments_for(3);
+    adamw_(cpu, arguments);
+    for (torch::Tensor* scalar :
+         {&arguments.step, &arguments.gradient_factor, &arguments.found_inf})
+      *scalar = scalar->cuda();
+    adamw_(cuda, arguments);
+    const double tolerance = dtype == torch::kFloat ? 1e-6 : 1e-2;
+    EXPECT_TRUE(torch::allclose(cuda.weights.cpu(), cpu.weights, tolerance, tolerance));
+    EXPECT_TRUE(torch::allclose(cuda.exp_avg_sq.cpu(), cpu.exp_avg_sq, 1e-6, 1e-7));
+  }
 }
 
 TEST(AdamWKernel, AcceptsUnalignedStartsAndAnyCut) {

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/support/instruction_sets.h"
+
 namespace halftone {
 namespace {
 
@@ -62,6 +64,21 @@ TEST(GradientStats, HasTheSameBitsForAnyNumberOfThreads) {
     EXPECT_TRUE(torch::equal(gradient_stats(flat, {{0, 300007}}).norm_squared, one.norm_squared));
   }
   torch::set_num_threads(before);
+}
+
+TEST(GradientStats, AgreesOnEveryInstructionSet) {
+  torch::manual_seed(3);
+  for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+    const torch::Tensor flat = torch::randn({100003}).to(dtype);
+    const std::vector<Range> ranges = {{0, 11}, {11, 70000}, {70000, 100003}};
+    const RangeStats reference = gradient_stats_reference(flat, ranges);
+    int tried = 0;
+    test::for_each_instruction_set([&] {
+      expect_close(gradient_stats(flat, ranges), reference);
+      ++tried;
+    });
+    EXPECT_GE(tried, 1);
+  }
 }
 
 TEST(GradientStats, RefusesRangesOutsideAndOtherDtypes) {
