@@ -27,6 +27,11 @@ std::pair<torch::Tensor, torch::Tensor> corrections(const AdamWArguments& argume
           (1.0 - at::pow(arguments.beta2, step)).sqrt()};
 }
 
+// LibTorch's fp32 square root on the CPU is now and then one bit off; through fp64 it is exact.
+torch::Tensor exact_sqrt(const torch::Tensor& x) {
+  return x.is_cpu() ? x.to(torch::kDouble).sqrt().to(torch::kFloat) : x.sqrt();
+}
+
 void check_flat(const torch::Tensor& tensor, const torch::Tensor& weights, const char* name) {
   HALFTONE_CHECK(tensor.dim() == 1 && tensor.is_contiguous() && tensor.sizes() == weights.sizes() &&
                      tensor.device() == weights.device(),
@@ -128,7 +133,7 @@ void adamw_reference_(const AdamWTensors& tensors, const AdamWArguments& argumen
   const torch::Tensor second =
       tensors.exp_avg_sq * arguments.beta2 + gradient * (1.0 - arguments.beta2) * gradient;
   const torch::Tensor denominator =
-      second.sqrt() / root_correction.to(torch::kFloat) + arguments.eps;
+      exact_sqrt(second) / root_correction.to(torch::kFloat) + arguments.eps;
   const torch::Tensor weights =
       tensors.weights.to(torch::kFloat) * (1.0 - arguments.lr * arguments.weight_decay) -
       first * step_size.to(torch::kFloat) / denominator;

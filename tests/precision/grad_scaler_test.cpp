@@ -380,7 +380,7 @@ TEST(GradScaler, StagesAreKept) {
 TEST(GradScaler, ScalesListsAndKeepsDtypes) {
   GradScaler scaler({.init_scale = 8});
   const auto scaled = scaler.scale(
-      {torch::ones({2}), torch::full({}, 2.0, torch::kHalf), torch::ones({1}, torch::kBFloat16)});
+      {torch::ones({2}), torch::full({1}, 2.0, torch::kHalf), torch::ones({1}, torch::kBFloat16)});
   ASSERT_EQ(scaled.size(), 3U);
   EXPECT_TRUE(torch::equal(scaled[0], torch::full({2}, 8.0F)));
   EXPECT_EQ(scaled[1].scalar_type(), torch::kHalf);
