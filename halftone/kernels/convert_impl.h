@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loads and stores of the three element types as fp32 vectors. Included by the *_cpu.cpp files
 // after <hwy/highway.h>, once for each instruction set: hence the toggling guard.
-#if defined(HALFTONE_KERNELS_CONVERT_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef HALFTONE_KERNELS_CONVERT_INL_H_
-#undef HALFTONE_KERNELS_CONVERT_INL_H_
+#if defined(HALFTONE_KERNELS_CONVERT_IMPL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HALFTONE_KERNELS_CONVERT_IMPL_H_
+#undef HALFTONE_KERNELS_CONVERT_IMPL_H_
 #else
-#define HALFTONE_KERNELS_CONVERT_INL_H_
+#define HALFTONE_KERNELS_CONVERT_IMPL_H_
 #endif
 
 #include <hwy/highway.h>
@@ -87,4 +87,4 @@ struct BFloat16 {
 }  // namespace halftone::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
-#endif  // HALFTONE_KERNELS_CONVERT_INL_H_
+#endif  // HALFTONE_KERNELS_CONVERT_IMPL_H_
