@@ -38,7 +38,7 @@ Tensor as_rows(const Tensor& x) {
 
 struct Group16 : torch::autograd::Function<Group16> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x,
-                               const std::vector<Tensor>& weights, ScalarType dtype) {
+                               at::TensorList weights, ScalarType dtype) {
     const MatmulPath path = paths_for(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
     variable_list saved{rows};
@@ -108,7 +108,7 @@ std::vector<Tensor> linear_group(const Tensor& x, const std::vector<Tensor>& wei
                    weight.scalar_type(), "; convert one or turn autocast on");
   }
   if (x.is_cpu() && (dtype == torch::kBFloat16 || dtype == torch::kHalf))
-    return Group16::apply(x, weights, dtype);
+    return Group16::apply(x, at::TensorList(weights), dtype);
   std::vector<Tensor> outputs;
   for (const Tensor& weight : weights) outputs.push_back(at::linear(x, weight));
   return outputs;

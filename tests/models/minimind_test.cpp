@@ -158,9 +158,9 @@ TEST(MiniMind, FirstLossOf26mIsThatOfAUniformGuess) {
   MiniMindLM model(preset_config("minimind-26m"));
   EXPECT_EQ(parameter_count(model), 25'829'888);
   const torch::NoGradGuard no_grad;
-  const Tensor ids = torch::randint(6400, {4, 129});
-  const Tensor logits = model->forward(ids.narrow(1, 0, 128)).logits;
-  const Tensor targets = ids.narrow(1, 1, 128).flatten();
+  const Tensor ids = torch::randint(6400, {16, 257});
+  const Tensor logits = model->forward(ids.narrow(1, 0, 256)).logits;
+  const Tensor targets = ids.narrow(1, 1, 256).flatten();
   const Tensor loss =
       masked_cross_entropy(logits.flatten(0, 1), targets, torch::ones_like(targets));
   EXPECT_NEAR(loss.item<double>(), 8.93, 0.02);
