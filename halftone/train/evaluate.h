@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "halftone/data/batch_loader.h"
+#include "halftone/models/minimind.h"
+#include "halftone/train/mixed_precision.h"
+
+namespace halftone {
+
+struct EvalResult {
+  double loss = 0;           // mean cross entropy in nats over the predicted tokens
+  double perplexity = 0;     // exp(loss)
+  double bits_per_byte = 0;  // total cross entropy in bits per byte of the predicted text
+  std::int64_t tokens = 0;
+  std::int64_t bytes = 0;
+  double seconds = 0;
+};
+
+/// One pass over the loader's data without gradients, dropout or the routers' auxiliary loss.
+/// `token_bytes` (V): bytes of text that each id stands for, 0 for special tokens. `on_progress` is
+/// called with the share that is done.
+EvalResult evaluate(MiniMindLM& model, const BatchLoader& loader, const MixedPrecision& precision,
+                    const std::vector<std::int64_t>& token_bytes,
+                    const std::function<void(double share)>& on_progress = {});
+
+}  // namespace halftone

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a configuration to a trained model in a run directory.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "halftone/train/metrics_log.h"
+#include "halftone/train/train_config.h"
+
+namespace halftone {
+
+/// What is about to be trained.
+struct PretrainPlan {
+  std::filesystem::path run;
+  std::int64_t parameters = 0;
+  std::int64_t vocab_size = 0;
+  std::int64_t training_tokens = 0;  // of one epoch
+  std::int64_t batches_per_epoch = 0;
+  std::optional<std::int64_t> total_steps;  // nothing when only time limits the run
+  std::int64_t first_step = 1;              // above 1 when resumed
+  std::string precision;
+  std::string device;
+  std::int64_t threads = 0;
+  std::string matmul_paths;  // how 16-bit matrices are multiplied; empty for 32-true
+};
+
+/// Called from the training thread. Any of them may be empty.
+struct PretrainEvents {
+  std::function<void(const std::string& stage, double share)> on_preparation;  // share 0..1
+  std::function<void(const PretrainPlan&)> on_start;
+  std::function<void(const StepMetrics&, double progress)> on_step;
+  std::function<void(const std::filesystem::path& run, std::int64_t step)> on_checkpoint;
+  std::function<bool()> should_stop;  // asked after each step; true: save and return
+};
+
+struct PretrainResult {
+  bool stopped = false;  // by should_stop, before the run's end
+  std::int64_t steps = 0;
+  std::int64_t tokens = 0;
+  double seconds = 0;                // of training, over all parts of a resumed run
+  std::optional<double> first_loss;  // of this part of the run
+  std::optional<double> last_loss;
+  std::int64_t skipped_steps = 0;
+};
+
+/// Starts a new run. Everything that can be wrong with the configuration or the data is found
+/// before the run directory is made. Throws UserError and SystemError.
+PretrainResult pretrain(const TrainConfig& config, const PretrainEvents& events = {});
+
+/// Goes on with the run in `config.out` from its newest checkpoint, bit by bit as if it had never
+/// stopped (at the same number of threads, on the same machine).
+PretrainResult resume_pretraining(const TrainConfig& config, const PretrainEvents& events = {});
+
+}  // namespace halftone
