@@ -43,9 +43,14 @@ std::string description(const ConfigField& field) {
 }  // namespace
 
 ConfigArguments::ConfigArguments(CLI::App& command, const std::vector<std::string>& without) {
-  command.add_option("CONFIG.toml", file_, "configuration file; flags win over it")->type_name("");
+  const auto left_out = [&](std::string_view name) {
+    return std::find(without.begin(), without.end(), name) != without.end();
+  };
+  if (!left_out("CONFIG.toml"))
+    command.add_option("CONFIG.toml", file_, "configuration file; flags win over it")
+        ->type_name("");
   for (const ConfigField& field : config_fields()) {
-    if (std::find(without.begin(), without.end(), field.key) != without.end()) continue;
+    if (left_out(field.key)) continue;
     keys_.push_back(field.key);
     std::vector<std::string>& texts = texts_[field.key];
     CLI::Option* option = command.add_option(flag_of(field.key), texts)->allow_extra_args(false);

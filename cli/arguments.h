@@ -17,7 +17,8 @@ namespace halftone::cli {
 /// command has run (commands keep it in a shared_ptr that their callback holds).
 class ConfigArguments {
  public:
-  /// Adds the options to `command`; keys in `without` are left out.
+  /// Adds the options to `command`; keys in `without` are left out, and with "CONFIG.toml" the
+  /// file.
   explicit ConfigArguments(CLI::App& command, const std::vector<std::string>& without = {});
   ConfigArguments(const ConfigArguments&) = delete;
   ConfigArguments& operator=(const ConfigArguments&) = delete;

@@ -5,8 +5,11 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/data_command.h"
+#include "cli/eval_command.h"
+#include "cli/generate_command.h"
 #include "cli/program.h"
 #include "cli/tokenizer_command.h"
+#include "cli/train_command.h"
 
 int main(int argc, char** argv) {
   CLI::App app(
@@ -15,6 +18,9 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version",
                        fmt::format("halftone {} (LibTorch {})", HALFTONE_VERSION, TORCH_VERSION));
   app.require_subcommand(1);
+  halftone::cli::add_train_command(app);
+  halftone::cli::add_generate_command(app);
+  halftone::cli::add_eval_command(app);
   halftone::add_data_command(app);
   halftone::add_tokenizer_command(app);
   app.footer(

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/train_command.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "cli/arguments.h"
+#include "cli/program.h"
+#include "cli/progress.h"
+#include "halftone/core/interrupt.h"
+#include "halftone/core/text.h"
+#include "halftone/train/pretrain.h"
+
+namespace halftone::cli {
+namespace {
+
+constexpr int kInterruptedExitCode = 130;
+
+void report_end(const PretrainResult& result, const std::string& run) {
+  if (result.last_loss)
+    fmt::print(
+        stderr, "loss {:.3f} -> {:.3f} in {} steps, {} tokens, {}{}\n", *result.first_loss,
+        *result.last_loss, result.steps, result.tokens, format_seconds(result.seconds),
+        result.skipped_steps > 0 ? fmt::format(", {} steps skipped", result.skipped_steps) : "");
+  if (result.stopped)
+    fmt::print(stderr, "stopped and saved; go on with: halftone train --resume {}\n", run);
+}
+
+void run_train(const ConfigArguments& arguments, const std::string& resume) {
+  const TrainConfig config =
+      resume.empty() ? arguments.resolve() : resume_config(resume, arguments.assignments());
+  require_data(config);
+  TrainingProgress progress(config.log_every);
+  const InterruptGuard guard;
+  const PretrainEvents events{
+      .on_preparation = [&](const std::string& stage,
+                            double share) { progress.preparation(stage, share); },
+      .on_start = [&](const PretrainPlan& plan) { progress.start(plan); },
+      .on_step = [&](const StepMetrics& metrics, double share) { progress.step(metrics, share); },
+      .on_checkpoint = [&](const auto& run,
+                           std::int64_t step) { progress.checkpoint(run.string(), step); },
+      .should_stop = [] { return interrupted(); }};
+  const PretrainResult result =
+      resume.empty() ? pretrain(config, events) : resume_pretraining(config, events);
+  progress.finish();
+  report_end(result, config.out);
+  if (result.stopped) throw Exit{kInterruptedExitCode};
+  print(config.out + "\n");
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("train", "Train a model on text");
+  auto resume = std::make_shared<std::string>();
+  command
+      ->add_option("--resume", *resume,
+                   "Go on with this run, bit by bit as if it had never stopped")
+      ->type_name("RUN");
+  auto arguments = std::make_shared<ConfigArguments>(*command);
+  command->footer(
+      "Examples:\n"
+      "  halftone train --preset tiny --data poems.txt --max-time 3m --out runs/poems\n"
+      "  halftone train small.toml --precision 16-mixed --max-steps 1000\n"
+      "  halftone train --resume runs/poems --max-time 10m\n"
+      "\n"
+      "Every flag is also a key of CONFIG.toml (--batch-size 8 is batch_size = 8); flags win.\n"
+      "Ctrl-C finishes the step, saves and exits with 130. The last line on stdout is the run's "
+      "folder.");
+  command->callback([arguments, resume] { run_train(*arguments, *resume); });
+}
+
+}  // namespace halftone::cli

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace halftone::cli {
+
+/// Adds `train`.
+void add_train_command(CLI::App& app);
+
+}  // namespace halftone::cli
