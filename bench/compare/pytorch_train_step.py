@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The same optimizer step as bench/train_step_bench.cpp, in PyTorch eager, for bench/compare/run.py.
+
+    pytorch_train_step.py PRESET RECIPE BATCH SEQ_LEN THREADS
+
+RECIPE: fp32, bf16-autocast, fp16-autocast. The model is the one of tests/golden/minimind_reference.py.
+"""
+import json
+import pathlib
+import sys
+import time
+
+import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"))
+from minimind_reference import MiniMind, preset  # noqa: E402
+
+
+def main():
+    preset_name, recipe, batch, seq_len, threads = sys.argv[1:]
+    batch, seq_len = int(batch), int(seq_len)
+    torch.set_num_threads(int(threads))
+    torch.manual_seed(0)
+    config = preset(preset_name)
+    model = MiniMind(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    ids = torch.randint(config.vocab_size, (batch, seq_len + 1))
+    dtype = {"fp32": None, "bf16-autocast": torch.bfloat16, "fp16-autocast": torch.float16}[recipe]
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            logits, aux_loss = model(ids[:, :-1])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()) + aux_loss
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+
+    step()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        seconds = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        print(json.dumps(seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Whole training steps of every recipe, ours and PyTorch's, side by side on this machine.
+
+    python3 bench/compare/run.py [--preset minimind-26m] [--batch 4] [--seq-len 256] [--rounds 7]
+                                 [--python PYTHON_WITH_TORCH] [--cap-avx2]
+
+Build first:  cmake --preset release -DHALFTONE_BUILD_BENCH=ON && cmake --build build
+All programs are started at once and take turns, one step each, so that what else happens on the
+machine meets all of them alike; the first round warms up. Prints a Markdown table: the median step,
+tokens/s, the ratio to our 32-true, and the share of the fp32 multiply-add peak that was measured in
+the same rounds (6 flops per parameter and token, attention left out). --cap-avx2 limits LibTorch's,
+oneDNN's and MKL's kernels to AVX2: it shows which path is chosen there, not how such a CPU performs.
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PARAMETERS = {"tiny": None, "minimind-26m": 25_829_888, "minimind-104m": 104_030_976}
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
+
+class Contestant:
+    def __init__(self, name, command, environment):
+        self.name = name
+        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True, env=environment)
+        self.samples = []
+
+    def wait_until_ready(self):
+        if self.process.stdout.readline().strip() != "ready":
+            sys.exit(f"{self.name}: the program ended before it was ready")
+
+    def run(self, keep):
+        self.process.stdin.write("1\n")
+        self.process.stdin.flush()
+        values = json.loads(self.process.stdout.readline())
+        if keep:
+            self.samples += values
+
+    def median(self):
+        return statistics.median(self.samples)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def cpu_model():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown CPU"
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="minimind-26m", choices=sorted(PARAMETERS))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    parser.add_argument("--python", help="interpreter that can import torch; without it PyTorch is left out")
+    parser.add_argument("--recipes", default="32-true,bf16-mixed,16-mixed,bf16-true,16-true")
+    parser.add_argument("--pytorch-recipes", default="fp32,bf16-autocast,fp16-autocast")
+    parser.add_argument("--cap-avx2", action="store_true")
+    return parser.parse_args()
+
+
+def start(arguments):
+    environment = {**os.environ, **(AVX2 if arguments.cap_avx2 else {})}
+    shape = [arguments.batch, arguments.seq_len, arguments.threads]
+    contestants = []
+    for recipe in filter(None, arguments.recipes.split(",")):
+        command = [arguments.build / "bench/train_step_bench", arguments.preset, recipe, *shape]
+        contestants.append(Contestant(f"halftone {recipe}", command, environment))
+        contestants[-1].wait_until_ready()
+    for recipe in filter(None, arguments.pytorch_recipes.split(",") if arguments.python else []):
+        script = ROOT / "bench/compare/pytorch_train_step.py"
+        contestants.append(Contestant(f"PyTorch {recipe}", [arguments.python, script, arguments.preset, recipe, *shape],
+                                      environment))
+        contestants[-1].wait_until_ready()
+    peak = Contestant("peak", [arguments.build / "bench/peak_bench", arguments.threads], environment)
+    peak.wait_until_ready()
+    return contestants, peak
+
+
+def main():
+    arguments = parse_arguments()
+    contestants, peak = start(arguments)
+    for round_number in range(arguments.rounds + 1):
+        for contestant in [*contestants, peak]:
+            contestant.run(keep=round_number > 0)
+        print(f"round {round_number}/{arguments.rounds}", file=sys.stderr)
+    tokens = arguments.batch * arguments.seq_len
+    capped = ", kernels capped to AVX2" if arguments.cap_avx2 else ""
+    print(f"{arguments.preset}, {arguments.batch} x {arguments.seq_len} tokens, {cpu_model()}, "
+          f"{arguments.threads} threads{capped}, {arguments.rounds} rounds; fp32 peak {peak.median():.0f} GFLOP/s\n")
+    print("| recipe | step, ms (median) | min .. max | tokens/s | time / our 32-true | share of fp32 peak |")
+    print("|---|---|---|---|---|---|")
+    base = next((c.median() for c in contestants if c.name == "halftone 32-true"), None)
+    parameters = PARAMETERS[arguments.preset]
+    for contestant in contestants:
+        step = contestant.median()
+        ratio = f"{step / base:.2f}" if base else "-"
+        share = f"{6 * parameters * tokens / step / 1e9 / peak.median():.0%}" if parameters else "-"
+        print(f"| {contestant.name} | {step * 1e3:.0f} | {min(contestant.samples) * 1e3:.0f} .. "
+              f"{max(contestant.samples) * 1e3:.0f} | {tokens / step:.0f} | {ratio} | {share} |")
+        contestant.close()
+    peak.close()
+
+
+if __name__ == "__main__":
+    main()
