@@ -54,7 +54,8 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
   bool known = false;
   for (const auto& [dtype, paths] : kDtypes) {
     for (const auto& [direction, member] : kDirections) {
-      if (!key.empty() && key != dtype && key != fmt::format("{}.{}", dtype, direction)) continue;
+      if (equals != item.npos && key != dtype && key != fmt::format("{}.{}", dtype, direction))
+        continue;
       (choice.*paths).*member = for_direction(path, member);
       known = true;
     }
