@@ -14,7 +14,7 @@
 #include <thread>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "peak_bench.cpp"
+#define HWY_TARGET_INCLUDE "bench/peak_bench.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 

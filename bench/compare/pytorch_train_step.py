@@ -4,7 +4,7 @@
 
     pytorch_train_step.py PRESET RECIPE BATCH SEQ_LEN THREADS
 
-RECIPE: fp32, bf16-autocast, fp16-autocast. The model is the one of tests/golden/minimind_reference.py.
+RECIPE: fp32, bf16-autocast, fp16-autocast. The model is the one of tests/golden/make_minimind_golden.py.
 """
 import json
 import pathlib
@@ -14,7 +14,15 @@ import time
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"))
-from minimind_reference import MiniMind, preset  # noqa: E402
+from make_minimind_golden import MiniMind  # noqa: E402
+
+
+SHAPES = {
+    "tiny": dict(dim=128, n_layers=4, n_heads=4, n_kv_heads=2, hidden_dim=384),
+    "minimind-26m": dict(dim=512, n_layers=8, n_heads=8, n_kv_heads=2, hidden_dim=1408),
+    "minimind-104m": dict(dim=768, n_layers=16, n_heads=8, n_kv_heads=2, hidden_dim=2048),
+}
+COMMON = dict(vocab_size=6400, norm_eps=1e-5, rope_theta=1e6, use_moe=False)
 
 
 def main():
@@ -22,10 +30,10 @@ def main():
     batch, seq_len = int(batch), int(seq_len)
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
-    config = preset(preset_name)
+    config = {**COMMON, **SHAPES[preset_name]}
     model = MiniMind(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    ids = torch.randint(config.vocab_size, (batch, seq_len + 1))
+    ids = torch.randint(config["vocab_size"], (batch, seq_len + 1))
     dtype = {"fp32": None, "bf16-autocast": torch.bfloat16, "fp16-autocast": torch.float16}[recipe]
     scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
 

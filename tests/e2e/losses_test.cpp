@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ten optimizer steps of the whole trainer, from tokens on disk to metrics, against PyTorch's
+// (tests/golden/make_minimind_golden.py): the same weights, batches and recipe.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "halftone/data/token_file.h"
+#include "halftone/models/parameter_names.h"
+#include "halftone/train/pretrainer.h"
+#include "models/golden_file.h"
+#include "support/temp_folder.h"
+
+namespace halftone {
+namespace {
+
+// As in the script that made the goldens.
+constexpr std::int64_t kSteps = 10;
+constexpr std::int64_t kAccumulate = 2;
+constexpr double kLr = 2e-3;
+
+struct Tolerance {
+  double loss;
+  double relative_grad_norm;
+};
+
+ModelConfig model_config(const nlohmann::json& json) {
+  ModelConfig config;
+  config.dim = json["dim"];
+  config.n_layers = json["n_layers"];
+  config.n_heads = json["n_heads"];
+  config.n_kv_heads = json["n_kv_heads"];
+  config.hidden_dim = json["hidden_dim"];
+  config.vocab_size = json["vocab_size"];
+  config.max_seq_len = json["max_seq_len"];
+  config.use_moe = json["use_moe"];
+  return config;
+}
+
+/// The golden's rows as samples of a token file; padding (id 0) is what the loader adds back.
+TokenizedData write_tokens(const torch::Tensor& ids, std::int64_t vocab_size,
+                           const std::filesystem::path& path) {
+  TokenFileWriter writer(path, vocab_size, /*key=*/1);
+  const torch::Tensor rows = ids.flatten(0, 1);  // (samples, L)
+  for (std::int64_t i = 0; i < rows.size(0); ++i) {
+    std::vector<std::int32_t> sample;
+    for (std::int64_t t = 0; t < rows.size(1); ++t) {
+      const auto id = rows[i][t].item<std::int32_t>();
+      if (id != 0) sample.push_back(id);
+    }
+    writer.begin_sample();
+    writer.add(sample, sample.size());
+  }
+  writer.finish();
+  return {.tokens = std::make_shared<TokenFile>(path), .pad_id = 0, .eos_id = 2};
+}
+
+std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string& precision) {
+  const test::TempFolder folder;
+  const ModelConfig config = model_config(golden.config);
+  const torch::Tensor& ids = golden.tensors.at("batches.ids");
+  BatchLoader loader(
+      write_tokens(ids, config.vocab_size, folder / "tokens"),
+      {.batch_size = ids.size(1), .seq_len = ids.size(2), .pack = false, .shuffle = false});
+  StateDict weights;
+  for (const auto& [name, tensor] : golden.tensors)
+    if (name.starts_with("weights.")) weights.tensors[name.substr(8)] = tensor;
+  MiniMindLM model(config);
+  load_parameters(model, weights, "golden");
+  Pretrainer trainer(std::move(model), std::move(loader),
+                     MixedPrecision(parse_precision(precision), {}, torch::kCPU),
+                     {.limits = {.max_steps = kSteps},
+                      .accumulate = kAccumulate,
+                      .schedule = {.kind = Schedule::kMinimind, .lr = kLr},
+                      .clip_norm = 1.0,
+                      .adamw = {.lr = kLr, .weight_decay = 0.01}});
+  std::vector<StepMetrics> steps;
+  while (!trainer.finished()) steps.push_back(trainer.step());
+  return steps;
+}
+
+void expect_pytorchs_steps(const std::string& file, const std::string& precision,
+                           const Tolerance& tolerance) {
+  const test::GoldenFile golden = test::read_golden(file);
+  const auto expected = [&](const char* what) { return golden.tensors.at(precision + "." + what); };
+  const std::vector<StepMetrics> steps = train(golden, precision);
+  ASSERT_EQ(steps.size(), kSteps);
+  for (std::int64_t i = 0; i < kSteps; ++i) {
+    const StepMetrics& step = steps[static_cast<std::size_t>(i)];
+    const double grad_norm = expected("grad_norms")[i].item<double>();
+    EXPECT_NEAR(step.loss, expected("losses")[i].item<double>(), tolerance.loss) << "step " << i;
+    EXPECT_NEAR(step.lr, expected("lrs")[i].item<double>(), 1e-12) << "step " << i;
+    EXPECT_NEAR(*step.grad_norm, grad_norm, tolerance.relative_grad_norm * grad_norm)
+        << "step " << i;
+    EXPECT_EQ(step.scale.value_or(1.0), expected("scales")[i].item<double>()) << "step " << i;
+    EXPECT_FALSE(step.skipped) << "step " << i;
+  }
+  EXPECT_LT(steps.back().loss, steps.front().loss);
+}
+
+constexpr Tolerance kFp32 = {.loss = 1e-4, .relative_grad_norm = 1e-4};
+constexpr Tolerance kSixteenBit = {.loss = 0.03, .relative_grad_norm = 0.03};
+
+TEST(Losses, DenseFp32EqualsPyTorch) {
+  expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kFp32);
+}
+TEST(Losses, DenseBf16MixedEqualsPyTorch) {
+  expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit);
+}
+TEST(Losses, Dense16MixedEqualsPyTorch) {
+  expect_pytorchs_steps("minimind_dense.safetensors", "16-mixed", kSixteenBit);
+}
+TEST(Losses, MoeFp32EqualsPyTorch) {
+  expect_pytorchs_steps("minimind_moe.safetensors", "32-true", kFp32);
+}
+TEST(Losses, MoeBf16MixedEqualsPyTorch) {
+  expect_pytorchs_steps("minimind_moe.safetensors", "bf16-mixed", kSixteenBit);
+}
+TEST(Losses, Moe16MixedEqualsPyTorch) {
+  expect_pytorchs_steps("minimind_moe.safetensors", "16-mixed", kSixteenBit);
+}
+
+}  // namespace
+}  // namespace halftone

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program itself, killed with SIGKILL in the middle of a run and resumed: the weights, the
+// moments and the metrics are those of a run that nobody disturbed.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <chrono>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/paths.h"
+#include "support/temp_folder.h"
+
+extern char** environ;
+
+namespace halftone {
+namespace {
+
+using nlohmann::json;
+using test::TempFolder;
+
+constexpr int kSteps = 24;
+
+pid_t start(const std::vector<std::string>& arguments) {
+  std::vector<std::string> words = {std::string(test::kBuildDir) + "/halftone"};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions{};
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
+  pid_t pid = -1;
+  EXPECT_EQ(posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ), 0);
+  posix_spawn_file_actions_destroy(&actions);
+  return pid;
+}
+
+/// The exit code, or minus the signal that ended the process.
+int wait_for(pid_t pid) {
+  int status = 0;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+std::string read(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<json> metrics(const std::filesystem::path& run) {
+  std::vector<json> lines;
+  std::ifstream file(run / "metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    json parsed = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!parsed.is_object()) break;  // being written
+    for (const char* timing : {"tokens_per_s", "step_ms", "rss_mib", "cuda_mib"})
+      parsed.erase(timing);
+    lines.push_back(std::move(parsed));
+  }
+  return lines;
+}
+
+/// Sends `signal` once the run has logged `step`; returns what wait_for does.
+int interrupt_at(pid_t pid, const std::filesystem::path& run, std::size_t step, int signal) {
+  while (metrics(run).size() < step) {
+    if (waitpid(pid, nullptr, WNOHANG) != 0) {
+      ADD_FAILURE() << "the run ended before step " << step;
+      return 0;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  kill(pid, signal);
+  return wait_for(pid);
+}
+
+class Resume : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::ofstream text(folder_ / "text.txt");
+    for (int i = 0; i < 400; ++i)
+      text << "Line " << i << ": " << i * i % 97 << " geese over the river, 春江花月夜 " << i % 7
+           << ".\n";
+  }
+
+  std::vector<std::string> train(const std::string& run, const std::string& precision) const {
+    return {"train",
+            "--preset",
+            "tiny",
+            "--model.dim",
+            "32",
+            "--model.n-layers",
+            "2",
+            "--model.dropout",
+            "0.1",
+            "--data",
+            folder_ / "text.txt",
+            "--tokenizer-vocab-size",
+            "300",
+            "--precision",
+            precision,
+            "--batch-size",
+            "2",
+            "--seq-len",
+            "64",
+            "--accumulate",
+            "2",
+            "--max-steps",
+            std::to_string(kSteps),
+            "--save-every",
+            "4",
+            "--scaler.init-scale",
+            "16777216",
+            "--scaler.growth-interval",
+            "5",
+            "--threads",
+            "2",
+            "--out",
+            folder_ / run};
+  }
+
+  void expect_equal_runs(const std::string& first, const std::string& second) const {
+    EXPECT_EQ(metrics(folder_ / first), metrics(folder_ / second));
+    EXPECT_EQ(metrics(folder_ / first).size(), kSteps);
+    for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+      const std::string name = std::string("checkpoints/step-00000024/") + file;
+      const std::string bytes = read(folder_ / first / name);
+      EXPECT_FALSE(bytes.empty());
+      EXPECT_TRUE(bytes == read(folder_ / second / name)) << file << " differs";
+    }
+  }
+
+  void expect_bit_equal_after_kills(const std::string& precision) {
+    ASSERT_EQ(wait_for(start(train("whole", precision))), 0);
+    EXPECT_EQ(interrupt_at(start(train("killed", precision)), folder_ / "killed", 6, SIGKILL),
+              -SIGKILL);
+    const std::vector<std::string> resume = {"train", "--resume", folder_ / "killed"};
+    EXPECT_EQ(interrupt_at(start(resume), folder_ / "killed", 15, SIGKILL), -SIGKILL);
+    EXPECT_EQ(wait_for(start(resume)), 0);
+    expect_equal_runs("whole", "killed");
+  }
+
+  const TempFolder folder_;
+};
+
+TEST_F(Resume, IsBitEqualIn32True) { expect_bit_equal_after_kills("32-true"); }
+TEST_F(Resume, IsBitEqualInBf16Mixed) { expect_bit_equal_after_kills("bf16-mixed"); }
+TEST_F(Resume, IsBitEqualIn16Mixed) {
+  expect_bit_equal_after_kills("16-mixed");
+  bool skipped = false;
+  for (const json& line : metrics(folder_ / "whole")) skipped |= line["skipped"].get<bool>();
+  EXPECT_TRUE(skipped) << "the scale was meant to overflow at first";
+}
+TEST_F(Resume, IsBitEqualInBf16True) { expect_bit_equal_after_kills("bf16-true"); }
+TEST_F(Resume, IsBitEqualIn16True) { expect_bit_equal_after_kills("16-true"); }
+
+TEST_F(Resume, TwoRunsWithOneSeedAreBitEqual) {
+  ASSERT_EQ(wait_for(start(train("one", "bf16-mixed"))), 0);
+  ASSERT_EQ(wait_for(start(train("two", "bf16-mixed"))), 0);
+  expect_equal_runs("one", "two");
+}
+
+TEST_F(Resume, CtrlCSavesAndExitsWith130) {
+  ASSERT_EQ(wait_for(start(train("whole", "32-true"))), 0);
+  EXPECT_EQ(interrupt_at(start(train("stopped", "32-true")), folder_ / "stopped", 7, SIGINT), 130);
+  const std::size_t stopped_at = metrics(folder_ / "stopped").size();
+  EXPECT_LT(stopped_at, kSteps);
+  EXPECT_EQ(wait_for(start({"train", "--resume", folder_ / "stopped"})), 0);
+  expect_equal_runs("whole", "stopped");
+}
+
+TEST_F(Resume, RefusesAChangedRecipeAndKeepsTheRun) {
+  ASSERT_EQ(wait_for(start(train("run", "32-true"))), 0);
+  const std::string before = read(folder_ / "run/metrics.jsonl");
+  EXPECT_EQ(wait_for(start({"train", "--resume", folder_ / "run", "--lr", "0.1"})), 2);
+  EXPECT_EQ(wait_for(start(train("run", "32-true"))), 2);  // exists, without --overwrite
+  EXPECT_EQ(read(folder_ / "run/metrics.jsonl"), before);
+}
+
+}  // namespace
+}  // namespace halftone
