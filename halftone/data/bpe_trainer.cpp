@@ -19,6 +19,7 @@ namespace {
 // Special tokens, then the byte alphabet in the order of its characters.
 std::vector<std::string> first_tokens(const std::vector<std::string>& special_tokens) {
   std::vector<std::string> alphabet;
+  alphabet.reserve(256);
   for (int byte = 0; byte < 256; ++byte)
     alphabet.push_back(byte_character(static_cast<std::uint8_t>(byte)));
   std::sort(alphabet.begin(), alphabet.end());  // UTF-8 sorts like code points

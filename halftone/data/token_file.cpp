@@ -223,7 +223,7 @@ struct TokenFileWriter::State {
   std::string pending_index;
 };
 
-TokenFileWriter::TokenFileWriter(fs::path path, std::int64_t vocab_size, std::uint64_t key)
+TokenFileWriter::TokenFileWriter(const fs::path& path, std::int64_t vocab_size, std::uint64_t key)
     : state_(std::make_unique<State>(path)) {
   state_->vocab_size = vocab_size;
   state_->header.id_bytes = vocab_size <= 65536 ? 2 : 4;

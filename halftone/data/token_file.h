@@ -55,7 +55,7 @@ class TokenFile {
 class TokenFileWriter {
  public:
   /// Ids must be below `vocab_size`: 2 bytes each up to 65,536, else 4.
-  TokenFileWriter(std::filesystem::path path, std::int64_t vocab_size, std::uint64_t key);
+  TokenFileWriter(const std::filesystem::path& path, std::int64_t vocab_size, std::uint64_t key);
   ~TokenFileWriter();
   TokenFileWriter(const TokenFileWriter&) = delete;
   TokenFileWriter& operator=(const TokenFileWriter&) = delete;

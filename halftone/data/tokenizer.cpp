@@ -3,8 +3,8 @@
 
 #include <fmt/format.h>
 
-#include "halftone/core/error.h"
 #include "halftone/core/atomic_file.h"
+#include "halftone/core/error.h"
 #include "halftone/core/file.h"
 #include "halftone/core/text.h"
 #include "halftone/data/byte_alphabet.h"
@@ -203,13 +203,13 @@ std::string Tokenizer::chat_prompt(std::span<const ChatMessage> messages) const 
 std::string StreamDecoder::push(std::int32_t id) {
   pending_ += tokenizer_.decode_bytes({&id, 1}, skip_special_tokens_);
   const std::size_t ready = pending_.size() - unfinished_length(pending_);
-  const std::string text = replace_invalid_utf8(pending_.substr(0, ready));
+  std::string text = replace_invalid_utf8(pending_.substr(0, ready));
   pending_.erase(0, ready);
   return text;
 }
 
 std::string StreamDecoder::flush() {
-  const std::string text = replace_invalid_utf8(pending_);
+  std::string text = replace_invalid_utf8(pending_);
   pending_.clear();
   return text;
 }

@@ -37,8 +37,8 @@ Tensor as_rows(const Tensor& x) {
 }
 
 struct Group16 : torch::autograd::Function<Group16> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x,
-                               at::TensorList weights, ScalarType dtype) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
+                               ScalarType dtype) {
     const MatmulPath path = paths_for(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
     variable_list saved{rows};

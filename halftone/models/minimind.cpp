@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/linear.h"
 #include "halftone/models/decoder_layer.h"
 
 namespace halftone {
@@ -50,7 +49,7 @@ ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
   }
   if (cache != nullptr) cache->advance(steps);
   if (!aux_loss.defined()) aux_loss = at::zeros({}, ids.options().dtype(torch::kFloat));
-  return {halftone::linear(norm_(x), tok_embeddings_->weight), aux_loss};
+  return {tok_embeddings_->logits(norm_(x)), aux_loss};
 }
 
 KvCache MiniMindLMImpl::make_cache(std::int64_t capacity) const {

@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "halftone/kernels/linear.h"
+
 namespace halftone {
 
 EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim) {
@@ -14,6 +16,10 @@ EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim) {
 
 torch::Tensor EmbeddingImpl::forward(const torch::Tensor& ids) {
   return at::embedding(weight, ids);
+}
+
+torch::Tensor EmbeddingImpl::logits(const torch::Tensor& hidden) {
+  return halftone::linear(hidden, weight);
 }
 
 }  // namespace halftone

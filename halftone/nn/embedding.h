@@ -9,13 +9,14 @@
 
 namespace halftone {
 
-/// Rows of a matrix that is also the output head's: initialised as the head's Linear would be,
+/// One matrix for the embedding and the output head: initialised as the head's Linear would be,
 /// uniform in +-1/sqrt(dim).
 class EmbeddingImpl : public torch::nn::Module {
  public:
   EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim);
 
-  torch::Tensor forward(const torch::Tensor& ids);  // (B, T) int64 -> (B, T, dim)
+  torch::Tensor forward(const torch::Tensor& ids);    // (B, T) int64 -> (B, T, dim)
+  torch::Tensor logits(const torch::Tensor& hidden);  // (..., dim) -> (..., vocab)
 
   torch::Tensor weight;  // (vocab, dim)
 };

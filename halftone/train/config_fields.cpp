@@ -103,11 +103,11 @@ constexpr ConfigKind kind_of() {
 
 /// The field for the member that the pointers-to-member `Path` lead to.
 template <auto... Path>
-ConfigField field(std::string key, Check check, std::string help) {
+ConfigField field(const std::string& key, Check check, const std::string& help) {
   using Member = std::remove_cvref_t<decltype(member_of<Path...>(std::declval<TrainConfig&>()))>;
   using Traits = OptionalTraits<Member>;
   using Value = typename Traits::Value;
-  ConfigField result{.key = std::move(key), .kind = kind_of<Value>(), .help = std::move(help)};
+  ConfigField result{.key = key, .kind = kind_of<Value>(), .help = help};
   result.expected = std::move(check.expected);
   result.choices = std::move(check.choices);
   result.accepts = std::move(check.accepts);

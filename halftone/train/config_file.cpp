@@ -58,7 +58,7 @@ class Collector {
         continue;
       }
       const ConfigField& field = config_field(key, place);
-      found_.push_back({line, checked_assignment(field, value_of(node, field, place), place)});
+      found_.emplace_back(line, checked_assignment(field, value_of(node, field, place), place));
     }
   }
 

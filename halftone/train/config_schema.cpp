@@ -251,7 +251,7 @@ std::string to_text(const ConfigField& field, const ConfigValue& value) {
       value);
 }
 
-ConfigAssignment checked_assignment(const ConfigField& field, ConfigValue value,
+ConfigAssignment checked_assignment(const ConfigField& field, const ConfigValue& value,
                                     const std::string& place) {
   std::optional<ConfigValue> good = converted(field.kind, value);
   const bool unset = good && std::holds_alternative<std::monostate>(*good);

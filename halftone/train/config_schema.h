@@ -57,7 +57,7 @@ struct ConfigAssignment {
 };
 
 /// Checks `value` against the field; throws UserError that starts with `place`.
-ConfigAssignment checked_assignment(const ConfigField& field, ConfigValue value,
+ConfigAssignment checked_assignment(const ConfigField& field, const ConfigValue& value,
                                     const std::string& place);
 
 /// The assignment that `texts`, the values of the flag of `key`, stand for; throws UserError.

@@ -9,7 +9,7 @@
 #include "halftone/data/token_file.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/train/pretrainer.h"
-#include "models/golden_file.h"
+#include "support/golden_file.h"
 #include "support/temp_folder.h"
 
 namespace halftone {

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "halftone/kernels/stochastic_rounding.h"
-#include "tests/support/instruction_sets.h"
+#include "support/instruction_sets.h"
 
 namespace halftone {
 namespace {

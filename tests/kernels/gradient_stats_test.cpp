@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/support/instruction_sets.h"
+#include "support/instruction_sets.h"
 
 namespace halftone {
 namespace {

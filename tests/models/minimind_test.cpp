@@ -6,11 +6,11 @@
 #include <cmath>
 #include <thread>
 
-#include "golden_file.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/nn/loss.h"
+#include "support/golden_file.h"
 
 namespace halftone {
 namespace {
