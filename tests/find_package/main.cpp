@@ -1,15 +1,102 @@
 // SPDX-License-Identifier: Apache-2.0
+// A program of its own that uses the installed library: the code that README.md, README_zh.md and
+// docs/guide.md show, word for word.
 #include <halftone/halftone.h>
+#include <torch/optim/sgd.h>
+#include <unistd.h>
 
+#include <cstdint>
 #include <cstdio>
+#include <filesystem>
+#include <string>
+
+namespace {
+
+// README.md
+float fit(const torch::Tensor& x, const torch::Tensor& target) {
+  halftone::FeedForward model(16, 64, 0.0);  // or any torch::nn::Module
+  halftone::AdamW optimizer(model->parameters(), {.lr = 1e-2});
+  halftone::GradScaler scaler({.init_scale = 1024.0});
+  scaler.name_parameters(*model);
+  torch::Tensor loss;
+  for (int step = 0; step < 100; ++step) {
+    {
+      const halftone::Autocast autocast(torch::kCPU, torch::kHalf);
+      loss = (model->forward(x) - target).square().mean();
+    }
+    scaler.scale(loss).backward();
+    const halftone::StepResult result = scaler.step(optimizer, {.clip_norm = 1.0});
+    if (!result.stepped) std::printf("overflow in %s\n", result.overflow.front().c_str());
+    scaler.update();
+    optimizer.zero_grad();
+  }
+  return loss.item<float>();
+}
+
+// docs/guide.md: an optimizer of LibTorch's
+float fit_with_sgd(const torch::Tensor& x, const torch::Tensor& target) {
+  halftone::FeedForward model(16, 64, 0.0);
+  torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
+  halftone::GradScaler scaler({.init_scale = 1024.0});
+  torch::Tensor loss;
+  for (int step = 0; step < 100; ++step) {
+    {
+      const halftone::Autocast autocast(torch::kCPU, torch::kHalf);
+      loss = (model->forward(x) - target).square().mean();
+    }
+    scaler.scale(loss).backward();
+    scaler.unscale_(optimizer);
+    halftone::clip_grad_norm_(model->parameters(), 1.0);
+    scaler.step(optimizer);
+    scaler.update();
+    optimizer.zero_grad();
+  }
+  return loss.item<float>();
+}
+
+// docs/guide.md: what `halftone train` does
+halftone::PretrainResult train(const std::string& text, const std::string& run) {
+  halftone::TrainConfig config;
+  config.preset = "tiny";
+  config.model = halftone::preset_config(config.preset);
+  config.model.vocab_size = 0;  // as many as the tokenizer has tokens
+  config.data = {text};
+  config.precision = "16-mixed";
+  config.seq_len = 32;
+  config.max_steps = 3;
+  config.out = run;
+  const halftone::PretrainEvents events{
+      .on_step = [](const halftone::StepMetrics& metrics, double /*progress*/) {
+        std::printf("loss %.3f\n", metrics.loss);
+      }};
+  return halftone::pretrain(config, events);
+}
+
+// docs/guide.md: what `halftone generate` does
+std::string text_of(const std::string& run) {
+  halftone::TrainedModel trained = halftone::load_trained_model(run);
+  halftone::StreamDecoder decoder(trained.tokenizer);
+  std::string text;
+  halftone::generate(trained.model, {trained.tokenizer.special_tokens().bos},
+                     {.seed = 1, .max_new_tokens = 8}, [&](std::int64_t id) {
+                       text += decoder.push(static_cast<std::int32_t>(id));
+                       return true;
+                     });
+  return text + decoder.flush();
+}
+
+}  // namespace
 
 int main() {
-  const torch::Tensor ones = torch::ones({2, 3});
-  halftone::StateDict state;
-  state.tensors["ones"] = ones;
-  state.values["word"] = static_cast<std::int64_t>(halftone::random_word(1234567, 0) >> 1U);
-  const bool right = state.tensor("ones").sum().item<float>() == 6.0F &&
-                     state.get<std::int64_t>("word") == 3228913858555182658;
+  const torch::Tensor x = torch::randn({32, 16});
+  const torch::Tensor target = x.flip({1});
+  const std::filesystem::path run =
+      std::filesystem::temp_directory_path() / ("halftone-consumer-" + std::to_string(::getpid()));
+  const bool fits = fit(x, target) < 0.1F && fit_with_sgd(x, target) < 0.5F;
+  const bool trains = train(__FILE__, run.string()).steps == 3;
+  const bool writes = text_of(run.string()) == text_of(run.string());
+  std::filesystem::remove_all(run);
+  const bool right = fits && trains && writes;
   std::printf("consumer: %s\n", right ? "ok" : "wrong");
   return right ? 0 : 1;
 }
