@@ -9,8 +9,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <array>
 #include <chrono>
 #include <iostream>
+#include <numeric>
 #include <thread>
 
 #undef HWY_TARGET_INCLUDE
@@ -24,14 +26,17 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr int kAccumulators = 12;  // more than latency x ports, fewer than registers
 
-/// Runs `rounds` times kAccumulators independent multiply-adds; returns the flops done.
+/// Runs `rounds` times kAccumulators independent multiply-adds, which start from sink[0..11];
+/// returns the flops done.
 double multiply_adds(std::int64_t rounds, float* sink) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   const V factor = hn::Set(d, 0.999F);
   const V term = hn::Set(d, 0.001F);
-  V a0 = term, a1 = factor, a2 = term, a3 = factor, a4 = term, a5 = factor;
-  V a6 = term, a7 = factor, a8 = term, a9 = factor, a10 = term, a11 = factor;
+  // Different starting points: equal chains would be computed once.
+  const auto start = [&](int chain) { return hn::Set(d, sink[chain]); };
+  V a0 = start(0), a1 = start(1), a2 = start(2), a3 = start(3), a4 = start(4), a5 = start(5);
+  V a6 = start(6), a7 = start(7), a8 = start(8), a9 = start(9), a10 = start(10), a11 = start(11);
   for (std::int64_t i = 0; i < rounds; ++i) {
     a0 = hn::MulAdd(a0, factor, term);
     a1 = hn::MulAdd(a1, factor, term);
@@ -49,7 +54,7 @@ double multiply_adds(std::int64_t rounds, float* sink) {
   const V sum = hn::Add(
       hn::Add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(a4, a5), hn::Add(a6, a7))),
       hn::Add(hn::Add(a8, a9), hn::Add(a10, a11)));
-  *sink = hn::GetLane(hn::SumOfLanes(d, sum));
+  sink[0] = hn::GetLane(hn::SumOfLanes(d, sum));
   return static_cast<double>(rounds) * kAccumulators * 2.0 * static_cast<double>(hn::Lanes(d));
 }
 
@@ -63,13 +68,15 @@ HWY_EXPORT(multiply_adds);
 
 double peak_gflops(int threads) {
   constexpr std::int64_t kRounds = 40'000'000;
-  std::vector<float> sinks(static_cast<std::size_t>(threads));
+  constexpr std::size_t kChains = 12;
+  std::vector<std::array<float, kChains>> sinks(static_cast<std::size_t>(threads));
+  for (auto& sink : sinks) std::iota(sink.begin(), sink.end(), 1.0F);
   std::vector<double> flops(sinks.size());
   std::vector<std::thread> workers;
   const auto start = std::chrono::steady_clock::now();
   for (std::size_t i = 0; i < sinks.size(); ++i)
     workers.emplace_back(
-        [&, i] { flops[i] = HWY_DYNAMIC_DISPATCH(multiply_adds)(kRounds, &sinks[i]); });
+        [&, i] { flops[i] = HWY_DYNAMIC_DISPATCH(multiply_adds)(kRounds, sinks[i].data()); });
   double total = 0;
   for (std::size_t i = 0; i < sinks.size(); ++i) {
     workers[i].join();

@@ -13,7 +13,4 @@ namespace halftone {
 torch::Tensor gemm16(const torch::Tensor& a, const torch::Tensor& b, torch::ScalarType out,
                      MatmulPath path);
 
-/// Whether LibTorch was built with an MKL that has the 16-bit GEMMs.
-bool has_mkl_gemm16();
-
 }  // namespace halftone

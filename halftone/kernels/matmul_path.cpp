@@ -10,16 +10,13 @@
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/matmul_probe.h"
 
 namespace halftone {
 namespace {
 
-constexpr std::array<std::pair<const char*, MatmulPath>, 3> kPathNames{
-    {{"native", MatmulPath::kNative},
-     {"widened", MatmulPath::kWidened},
-     {"mkl", MatmulPath::kMkl}}};
+constexpr std::array<std::pair<const char*, MatmulPath>, 2> kPathNames{
+    {{"native", MatmulPath::kNative}, {"widened", MatmulPath::kWidened}}};
 constexpr std::array<std::pair<const char*, MatmulPath MatmulPaths::*>, 4> kDirections{
     {{"forward", &MatmulPaths::forward},
      {"input_gradient", &MatmulPaths::input_gradient},
@@ -37,14 +34,7 @@ const char* name_of(MatmulPath path) {
 MatmulPath parse_path(std::string_view text) {
   for (const auto& [name, value] : kPathNames)
     if (name == text) return value;
-  throw UserError(
-      fmt::format("expected native, widened or mkl as the way of a matmul, got '{}'", text));
-}
-
-/// There is no attention in MKL: what asks for MKL everywhere means fp32 arithmetic there.
-MatmulPath for_direction(MatmulPath path, MatmulPath MatmulPaths::*direction) {
-  const bool attention = direction == &MatmulPaths::attention;
-  return attention && path == MatmulPath::kMkl ? MatmulPath::kWidened : path;
+  throw UserError(fmt::format("expected native or widened as the way of a matmul, got '{}'", text));
 }
 
 void apply_item(std::string_view item, MatmulChoice& choice) {
@@ -56,7 +46,7 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
     for (const auto& [direction, member] : kDirections) {
       if (equals != item.npos && key != dtype && key != fmt::format("{}.{}", dtype, direction))
         continue;
-      (choice.*paths).*member = for_direction(path, member);
+      (choice.*paths).*member = path;
       known = true;
     }
   }
@@ -92,8 +82,7 @@ std::string to_string(const MatmulChoice& choice) {
     text += fmt::format("{}{}={}", text.empty() ? "" : ",", dtype, name_of(base));
     for (const auto& [direction, member] : kDirections) {
       const MatmulPath path = (choice.*paths).*member;
-      if (path != for_direction(base, member))
-        text += fmt::format(",{}.{}={}", dtype, direction, name_of(path));
+      if (path != base) text += fmt::format(",{}.{}={}", dtype, direction, name_of(path));
     }
   }
   return text;
@@ -107,10 +96,6 @@ MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base
     if (comma == text.npos) break;
     text.remove_prefix(comma + 1);
   }
-  if (!has_mkl_gemm16() && to_string(choice).find("mkl") != std::string::npos)
-    throw UserError(fmt::format(
-        "expected native or widened matmuls, got '{}': this LibTorch was built without MKL",
-        to_string(choice)));
   return choice;
 }
 

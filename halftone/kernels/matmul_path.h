@@ -14,10 +14,9 @@ namespace halftone {
 enum class MatmulPath {
   kNative,   // LibTorch's kernels for the dtype (oneDNN)
   kWidened,  // operands widened exactly to fp32, sgemm, the result rounded once
-  kMkl,      // MKL's cblas_gemm_bf16bf16f32 and cblas_gemm_f16f16f32
 };
 
-/// One dtype's ways, by direction; `attention` is kNative or kWidened.
+/// One dtype's ways, by direction.
 struct MatmulPaths {
   MatmulPath forward = MatmulPath::kWidened;
   MatmulPath input_gradient = MatmulPath::kWidened;
@@ -32,8 +31,8 @@ struct MatmulChoice {
   bool operator==(const MatmulChoice&) const = default;
 };
 
-/// "bf16=native,fp16=widened", or with directions, "bf16.forward=mkl"; parse_ reads the same, and
-/// one word for everything ("widened"). What the text leaves out stays as in `base`.
+/// "bf16=native,fp16=widened", or with directions, "bf16.forward=widened"; parse_ reads the same,
+/// and one word for everything ("widened"). What the text leaves out stays as in `base`.
 std::string to_string(const MatmulChoice& choice);
 MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base = {});
 

@@ -35,10 +35,9 @@ constexpr std::int64_t kTokens = 128;
 constexpr std::int64_t kIn = 512;
 constexpr std::int64_t kOut = 704;
 constexpr int kRounds = 8;
-/// How much faster a way must be to replace one that is preferred: wide enough that two runs on a
-/// busy machine agree.
+/// How much faster the native way must be to replace the other: wide enough that two runs on a busy
+/// machine agree.
 constexpr double kNativeGain = 1.25;
-constexpr double kWidenedGain = 1.6;
 /// A way this much slower on a small problem is not tried on the real one.
 constexpr double kHopeless = 4.0;
 
@@ -75,12 +74,11 @@ std::array<Operands, 3> directions_of(ScalarType dtype, std::int64_t shrink) {
 using Work = std::function<void(MatmulPath)>;
 
 /// Best time of each way, rounds interleaved so that a disturbance meets all of them.
-std::array<double, 3> best_times(const Work& work, const std::array<bool, 3>& tried, int rounds) {
-  std::array<double, 3> best{};
+std::array<double, 2> best_times(const Work& work, int rounds) {
+  std::array<double, 2> best{};
   best.fill(std::numeric_limits<double>::infinity());
   for (int round = 0; round <= rounds; ++round) {
     for (std::size_t i = 0; i < best.size(); ++i) {
-      if (!tried[i]) continue;
       const double time = seconds_of([&] { work(static_cast<MatmulPath>(i)); });
       if (round > 0) best[i] = std::min(best[i], time);  // round 0 builds the kernels
     }
@@ -88,25 +86,20 @@ std::array<double, 3> best_times(const Work& work, const std::array<bool, 3>& tr
   return best;
 }
 
-MatmulPath fastest(const Work& small, const Work& real, bool mkl) {
+MatmulPath faster(const Work& small, const Work& real) {
   constexpr auto kNative = static_cast<std::size_t>(MatmulPath::kNative);
   constexpr auto kWidened = static_cast<std::size_t>(MatmulPath::kWidened);
-  constexpr auto kMkl = static_cast<std::size_t>(MatmulPath::kMkl);
-  std::array<bool, 3> tried{true, true, mkl};
-  const std::array<double, 3> first = best_times(small, tried, 2);
-  tried[kNative] = first[kNative] < kHopeless * std::min(first[kWidened], first[kMkl]);
-  const std::array<double, 3> best = best_times(real, tried, kRounds);
-  std::size_t choice = mkl ? kMkl : kWidened;
-  if (best[kWidened] * kWidenedGain < best[choice]) choice = kWidened;
-  if (best[kNative] * kNativeGain < best[choice]) choice = kNative;
-  return static_cast<MatmulPath>(choice);
+  const std::array<double, 2> first = best_times(small, 2);
+  if (first[kNative] > kHopeless * first[kWidened]) return MatmulPath::kWidened;
+  const std::array<double, 2> best = best_times(real, kRounds);
+  return best[kNative] * kNativeGain < best[kWidened] ? MatmulPath::kNative : MatmulPath::kWidened;
 }
 
-MatmulPath fastest_gemm(const Operands& small, const Operands& real) {
+MatmulPath faster_gemm(const Operands& small, const Operands& real) {
   const auto work = [](const Operands& operands) {
     return [operands](MatmulPath path) { gemm16(operands.a, operands.b, operands.out, path); };
   };
-  return fastest(work(small), work(real), has_mkl_gemm16());
+  return faster(work(small), work(real));
 }
 
 Work attention_work(ScalarType dtype, std::int64_t steps) {
@@ -130,10 +123,10 @@ Work attention_work(ScalarType dtype, std::int64_t steps) {
 MatmulPaths measure(ScalarType dtype) {
   const auto small = directions_of(dtype, 4);
   const auto real = directions_of(dtype, 1);
-  return {.forward = fastest_gemm(small[0], real[0]),
-          .input_gradient = fastest_gemm(small[1], real[1]),
-          .weight_gradient = fastest_gemm(small[2], real[2]),
-          .attention = fastest(attention_work(dtype, 32), attention_work(dtype, 128), false)};
+  return {.forward = faster_gemm(small[0], real[0]),
+          .input_gradient = faster_gemm(small[1], real[1]),
+          .weight_gradient = faster_gemm(small[2], real[2]),
+          .attention = faster(attention_work(dtype, 32), attention_work(dtype, 128))};
 }
 
 std::string processor() {

@@ -15,11 +15,7 @@ namespace {
 using torch::ScalarType;
 using torch::Tensor;
 
-std::vector<MatmulPath> paths() {
-  std::vector<MatmulPath> all{MatmulPath::kNative, MatmulPath::kWidened};
-  if (has_mkl_gemm16()) all.push_back(MatmulPath::kMkl);
-  return all;
-}
+std::vector<MatmulPath> paths() { return {MatmulPath::kNative, MatmulPath::kWidened}; }
 
 /// Half a unit in the last place of the format, with room for the order of fp32 sums.
 double rounding_of(ScalarType dtype) {
