@@ -8,7 +8,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 # What is trained, on what, and what it is then asked to write. Change it here.
 data=fortunes-zh
 run=runs/quickstart
-train_flags=(--preset tiny --precision bf16-mixed --max-time 3m --overwrite)
+train_flags=(--preset tiny --precision bf16-mixed --seq-len 128 --lr 3e-3 --schedule cosine --max-time 3m --overwrite)
 prompts=("春" "明月" "山中")
 generate_flags=(--temperature 0.8 --seed 1)
 
@@ -82,7 +82,7 @@ closing_lines() {
   say "program:  build/halftone"
   ((build_only)) && return
   say "data:     $data_folder"
-  say "model:    $run (report.html shows the losses)"
+  say "model:    $run (metrics.jsonl has a line for each step)"
   cat >&2 <<EOF
 ==> Try next:
       build/halftone generate $run --prompt "秋风" --temperature 1.0
