@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table itself: one entry per key.
 #include <cmath>
+#include <limits>
+#include <string>
 #include <type_traits>
 
 #include "halftone/core/text.h"
@@ -15,12 +17,23 @@ struct Check {
   std::vector<std::string> choices;
 };
 
-Check whole(std::int64_t least, std::string expected) {
-  return {std::move(expected),
-          [least](const ConfigValue& v) { return std::get<std::int64_t>(v) >= least; }};
+// Products of two such numbers still fit in 64 bits.
+constexpr std::int64_t kMostOfAnything = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMostParts = 10'000;   // layers, experts: each costs time to build
+constexpr std::int64_t kMostThreads = 1'024;  // far more than LibTorch can start crash it
+
+Check whole(std::int64_t least, std::string expected, std::int64_t most = kMostOfAnything) {
+  return {std::move(expected), [least, most](const ConfigValue& v) {
+            const auto number = std::get<std::int64_t>(v);
+            return number >= least && number <= most;
+          }};
 }
 
 Check positive_integer() { return whole(1, "a positive integer"); }
+
+Check number_of_parts(std::int64_t least) {
+  return whole(least, "an integer from " + std::to_string(least) + " to 10000", kMostParts);
+}
 
 Check number(std::string expected, bool (*in_range)(double)) {
   return {std::move(expected),
@@ -154,7 +167,7 @@ std::vector<ConfigField> model_fields() {
       field<&C::model, &M::generation>("model.generation", one_of({"v2"}),
                                        "generation of MiniMind that the model follows"),
       field<&C::model, &M::dim>("model.dim", positive_integer(), "width of the residual stream"),
-      field<&C::model, &M::n_layers>("model.n_layers", positive_integer(), "transformer blocks"),
+      field<&C::model, &M::n_layers>("model.n_layers", number_of_parts(1), "transformer blocks"),
       field<&C::model, &M::n_heads>("model.n_heads", positive_integer(), "query heads"),
       field<&C::model, &M::n_kv_heads>("model.n_kv_heads", positive_integer(),
                                        "key and value heads; divides n_heads"),
@@ -177,12 +190,11 @@ std::vector<ConfigField> model_fields() {
                                     "share of activations dropped in training"),
       field<&C::model, &M::use_moe>("model.use_moe", true_or_false(),
                                     "mixture of experts instead of one feed-forward layer"),
-      field<&C::model, &M::n_routed_experts>("model.n_routed_experts", positive_integer(),
+      field<&C::model, &M::n_routed_experts>("model.n_routed_experts", number_of_parts(1),
                                              "experts that the router chooses from"),
       field<&C::model, &M::num_experts_per_tok>("model.num_experts_per_tok", positive_integer(),
                                                 "experts chosen for a token"),
-      field<&C::model, &M::n_shared_experts>("model.n_shared_experts",
-                                             whole(0, "an integer that is 0 or more"),
+      field<&C::model, &M::n_shared_experts>("model.n_shared_experts", number_of_parts(0),
                                              "experts that every token passes through"),
       field<&C::model, &M::aux_loss_alpha>("model.aux_loss_alpha", number_from_zero(),
                                            "weight of the router's balance loss"),
@@ -253,8 +265,10 @@ std::vector<ConfigField> optimization_fields() {
       field<&C::weight_decay>("weight_decay", number_from_zero(), "weight decay of AdamW"),
       field<&C::grad_clip>("grad_clip", number_from_zero(),
                            "largest norm of the gradients; 0: any"),
-      field<&C::seed>("seed", whole(0, "an integer that is 0 or more"),
-                      "seed of weights, order and dropout"),
+      field<&C::seed>(
+          "seed",
+          whole(0, "an integer that is 0 or more", std::numeric_limits<std::int64_t>::max()),
+          "seed of weights, order and dropout"),
       input_path(field<&C::init_from>(
           "init_from", path(), "safetensors file with the weights to start from; empty: new ones")),
   };
@@ -277,7 +291,7 @@ std::vector<ConfigField> machine_fields() {
   return {
       field<&C::device>("device", {"auto, cpu, cuda or cuda:N", is_device},
                         "where to train; auto: a GPU if there is one"),
-      field<&C::threads>("threads", whole(0, "an integer that is 0 or more"),
+      field<&C::threads>("threads", whole(0, "an integer from 0 to 1024", kMostThreads),
                          "CPU threads; 0: one per core"),
   };
 }

@@ -19,6 +19,13 @@ std::string one_line(std::string text) {
   return text;
 }
 
+// The usual slip: preset = tiny.
+std::string quotes_hint(const std::string& what) {
+  const bool of_a_value = what.find("parsing boolean") != std::string::npos ||
+                          what.find("parsing value") != std::string::npos;
+  return of_a_value ? "; a text stands in quotes: preset = \"tiny\"" : "";
+}
+
 bool is_table_name(const std::string& prefix) {
   return std::any_of(config_fields().begin(), config_fields().end(),
                      [&](const ConfigField& f) { return f.key.starts_with(prefix + "."); });
@@ -90,8 +97,9 @@ std::vector<ConfigAssignment> read_config_file(const std::filesystem::path& path
   try {
     table = toml::parse(text, path.string());
   } catch (const toml::parse_error& error) {
-    throw UserError(fmt::format("{}:{}: not TOML: {}", path.string(), error.source().begin.line,
-                                one_line(std::string(error.description()))));
+    const std::string what = one_line(std::string(error.description()));
+    throw UserError(fmt::format("{}:{}: not TOML: {}{}", path.string(), error.source().begin.line,
+                                what, quotes_hint(what)));
   }
   Collector collector(path.string());
   collector.collect(table, "");

@@ -5,6 +5,8 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <system_error>
@@ -151,13 +153,33 @@ std::string shown(const ConfigValue& value) {
   return std::visit(show, value);
 }
 
-[[noreturn]] void refuse(const ConfigField& field, const std::string& what,
+// What other programs call the precisions.
+std::optional<std::string> precision_known_as(const std::string& name) {
+  static const std::map<std::string, std::string, std::less<>> kNames = {
+      {"fp16", "16-mixed"},       {"float16", "16-mixed"}, {"half", "16-mixed"},
+      {"16", "16-mixed"},         {"amp", "16-mixed"},     {"bf16", "bf16-mixed"},
+      {"bfloat16", "bf16-mixed"}, {"fp32", "32-true"},     {"float32", "32-true"},
+      {"float", "32-true"},       {"32", "32-true"},       {"no", "32-true"}};
+  const auto found = kNames.find(name);
+  return found == kNames.end() ? std::nullopt : std::optional(found->second);
+}
+
+[[noreturn]] void refuse(const ConfigField& field, const ConfigValue& value,
                          const std::string& place) {
   std::string hint;
-  if (const auto nearest = nearest_match(what, field.choices))
-    hint = fmt::format("; did you mean '{}'?", *nearest);
-  throw UserError(
-      fmt::format("{}: {} must be {}, got {}{}", place, field.key, field.expected, what, hint));
+  if (const auto* text = std::get_if<std::string>(&value)) {
+    std::optional<std::string> meant = nearest_match(*text, field.choices);
+    if (field.key == "precision" && precision_known_as(*text)) meant = precision_known_as(*text);
+    if (meant) hint = fmt::format("; did you mean '{}'?", *meant);
+  }
+  const auto* fraction = std::get_if<double>(&value);  // 3.0 where 3 is expected
+  const bool shows_point =
+      fraction != nullptr && std::isfinite(*fraction) && field.kind == ConfigKind::kInteger;
+  const auto* number = std::get_if<std::int64_t>(&value);
+  if (number != nullptr && *number > std::numeric_limits<std::int32_t>::max())
+    hint = "; that is too large";
+  throw UserError(fmt::format("{}: {} must be {}, got {}{}", place, field.key, field.expected,
+                              shows_point ? toml_number(*fraction) : shown(value), hint));
 }
 
 std::string absolute_path(const std::string& path) {
@@ -255,7 +277,7 @@ ConfigAssignment checked_assignment(const ConfigField& field, const ConfigValue&
                                     const std::string& place) {
   std::optional<ConfigValue> good = converted(field.kind, value);
   const bool unset = good && std::holds_alternative<std::monostate>(*good);
-  if (!good || (!unset && !field.accepts(*good))) refuse(field, shown(value), place);
+  if (!good || (!unset && !field.accepts(*good))) refuse(field, value, place);
   return {field.key, std::move(*good), place};
 }
 
@@ -266,9 +288,10 @@ ConfigAssignment assignment_from_flag(const std::string& key,
   if (field.kind == ConfigKind::kTexts) return checked_assignment(field, texts, flag);
   if (texts.empty() && field.kind == ConfigKind::kSwitch) return {field.key, true, flag};
   if (texts.size() != 1)
-    throw UserError(fmt::format("{}: expected one value, got {}", flag, texts.size()));
+    throw UserError(
+        fmt::format("{}: expected one value, got {}; give the flag once", flag, texts.size()));
   const std::optional<ConfigValue> value = parse_text(field.kind, texts[0]);
-  if (!value) refuse(field, shown(texts[0]), flag);
+  if (!value) refuse(field, texts[0], flag);
   return checked_assignment(field, *value, flag);
 }
 
