@@ -5,6 +5,8 @@
 
 #include <array>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <type_traits>
 
 #include "halftone/core/error.h"
 #include "halftone/core/file.h"
@@ -28,29 +30,63 @@ Json read_json(const std::filesystem::path& path) {
   return json;
 }
 
+/// The member `name` of a config.json, a T. Without a `fallback` it must be there.
 template <class T>
-T json_field(const Json& json, const std::filesystem::path& path, const char* name, T fallback) {
+T json_field(const Json& json, const std::filesystem::path& path, const char* name,
+             std::optional<T> fallback = std::nullopt) {
+  constexpr bool kWhole = std::is_integral_v<T>;
   const auto found = json.find(name);
-  if (found == json.end() || found->is_null()) return fallback;
-  if (!found->is_number())
-    throw UserError(fmt::format("{}: '{}' is not a number", path.string(), name));
+  const bool is_missing = found == json.end() || found->is_null();
+  if (is_missing && fallback) return *fallback;
+  if (is_missing || !(kWhole ? found->is_number_integer() : found->is_number()))
+    throw UserError(fmt::format("{}: expected '{}' to be {}, found {}", path.string(), name,
+                                kWhole ? "an integer" : "a number",
+                                is_missing ? "nothing" : found->dump()));
   return found->get<T>();
+}
+
+/// Other models use the same names of tensors: computing them as a MiniMind would mislead.
+void check_is_supported(const Json& json, const std::filesystem::path& path) {
+  const auto refuse = [&](const char* name, const Json& value) {
+    throw UserError(fmt::format(
+        "{}: {} {} is not supported; expected a MiniMind of the second generation in Llama's form",
+        path.string(), name, value.dump()));
+  };
+  if (const auto act = json.find("hidden_act"); act != json.end() && *act != "silu")
+    refuse("hidden_act", *act);
+  for (const char* name : {"rope_scaling", "rope_parameters"}) {
+    const auto rope = json.find(name);
+    if (rope == json.end() || !rope->is_object()) continue;
+    for (const char* type : {"type", "rope_type"})
+      if (rope->contains(type) && rope->at(type) != "default") refuse(name, *rope);
+  }
+}
+
+/// In a member of its own, or where newer files keep it.
+double rope_theta(const Json& json, const std::filesystem::path& path) {
+  const auto parameters = json.find("rope_parameters");
+  const bool is_inside = parameters != json.end() && parameters->is_object();
+  return json_field<double>(is_inside ? *parameters : json, path, "rope_theta");
 }
 
 /// The Llama form in which MiniMind's second generation is exchanged.
 ModelConfig config_from_hugging_face(const std::filesystem::path& path) {
   const Json json = read_json(path);
+  check_is_supported(json, path);
+  const auto whole = [&](const char* name, std::optional<std::int64_t> fallback = std::nullopt) {
+    return json_field<std::int64_t>(json, path, name, fallback);
+  };
   ModelConfig config;
-  config.dim = json_field(json, path, "hidden_size", config.dim);
-  config.n_layers = json_field(json, path, "num_hidden_layers", config.n_layers);
-  config.n_heads = json_field(json, path, "num_attention_heads", config.n_heads);
-  config.n_kv_heads = json_field(json, path, "num_key_value_heads", config.n_heads);
-  config.head_dim = json_field(json, path, "head_dim", config.head_dim);
-  config.hidden_dim = json_field(json, path, "intermediate_size", config.hidden_dim);
-  config.vocab_size = json_field(json, path, "vocab_size", config.vocab_size);
-  config.max_seq_len = json_field(json, path, "max_position_embeddings", config.max_seq_len);
-  config.norm_eps = json_field(json, path, "rms_norm_eps", config.norm_eps);
-  config.rope_theta = json_field(json, path, "rope_theta", config.rope_theta);
+  config.dim = whole("hidden_size");
+  config.n_layers = whole("num_hidden_layers");
+  config.n_heads = whole("num_attention_heads");
+  config.n_kv_heads = whole("num_key_value_heads", config.n_heads);
+  config.head_dim = whole("head_dim", config.head_dim);
+  config.hidden_dim = whole("intermediate_size");
+  config.vocab_size = whole("vocab_size");
+  config.max_seq_len = whole("max_position_embeddings");
+  config.norm_eps = json_field<double>(json, path, "rms_norm_eps");
+  config.rope_theta = rope_theta(json, path);
   validate(config);
   return config;
 }
@@ -79,6 +115,9 @@ TrainedModel load_trained_model(const std::filesystem::path& folder) {
 }
 
 void initialize_from(MiniMindLM& model, const std::filesystem::path& file_or_folder) {
+  std::error_code error;
+  if (std::filesystem::exists(RunPaths{file_or_folder}.checkpoints(), error))
+    return load_parameters(model, load_latest_model(file_or_folder).model, file_or_folder.string());
   const std::filesystem::path file = std::filesystem::is_directory(file_or_folder)
                                          ? file_or_folder / "model.safetensors"
                                          : file_or_folder;
