@@ -37,8 +37,10 @@ void check_same(const StateDict& saved, const StateDict& now, const std::string&
   if (found == saved.values.end())
     throw UserError(fmt::format("the saved data position lacks '{}'", name));
   if (found->second != current)
-    throw UserError(fmt::format("cannot resume: {} (saved {} {}, now {})", what, name,
-                                show(found->second), show(current)));
+    throw UserError(
+        fmt::format("cannot resume: {} (saved {} {}, now {}); put the "
+                    "data back as it was, or start a new run with --init-from",
+                    what, name, show(found->second), show(current)));
 }
 
 }  // namespace

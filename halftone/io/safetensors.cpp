@@ -78,7 +78,8 @@ class HeaderReader {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
   [[noreturn]] void fail(const std::string& what) const {
-    throw UserError(fmt::format("'{}' is not a good safetensors file: {}", path_, what));
+    throw UserError(fmt::format(
+        "'{}' is not a good safetensors file: {}; it may be damaged or cut off", path_, what));
   }
 
  private:
