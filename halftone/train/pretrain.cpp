@@ -5,6 +5,8 @@
 #include <torch/utils.h>
 
 #include <optional>
+#include <sstream>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -130,6 +132,18 @@ Pretrainer make_pretrainer(const TrainConfig& config, const Inputs& inputs) {
                     options);
 }
 
+/// "native, attention=widened": the ways of the format that is computed in.
+std::string matmul_paths_of(torch::ScalarType compute) {
+  const std::string format = compute == torch::kBFloat16 ? "bf16" : "fp16";
+  std::istringstream ways(to_string(matmul_paths()));
+  std::string shown;
+  for (std::string way; std::getline(ways, way, ',');) {
+    if (!way.starts_with(format)) continue;
+    shown += (shown.empty() ? "" : ", ") + way.substr(format.size() + 1);
+  }
+  return shown;
+}
+
 PretrainPlan plan_of(Pretrainer& trainer, const TrainConfig& config, const Inputs& inputs) {
   const bool sixteen_bit = inputs.precision.compute != torch::kFloat32;
   return {.run = config.out,
@@ -142,14 +156,16 @@ PretrainPlan plan_of(Pretrainer& trainer, const TrainConfig& config, const Input
           .precision = inputs.precision.name,
           .device = inputs.device.str(),
           .threads = torch::get_num_threads(),
-          .matmul_paths = sixteen_bit && inputs.device.is_cpu() ? to_string(matmul_paths()) : ""};
+          .matmul_paths = sixteen_bit && inputs.device.is_cpu()
+                              ? matmul_paths_of(inputs.precision.compute)
+                              : ""};
 }
 
 PretrainResult run_loop(Pretrainer& trainer, const TrainConfig& config, const RunPaths& paths,
                         const PretrainEvents& events) {
   PretrainResult result;
   MetricsLog metrics_log(paths.metrics(), trainer.counters().step);
-  std::int64_t saved_step = -1;
+  std::int64_t saved_step = trainer.counters().step;  // of a run that is resumed; else 0
   const auto save = [&] {
     if (saved_step == trainer.counters().step) return;
     save_checkpoint(paths.root, trainer.checkpoint(), config.keep_checkpoints);
