@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 
 #include "halftone/core/error.h"
 #include "halftone/train/config_file.h"
@@ -34,23 +35,37 @@ std::string type_name(const ConfigField& field) {
 }
 
 std::string description(const ConfigField& field) {
-  const TrainConfig defaults = resolve_config({});
+  static const TrainConfig defaults = resolve_config({});
   const std::string value = to_text(field, field.get(defaults));
-  if (value.empty() || value == "[]" || value == "\"\"" || field.key == "out") return field.help;
-  return fmt::format("{} [{}]", field.help, value);
+  std::string help = field.help;
+  const bool begins_with_file = help.substr(0, help.find(' ')).find('.') != std::string::npos;
+  if (!begins_with_file)
+    help.front() = static_cast<char>(std::toupper(static_cast<unsigned char>(help.front())));
+  if (value.empty() || value == "[]" || value == "\"\"" || field.key == "out") return help;
+  const bool quoted = value.starts_with('"') && value.ends_with('"');
+  return fmt::format("{} [{}]", help, quoted ? value.substr(1, value.size() - 2) : value);
+}
+
+bool is_one_of(const std::string& key, const std::vector<std::string>& only) {
+  return std::any_of(only.begin(), only.end(), [&](const std::string& one) {
+    return one.ends_with('.') ? key.starts_with(one) : key == one;
+  });
 }
 
 }  // namespace
 
-ConfigArguments::ConfigArguments(CLI::App& command, const std::vector<std::string>& without) {
-  const auto left_out = [&](std::string_view name) {
-    return std::find(without.begin(), without.end(), name) != without.end();
-  };
-  if (!left_out("CONFIG.toml"))
-    command.add_option("CONFIG.toml", file_, "configuration file; flags win over it")
-        ->type_name("");
+ConfigArguments::ConfigArguments(CLI::App& command) {
+  command.add_option("CONFIG.toml", file_, "Configuration file; flags win over it")->type_name("");
+  add_flags(command, {});
+}
+
+ConfigArguments::ConfigArguments(CLI::App& command, const std::vector<std::string>& only) {
+  add_flags(command, only);
+}
+
+void ConfigArguments::add_flags(CLI::App& command, const std::vector<std::string>& only) {
   for (const ConfigField& field : config_fields()) {
-    if (left_out(field.key)) continue;
+    if (!only.empty() && !is_one_of(field.key, only)) continue;
     keys_.push_back(field.key);
     std::vector<std::string>& texts = texts_[field.key];
     CLI::Option* option = command.add_option(flag_of(field.key), texts)->allow_extra_args(false);
@@ -60,6 +75,9 @@ ConfigArguments::ConfigArguments(CLI::App& command, const std::vector<std::strin
 
 std::vector<ConfigAssignment> ConfigArguments::assignments() const {
   std::vector<ConfigAssignment> result;
+  if (!file_.empty() && !file_.ends_with(".toml"))
+    throw UserError(fmt::format(
+        "'{}' was not expected: a configuration file ends in .toml, data goes with --data", file_));
   if (!file_.empty()) result = read_config_file(file_);
   for (const std::string& key : keys_) {
     const std::vector<std::string>& texts = texts_.at(key);
@@ -68,9 +86,15 @@ std::vector<ConfigAssignment> ConfigArguments::assignments() const {
   return result;
 }
 
-void require_data(const TrainConfig& config) {
+bool was_given(const std::vector<ConfigAssignment>& assignments, std::string_view key) {
+  return std::any_of(assignments.begin(), assignments.end(),
+                     [&](const ConfigAssignment& assignment) { return assignment.key == key; });
+}
+
+void require_data(const TrainConfig& config, const std::string& what) {
   if (config.data.empty())
-    throw UserError("nothing to train on: name a text file, a .jsonl file or a folder with --data");
+    throw UserError(fmt::format(
+        "nothing to {}: name a text file, a .jsonl file or a folder with --data", what));
 }
 
 }  // namespace halftone::cli

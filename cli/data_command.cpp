@@ -5,10 +5,10 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
-#include <iostream>
 #include <memory>
 #include <string>
 
+#include "cli/program.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/data/datasets.h"
@@ -23,10 +23,10 @@ struct FetchArguments {
 
 void run_fetch(const FetchArguments& arguments) {
   const FetchedData data = fetch_dataset(arguments.name, arguments.out);
-  log_note(fmt::format("{} {} files, {}, from {}", data.was_there ? "already there:" : "fetched",
-                       data.files.size(), format_bytes(data.bytes),
+  log_note(fmt::format("{} {}, {}, from {}", data.was_there ? "already there:" : "fetched",
+                       cli::counted(data.files.size(), "file", "files"), format_bytes(data.bytes),
                        fmt::join(data.packages, ", ")));
-  std::cout << data.folder.string() << '\n';
+  cli::print(data.folder.string() + "\n");
 }
 
 }  // namespace
@@ -41,8 +41,10 @@ void add_data_command(CLI::App& app) {
       ->add_option("NAME", arguments->name,
                    fmt::format("One of: {}", fmt::join(dataset_names(), ", ")))
       ->required();
-  fetch->add_option("--out", arguments->out,
-                    "Folder to put it in (default: data/NAME in ~/.cache/halftone)");
+  fetch
+      ->add_option("--out", arguments->out,
+                   "Folder to put it in (default: data/NAME in ~/.cache/halftone)")
+      ->type_name("DIR");
   fetch->footer(
       "Examples:\n"
       "  halftone data fetch fortunes-zh             Tang and Song poems and sayings, 2.2 MB\n"

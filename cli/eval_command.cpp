@@ -5,13 +5,16 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cli/arguments.h"
 #include "cli/program.h"
+#include "cli/progress.h"
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
@@ -29,45 +32,27 @@ struct EvalArguments {
   bool json = false;
 };
 
-/// Keys that mean something without a training run. All others of the configuration are refused.
-const std::vector<std::string> kTrainingKeys = {"CONFIG.toml",
-                                                "tokenizer_vocab_size",
-                                                "shuffle",
-                                                "rounding",
-                                                "loss_scale",
-                                                "accumulate",
-                                                "lr",
-                                                "schedule",
-                                                "warmup",
-                                                "weight_decay",
-                                                "grad_clip",
-                                                "max_steps",
-                                                "max_epochs",
-                                                "max_time",
-                                                "out",
-                                                "overwrite",
-                                                "log_every",
-                                                "save_every",
-                                                "keep_checkpoints",
-                                                "scaler.init_scale",
-                                                "scaler.growth_factor",
-                                                "scaler.backoff_factor",
-                                                "scaler.growth_interval",
-                                                "scaler.hysteresis",
-                                                "scaler.min_scale",
-                                                "scaler.max_scale"};
+/// Keys of the configuration that mean something without a training run.
+const std::vector<std::string> kEvalKeys = {"data",      "pack",   "invalid_utf8", "batch_size",
+                                            "seq_len",   "preset", "model.",       "init_from",
+                                            "tokenizer", "device", "threads",      "precision"};
 
-bool was_given(const std::vector<ConfigAssignment>& assignments, const std::string& key) {
-  return std::any_of(assignments.begin(), assignments.end(),
-                     [&](const ConfigAssignment& assignment) { return assignment.key == key; });
+// What a run or a Hugging Face folder says itself: ignoring a flag in silence would mislead.
+void check_no_model_flags(const std::string& model, const std::vector<ConfigAssignment>& given) {
+  for (const ConfigAssignment& one : given)
+    if (one.key == "preset" || one.key == "init_from" || one.key == "tokenizer" ||
+        one.key.starts_with("model."))
+      throw UserError(fmt::format(
+          "{} is for --init-from without RUN, but RUN is '{}'; leave out one", one.place, model));
 }
 
 TrainedModel open_model(const EvalArguments& arguments, const TrainConfig& config) {
   if (!arguments.model.empty()) return load_trained_model(arguments.model);
   if (config.init_from.empty() || config.tokenizer.empty())
     throw UserError(
-        "expected a model: a run directory, a Hugging Face folder, or --init-from FILE with "
-        "--tokenizer PATH");
+        "expected a model: RUN (a run directory or a Hugging Face folder), or --init-from FILE "
+        "with "
+        "--tokenizer PATH and the --model flags it was made with");
   Tokenizer tokenizer = Tokenizer::load(config.tokenizer);
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = tokenizer.vocab_size();
@@ -76,12 +61,27 @@ TrainedModel open_model(const EvalArguments& arguments, const TrainConfig& confi
   return trained;
 }
 
-BatchLoader open_data(const TrainConfig& config, const TrainedModel& trained, bool seq_len_given) {
+// The length of a row that was asked for. It is taken out of `given`: what it must not exceed is
+// the opened model's limit, not the one of the preset that resolve_config sees.
+std::optional<std::int64_t> take_seq_len(std::vector<ConfigAssignment>& given) {
+  std::optional<std::int64_t> seq_len;
+  std::erase_if(given, [&](const ConfigAssignment& one) {
+    if (one.key == "seq_len") seq_len = std::get<std::int64_t>(one.value);
+    return one.key == "seq_len";
+  });
+  return seq_len;
+}
+
+BatchLoader open_data(const TrainConfig& config, const TrainedModel& trained,
+                      std::optional<std::int64_t> wanted_seq_len) {
   Corpus corpus({.paths = {config.data.begin(), config.data.end()},
                  .split_paragraphs = !config.pack,
                  .replace_invalid_utf8 = config.invalid_utf8 == "replace"});
   const std::int64_t seq_len =
-      seq_len_given || trained.seq_len == 0 ? config.seq_len : trained.seq_len;
+      wanted_seq_len.value_or(trained.seq_len == 0 ? config.seq_len : trained.seq_len);
+  if (const std::int64_t most = trained.model->config().max_seq_len; seq_len > most)
+    throw UserError(fmt::format("--seq-len: expected at most {}, the model's max_seq_len, got {}",
+                                most, seq_len));
   return BatchLoader(
       tokenize_corpus(corpus, tokenizer_interface(trained.tokenizer)),
       {.batch_size = config.batch_size, .seq_len = seq_len, .pack = config.pack, .shuffle = false});
@@ -108,9 +108,11 @@ void print_result(const EvalResult& result, const std::string& precision, bool j
 }
 
 void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
-  const std::vector<ConfigAssignment> given = flags.assignments();
+  std::vector<ConfigAssignment> given = flags.assignments();
+  const std::optional<std::int64_t> seq_len = take_seq_len(given);
+  if (!arguments.model.empty()) check_no_model_flags(arguments.model, given);
   const TrainConfig config = resolve_config(given);
-  require_data(config);
+  require_data(config, "evaluate on");
   const torch::Device device = resolve_device(config.device);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   TrainedModel trained = open_model(arguments, config);
@@ -118,10 +120,13 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
       parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
       device);
   precision.convert_module(*trained.model);
-  const BatchLoader loader = open_data(config, trained, was_given(given, "seq_len"));
+  const BatchLoader loader = open_data(config, trained, seq_len);
+  ShareProgress progress("evaluating");
   const EvalResult result =
       evaluate(trained.model, loader, precision,
-               token_bytes(trained.tokenizer, trained.model->config().vocab_size));
+               token_bytes(trained.tokenizer, trained.model->config().vocab_size),
+               [&](double share) { progress.show(share); });
+  progress.clear();
   print_result(result, precision.policy().name, arguments.json);
 }
 
@@ -132,10 +137,19 @@ void add_eval_command(CLI::App& app) {
       app.add_subcommand("eval", "Measure loss, perplexity and bits per byte on text");
   auto arguments = std::make_shared<EvalArguments>();
   command
-      ->add_option("run", arguments->model,
+      ->add_option("RUN", arguments->model,
                    "Run directory, or Hugging Face folder of a MiniMind model")
-      ->type_name("RUN");
-  auto flags = std::make_shared<ConfigArguments>(*command, kTrainingKeys);
+      ->type_name("");
+  auto flags = std::make_shared<ConfigArguments>(*command, kEvalKeys);
+  for (const auto& [flag, text] : std::map<std::string, std::string>{
+           {"--data", "What to evaluate on: text or fortune files, .jsonl, folders; repeatable"},
+           {"--precision", "Compute in this precision (default: the run's)"},
+           {"--seq-len", "Tokens of a row (default: the run's)"},
+           {"--device", "Where to compute; auto: a GPU if there is one [auto]"},
+           {"--tokenizer", "tokenizer.json that goes with --init-from"},
+           {"--init-from",
+            "Weights to evaluate, without RUN; --preset and --model.* must fit them"}})
+    command->get_option(flag)->description(text);
   command->add_flag("--json", arguments->json, "One JSON document on stdout");
   command->footer(
       "Examples:\n"

@@ -3,10 +3,12 @@
 #include <torch/version.h>
 
 #include <CLI/CLI.hpp>
+#include <memory>
 
 #include "cli/data_command.h"
 #include "cli/eval_command.h"
 #include "cli/generate_command.h"
+#include "cli/help.h"
 #include "cli/program.h"
 #include "cli/tokenizer_command.h"
 #include "cli/train_command.h"
@@ -17,6 +19,7 @@ int main(int argc, char** argv) {
       "halftone");
   app.set_version_flag("--version",
                        fmt::format("halftone {} (LibTorch {})", HALFTONE_VERSION, TORCH_VERSION));
+  app.formatter(std::make_shared<halftone::cli::HelpFormatter>());  // commands take it over
   app.require_subcommand(1);
   halftone::cli::add_train_command(app);
   halftone::cli::add_generate_command(app);

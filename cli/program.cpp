@@ -22,6 +22,8 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr int kUserMistake = 2;
+constexpr const char* kNoMemory =
+    "the memory is used up; try a smaller --batch-size, --seq-len or model";
 
 int complain(std::string message, int code) {
   while (message.ends_with('\n')) message.pop_back();
@@ -60,12 +62,15 @@ std::vector<std::string> command_names(const CLI::App& command) {
   return names;
 }
 
-// "--n-layers" is meant as "--model.n-layers"; else the flag with the fewest slips.
+// "--n-layers" is meant as "--model.n-layers", "--vers" as "--version"; else the flag with the
+// fewest slips.
 std::optional<std::string> nearest_flag(const std::string& flag, const CLI::App& command) {
   const std::vector<std::string> flags = flags_of(command);
   const std::string as_part = "." + flag.substr(std::min<std::size_t>(2, flag.size()));
   for (const std::string& candidate : flags)
     if (as_part.size() > 1 && candidate.ends_with(as_part)) return candidate;
+  for (const std::string& candidate : flags)
+    if (flag.size() > 4 && candidate.starts_with(flag)) return candidate;
   return nearest_match(flag, flags);
 }
 
@@ -89,6 +94,33 @@ std::string unexpected_message(const CLI::App& app) {
                      nearest ? fmt::format("did you mean '{}'?", *nearest) : help);
 }
 
+// CLI11's "--data: 1 required PATH missing" and "--resume: At Most 1 required but received 2".
+std::string wrong_count_message(const CLI::ArgumentMismatch& error) {
+  const std::string what = error.what();
+  const std::string name = what.substr(0, what.find(':'));
+  return what.ends_with("missing")
+             ? fmt::format("{}: expected a value after it, got none", name)
+             : fmt::format("{}: expected one value; give the flag once", name);
+}
+
+// CLI11's "Could not convert: --seed = x".
+std::string wrong_type_message(const CLI::ConversionError& error) {
+  const std::string what = error.what();
+  const std::size_t name = what.find("--");
+  const std::size_t equals = what.find(" = ");
+  if (name == std::string::npos || equals == std::string::npos) return what;
+  return fmt::format("{}: expected a number, got '{}'", what.substr(name, equals - name),
+                     what.substr(equals + 3));
+}
+
+// LibTorch's ways to say that there is not that much memory.
+bool is_out_of_memory(const c10::Error& error) {
+  const std::string what = error.what_without_backtrace();
+  return what.find("allocate memory") != std::string::npos ||
+         what.find("out of memory") != std::string::npos ||
+         what.find("Storage size calculation overflowed") != std::string::npos;
+}
+
 int parse_and_run(CLI::App& app, std::vector<std::string> args) {
   args = normalized(std::move(args));
   std::reverse(args.begin(), args.end());  // as CLI11 wants them
@@ -99,10 +131,16 @@ int parse_and_run(CLI::App& app, std::vector<std::string> args) {
     return complain(unexpected_message(app), kUserMistake);
   } catch (const CLI::RequiredError& error) {
     const CLI::App& command = innermost_command(app);
-    if (command_names(command).empty()) return complain(error.what(), kUserMistake);
+    if (command_names(command).empty())
+      return complain(fmt::format("{}; see '{} --help'", error.what(), command_path(command)),
+                      kUserMistake);
     if (!app.remaining(true).empty()) return complain(unexpected_message(app), kUserMistake);
     return complain(fmt::format("expected a command; see '{} --help'", command_path(command)),
                     kUserMistake);
+  } catch (const CLI::ArgumentMismatch& error) {
+    return complain(wrong_count_message(error), kUserMistake);
+  } catch (const CLI::ConversionError& error) {
+    return complain(wrong_type_message(error), kUserMistake);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return complain(error.what(), kUserMistake);
@@ -116,8 +154,9 @@ int run_guarded(CLI::App& app, std::vector<std::string> args) try {
 } catch (const UserError& error) {
   return complain(error.what(), kUserMistake);
 } catch (const std::bad_alloc&) {
-  return complain("the memory is used up; try a smaller --batch-size or --seq-len", kFailed);
+  return complain(kNoMemory, kFailed);
 } catch (const c10::Error& error) {
+  if (is_out_of_memory(error)) return complain(kNoMemory, kFailed);
   return complain(error.what_without_backtrace(), kFailed);
 } catch (const std::exception& error) {
   return complain(error.what(), kFailed);
@@ -132,6 +171,10 @@ void print(std::string_view text) {
   if (errno == EPIPE) throw Exit{0};
   throw SystemError(
       fmt::format("cannot write to stdout: {}", std::generic_category().message(errno)));
+}
+
+std::string counted(std::uint64_t count, std::string_view one, std::string_view several) {
+  return fmt::format("{} {}", count, count == 1 ? one : several);
 }
 
 std::vector<std::string> normalized(std::vector<std::string> args) {

@@ -2,6 +2,7 @@
 // What all commands share: one place turns errors into messages and exit codes.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,9 +18,14 @@ struct Exit {
   int code;
 };
 
+constexpr int kInterruptedExitCode = 130;
+
 /// Results for stdout: written and flushed at once. Throws Exit when the reader has gone (a closed
 /// pipe) and SystemError when a file that stdout leads to can't be written.
 void print(std::string_view text);
+
+/// "1 file", "4 files".
+std::string counted(std::uint64_t count, std::string_view one, std::string_view several);
 
 /// Parses `args` (without the program's name), runs the command they name and returns the exit
 /// code: 0 done, 1 failed, 2 the user's mistake. The last line on stderr of whatever goes wrong

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "cli/program.h"
 #include "halftone/core/text.h"
 
 namespace halftone::cli {
@@ -32,6 +33,19 @@ std::string bar(double share, int cells) {
   return text;
 }
 
+/// The first `count` columns; the characters drawn here are one column wide.
+std::string first_columns(const std::string& line, std::size_t count) {
+  std::size_t end = 0;
+  for (std::size_t seen = 0; end < line.size(); ++end)
+    if ((line[end] & 0xC0) != 0x80 && seen++ == count) break;
+  return line.substr(0, end);
+}
+
+void draw_line(const std::string& line) {
+  fmt::print(stderr, "\r\x1b[K{}", first_columns(line, terminal_width() - 1));
+  std::fflush(stderr);
+}
+
 std::string short_count(double value) {
   if (value >= 1e9) return fmt::format("{:.1f}B", value / 1e9);
   if (value >= 1e6) return fmt::format("{:.1f}M", value / 1e6);
@@ -47,12 +61,35 @@ std::string overflow_names(const std::vector<std::string>& names) {
 
 }  // namespace
 
+bool Pace::due() {
+  constexpr auto kInterval = std::chrono::milliseconds(50);
+  const auto now = std::chrono::steady_clock::now();
+  if (now < next_) return false;
+  next_ = now + kInterval;
+  return true;
+}
+
+ShareProgress::ShareProgress(std::string what)
+    : what_(std::move(what)), terminal_(isatty(STDERR_FILENO) == 1) {}
+
+void ShareProgress::show(double share) {
+  if (!terminal_ || !pace_.due()) return;
+  draw_line(fmt::format("{} ▕{}▏ {:3.0f}%", what_, bar(share, 20), 100 * share));
+  drawn_ = true;
+}
+
+void ShareProgress::clear() {
+  if (drawn_) fmt::print(stderr, "\r\x1b[K");
+  drawn_ = false;
+}
+
 TrainingProgress::TrainingProgress(std::int64_t log_every)
     : log_every_(log_every), terminal_(isatty(STDERR_FILENO) == 1) {}
 
 void TrainingProgress::preparation(const std::string& stage, double share) {
   if (terminal_) {
-    redraw(fmt::format("{} ▕{}▏ {:3.0f}%", stage, bar(share, 20), 100 * share));
+    if (share >= 1 || stage != stage_ || pace_.due())
+      redraw(fmt::format("{} ▕{}▏ {:3.0f}%", stage, bar(share, 20), 100 * share));
     if (share >= 1) finish();
   } else if (stage != stage_) {
     print(stage);
@@ -64,9 +101,9 @@ void TrainingProgress::start(const PretrainPlan& plan) {
   total_steps_ = plan.total_steps;
   print(fmt::format("model      {} parameters, vocabulary {}",
                     short_count(static_cast<double>(plan.parameters)), plan.vocab_size));
-  print(fmt::format("data       {} tokens, {} batches an epoch",
-                    short_count(static_cast<double>(plan.training_tokens)),
-                    plan.batches_per_epoch));
+  print(fmt::format(
+      "data       {} tokens, {} an epoch", short_count(static_cast<double>(plan.training_tokens)),
+      counted(static_cast<std::uint64_t>(plan.batches_per_epoch), "batch", "batches")));
   print(fmt::format(
       "precision  {} on {}{}{}", plan.precision, plan.device,
       plan.device == "cpu" ? fmt::format(", {} threads", plan.threads) : "",
@@ -80,35 +117,44 @@ void TrainingProgress::step(const StepMetrics& metrics, double progress) {
   const bool first = first_progress_ < 0;
   if (first) first_progress_ = progress;  // the share after this step: its time does not count
   if (!first) seconds_ += metrics.step_ms / 1e3;
-  const double weight = first ? 1.0 : 0.1;
-  if (std::isfinite(metrics.loss))
-    smoothed_loss_ += (first ? 1.0 : weight) * (metrics.loss - (first ? 0.0 : smoothed_loss_));
-  tokens_per_s_ += weight * (metrics.tokens_per_s - (first ? 0.0 : tokens_per_s_));
-  const std::string line = status(metrics, progress);
+  // The mean of the first ten steps, then a moving one: a short run's loss does not lag behind.
+  const double weight = std::max(0.1, 1.0 / static_cast<double>(++steps_));
+  if (std::isfinite(metrics.loss)) smoothed_loss_ += weight * (metrics.loss - smoothed_loss_);
+  tokens_per_s_ += weight * (metrics.tokens_per_s - tokens_per_s_);
   if (metrics.skipped)
     print(fmt::format("step {}: overflow in {}; update skipped{}", metrics.step,
                       overflow_names(metrics.overflow),
                       metrics.scale ? fmt::format(", loss scale was {:g}", *metrics.scale) : ""));
   if (terminal_) {
-    redraw(line);
+    if (first || progress >= 1 || pace_.due()) redraw(status(metrics, progress));
   } else if (metrics.step == 1 || metrics.step % log_every_ == 0 || progress >= 1) {
-    print(line);
+    print(status(metrics, progress));
   }
 }
 
 std::string TrainingProgress::status(const StepMetrics& metrics, double progress) const {
   const double done = progress - first_progress_;
   const std::string left =
-      done > 0 ? format_seconds(seconds_ * (1 - progress) / done) + " left" : "";
+      done > 0 ? "  " + format_seconds(seconds_ * (1 - progress) / done) + " left" : "";
   const std::string steps = total_steps_ ? fmt::format("{}/{}", metrics.step, *total_steps_)
                                          : fmt::format("{}", metrics.step);
-  std::string line = fmt::format("step {} ", steps);
-  if (terminal_) line += fmt::format("▕{}▏ ", bar(progress, 20));
-  line +=
-      fmt::format("{:3.0f}%  loss {:.3f}  lr {:.2e}", 100 * progress, smoothed_loss_, metrics.lr);
-  if (metrics.scale) line += fmt::format("  scale {:g}", *metrics.scale);
-  line += fmt::format("  {} tok/s  {}", short_count(tokens_per_s_), left);
-  return line;
+  const std::string before = fmt::format("step {} ", steps);
+  std::string lr = fmt::format("  lr {:.2e}", metrics.lr);
+  std::string scale = metrics.scale ? fmt::format("  scale {:g}", *metrics.scale) : "";
+  const std::string loss = fmt::format("{:3.0f}%  loss {:.3f}", 100 * progress, smoothed_loss_);
+  const std::string speed = fmt::format("  {} tok/s{}", short_count(tokens_per_s_), left);
+  // Columns for the cells of the bar, less its ends and a space, and the one at the edge.
+  const auto room = [&] {
+    return static_cast<std::int64_t>(terminal_width()) - 4 -
+           static_cast<std::int64_t>(before.size() + loss.size() + lr.size() + scale.size() +
+                                     speed.size());
+  };
+  constexpr std::int64_t kShortestBar = 8;
+  for (std::string* part : {&lr, &scale})  // what gives way in a narrow terminal
+    if (terminal_ && room() < kShortestBar) part->clear();
+  const auto cells = static_cast<int>(std::clamp<std::int64_t>(room(), kShortestBar, 20));
+  return before + (terminal_ ? fmt::format("▕{}▏ ", bar(progress, cells)) : "") + loss + lr +
+         scale + speed;
 }
 
 void TrainingProgress::checkpoint(const std::string& run, std::int64_t step) {
@@ -121,13 +167,7 @@ void TrainingProgress::finish() {
 }
 
 void TrainingProgress::redraw(const std::string& line) {
-  // Characters beyond ASCII take three bytes and one column here.
-  const auto wide = static_cast<std::size_t>(
-      std::count_if(line.begin(), line.end(), [](char c) { return (c & 0xC0) == 0x80; }));
-  const std::size_t columns = line.size() - wide;
-  fmt::print(stderr, "\r\x1b[K{}",
-             columns < terminal_width() ? line : line.substr(0, terminal_width() - 1));
-  std::fflush(stderr);
+  draw_line(line);
   drawn_ = true;
 }
 

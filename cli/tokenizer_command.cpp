@@ -2,19 +2,22 @@
 #include "cli/tokenizer_command.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <filesystem>
-#include <iostream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "cli/program.h"
 #include "halftone/core/error.h"
+#include "halftone/core/file.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/data/bpe_trainer.h"
@@ -41,7 +44,15 @@ struct CodecArguments {
 };
 
 std::string read_stdin() {
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  if (isatty(STDIN_FILENO) == 1) log_note("reading standard input; Ctrl-D ends it");
+  std::string text;
+  std::array<char, 65536> chunk{};
+  for (ssize_t got = 0; (got = ::read(STDIN_FILENO, chunk.data(), chunk.size())) != 0;) {
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw_file_error("read", "standard input", errno);
+    text.append(chunk.data(), static_cast<std::size_t>(got));
+  }
+  return text;
 }
 
 void require_utf8(const std::string& text, const std::string& origin) {
@@ -63,6 +74,11 @@ void check_out(const TrainArguments& arguments) {
         "{}: there is a tokenizer.json already, which models may depend on; name another --out, or "
         "add --overwrite",
         arguments.out));
+  std::filesystem::path nearest = std::filesystem::absolute(out, ignored);
+  while (!std::filesystem::exists(nearest, ignored) && nearest.has_relative_path())
+    nearest = nearest.parent_path();
+  if (!std::filesystem::is_directory(nearest, ignored)) throw_file_error("create", out, ENOTDIR);
+  if (::access(nearest.c_str(), W_OK | X_OK) != 0) throw_file_error("write", out, errno);
 }
 
 double bytes_per_token(Corpus& corpus, const Tokenizer& tokenizer) {
@@ -78,14 +94,17 @@ double bytes_per_token(Corpus& corpus, const Tokenizer& tokenizer) {
 }
 
 void train(const TrainArguments& arguments) {
+  if (arguments.invalid_utf8 != "error" && arguments.invalid_utf8 != "replace")
+    throw UserError(
+        fmt::format("--invalid-utf8: expected error or replace, got '{}'", arguments.invalid_utf8));
   const auto start = std::chrono::steady_clock::now();
   BpeTrainer trainer({.vocab_size = arguments.vocab_size});
   Corpus corpus({.paths = {arguments.data.begin(), arguments.data.end()},
                  .replace_invalid_utf8 = arguments.invalid_utf8 == "replace"});
   check_out(arguments);
   for (Piece piece; corpus.next(piece);) trainer.add_text(piece.text);
-  log_note(
-      fmt::format("read {} from {} files", format_bytes(corpus.bytes()), corpus.files().size()));
+  log_note(fmt::format("read {} from {}", format_bytes(corpus.bytes()),
+                       cli::counted(corpus.files().size(), "file", "files")));
   const Tokenizer tokenizer = trainer.train();
   tokenizer.save(arguments.out);
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
@@ -100,9 +119,9 @@ void encode(const CodecArguments& arguments) {
   require_utf8(text, arguments.text ? "--text" : "standard input");
   const std::vector<std::int32_t> ids = tokenizer.encode(text);
   if (arguments.json)
-    std::cout << nlohmann::json(ids).dump() << '\n';
+    cli::print(nlohmann::json(ids).dump() + "\n");
   else
-    std::cout << fmt::format("{}\n", fmt::join(ids, " "));
+    cli::print(fmt::format("{}\n", fmt::join(ids, " ")));
 }
 
 // Ids separated by white space or commas, in brackets or not: what encode prints, in both forms.
@@ -134,9 +153,9 @@ void decode(const CodecArguments& arguments) {
   const std::vector<std::int32_t> ids = parse_ids(given, tokenizer);
   const bool skip = arguments.skip_special_tokens;
   if (arguments.json)
-    std::cout << nlohmann::json(tokenizer.decode(ids, skip)).dump() << '\n';
+    cli::print(nlohmann::json(tokenizer.decode(ids, skip)).dump() + "\n");
   else
-    std::cout << tokenizer.decode_bytes(ids, skip);
+    cli::print(tokenizer.decode_bytes(ids, skip));
 }
 
 void add_train(CLI::App& tokenizer) {
@@ -146,6 +165,7 @@ void add_train(CLI::App& tokenizer) {
       ->add_option("--data", arguments->data,
                    "A text file, fortune file, .jsonl of {\"text\"}, or a folder (repeatable)")
       ->required()
+      ->allow_extra_args(false)
       ->type_name("PATH");
   command->add_option("--vocab-size", arguments->vocab_size, "Number of tokens, all included")
       ->type_name("N")
@@ -154,8 +174,10 @@ void add_train(CLI::App& tokenizer) {
       ->add_option("--out", arguments->out, "Folder for tokenizer.json and tokenizer_config.json")
       ->required()
       ->type_name("DIR");
-  command->add_option("--invalid-utf8", arguments->invalid_utf8, "What to do with other bytes")
-      ->check(CLI::IsMember({"error", "replace"}))
+  command
+      ->add_option("--invalid-utf8", arguments->invalid_utf8,
+                   "What to do about bytes that are not UTF-8")
+      ->type_name("error|replace")
       ->capture_default_str();
   command->add_flag("--overwrite", arguments->overwrite, "Replace a tokenizer that is in DIR");
   command->footer(

@@ -5,19 +5,19 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/arguments.h"
 #include "cli/program.h"
 #include "cli/progress.h"
+#include "halftone/core/error.h"
 #include "halftone/core/interrupt.h"
 #include "halftone/core/text.h"
 #include "halftone/train/pretrain.h"
 
 namespace halftone::cli {
 namespace {
-
-constexpr int kInterruptedExitCode = 130;
 
 void report_end(const PretrainResult& result, const std::string& run) {
   if (result.last_loss)
@@ -29,22 +29,30 @@ void report_end(const PretrainResult& result, const std::string& run) {
     fmt::print(stderr, "stopped and saved; go on with: halftone train --resume {}\n", run);
 }
 
-void run_train(const ConfigArguments& arguments, const std::string& resume) {
+void run_train(const ConfigArguments& arguments, const std::optional<std::string>& resume) {
+  if (resume && resume->empty())
+    throw UserError("--resume: expected a run directory, got an empty text");
   const TrainConfig config =
-      resume.empty() ? arguments.resolve() : resume_config(resume, arguments.assignments());
-  require_data(config);
+      resume ? resume_config(*resume, arguments.assignments()) : arguments.resolve();
+  require_data(config, "train on");
   TrainingProgress progress(config.log_every);
   const InterruptGuard guard;
   const PretrainEvents events{
-      .on_preparation = [&](const std::string& stage,
-                            double share) { progress.preparation(stage, share); },
+      .on_preparation =
+          [&](const std::string& stage, double share) {
+            progress.preparation(stage, share);
+            if (!interrupted()) return;
+            progress.finish();
+            fmt::print(stderr, "stopped before the first step; nothing has changed\n");
+            throw Exit{kInterruptedExitCode};
+          },
       .on_start = [&](const PretrainPlan& plan) { progress.start(plan); },
       .on_step = [&](const StepMetrics& metrics, double share) { progress.step(metrics, share); },
       .on_checkpoint = [&](const auto& run,
                            std::int64_t step) { progress.checkpoint(run.string(), step); },
       .should_stop = [] { return interrupted(); }};
   const PretrainResult result =
-      resume.empty() ? pretrain(config, events) : resume_pretraining(config, events);
+      resume ? resume_pretraining(config, events) : pretrain(config, events);
   progress.finish();
   report_end(result, config.out);
   if (result.stopped) throw Exit{kInterruptedExitCode};
@@ -55,7 +63,7 @@ void run_train(const ConfigArguments& arguments, const std::string& resume) {
 
 void add_train_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("train", "Train a model on text");
-  auto resume = std::make_shared<std::string>();
+  auto resume = std::make_shared<std::optional<std::string>>();
   command
       ->add_option("--resume", *resume,
                    "Go on with this run, bit by bit as if it had never stopped")

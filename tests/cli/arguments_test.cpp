@@ -85,7 +85,8 @@ TEST(Arguments, DataIsRepeatable) {
 }
 
 TEST(Arguments, RequireDataNamesTheRemedy) {
-  const Outcome outcome = run({"train"}, [](const TrainConfig& config) { require_data(config); });
+  const Outcome outcome =
+      run({"train"}, [](const TrainConfig& config) { require_data(config, "train on"); });
   EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.err, HasSubstr("with --data"));
 }
@@ -104,12 +105,17 @@ TEST(Program, AUsersMistakeIsOneLineAndCodeTwo) {
       {{"train", "--batchsize=3"}, "there is no flag --batchsize; did you mean --batch-size?"},
       {{"train", "--n-layers", "3"}, "did you mean --model.n-layers?"},
       {{"train", "-x"}, "there is no flag -x"},
-      {{"train", "--lr"}, "--lr"},
+      {{"train", "--lr"}, "--lr: expected a value after it, got none"},
       {{"train", "--lr", "fast"}, "--lr: lr must be a positive number, got 'fast'"},
       {{"train", "--lr", "-1"}, "--lr: lr must be a positive number, got -1"},
       {{"train", "--lr", "1", "--lr", "2"}, "--lr: expected one value, got 2"},
       {{"train", "--max-steps", "0"}, "--max-steps: max_steps must be a positive integer, got 0"},
       {{"train", "--precision", "fp16"}, "must be one of 32-true, 16-true"},
+      {{"train", "--precision", "fp16"}, "got 'fp16'; did you mean '16-mixed'?"},
+      {{"train", "--precision", "bfloat16"}, "did you mean 'bf16-mixed'?"},
+      {{"train", "--threads", "1000000"}, "threads must be an integer from 0 to 1024"},
+      {{"train", "--model.dim", "9000000000"}, "got 9000000000; that is too large"},
+      {{"train", "poems.txt"}, "'poems.txt' was not expected: a configuration file ends in .toml"},
       {{"train", "--pack=maybe"}, "--pack: pack must be true or false, got 'maybe'"},
       {{"train", folder / "bad.toml"}, "bad.toml:2: there is no key 'batchsize'; did you mean"},
       {{"train", folder / "none.toml"}, "none.toml': No such file or directory"},

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The built program as a person meets it: arguments, exit code, what stands on stdout and stderr.
+// The built program as a person meets it: arguments, exit code, what stands on stdout and stderr,
+// and what has become of the files.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <cmath>
 #include <cstdlib>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "support/paths.h"
 #include "support/temp_folder.h"
@@ -12,8 +18,10 @@
 namespace halftone {
 namespace {
 
+namespace fs = std::filesystem;
 using test::read_text;
 using test::TempFolder;
+using test::write_text;
 using testing::HasSubstr;
 
 struct Outcome {
@@ -22,32 +30,231 @@ struct Outcome {
   std::string err;
 };
 
-// `shell_words` follow the program's name on a shell's command line.
-Outcome halftone(const std::string& shell_words) {
-  const TempFolder folder;
-  const std::string command =
-      std::string(test::kBuildDir) + "/halftone " + shell_words + " 2>" + (folder / "err").string();
-  const int status = std::system((command + " >" + (folder / "out").string()).c_str());
-  return {WEXITSTATUS(status), read_text(folder / "out"), read_text(folder / "err")};
-}
+struct Mistake {
+  std::string words;  // after the program's name, on a shell's command line
+  std::string error;  // part of the last line on stderr
+  int code = 2;
+};
 
-TEST(Program, MistakesEndInOneLineAndCodeTwo) {
-  const std::vector<std::pair<std::string, std::string>> cases = {
-      {"", "expected a command; see 'halftone --help'"},
-      {"tain", "there is no command 'tain'"},
-      {"--vers", "there is no flag --vers; did you mean --version?"},
-  };
-  for (const auto& [words, expected] : cases) {
-    const Outcome outcome = halftone(words);
-    EXPECT_EQ(outcome.code, 2) << words;
-    EXPECT_THAT(outcome.err, testing::StartsWith("halftone: error: ")) << words;
-    EXPECT_THAT(outcome.err, HasSubstr(expected)) << words;
-    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-    EXPECT_EQ(outcome.out, "") << words;
+const char* const kModel = " --preset tiny --model.dim 16 --model.n-layers 1 ";
+
+/// A folder with data of every kind, a tokenizer, and a run of four steps, made once. Commands run
+/// in it.
+class Program : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    place_ = std::make_unique<TempFolder>();
+    fs::create_directories(*place_ / "work");
+    make_data();
+    ASSERT_EQ(halftone("tokenizer train --data poem.txt --vocab-size 270 --out tok").code, 0);
+    const Outcome run = halftone(std::string("train --data poem.txt --tokenizer tok --out run") +
+                                 kModel + "--max-steps 4 --save-every 2");
+    ASSERT_EQ(run.code, 0) << run.err;
+    ASSERT_EQ(run.out, "run\n");
   }
+  static void TearDownTestSuite() { place_.reset(); }
+
+  static fs::path work() { return *place_ / "work"; }
+
+  /// `before` is what the shell does first, such as a limit.
+  static Outcome halftone(const std::string& words, const std::string& before = "true") {
+    const std::string command =
+        "{ cd " + work().string() + " && export XDG_CACHE_HOME=" + (*place_ / "cache").string() +
+        " && { " + before + "; } && " + test::kBuildDir + "/halftone " + words + "\n} >" +
+        (*place_ / "out").string() + " 2>" + (*place_ / "err").string() + " </dev/null";
+    const int status = std::system(command.c_str());
+    return {WEXITSTATUS(status), read_text(*place_ / "out"), read_text(*place_ / "err")};
+  }
+
+  static std::map<fs::path, std::string> files() {
+    std::map<fs::path, std::string> found;
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(work()))
+      found[entry.path()] = entry.is_regular_file() ? read_text(entry.path()) : "";
+    return found;
+  }
+
+  // One line that says what is wrong, and no file has come, gone or changed.
+  static void expect_refused(const std::vector<Mistake>& mistakes) {
+    const auto before = files();
+    for (const Mistake& mistake : mistakes) {
+      const Outcome outcome = halftone(mistake.words);
+      EXPECT_EQ(outcome.code, mistake.code) << mistake.words << '\n' << outcome.err;
+      EXPECT_EQ(outcome.out, "") << mistake.words;
+      ASSERT_TRUE(outcome.err.ends_with('\n')) << mistake.words;
+      const std::size_t last_line = outcome.err.rfind('\n', outcome.err.size() - 2) + 1;
+      EXPECT_THAT(outcome.err.substr(last_line), testing::StartsWith("halftone: error: "))
+          << mistake.words;
+      EXPECT_THAT(outcome.err.substr(last_line), HasSubstr(mistake.error)) << mistake.words;
+      EXPECT_TRUE(files() == before) << mistake.words << " has changed files";
+    }
+  }
+
+  // A copy of the run, for damage.
+  static fs::path copy_of_run(const std::string& name) {
+    fs::remove_all(work() / name);
+    fs::copy(work() / "run", work() / name, fs::copy_options::recursive);
+    return work() / name;
+  }
+
+ private:
+  static void make_data() {
+    std::string poem;
+    for (int line = 0; line < 60; ++line)
+      poem += "spring sleep " + std::to_string(line * line) + " 春眠不覺曉，處處聞啼鳥。\n";
+    write_text(work() / "poem.txt", poem);
+    write_text(work() / "empty.txt", "");
+    write_text(work() / "latin1.txt", "one line\nna\xEFve\n");
+    write_text(work() / "binary.txt", std::string("\0\1\2", 3));
+    write_text(work() / "bad.jsonl", "{\"text\": \"ok\"}\n{\"text\": oops}\n");
+    write_text(work() / "other.jsonl", "{\"txt\": \"ok\"}\n");
+    write_text(work() / "unigram.json", R"({"model": {"type": "Unigram", "vocab": []}})");
+    write_text(work() / "cut.json", R"({"model": {"type")");
+    write_text(work() / "syntax.toml", "lr = 1e-3\npreset = tiny\n");
+    write_text(work() / "key.toml", "lr = 1e-3\n\n[model]\ndimm = 3\n");
+    write_text(work() / "type.toml", "batch_size = 3.0\n");
+    write_text(work() / "cut.safetensors", "\x10");
+    fs::create_directories(work() / "nothing");
+    fs::create_directories(work() / "mine");
+    write_text(work() / "mine" / "letter.txt", "dear");
+  }
+
+  static std::unique_ptr<TempFolder> place_;
+};
+
+std::unique_ptr<TempFolder> Program::place_;
+
+std::string training(const std::string& more) {
+  return std::string("train") + kModel + "--max-steps 1 " + more;
 }
 
-TEST(Program, HelpAndVersionGoToStdout) {
+TEST_F(Program, RefusesArgumentsThatMakeNoSense) {
+  expect_refused({
+      {"", "expected a command; see 'halftone --help'"},
+      {"tain", "there is no command 'tain'; did you mean 'train'?"},
+      {"--vers", "there is no flag --vers; did you mean --version?"},
+      {"train", "nothing to train on: name a text file, a .jsonl file or a folder with --data"},
+      {"train --data", "--data: expected a value after it, got none"},
+      {"train --dim 3", "there is no flag --dim; did you mean --model.dim?"},
+      {"train --resume ''", "--resume: expected a run directory"},
+      {"train --resume a --resume b", "--resume: expected one value; give the flag once"},
+      {"train poem.txt", "data goes with --data"},
+      {"generate", "RUN is required; see 'halftone generate --help'"},
+      {"tokenizer encode", "--tokenizer is required; see 'halftone tokenizer encode --help'"},
+      {"tokenizer train --data poem.txt --out t --vocab-size many", "--vocab-size: expected"},
+      {"data fetch fortune", "did you mean 'fortunes'?"},
+  });
+}
+
+TEST_F(Program, RefusesConfigurationFilesWithTheLine) {
+  expect_refused({
+      {"train none.toml", "cannot read 'none.toml'"},
+      {"train syntax.toml", "syntax.toml:2: not TOML: "},
+      {"train syntax.toml", "a text stands in quotes"},
+      {"train key.toml", "key.toml:4: there is no key 'model.dimm'; did you mean 'model.dim'?"},
+      {"train type.toml", "type.toml:1: batch_size must be a positive integer, got 3.0"},
+  });
+}
+
+TEST_F(Program, RefusesDataThatIsNone) {
+  expect_refused({
+      {training("--out r --data none.txt"), "none.txt does not exist"},
+      {training("--out r --data empty.txt"), "there is no text in"},
+      {training("--out r --data nothing"), "nothing holds no text files"},
+      {training("--out r --data binary.txt"), "binary.txt is not a text file"},
+      {training("--out r --data latin1.txt"), "byte 0xEF at offset 11 (line 2)"},
+      {training("--out r --data bad.jsonl"), "bad.jsonl:2 is not valid JSON"},
+      {training("--out r --data other.jsonl"), "other.jsonl:1 has no \"text\""},
+      {training("--out r --data /dev/null"), "/dev/null is neither a file nor a folder"},
+  });
+}
+
+TEST_F(Program, RefusesTokenizersAndWeightsThatDoNotFit) {
+  const std::string data = "--out r --data poem.txt ";
+  expect_refused({
+      {training(data + "--tokenizer none"), "expected a tokenizer.json"},
+      {training(data + "--tokenizer nothing"), "tokenizer train` makes one"},
+      {training(data + "--tokenizer poem.txt"), "poem.txt: expected JSON"},
+      {training(data + "--tokenizer cut.json"), "may be damaged or cut off"},
+      {training(data + "--tokenizer unigram.json"), "unigram.json: model."},
+      {training(data + "--tokenizer-vocab-size 10"), "the smallest vocab_size is 259"},
+      {training(data + "--tokenizer tok --model.vocab-size 200"), "the tokenizer has 270 tokens"},
+      {training(data + "--tokenizer tok --seq-len 9000"), "at most model.max_seq_len 2048"},
+      {training(data + "--tokenizer tok --device cuda:99"), "device is 'cuda:99'"},
+      {training(data + "--tokenizer tok --init-from none.safetensors"), "cannot read"},
+      {training(data + "--tokenizer tok --init-from cut.safetensors"), "not a good safetensors"},
+      {training(data + "--tokenizer tok --init-from poem.txt"), "poem.txt' is not a good"},
+      {training(data + "--tokenizer tok --model.n-kv-heads 1 --init-from run"), "of another shape"},
+      {training(data + "--tokenizer tok --model.hidden-dim 2000000000 --threads 1"), "memory", 1},
+  });
+}
+
+TEST_F(Program, RefusesRunDirectoriesItMustNotTouch) {
+  const std::string data = "--data poem.txt --tokenizer tok ";
+  expect_refused({
+      {training(data + "--out run"), "the run directory 'run' exists; continue it with --resume"},
+      {training(data + "--out mine"), "'mine' holds files that are not a halftone run"},
+      {training(data + "--out mine --overwrite"), "'mine' holds files that are not a halftone run"},
+      {training(data + "--out poem.txt"), "poem.txt"},
+      {training(data + "--out poem.txt/run"), "Not a directory"},
+      {training(data + "--out /proc/run"), "/proc/run"},
+      {"tokenizer train --data poem.txt --out tok", "there is a tokenizer.json already"},
+      {"tokenizer train --data poem.txt --out poem.txt", "expected a folder for --out"},
+      {"tokenizer train --data poem.txt --out poem.txt/x", "Not a directory"},
+  });
+}
+
+TEST_F(Program, RefusesToResumeWhatIsNoRunOrHasChanged) {
+  fs::remove(copy_of_run("no_config") / "config.toml");
+  fs::remove_all(copy_of_run("no_checkpoint") / "checkpoints");
+  fs::remove(copy_of_run("no_tokenizer") / "tokenizer.json");
+  const fs::path damaged = copy_of_run("damaged");
+  for (const char* step : {"step-00000002", "step-00000004"})
+    write_text(damaged / "checkpoints" / step / "trainer.json", "{}");
+  expect_refused({
+      {"train --resume none", "there is no run directory 'none'"},
+      {"train --resume mine", "'mine' is no run directory: it has no config.toml"},
+      {"train --resume poem.txt", "'poem.txt' is no run directory"},
+      {"train --resume no_config", "it has no config.toml"},
+      {"train --resume no_checkpoint", "'no_checkpoint' has no checkpoint"},
+      {"train --resume no_tokenizer", "no_tokenizer/tokenizer.json"},
+      {"train --resume damaged", "'damaged' has no checkpoint that is whole"},
+      {"train --resume run --lr 0.1", "lr is 0.0005 in the run 'run' and can't be changed"},
+      {"train --resume run --out elsewhere", "can't be changed on resume"},
+      {"train --resume run --data bad.jsonl", "can't be changed on resume"},
+  });
+}
+
+TEST_F(Program, RefusesToGenerateOutOfRange) {
+  expect_refused({
+      {"generate none", "there is no run directory 'none'"},
+      {"generate mine", "'mine' is no run directory"},
+      {"generate run --prompt $(printf '\\377') ", "--prompt is not UTF-8: byte 0"},
+      {"generate run --temperature 0", "--temperature: expected a number above 0, got 0"},
+      {"generate run --temperature nan", "--temperature: expected a number above 0"},
+      {"generate run --top-p 0", "--top-p: expected a number above 0 and at most 1, got 0"},
+      {"generate run --top-p 2", "--top-p: expected a number above 0 and at most 1, got 2"},
+      {"generate run --max-new-tokens 0", "--max-new-tokens: expected an integer from 1"},
+      {"generate run --max-new-tokens 99999999999999999999", "--max-new-tokens: expected"},
+      {"generate run --seed -1", "--seed: expected an integer that is 0 or more, got -1"},
+      {"generate run --precision fp16", "--precision: precision must be one of"},
+      {"generate run --threads -1", "--threads: threads must be an integer from 0"},
+  });
+}
+
+TEST_F(Program, RefusesToEvaluateWithoutAModelOrText) {
+  expect_refused({
+      {"eval run", "nothing to evaluate on"},
+      {"eval --data poem.txt", "expected a model: RUN"},
+      {"eval run --data none.txt", "none.txt does not exist"},
+      {"eval run --data poem.txt --model.dim 32", "--model.dim is for --init-from without RUN"},
+      {"eval run --data poem.txt --seq-len 9000",
+       "at most 2048, the model's max_seq_len, got 9000"},
+      {"tokenizer decode --tokenizer tok 1 270", "expected token ids from 0 to 269, found \"270\""},
+      {"tokenizer encode --tokenizer tok --text $(printf '\\377')", "--text: expected UTF-8"},
+  });
+}
+
+TEST_F(Program, HelpAndVersionGoToStdout) {
   const Outcome help = halftone("--help");
   EXPECT_EQ(help.code, 0);
   EXPECT_EQ(help.err, "");
@@ -57,9 +264,76 @@ TEST(Program, HelpAndVersionGoToStdout) {
   EXPECT_THAT(version.out, testing::MatchesRegex("halftone [0-9.]+ \\(LibTorch [0-9.]+\\)\n"));
 }
 
-TEST(Program, AFullStdoutIsAFailure) {
-  const Outcome outcome = halftone("--help >/dev/full;  exit $?; true");
-  EXPECT_EQ(outcome.code, 1);
+TEST_F(Program, HelpOfACommandFitsATerminal) {
+  for (const std::string command : {"train", "generate", "eval", "tokenizer train", "data fetch"}) {
+    std::istringstream help(halftone(command + " --help").out);
+    for (std::string line; std::getline(help, line);) {
+      const bool is_an_example = line.starts_with("  halftone ");
+      EXPECT_TRUE(is_an_example || line.size() <= 100) << line;
+    }
+  }
+}
+
+TEST_F(Program, AFullStdoutIsAFailure) {
+  EXPECT_EQ(halftone("--help >/dev/full").code, 1);
+  EXPECT_EQ(halftone("tokenizer decode --tokenizer tok 70 71 >/dev/full").code, 1);
+}
+
+TEST_F(Program, AReaderWhoLeavesIsNoFailure) {
+  const Outcome cut = halftone("generate run --greedy --max-new-tokens 2000 | head -c 3");
+  EXPECT_EQ(cut.out.size(), 3U);
+  EXPECT_EQ(cut.err, "");
+}
+
+TEST_F(Program, ADamagedNewestCheckpointIsPassedOver) {
+  const fs::path run = copy_of_run("half_damaged");
+  fs::resize_file(run / "checkpoints" / "step-00000004" / "model.safetensors", 100);
+  const Outcome outcome = halftone("train --resume half_damaged --max-steps 5");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("model.safetensors' is damaged"));
+  EXPECT_THAT(outcome.err, HasSubstr("going back to the checkpoint of step 2"));
+  const std::string metrics = read_text(run / "metrics.jsonl");
+  EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 5);
+}
+
+TEST_F(Program, NoRoomIsAFailureThatKeepsTheLastCheckpoint) {
+  const fs::path run = copy_of_run("no_room");
+  const Outcome outcome = halftone("train --resume no_room --max-steps 6", "ulimit -f 16");
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("halftone: error: cannot write"));
+  EXPECT_TRUE(fs::exists(run / "checkpoints" / "step-00000004"));
+  EXPECT_EQ(halftone("generate no_room --greedy --max-new-tokens 2").code, 0);
+}
+
+TEST_F(Program, ARunsConfigurationMakesTheSameRunAgain) {
+  const Outcome outcome = halftone("train run/config.toml --out again");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(read_text(work() / "again/checkpoints/step-00000004/model.safetensors"),
+            read_text(work() / "run/checkpoints/step-00000004/model.safetensors"));
+}
+
+TEST_F(Program, WeightsOfARunStartAnother) {
+  const Outcome outcome =
+      halftone(training("--data poem.txt --tokenizer tok --init-from run --out tuned"));
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+}
+
+TEST_F(Program, EvalWritesOneJsonDocument) {
+  const Outcome outcome = halftone("eval run --data poem.txt --json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "");
+  const auto result = nlohmann::json::parse(outcome.out);
+  EXPECT_NEAR(result.at("perplexity"), std::exp(result.at("loss").get<double>()), 1e-3);
+  EXPECT_GT(result.at("bits_per_byte"), 0.0);
+}
+
+TEST_F(Program, TextSurvivesTheTokenizer) {
+  const std::string poem = read_text(work() / "poem.txt");
+  write_text(work() / "ids.txt",
+             halftone("tokenizer encode --tokenizer tok --text \"$(cat poem.txt)\"").out);
+  const Outcome decoded = halftone("tokenizer decode --tokenizer tok $(cat ids.txt)");
+  EXPECT_EQ(decoded.code, 0) << decoded.err;
+  EXPECT_EQ(decoded.out + "\n", poem);
 }
 
 }  // namespace
