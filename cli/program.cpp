@@ -10,10 +10,12 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <system_error>
 
 #include "halftone/core/error.h"
+#include "halftone/core/file.h"
 #include "halftone/core/text.h"
 #include "halftone/train/config_schema.h"
 
@@ -147,12 +149,25 @@ int parse_and_run(CLI::App& app, std::vector<std::string> args) {
   }
 }
 
+// As throw_file_error has it: what a person can mend is their mistake.
+int complain_about_file(const std::filesystem::filesystem_error& error) {
+  try {
+    throw_file_error("use", error.path1(), error.code().value());
+  } catch (const UserError& mistake) {
+    return complain(mistake.what(), kUserMistake);
+  } catch (const SystemError& failure) {
+    return complain(failure.what(), kFailed);
+  }
+}
+
 int run_guarded(CLI::App& app, std::vector<std::string> args) try {
   return parse_and_run(app, std::move(args));
 } catch (const Exit& exit) {
   return exit.code;
 } catch (const UserError& error) {
   return complain(error.what(), kUserMistake);
+} catch (const std::filesystem::filesystem_error& error) {
+  return complain_about_file(error);
 } catch (const std::bad_alloc&) {
   return complain(kNoMemory, kFailed);
 } catch (const c10::Error& error) {

@@ -109,6 +109,7 @@ RunDirectory RunDirectory::create(const fs::path& root, bool overwrite) {
 
 RunDirectory RunDirectory::resume(const fs::path& root) {
   RunDirectory run(find_run(root));
+  check_writable(run.paths_.checkpoints());  // before the work, not after it
   remove_leftovers(root);
   return run;
 }

@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <new>
+#include <system_error>
 
 #include "cli/program.h"
 #include "halftone/core/error.h"
@@ -137,6 +139,13 @@ TEST(Program, FailuresAreCodeOneAndOneLine) {
   };
   EXPECT_EQ(fail(SystemError("disk")).code, 1);
   EXPECT_EQ(fail(SystemError("disk")).err, "halftone: error: disk\n");
+  const auto file_error = [](std::errc code) {
+    return std::filesystem::filesystem_error("x", "/a", std::make_error_code(code));
+  };
+  EXPECT_EQ(fail(file_error(std::errc::permission_denied)).code, 2);
+  EXPECT_EQ(fail(file_error(std::errc::permission_denied)).err,
+            "halftone: error: cannot use '/a': Permission denied\n");
+  EXPECT_EQ(fail(file_error(std::errc::no_space_on_device)).code, 1);
   EXPECT_EQ(fail(std::bad_alloc()).code, 1);
   EXPECT_THAT(fail(std::bad_alloc()).err, HasSubstr("--batch-size"));
   EXPECT_EQ(fail(std::runtime_error("a\nb\n")).err, "halftone: error: a b\n");
