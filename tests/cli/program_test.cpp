@@ -115,6 +115,10 @@ class Program : public testing::Test {
     write_text(work() / "cut.safetensors", "\x10");
     fs::create_directories(work() / "nothing");
     fs::create_directories(work() / "mine");
+    fs::create_directories(work() / "yarn");
+    write_text(work() / "yarn" / "config.json", R"({"rope_scaling": {"type": "yarn"}})");
+    fs::create_directories(work() / "fraction");
+    write_text(work() / "fraction" / "config.json", R"({"hidden_size": 32.5})");
     write_text(work() / "mine" / "letter.txt", "dear");
   }
 
@@ -246,6 +250,8 @@ TEST_F(Program, RefusesToEvaluateWithoutAModelOrText) {
       {"eval run", "nothing to evaluate on"},
       {"eval --data poem.txt", "expected a model: RUN"},
       {"eval run --data none.txt", "none.txt does not exist"},
+      {"eval yarn --data poem.txt", "yarn/config.json: rope_scaling {\"type\":\"yarn\"} is not"},
+      {"eval fraction --data poem.txt", "expected 'hidden_size' to be an integer, found 32.5"},
       {"eval run --data poem.txt --model.dim 32", "--model.dim is for --init-from without RUN"},
       {"eval run --data poem.txt --seq-len 9000",
        "at most 2048, the model's max_seq_len, got 9000"},
