@@ -30,7 +30,7 @@ constexpr const char* kNoMemory =
 int complain(std::string message, int code) {
   while (message.ends_with('\n')) message.pop_back();
   std::replace(message.begin(), message.end(), '\n', ' ');
-  fmt::print(stderr, "halftone: error: {}\n", message);
+  say(fmt::format("halftone: error: {}\n", message));
   return code;
 }
 
@@ -178,6 +178,11 @@ int run_guarded(CLI::App& app, std::vector<std::string> args) try {
 }
 
 }  // namespace
+
+void say(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
 
 void print(std::string_view text) {
   errno = 0;

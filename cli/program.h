@@ -27,6 +27,10 @@ void print(std::string_view text);
 /// "1 file", "4 files".
 std::string counted(std::uint64_t count, std::string_view one, std::string_view several);
 
+/// Messages for people, on stderr. One that cannot be written (the terminal has gone) is dropped:
+/// no run ends for that.
+void say(std::string_view text);
+
 /// Parses `args` (without the program's name), runs the command they name and returns the exit
 /// code: 0 done, 1 failed, 2 the user's mistake. The last line on stderr of whatever goes wrong
 /// starts with "halftone: error:".

@@ -42,8 +42,7 @@ std::string first_columns(const std::string& line, std::size_t count) {
 }
 
 void draw_line(const std::string& line) {
-  fmt::print(stderr, "\r\x1b[K{}", first_columns(line, terminal_width() - 1));
-  std::fflush(stderr);
+  say(fmt::format("\r\x1b[K{}", first_columns(line, terminal_width() - 1)));
 }
 
 std::string short_count(double value) {
@@ -79,7 +78,7 @@ void ShareProgress::show(double share) {
 }
 
 void ShareProgress::clear() {
-  if (drawn_) fmt::print(stderr, "\r\x1b[K");
+  if (drawn_) say("\r\x1b[K");
   drawn_ = false;
 }
 
@@ -172,9 +171,9 @@ void TrainingProgress::redraw(const std::string& line) {
 }
 
 void TrainingProgress::print(const std::string& line) {
-  if (drawn_) fmt::print(stderr, "\r\x1b[K");
+  if (drawn_) say("\r\x1b[K");
   drawn_ = false;
-  fmt::print(stderr, "{}\n", line);
+  say(fmt::format("{}\n", line));
 }
 
 }  // namespace halftone::cli

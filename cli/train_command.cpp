@@ -26,7 +26,7 @@ void report_end(const PretrainResult& result, const std::string& run) {
         *result.last_loss, result.steps, result.tokens, format_seconds(result.seconds),
         result.skipped_steps > 0 ? fmt::format(", {} steps skipped", result.skipped_steps) : "");
   if (result.stopped)
-    fmt::print(stderr, "stopped and saved; go on with: halftone train --resume {}\n", run);
+    say(fmt::format("stopped and saved; go on with: halftone train --resume {}\n", run));
 }
 
 void run_train(const ConfigArguments& arguments, const std::optional<std::string>& resume) {
@@ -43,7 +43,7 @@ void run_train(const ConfigArguments& arguments, const std::optional<std::string
             progress.preparation(stage, share);
             if (!interrupted()) return;
             progress.finish();
-            fmt::print(stderr, "stopped before the first step; nothing has changed\n");
+            say(fmt::format("stopped before the first step; nothing has changed\n"));
             throw Exit{kInterruptedExitCode};
           },
       .on_start = [&](const PretrainPlan& plan) { progress.start(plan); },
