@@ -21,10 +21,10 @@ namespace {
 
 void report_end(const PretrainResult& result, const std::string& run) {
   if (result.last_loss)
-    fmt::print(
-        stderr, "loss {:.3f} -> {:.3f} in {} steps, {} tokens, {}{}\n", *result.first_loss,
+    say(fmt::format(
+        "loss {:.3f} -> {:.3f} in {} steps, {} tokens, {}{}\n", *result.first_loss,
         *result.last_loss, result.steps, result.tokens, format_seconds(result.seconds),
-        result.skipped_steps > 0 ? fmt::format(", {} steps skipped", result.skipped_steps) : "");
+        result.skipped_steps > 0 ? fmt::format(", {} steps skipped", result.skipped_steps) : ""));
   if (result.stopped)
     say(fmt::format("stopped and saved; go on with: halftone train --resume {}\n", run));
 }

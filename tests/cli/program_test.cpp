@@ -291,6 +291,14 @@ TEST_F(Program, AReaderWhoLeavesIsNoFailure) {
   EXPECT_EQ(cut.err, "");
 }
 
+TEST_F(Program, MessagesThatNobodyReadsEndNoRun) {
+  const Outcome outcome =
+      halftone(std::string("train --data poem.txt --tokenizer tok --out unread") + kModel +
+               "--max-steps 3 --log-every 1 2> /dev/full");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out, "unread\n");
+}
+
 TEST_F(Program, ADamagedNewestCheckpointIsPassedOver) {
   const fs::path run = copy_of_run("half_damaged");
   fs::resize_file(run / "checkpoints" / "step-00000004" / "model.safetensors", 100);
