@@ -162,10 +162,36 @@ PretrainPlan plan_of(Pretrainer& trainer, const TrainConfig& config, const Input
                               : ""};
 }
 
+/// Ends a run that can't recover: a gradient that is not finite although the scale can't go lower
+/// comes from the numbers themselves, and every further update would be skipped like the last.
+class HopelessGuard {
+ public:
+  explicit HopelessGuard(double min_scale) : min_scale_(min_scale) {}
+
+  /// Throws SystemError after too many such steps in a row.
+  void check(const StepMetrics& metrics) {
+    constexpr int kMostInARow = 10;
+    const bool hopeless = metrics.skipped && metrics.scale.value_or(min_scale_) <= min_scale_;
+    in_a_row_ = hopeless ? in_a_row_ + 1 : 0;
+    if (in_a_row_ < kMostInARow) return;
+    throw SystemError(fmt::format(
+        "the last {} updates were skipped: gradients are not finite{}, first in {}; go back to the "
+        "last checkpoint with a smaller --lr, or try another --precision",
+        in_a_row_,
+        metrics.scale ? fmt::format(" even at the smallest loss scale {:g}", min_scale_) : "",
+        metrics.overflow.empty() ? "an unnamed tensor" : metrics.overflow.front()));
+  }
+
+ private:
+  double min_scale_;
+  int in_a_row_ = 0;
+};
+
 PretrainResult run_loop(Pretrainer& trainer, const TrainConfig& config, const RunPaths& paths,
                         const PretrainEvents& events) {
   PretrainResult result;
   MetricsLog metrics_log(paths.metrics(), trainer.counters().step);
+  HopelessGuard guard(scaler_options(config).min_scale);
   std::int64_t saved_step = trainer.counters().step;  // of a run that is resumed; else 0
   const auto save = [&] {
     if (saved_step == trainer.counters().step) return;
@@ -181,6 +207,7 @@ PretrainResult run_loop(Pretrainer& trainer, const TrainConfig& config, const Ru
     result.skipped_steps += metrics.skipped ? 1 : 0;
     if (events.on_step) events.on_step(metrics, trainer.progress());
     if (config.save_every > 0 && metrics.step % config.save_every == 0) save();
+    guard.check(metrics);
     result.stopped = events.should_stop && events.should_stop() && !trainer.finished();
   }
   save();

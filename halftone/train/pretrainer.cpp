@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/memory.h"
 #include "halftone/core/random.h"
@@ -87,6 +88,8 @@ StepMetrics Pretrainer::step() {
   counters_.seconds += seconds;
   metrics.step_ms = seconds * 1e3;
   metrics.tokens_per_s = static_cast<double>(metrics.tokens) / seconds;
+  if (options_.device.is_cuda())
+    metrics.cuda_mib = static_cast<double>(cuda_peak_bytes(options_.device)) / kMebibyte;
   metrics.rss_mib = static_cast<double>(resident_bytes()) / kMebibyte;
   return metrics;
 }

@@ -291,6 +291,15 @@ TEST_F(Program, AReaderWhoLeavesIsNoFailure) {
   EXPECT_EQ(cut.err, "");
 }
 
+TEST_F(Program, NumbersThatStayBrokenEndTheRunAndNameATensor) {
+  const Outcome outcome =
+      halftone(std::string("train --data poem.txt --tokenizer tok --out broken") + kModel +
+               "--precision 32-true --lr 1e30 --max-steps 40");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("the last 10 updates were skipped"));
+  EXPECT_THAT(outcome.err, HasSubstr("first in tok_embeddings.weight"));
+}
+
 TEST_F(Program, MessagesThatNobodyReadsEndNoRun) {
   const Outcome outcome =
       halftone(std::string("train --data poem.txt --tokenizer tok --out unread") + kModel +
