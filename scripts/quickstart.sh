@@ -8,7 +8,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 # What is trained, on what, and what it is then asked to write. Change it here.
 data=fortunes-zh
 run=runs/quickstart
-train_flags=(--preset tiny --precision bf16-mixed --seq-len 128 --lr 3e-3 --schedule cosine --max-time 3m --overwrite)
+train_flags=(--preset tiny --precision bf16-mixed --seq-len 128 --lr 3e-3 --schedule cosine --max-time 3m --log-every 100 --overwrite)
 prompts=("春" "明月" "山中")
 generate_flags=(--temperature 0.8 --seed 1)
 
