@@ -107,7 +107,7 @@ std::string wrong_count_message(const CLI::ArgumentMismatch& error) {
 
 // CLI11's "Could not convert: --seed = x".
 std::string wrong_type_message(const CLI::ConversionError& error) {
-  const std::string what = error.what();
+  std::string what = error.what();
   const std::size_t name = what.find("--");
   const std::size_t equals = what.find(" = ");
   if (name == std::string::npos || equals == std::string::npos) return what;

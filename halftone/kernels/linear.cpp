@@ -36,16 +36,23 @@ Tensor as_rows(const Tensor& x) {
   return x.reshape({c10::multiply_integers(x.sizes().slice(0, x.dim() - 1)), x.size(-1)});
 }
 
+/// What gemm16 takes on `path`: an operand of several products is widened once, not by each.
+Tensor operand_for(MatmulPath path, const Tensor& narrow) {
+  return path == MatmulPath::kWidened ? narrow.to(torch::kFloat) : narrow;
+}
+
 struct Group16 : torch::autograd::Function<Group16> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
                                ScalarType dtype) {
     const MatmulPath path = paths_for(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
+    const Tensor operand = operand_for(path, rows);
     variable_list saved{rows};
     variable_list outputs;
     for (const Tensor& weight : weights) {
       const Tensor rounded = weight.to(dtype);
-      outputs.push_back(gemm16(rows, rounded.t(), dtype, path).view(with_last(x, weight.size(0))));
+      outputs.push_back(
+          gemm16(operand, rounded.t(), dtype, path).view(with_last(x, weight.size(0))));
       saved.push_back(rounded);
     }
     ctx->save_for_backward(std::move(saved));
@@ -65,17 +72,20 @@ struct Group16 : torch::autograd::Function<Group16> {
     const auto w_dtype = static_cast<ScalarType>(ctx->saved_data["w_dtype"].toInt());
     const MatmulPaths paths = paths_for(rows.scalar_type());
     const ScalarType sum_dtype = output_grads.size() > 1 ? torch::kFloat : rows.scalar_type();
+    const Tensor x_operand = operand_for(paths.weight_gradient, rows);
     Tensor dx;
     variable_list grads(output_grads.size() + 2);  // x, the weights, the dtype
     for (std::size_t i = 0; i < output_grads.size(); ++i) {
       if (!output_grads[i].defined()) continue;
       const Tensor g = as_rows(output_grads[i]).to(rows.scalar_type());
+      const Tensor g_operand = operand_for(paths.input_gradient, g);
       if (ctx->needs_input_grad(0)) {
-        const Tensor part = gemm16(g, saved[i + 1], sum_dtype, paths.input_gradient);
+        const Tensor part = gemm16(g_operand, saved[i + 1], sum_dtype, paths.input_gradient);
         dx = dx.defined() ? dx.add_(part) : part;
       }
       if (ctx->needs_input_grad(i + 1))
-        grads[i + 1] = gemm16(g.t(), rows, w_dtype, paths.weight_gradient);
+        grads[i + 1] = gemm16((paths.weight_gradient == paths.input_gradient ? g_operand : g).t(),
+                              x_operand, w_dtype, paths.weight_gradient);
     }
     if (dx.defined()) {
       // Rounded as the product of 16-bit operands is, then in the dtype x came in.
