@@ -23,6 +23,7 @@
 #include <optional>
 
 #include "halftone/core/error.h"
+#include "halftone/core/paths.h"
 #include "halftone/kernels/gemm16.h"
 
 namespace halftone {
@@ -153,14 +154,7 @@ std::string conditions() {
   return text;
 }
 
-std::filesystem::path record_path() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  if (cache != nullptr && *cache != '\0')
-    return std::filesystem::path(cache) / "halftone" / "matmul.json";
-  if (home == nullptr || *home == '\0') return {};
-  return std::filesystem::path(home) / ".cache" / "halftone" / "matmul.json";
-}
+std::filesystem::path record_path() { return cache_folder() / "matmul.json"; }
 
 nlohmann::json read_record() {
   std::ifstream file(record_path());
@@ -181,7 +175,6 @@ std::optional<MatmulChoice> recorded(const std::string& key) {
 
 void write_record(const std::string& key, const MatmulChoice& choice) {
   const std::filesystem::path path = record_path();
-  if (path.empty()) return;
   std::error_code error;
   std::filesystem::create_directories(path.parent_path(), error);
   nlohmann::json record = read_record();
