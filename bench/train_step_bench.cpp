@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,15 +24,15 @@ class StepBench {
             std::int64_t seq_len)
       : precision_(halftone::parse_precision(precision), {}, torch::kCPU),
         model_(halftone::preset_config(preset)),
-        optimizer_(parameters()),
+        optimizer_(std::make_shared<halftone::AdamW>(parameters())),
         ids_(torch::randint(model_->config().vocab_size, {batch, seq_len + 1}, torch::kInt64)),
         mask_(torch::ones({batch * seq_len})) {}
 
   void step() {
-    optimizer_.zero_grad();
+    optimizer_->zero_grad();
     torch::Tensor loss;
     {
-      const halftone::Autocast autocast = precision_.forward_context();
+      const auto region = precision_.forward_context();
       const std::int64_t length = ids_.size(1) - 1;
       const halftone::ModelOutput output = model_->forward(ids_.narrow(1, 0, length));
       loss = halftone::masked_cross_entropy(output.logits.flatten(0, 1),
@@ -39,7 +40,7 @@ class StepBench {
              output.aux_loss;
     }
     precision_.backward(loss);
-    precision_.step(optimizer_, 1.0);
+    precision_.step({optimizer_}, {.value = 1.0});
   }
 
  private:
@@ -53,7 +54,7 @@ class StepBench {
 
   halftone::MixedPrecision precision_;
   halftone::MiniMindLM model_;
-  halftone::AdamW optimizer_;
+  std::shared_ptr<halftone::AdamW> optimizer_;
   torch::Tensor ids_;   // (B, T + 1)
   torch::Tensor mask_;  // (B * T)
 };

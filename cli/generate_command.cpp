@@ -78,7 +78,7 @@ void run_generate(GenerateArguments arguments, const ConfigArguments& flags) {
   StreamDecoder decoder(trained.tokenizer);
   const InterruptGuard guard;
   {
-    const Autocast autocast = precision.forward_context();
+    const auto region = precision.forward_context();
     generate(trained.model, prompt, arguments.sampling, [&](std::int64_t id) {
       print(decoder.push(static_cast<std::int32_t>(id)));
       return !interrupted();

@@ -2,6 +2,11 @@
 #include "halftone/core/state_dict.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <string_view>
+#include <vector>
 
 #include "halftone/core/error.h"
 
@@ -17,6 +22,18 @@ template <class Map>
 void copy_without_prefix(const Map& from, const std::string& prefix, Map& to) {
   for (auto it = from.lower_bound(prefix); it != from.end() && it->first.starts_with(prefix); ++it)
     to[it->first.substr(prefix.size())] = it->second;
+}
+
+std::string shape_text(const torch::Tensor& t) {
+  return fmt::format("[{}]", fmt::join(t.sizes().begin(), t.sizes().end(), ", "));
+}
+
+std::string list_text(const std::vector<std::string>& names) {
+  constexpr std::size_t kShown = 3;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i)
+    text += (i > 0 ? ", " : "") + names[i];
+  return names.size() > kShown ? fmt::format("{} and {} more", text, names.size() - kShown) : text;
 }
 
 }  // namespace
@@ -55,6 +72,31 @@ StateDict StateDict::extract(const std::string& prefix) const {
   copy_without_prefix(tensors, prefix, part.tensors);
   copy_without_prefix(values, prefix, part.values);
   return part;
+}
+
+std::string tensor_mismatches(const StateDict& expected, const StateDict& given) {
+  std::vector<std::string> missing;
+  std::vector<std::string> unexpected;
+  std::vector<std::string> shapes;
+  for (const auto& [name, parameter] : expected.tensors) {
+    const auto found = given.tensors.find(name);
+    if (found == given.tensors.end())
+      missing.push_back(name);
+    else if (found->second.sizes() != parameter.sizes())
+      shapes.push_back(fmt::format("{} {} instead of {}", name, shape_text(found->second),
+                                   shape_text(parameter)));
+  }
+  for (const auto& [name, tensor] : given.tensors)
+    if (!expected.tensors.contains(name)) unexpected.push_back(name);
+  std::string text;
+  const auto add = [&](std::string_view what, const std::vector<std::string>& names) {
+    if (!names.empty())
+      text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", what, list_text(names));
+  };
+  add("missing", missing);
+  add("unexpected", unexpected);
+  add("of another shape", shapes);
+  return text;
 }
 
 }  // namespace halftone

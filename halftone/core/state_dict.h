@@ -35,4 +35,8 @@ struct StateDict {
   StateDict extract(const std::string& prefix) const;
 };
 
+/// How the tensors of `given` differ from the `expected` ones in names and shapes, for a message:
+/// "missing: a, b; of another shape: c [2] instead of [3]". Empty when they agree.
+std::string tensor_mismatches(const StateDict& expected, const StateDict& given);
+
 }  // namespace halftone

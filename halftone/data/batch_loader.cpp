@@ -45,6 +45,13 @@ void check_same(const StateDict& saved, const StateDict& now, const std::string&
 
 }  // namespace
 
+Batch Batch::to(const torch::Device& device) const {
+  Batch moved = *this;
+  for (torch::Tensor* tensor : {&moved.input_ids, &moved.target_ids, &moved.loss_mask})
+    *tensor = tensor->to(device);
+  return moved;
+}
+
 BatchLoader::BatchLoader(TokenizedData data, LoaderOptions options)
     : data_(std::move(data)), options_(options) {
   check(options_);

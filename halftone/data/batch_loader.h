@@ -29,6 +29,8 @@ struct Batch {
   std::int64_t tokens = 0;   ///< sum of the mask
   std::int64_t epoch = 0;    ///< from 0
   std::int64_t index = 0;    ///< in the epoch, from 0
+
+  Batch to(const torch::Device& device) const;
 };
 
 struct LoaderOptions {

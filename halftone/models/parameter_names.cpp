@@ -72,43 +72,6 @@ void merge_tied(StateDict& named) {
   named.tensors.erase(head);
 }
 
-std::string shape_text(const Tensor& t) {
-  return fmt::format("[{}]", fmt::join(t.sizes().begin(), t.sizes().end(), ", "));
-}
-
-std::string list_text(const std::vector<std::string>& names) {
-  constexpr std::size_t kShown = 3;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i)
-    text += (i > 0 ? ", " : "") + names[i];
-  return names.size() > kShown ? fmt::format("{} and {} more", text, names.size() - kShown) : text;
-}
-
-std::string complaints(const StateDict& model, const StateDict& file) {
-  std::vector<std::string> missing;
-  std::vector<std::string> unexpected;
-  std::vector<std::string> shapes;
-  for (const auto& [name, parameter] : model.tensors) {
-    const auto found = file.tensors.find(name);
-    if (found == file.tensors.end())
-      missing.push_back(name);
-    else if (found->second.sizes() != parameter.sizes())
-      shapes.push_back(fmt::format("{} {} instead of {}", name, shape_text(found->second),
-                                   shape_text(parameter)));
-  }
-  for (const auto& [name, tensor] : file.tensors)
-    if (!model.tensors.contains(name)) unexpected.push_back(name);
-  std::string text;
-  const auto add = [&](std::string_view what, const std::vector<std::string>& names) {
-    if (!names.empty())
-      text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", what, list_text(names));
-  };
-  add("missing", missing);
-  add("unexpected", unexpected);
-  add("of another shape", shapes);
-  return text;
-}
-
 }  // namespace
 
 StateDict to_v2_names(const StateDict& file, const ModelConfig& config) {
@@ -131,7 +94,7 @@ void load_parameters(MiniMindLM& model, const StateDict& file, const std::string
   } catch (const UserError& error) {
     throw UserError(fmt::format("{}: {}", source, error.what()));
   }
-  const std::string wrong = complaints(parameters, named);
+  const std::string wrong = tensor_mismatches(parameters, named);
   if (!wrong.empty())
     throw UserError(
         fmt::format("{}: its tensors do not fit the model ({}); set --model.* as the file was made",

@@ -56,4 +56,14 @@ torch::Tensor clip_grad_norm_(const std::vector<torch::Tensor>& parameters, doub
   return norm;
 }
 
+void clip_grad_value_(const std::vector<torch::Tensor>& parameters, double max_value) {
+  HALFTONE_CHECK(max_value >= 0.0, "[clip_grad_value] expected max_value >= 0, got ", max_value);
+  const torch::NoGradGuard no_grad;
+  for (const torch::Tensor& parameter : parameters) {
+    if (!parameter.grad().defined()) continue;
+    torch::Tensor elements = dense_elements(parameter);
+    elements.copy_(at::where(elements.isfinite(), elements.clamp(-max_value, max_value), elements));
+  }
+}
+
 }  // namespace halftone

@@ -18,4 +18,8 @@ struct ClipOptions {
 torch::Tensor clip_grad_norm_(const std::vector<torch::Tensor>& parameters, double max_norm,
                               const ClipOptions& options = {});
 
+/// Clamps each element of the gradients, in place, to -max_value..max_value. What is not
+/// finite stays as it is, so that a later check still sees it.
+void clip_grad_value_(const std::vector<torch::Tensor>& parameters, double max_value);
+
 }  // namespace halftone

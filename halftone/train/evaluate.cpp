@@ -22,7 +22,7 @@ EvalResult evaluate(MiniMindLM& model, const BatchLoader& loader, const MixedPre
   double nats = 0;
   for (std::int64_t i = 0; i < loader.batches_per_epoch(); ++i) {
     const Batch batch = loader.batch_at(i);
-    const Autocast autocast = precision.forward_context();
+    const auto region = precision.forward_context();
     const ModelOutput output = model->forward(batch.input_ids.to(device));
     const torch::Tensor loss =
         masked_cross_entropy(output.logits.flatten(0, 1), batch.target_ids.to(device).flatten(),

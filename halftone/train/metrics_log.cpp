@@ -21,22 +21,26 @@ ordered_json number(std::optional<double> value) {
 }
 
 ordered_json to_json(const StepMetrics& m) {
-  return {{"step", m.step},
-          {"epoch", m.epoch},
-          {"loss", number(m.loss)},
-          {"aux_loss", number(m.aux_loss)},
-          {"lr", number(m.lr)},
-          {"grad_norm", number(m.grad_norm)},
-          {"scale", number(m.scale)},
-          {"skipped", m.skipped},
-          {"overflow", m.overflow},
-          {"underflow_share", number(m.underflow_share)},
-          {"tokens", m.tokens},
-          {"tokens_total", m.tokens_total},
-          {"tokens_per_s", number(m.tokens_per_s)},
-          {"step_ms", number(m.step_ms)},
-          {"rss_mib", number(m.rss_mib)},
-          {"cuda_mib", number(m.cuda_mib)}};
+  const bool counts_tokens = m.tokens_total > 0;
+  const auto tokens = [&](auto value) {
+    return counts_tokens ? ordered_json(value) : ordered_json(nullptr);
+  };
+  ordered_json line = {{"step", m.step}, {"epoch", m.epoch}, {"loss", number(m.loss)}};
+  for (const auto& [name, value] : m.logged) line.emplace(name, number(value));
+  const ordered_json rest = {{"lr", number(m.lr)},
+                             {"grad_norm", number(m.grad_norm)},
+                             {"scale", number(m.scale)},
+                             {"skipped", m.skipped},
+                             {"overflow", m.overflow},
+                             {"underflow_share", number(m.underflow_share)},
+                             {"tokens", tokens(m.tokens)},
+                             {"tokens_total", tokens(m.tokens_total)},
+                             {"tokens_per_s", tokens(m.tokens_per_s)},
+                             {"step_ms", number(m.step_ms)},
+                             {"rss_mib", number(m.rss_mib)},
+                             {"cuda_mib", number(m.cuda_mib)}};
+  line.update(rest);  // wins over a module that logs under one of these names
+  return line;
 }
 
 std::string to_line(const ordered_json& object) {
@@ -74,8 +78,10 @@ MetricsLog::MetricsLog(const std::filesystem::path& path, std::int64_t last_step
 
 void MetricsLog::append(const StepMetrics& metrics) { write_line(to_line(to_json(metrics))); }
 
-void MetricsLog::append_validation(std::int64_t step, double val_loss) {
-  write_line(to_line({{"step", step}, {"val_loss", number(val_loss)}}));
+void MetricsLog::append_validation(std::int64_t step, const std::map<std::string, double>& values) {
+  ordered_json line = {{"step", step}};
+  for (const auto& [name, value] : values) line[name] = number(value);
+  write_line(to_line(line));
 }
 
 void MetricsLog::write_line(const std::string& line) { file_.write(line.data(), line.size()); }

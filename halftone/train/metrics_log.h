@@ -1,37 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// RUN/metrics.jsonl: one JSON object per line and optimizer step, keys as in StepMetrics, plus
-// lines
-// {"step", "val_loss"}. A number that does not apply or is not finite is null.
+// RUN/metrics.jsonl: one JSON object per line and optimizer step, keys as in StepMetrics with
+// those of `logged` after the loss, plus lines {"step", "val_loss", ...}. A number that does not
+// apply or is not finite is null.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
+#include <map>
 #include <string>
-#include <vector>
 
 #include "halftone/core/file.h"
+#include "halftone/train/step_metrics.h"
 
 namespace halftone {
-
-struct StepMetrics {
-  std::int64_t step = 0;   // from 1; skipped steps count
-  std::int64_t epoch = 0;  // from 1
-  double loss = 0;         // mean over the step's micro-batches, auxiliary loss included, unscaled
-  std::optional<double> aux_loss;
-  double lr = 0;
-  std::optional<double> grad_norm;  // before clipping, without the scale
-  std::optional<double> scale;      // loss scale that this step used
-  bool skipped = false;
-  std::vector<std::string> overflow;  // tensors with gradients that are not finite
-  std::optional<double> underflow_share;
-  std::int64_t tokens = 0;        // of this step, over all processes
-  std::int64_t tokens_total = 0;  // since the run began
-  double tokens_per_s = 0;
-  double step_ms = 0;
-  std::optional<double> rss_mib;
-  std::optional<double> cuda_mib;
-};
 
 /// Appends to a metrics file. Each line reaches the system with one write before append() returns,
 /// so that a killed process loses at most the line it was writing.
@@ -42,7 +23,7 @@ class MetricsLog {
   MetricsLog(const std::filesystem::path& path, std::int64_t last_step);
   /// Throws SystemError when the disk is full.
   void append(const StepMetrics& metrics);
-  void append_validation(std::int64_t step, double val_loss);
+  void append_validation(std::int64_t step, const std::map<std::string, double>& values);
 
  private:
   void write_line(const std::string& line);

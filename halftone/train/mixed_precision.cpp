@@ -1,15 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/train/mixed_precision.h"
 
+#include <cmath>
+#include <limits>
 #include <utility>
+
+#include "halftone/optim/clip.h"
 
 namespace halftone {
 namespace {
 
 GradScalerOptions scaler_for(const PrecisionPolicy& policy, GradScalerOptions options) {
-  options.enabled = policy.loss_scaling;
+  if (!policy.loss_scaling) options = {.init_scale = 1.0, .min_scale = 1.0, .max_scale = 1.0};
   options.allow_fp16_gradients = policy.parameter == torch::kFloat16;
   return options;
+}
+
+std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimizer) {
+  std::vector<torch::Tensor> parameters;
+  for (const auto& group : optimizer.param_groups())
+    parameters.insert(parameters.end(), group.params().begin(), group.params().end());
+  return parameters;
 }
 
 }  // namespace
@@ -30,15 +41,48 @@ Autocast MixedPrecision::forward_context() const {
 
 void MixedPrecision::backward(const torch::Tensor& loss) { scaler_.scale(loss).backward(); }
 
-StepResult MixedPrecision::step(AdamW& optimizer, double clip_norm) {
-  StepResult result = scaler_.step(optimizer, {.clip_norm = clip_norm});
-  scaler_.update();
+StepResult MixedPrecision::step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip) {
+  auto* fused = dynamic_cast<AdamW*>(&optimizer);
+  const bool by_value = clip.value > 0.0 && clip.algorithm == ClipAlgorithm::kValue;
+  if (fused != nullptr && !by_value) return scaler_.step(*fused, {.clip_norm = clip.value});
+
+  scaler_.unscale_(optimizer);
+  const std::vector<torch::Tensor> parameters = parameters_of(optimizer);
+  const bool by_norm = clip.value > 0.0 && !by_value;
+  const torch::Tensor norm =
+      clip_grad_norm_(parameters, by_norm ? clip.value : std::numeric_limits<double>::infinity());
+  if (by_value) clip_grad_value_(parameters, clip.value);
+  StepResult result = fused != nullptr ? scaler_.step(*fused) : scaler_.step(optimizer);
+  result.grad_norm = norm.item<double>();
   return result;
 }
 
+StepResult MixedPrecision::step(const Optimizers& optimizers, const GradientClip& clip) {
+  StepResult all{.grad_norm = 0.0};
+  for (const auto& optimizer : optimizers) {
+    StepResult one = step_one(*optimizer, clip);
+    all.stepped = all.stepped && one.stepped;
+    all.overflow.insert(all.overflow.end(), one.overflow.begin(), one.overflow.end());
+    all.non_finite_shares.insert(all.non_finite_shares.end(), one.non_finite_shares.begin(),
+                                 one.non_finite_shares.end());
+    all.grad_norm =
+        optimizers.size() == 1 ? one.grad_norm : std::hypot(all.grad_norm, one.grad_norm);
+  }
+  scaler_.update();
+  return all;
+}
+
 std::optional<double> MixedPrecision::loss_scale() const {
-  if (!scaler_.is_enabled()) return std::nullopt;
+  if (!policy_.loss_scaling) return std::nullopt;
   return scaler_.get_scale();
+}
+
+StateDict MixedPrecision::state_dict() const {
+  return policy_.loss_scaling ? scaler_.state_dict() : StateDict();
+}
+
+void MixedPrecision::load_state_dict(const StateDict& state) {
+  if (policy_.loss_scaling) scaler_.load_state_dict(state);
 }
 
 }  // namespace halftone

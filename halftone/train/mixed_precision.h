@@ -4,7 +4,10 @@
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
+#include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "halftone/core/autocast.h"
 #include "halftone/core/state_dict.h"
@@ -13,6 +16,15 @@
 #include "halftone/precision/policy.h"
 
 namespace halftone {
+
+enum class ClipAlgorithm { kNorm, kValue };
+
+struct GradientClip {
+  double value = 0.0;  // 0: no clipping
+  ClipAlgorithm algorithm = ClipAlgorithm::kNorm;
+};
+
+using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 
 /// A named precision put to work in a training step: the dtype of the weights, autocast around the
 /// forward pass, the loss scale around the backward pass and the update. One class for all recipes;
@@ -31,20 +43,25 @@ class MixedPrecision {
   /// Back-propagates loss * scale.
   void backward(const torch::Tensor& loss);
 
-  /// Unscales, clips (0: not), updates unless a gradient overflowed, and moves the scale.
-  StepResult step(AdamW& optimizer, double clip_norm);
+  /// Unscales and clips the gradients of each optimizer, updates unless one of them overflowed, and
+  /// moves the scale. Without a loss scale as well, gradients that are not finite skip the update.
+  /// In the result `stepped` says that all have stepped; grad_norm is that of all gradients.
+  StepResult step(const Optimizers& optimizers, const GradientClip& clip = {});
 
   /// Nothing where the policy has no loss scale.
   std::optional<double> loss_scale() const;
   const PrecisionPolicy& policy() const { return policy_; }
+  const torch::Device& device() const { return device_; }
 
-  StateDict state_dict() const { return scaler_.state_dict(); }
-  void load_state_dict(const StateDict& state) { scaler_.load_state_dict(state); }
+  StateDict state_dict() const;
+  void load_state_dict(const StateDict& state);
 
  private:
+  StepResult step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip);
+
   PrecisionPolicy policy_;
   torch::Device device_;
-  GradScaler scaler_;
+  GradScaler scaler_;  // fixed at 1 where the policy has no loss scale: it still skips and names
 };
 
 }  // namespace halftone

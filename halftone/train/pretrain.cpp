@@ -18,11 +18,12 @@
 #include "halftone/data/token_cache.h"
 #include "halftone/data/tokenizer.h"
 #include "halftone/kernels/matmul_path.h"
-#include "halftone/train/checkpoint.h"
 #include "halftone/train/config_file.h"
-#include "halftone/train/pretrainer.h"
+#include "halftone/train/language_modeling.h"
+#include "halftone/train/model_checkpoint.h"
 #include "halftone/train/run_directory.h"
 #include "halftone/train/trained_model.h"
+#include "halftone/train/trainer.h"
 
 namespace halftone {
 namespace {
@@ -106,31 +107,26 @@ GradScalerOptions scaler_options(const TrainConfig& config) {
   return options;
 }
 
-Pretrainer make_pretrainer(const TrainConfig& config, const Inputs& inputs) {
+LanguageModeling make_module(const TrainConfig& config, const Inputs& inputs) {
   torch::manual_seed(static_cast<std::uint64_t>(config.seed));
   MiniMindLM model(inputs.model);
   if (!config.init_from.empty()) initialize_from(model, config.init_from);
-  BatchLoader loader(inputs.data, {.batch_size = config.batch_size,
+  return {std::move(model),
+          {.adamw = {.lr = config.lr,
+                     .weight_decay = config.weight_decay,
+                     .stochastic_rounding =
+                         inputs.precision.stochastic_rounding && config.rounding == "stochastic",
+                     .seed = static_cast<std::uint64_t>(config.seed)},
+           .schedule = {.kind = parse_schedule(config.schedule),
+                        .warmup = static_cast<double>(config.warmup)}}};
+}
+
+BatchLoader make_loader(const TrainConfig& config, const Inputs& inputs) {
+  return BatchLoader(inputs.data, {.batch_size = config.batch_size,
                                    .seq_len = config.seq_len,
                                    .pack = config.pack,
                                    .shuffle = config.shuffle,
                                    .seed = static_cast<std::uint64_t>(config.seed)});
-  const PretrainerOptions options{
-      .limits = {config.max_steps, config.max_epochs, config.max_time},
-      .accumulate = config.accumulate,
-      .schedule = {.kind = parse_schedule(config.schedule),
-                   .lr = config.lr,
-                   .warmup = static_cast<double>(config.warmup)},
-      .clip_norm = config.grad_clip,
-      .adamw = {.lr = config.lr,
-                .weight_decay = config.weight_decay,
-                .stochastic_rounding =
-                    inputs.precision.stochastic_rounding && config.rounding == "stochastic",
-                .seed = static_cast<std::uint64_t>(config.seed)},
-      .device = inputs.device};
-  return Pretrainer(std::move(model), std::move(loader),
-                    MixedPrecision(inputs.precision, scaler_options(config), inputs.device),
-                    options);
 }
 
 /// "native, attention=widened": the ways of the format that is computed in.
@@ -145,107 +141,106 @@ std::string matmul_paths_of(torch::ScalarType compute) {
   return shown;
 }
 
-PretrainPlan plan_of(Pretrainer& trainer, const TrainConfig& config, const Inputs& inputs) {
-  const bool sixteen_bit = inputs.precision.compute != torch::kFloat32;
-  return {.run = config.out,
-          .parameters = parameter_count(trainer.model()),
-          .vocab_size = inputs.model.vocab_size,
-          .training_tokens = static_cast<std::int64_t>(inputs.data.tokens->size()),
-          .batches_per_epoch = trainer.loader().batches_per_epoch(),
-          .total_steps = trainer.length().total_steps(),
-          .first_step = trainer.counters().step + 1,
-          .precision = inputs.precision.name,
-          .device = inputs.device.str(),
-          .threads = torch::get_num_threads(),
-          .matmul_paths = sixteen_bit && inputs.device.is_cpu()
-                              ? matmul_paths_of(inputs.precision.compute)
-                              : ""};
-}
-
-/// Ends a run that can't recover: a gradient that is not finite although the scale can't go lower
-/// comes from the numbers themselves, and every further update would be skipped like the last.
-class HopelessGuard {
+/// Lends the run to `events` while it trains, and keeps what the result needs.
+class EventsCallback : public Callback {
  public:
-  explicit HopelessGuard(double min_scale) : min_scale_(min_scale) {}
+  EventsCallback(const PretrainEvents& events, const TrainConfig& config, const Inputs& inputs,
+                 LanguageModeling& module)
+      : events_(events), config_(config), inputs_(inputs), module_(module) {}
 
-  /// Throws SystemError after too many such steps in a row.
-  void check(const StepMetrics& metrics) {
-    constexpr int kMostInARow = 10;
-    const bool hopeless = metrics.skipped && metrics.scale.value_or(min_scale_) <= min_scale_;
-    in_a_row_ = hopeless ? in_a_row_ + 1 : 0;
-    if (in_a_row_ < kMostInARow) return;
-    throw SystemError(fmt::format(
-        "the last {} updates were skipped: gradients are not finite{}, first in {}; go back to the "
-        "last checkpoint with a smaller --lr, or try another --precision",
-        in_a_row_,
-        metrics.scale ? fmt::format(" even at the smallest loss scale {:g}", min_scale_) : "",
-        metrics.overflow.empty() ? "an unnamed tensor" : metrics.overflow.front()));
+  void on_fit_start(Trainer& trainer) override {
+    const RunPaths& run = trainer.run_directory()->paths();
+    if (!std::filesystem::exists(run.tokenizer())) inputs_.tokenizer.save(run.root);
+    if (trainer.loop().finished())
+      log_note(
+          "the run has reached its limits; raise --max-steps, --max-epochs or --max-time to go on");
+    if (events_.on_start) events_.on_start(plan(trainer));
   }
+
+  void on_step_end(Trainer& trainer, const StepMetrics& metrics) override {
+    if (!result_.first_loss) result_.first_loss = metrics.loss;
+    result_.last_loss = metrics.loss;
+    result_.skipped_steps += metrics.skipped ? 1 : 0;
+    if (events_.on_step) events_.on_step(metrics, trainer.loop().progress());
+    if (events_.should_stop && events_.should_stop() && !trainer.loop().finished()) trainer.stop();
+  }
+
+  void on_fit_end(Trainer& trainer) override {
+    result_.stopped = trainer.stopped();
+    const RunCounters& counters = trainer.loop().counters();
+    result_.steps = counters.step;
+    result_.tokens = counters.tokens;
+    result_.seconds = counters.seconds;
+  }
+
+  const PretrainResult& result() const { return result_; }
 
  private:
-  double min_scale_;
-  int in_a_row_ = 0;
+  PretrainPlan plan(const Trainer& trainer) {
+    const FitLoop& loop = trainer.loop();
+    const bool sixteen_bit = inputs_.precision.compute != torch::kFloat32;
+    return {.run = config_.out,
+            .parameters = parameter_count(module_.model()),
+            .vocab_size = inputs_.model.vocab_size,
+            .training_tokens = static_cast<std::int64_t>(inputs_.data.tokens->size()),
+            .batches_per_epoch = loop.length().batches_per_epoch().value_or(0),
+            .total_steps = loop.length().total_steps(),
+            .first_step = loop.counters().step + 1,
+            .precision = inputs_.precision.name,
+            .device = inputs_.device.str(),
+            .threads = torch::get_num_threads(),
+            .matmul_paths = sixteen_bit && inputs_.device.is_cpu()
+                                ? matmul_paths_of(inputs_.precision.compute)
+                                : ""};
+  }
+
+  const PretrainEvents& events_;
+  const TrainConfig& config_;
+  const Inputs& inputs_;
+  LanguageModeling& module_;
+  PretrainResult result_;
 };
 
-PretrainResult run_loop(Pretrainer& trainer, const TrainConfig& config, const RunPaths& paths,
-                        const PretrainEvents& events) {
-  PretrainResult result;
-  MetricsLog metrics_log(paths.metrics(), trainer.counters().step);
-  HopelessGuard guard(scaler_options(config).min_scale);
-  std::int64_t saved_step = trainer.counters().step;  // of a run that is resumed; else 0
-  const auto save = [&] {
-    if (saved_step == trainer.counters().step) return;
-    save_checkpoint(paths.root, trainer.checkpoint(), config.keep_checkpoints);
-    saved_step = trainer.counters().step;
-    if (events.on_checkpoint) events.on_checkpoint(paths.root, saved_step);
-  };
-  while (!trainer.finished() && !result.stopped) {
-    const StepMetrics metrics = trainer.step();
-    metrics_log.append(metrics);
-    if (!result.first_loss) result.first_loss = metrics.loss;
-    result.last_loss = metrics.loss;
-    result.skipped_steps += metrics.skipped ? 1 : 0;
-    if (events.on_step) events.on_step(metrics, trainer.progress());
-    if (config.save_every > 0 && metrics.step % config.save_every == 0) save();
-    guard.check(metrics);
-    result.stopped = events.should_stop && events.should_stop() && !trainer.finished();
-  }
-  save();
-  result.steps = trainer.counters().step;
-  result.tokens = trainer.counters().tokens;
-  result.seconds = trainer.counters().seconds;
-  return result;
+PretrainResult fit(const TrainConfig& config, const Inputs& inputs, const PretrainEvents& events,
+                   const FitOptions& options) {
+  TrainConfig initial = config;
+  if (options.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
+  LanguageModeling module = make_module(initial, inputs);
+  BatchLoader loader = make_loader(config, inputs);
+  TrainConfig resolved = config;
+  resolved.model = inputs.model;
+  const auto progress = std::make_shared<EventsCallback>(events, config, inputs, module);
+  const auto checkpoints =
+      std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{.every_n_steps = config.save_every,
+                                                               .every_n_epochs = 0,
+                                                               .keep_last = config.keep_checkpoints,
+                                                               .on_saved = events.on_checkpoint});
+  Trainer trainer({.max_epochs = config.max_epochs,
+                   .max_steps = config.max_steps,
+                   .max_time = config.max_time,
+                   .precision = config.precision,
+                   .accelerator = config.device,
+                   .accumulate_grad_batches = config.accumulate,
+                   .gradient_clip_val = config.grad_clip,
+                   .callbacks = {progress, checkpoints},
+                   .default_root_dir = config.out,
+                   .overwrite = config.overwrite,
+                   .scaler = scaler_options(config),
+                   .config_toml = config_to_toml(resolved)});
+  trainer.fit(module, loader, options);
+  return progress->result();
 }
 
 }  // namespace
 
 PretrainResult pretrain(const TrainConfig& config, const PretrainEvents& events) {
   check_new_run(config.out, config.overwrite);
-  const Inputs inputs = prepare(config, std::nullopt, events);
-  Pretrainer trainer = make_pretrainer(config, inputs);
-  const RunDirectory run = RunDirectory::create(config.out, config.overwrite);
-  TrainConfig resolved = config;
-  resolved.model = inputs.model;
-  run.write_config(config_to_toml(resolved));
-  inputs.tokenizer.save(run.paths().root);
-  if (events.on_start) events.on_start(plan_of(trainer, config, inputs));
-  return run_loop(trainer, config, run.paths(), events);
+  return fit(config, prepare(config, std::nullopt, events), events, {});
 }
 
 PretrainResult resume_pretraining(const TrainConfig& config, const PretrainEvents& events) {
-  const RunDirectory run = RunDirectory::resume(config.out);
-  const Checkpoint checkpoint = load_latest_checkpoint(config.out);
-  const Inputs inputs = prepare(config, Tokenizer::load(run.paths().root), events);
-  TrainConfig continued = config;
-  continued.init_from.clear();  // its weights are in the checkpoint by now
-  Pretrainer trainer = make_pretrainer(continued, inputs);
-  trainer.load_checkpoint(checkpoint);
-  run.write_config(config_to_toml(config));
-  if (trainer.finished())
-    log_note(
-        "the run has reached its limits; raise --max-steps, --max-epochs or --max-time to go on");
-  if (events.on_start) events.on_start(plan_of(trainer, config, inputs));
-  return run_loop(trainer, config, run.paths(), events);
+  const RunPaths run = find_run(config.out);
+  return fit(config, prepare(config, Tokenizer::load(run.root), events), events, {.resume = true});
 }
 
 }  // namespace halftone

@@ -23,8 +23,8 @@ namespace {
 constexpr const char* kLockFile = "run.lock";
 
 // What a run consists of: nothing else is ever removed.
-constexpr std::array<std::string_view, 8> kOwnFiles = {
-    "config.toml",           "metrics.jsonl", "checkpoints", "tokenizer.json",
+constexpr std::array<std::string_view, 9> kOwnFiles = {
+    "config.toml",           "metrics.jsonl", "checkpoints", "best",   "tokenizer.json",
     "tokenizer_config.json", "report.html",   "exports",     kLockFile};
 
 bool is_empty_folder(const fs::path& path) {

@@ -7,30 +7,25 @@
 
 namespace halftone {
 
-RunLength::RunLength(const RunLimits& limits, std::int64_t batches_per_epoch,
+RunLength::RunLength(const RunLimits& limits, std::optional<std::int64_t> batches_per_epoch,
                      std::int64_t accumulate)
     : limits_(limits), batches_per_epoch_(batches_per_epoch), accumulate_(accumulate) {
-  HALFTONE_CHECK(batches_per_epoch > 0 && accumulate > 0,
+  HALFTONE_CHECK(batches_per_epoch.value_or(1) > 0 && accumulate > 0,
                  "[run_length] expected at least one batch per epoch and per update, got ",
-                 batches_per_epoch, " and ", accumulate);
+                 batches_per_epoch.value_or(1), " and ", accumulate);
   if (!limits_.max_steps && !limits_.max_epochs && !limits_.max_time) limits_.max_epochs = 1;
 }
 
 bool RunLength::finished(const RunCounters& counters) const {
   if (limits_.max_steps && counters.step >= *limits_.max_steps) return true;
-  if (limits_.max_epochs && counters.micro_step >= *limits_.max_epochs * batches_per_epoch_)
-    return true;
+  if (limits_.max_epochs && counters.epochs >= *limits_.max_epochs) return true;
   return limits_.max_time && counters.seconds >= *limits_.max_time;
-}
-
-std::int64_t RunLength::next_group(const RunCounters& counters) const {
-  const std::int64_t left = batches_per_epoch_ - counters.micro_step % batches_per_epoch_;
-  return std::min(accumulate_, left);
 }
 
 double RunLength::learning_rate(const LrScheduleOptions& schedule, const RunCounters& counters,
                                 std::int64_t group) const {
   LrScheduleOptions options = schedule;
+  if (options.kind == Schedule::kConstant && options.warmup == 0) return options.lr;
   if (!limits_.max_steps && !limits_.max_epochs) {
     options.warmup = 0;  // it counts steps, the position is a time
     const double warming =
@@ -38,9 +33,14 @@ double RunLength::learning_rate(const LrScheduleOptions& schedule, const RunCoun
     return warming * halftone::learning_rate(options, counters.seconds, *limits_.max_time);
   }
   options.warmup = schedule.warmup * static_cast<double>(accumulate_);
+  if (limits_.max_epochs && !batches_per_epoch_)
+    throw UserError(
+        "a learning-rate schedule over epochs needs to know how many batches an epoch has, and "
+        "this loader does not tell: set max_steps instead of max_epochs, or use a loader with "
+        "batches_per_epoch(), such as TensorLoader");
   std::int64_t total = limits_.max_steps ? *limits_.max_steps * accumulate_
-                                         : *limits_.max_epochs * batches_per_epoch_;
-  if (limits_.max_epochs) total = std::min(total, *limits_.max_epochs * batches_per_epoch_);
+                                         : *limits_.max_epochs * *batches_per_epoch_;
+  if (limits_.max_epochs) total = std::min(total, *limits_.max_epochs * *batches_per_epoch_);
   return halftone::learning_rate(options, static_cast<double>(counters.schedule_step + group - 1),
                                  static_cast<double>(total));
 }
@@ -51,23 +51,21 @@ double RunLength::progress(const RunCounters& counters) const {
   if (limits_.max_time) consider(counters.seconds, *limits_.max_time);
   if (limits_.max_steps)
     consider(static_cast<double>(counters.step), static_cast<double>(*limits_.max_steps));
-  if (limits_.max_epochs)
+  if (limits_.max_epochs && batches_per_epoch_)
     consider(static_cast<double>(counters.micro_step),
-             static_cast<double>(*limits_.max_epochs * batches_per_epoch_));
+             static_cast<double>(*limits_.max_epochs * *batches_per_epoch_));
+  else if (limits_.max_epochs)
+    consider(static_cast<double>(counters.epochs), static_cast<double>(*limits_.max_epochs));
   return std::min(share, 1.0);
 }
 
 std::optional<std::int64_t> RunLength::total_steps() const {
-  const std::int64_t per_epoch = (batches_per_epoch_ + accumulate_ - 1) / accumulate_;
   std::optional<std::int64_t> total = limits_.max_steps;
-  if (limits_.max_epochs)
-    total =
-        std::min(total.value_or(*limits_.max_epochs * per_epoch), *limits_.max_epochs * per_epoch);
+  if (!limits_.max_epochs || !batches_per_epoch_) return total;
+  const std::int64_t per_epoch = (*batches_per_epoch_ + accumulate_ - 1) / accumulate_;
+  total =
+      std::min(total.value_or(*limits_.max_epochs * per_epoch), *limits_.max_epochs * per_epoch);
   return total;
-}
-
-std::int64_t RunLength::epoch(const RunCounters& counters) const {
-  return counters.micro_step / batches_per_epoch_ + 1;
 }
 
 }  // namespace halftone

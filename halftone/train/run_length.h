@@ -18,40 +18,41 @@ struct RunLimits {
 /// How far a run is. Part of every checkpoint.
 struct RunCounters {
   std::int64_t step = 0;           // optimizer steps, skipped ones included
-  std::int64_t micro_step = 0;     // batches seen; the position in the data
+  std::int64_t micro_step = 0;     // batches seen
+  std::int64_t epochs = 0;         // completed
   std::int64_t schedule_step = 0;  // micro-steps of the updates that were applied
   std::int64_t tokens = 0;         // predicted tokens seen
   double seconds = 0;              // spent training
 };
 
-/// When a run ends, how many batches the next update takes, and its learning rate.
+/// When a run ends, and the learning rate of the next update.
 class RunLength {
  public:
-  /// REQUIRES batches_per_epoch > 0, accumulate > 0 and positive limits.
-  RunLength(const RunLimits& limits, std::int64_t batches_per_epoch, std::int64_t accumulate);
+  /// REQUIRES accumulate > 0 and, where they are given, positive limits and batches_per_epoch. Not
+  /// every loader tells how many batches an epoch has.
+  RunLength(const RunLimits& limits, std::optional<std::int64_t> batches_per_epoch,
+            std::int64_t accumulate);
 
   bool finished(const RunCounters& counters) const;
 
-  /// Batches of the next update: `accumulate`, or what is left of the epoch. MiniMind drops the
-  /// rest of an epoch into the next one; here it makes an update of its own.
-  std::int64_t next_group(const RunCounters& counters) const;
-
   /// Rate of the next update, of `group` batches: the schedule at the update's last micro-step, or
   /// at the share of the time that has gone when time is the only limit. A skipped update does not
-  /// move the schedule. `warmup` counts optimizer steps.
+  /// move the schedule. `warmup` counts optimizer steps. Throws UserError for a schedule that needs
+  /// the length of an epoch and does not have it.
   double learning_rate(const LrScheduleOptions& schedule, const RunCounters& counters,
                        std::int64_t group) const;
 
   /// Share of the run that is done, 0..1.
   double progress(const RunCounters& counters) const;
 
-  /// Optimizer steps of the whole run; nothing when only time limits it.
+  /// Optimizer steps of the whole run; nothing when only time limits it, or epochs of a length that
+  /// is not known.
   std::optional<std::int64_t> total_steps() const;
-  std::int64_t epoch(const RunCounters& counters) const;  // from 1
+  const std::optional<std::int64_t>& batches_per_epoch() const { return batches_per_epoch_; }
 
  private:
   RunLimits limits_;
-  std::int64_t batches_per_epoch_;
+  std::optional<std::int64_t> batches_per_epoch_;
   std::int64_t accumulate_;
 };
 

@@ -8,7 +8,8 @@
 
 #include "halftone/data/token_file.h"
 #include "halftone/models/parameter_names.h"
-#include "halftone/train/pretrainer.h"
+#include "halftone/train/language_modeling.h"
+#include "halftone/train/trainer.h"
 #include "support/golden_file.h"
 #include "support/temp_folder.h"
 
@@ -56,6 +57,13 @@ TokenizedData write_tokens(const torch::Tensor& ids, std::int64_t vocab_size,
   return {.tokens = std::make_shared<TokenFile>(path), .pad_id = 0, .eos_id = 2};
 }
 
+struct StepCollector : Callback {
+  void on_step_end(Trainer& /*trainer*/, const StepMetrics& metrics) override {
+    steps.push_back(metrics);
+  }
+  std::vector<StepMetrics> steps;
+};
+
 std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string& precision) {
   const test::TempFolder folder;
   const ModelConfig config = model_config(golden.config);
@@ -68,16 +76,17 @@ std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string
     if (name.starts_with("weights.")) weights.tensors[name.substr(8)] = tensor;
   MiniMindLM model(config);
   load_parameters(model, weights, "golden");
-  Pretrainer trainer(std::move(model), std::move(loader),
-                     MixedPrecision(parse_precision(precision), {}, torch::kCPU),
-                     {.limits = {.max_steps = kSteps},
-                      .accumulate = kAccumulate,
-                      .schedule = {.kind = Schedule::kMinimind, .lr = kLr},
-                      .clip_norm = 1.0,
-                      .adamw = {.lr = kLr, .weight_decay = 0.01}});
-  std::vector<StepMetrics> steps;
-  while (!trainer.finished()) steps.push_back(trainer.step());
-  return steps;
+  LanguageModeling module(std::move(model), {.adamw = {.lr = kLr, .weight_decay = 0.01},
+                                             .schedule = {.kind = Schedule::kMinimind}});
+  const auto steps = std::make_shared<StepCollector>();
+  Trainer trainer({.max_steps = kSteps,
+                   .precision = precision,
+                   .accelerator = "cpu",
+                   .accumulate_grad_batches = kAccumulate,
+                   .gradient_clip_val = 1.0,
+                   .callbacks = {steps}});
+  trainer.fit(module, loader);
+  return steps->steps;
 }
 
 void expect_pytorchs_steps(const std::string& file, const std::string& precision,

@@ -27,7 +27,7 @@ TEST(MetricsLog, WritesTheDocumentedLine) {
   const TempFolder folder;
   MetricsLog log(folder / "metrics.jsonl", 0);
   StepMetrics metrics = step(1);
-  metrics.aux_loss = 0.1;
+  metrics.logged = {{"aux_loss", 0.1}};
   metrics.grad_norm = INFINITY;
   metrics.scale = 65536.0;
   metrics.skipped = true;
@@ -53,7 +53,7 @@ TEST(MetricsLog, EveryLineIsThereBeforeAppendReturns) {
     const std::string text = read_text(folder / "metrics.jsonl");
     EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), i);
   }
-  log.append_validation(3, 2.5);
+  log.append_validation(3, {{"val_loss", 2.5}});
   EXPECT_THAT(read_text(folder / "metrics.jsonl"),
               testing::EndsWith("{\"step\":3,\"val_loss\":2.5}\n"));
 }
@@ -72,7 +72,7 @@ TEST(MetricsLog, ResumeCutsWhatLiesBeyondTheCheckpoint) {
   {
     MetricsLog log(path, 0);
     for (std::int64_t i = 1; i <= 4; ++i) log.append(step(i));
-    log.append_validation(4, 3.0);
+    log.append_validation(4, {{"val_loss", 3.0}});
     kept = read_text(path);
     for (std::int64_t i = 5; i <= 7; ++i) log.append(step(i));
   }

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "halftone/core/state_dict.h"
+#include "halftone/train/step_metrics.h"
+
+namespace halftone {
+
+class Trainer;
+
+/// What happens beside the training itself. Called in the order of TrainerOptions::callbacks, from
+/// the training thread; an exception ends the run.
+class Callback {
+ public:
+  virtual ~Callback() = default;
+
+  /// Before the first step; a resumed run has loaded its checkpoint.
+  virtual void on_fit_start(Trainer& /*trainer*/) {}
+  /// Before the step's line is written: the place to add to `metrics.logged`.
+  virtual void add_metrics(Trainer& /*trainer*/, StepMetrics& /*metrics*/) {}
+  virtual void on_step_end(Trainer& /*trainer*/, const StepMetrics& /*metrics*/) {}
+  /// `values`: what validation_step logged.
+  virtual void on_validation_end(Trainer& /*trainer*/,
+                                 const std::map<std::string, double>& /*values*/) {}
+  /// After the validation that belongs to the epoch; `epoch` counts from 1.
+  virtual void on_epoch_end(Trainer& /*trainer*/, std::int64_t /*epoch*/) {}
+  /// A stopped run comes here too.
+  virtual void on_fit_end(Trainer& /*trainer*/) {}
+
+  /// What a resumed run has to know. The key under which it is saved must not change.
+  virtual std::string state_key() const { return ""; }  // empty: nothing to save
+  virtual StateDict state_dict() const { return {}; }
+  virtual void load_state_dict(const StateDict& /*state*/) {}
+};
+
+}  // namespace halftone

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/fit_loop.h"
+
+#include <chrono>
+#include <string>
+
+#include "halftone/core/device.h"
+#include "halftone/core/error.h"
+#include "halftone/core/memory.h"
+#include "halftone/core/random.h"
+#include "halftone/kernels/matmul_path.h"
+#include "halftone/train/network_state.h"
+#include "halftone/train/optimizer_state.h"
+
+namespace halftone {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kMebibyte = 1024.0 * 1024.0;
+
+std::vector<OptimizerSetup> configured_optimizers(TrainingModuleBase& module,
+                                                  MixedPrecision& precision) {
+  precision.convert_module(module.network());
+  std::vector<OptimizerSetup> setups = module.configure_optimizers();
+  HALFTONE_CHECK(!setups.empty(),
+                 "[trainer] expected at least one optimizer from configure_optimizers(), got none");
+  for (const OptimizerSetup& setup : setups)
+    HALFTONE_CHECK(setup.optimizer != nullptr,
+                   "[trainer] expected optimizers from configure_optimizers(), got a null pointer");
+  return setups;
+}
+
+// AdamW keeps its gradients where they are; LibTorch's optimizers would free them.
+void zero_grad(torch::optim::Optimizer& optimizer) {
+  if (auto* fused = dynamic_cast<AdamW*>(&optimizer))
+    fused->zero_grad();
+  else
+    optimizer.zero_grad();
+}
+
+std::string optimizer_prefix(std::size_t index) {
+  return "optimizer." + std::to_string(index) + ".";
+}
+
+}  // namespace
+
+FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOptions& options)
+    : task_(task),
+      precision_(precision),
+      options_(options),
+      setups_(configured_optimizers(task.module(), precision)),
+      length_(options.limits, task.batches_per_epoch(), options.accumulate) {
+  for (const OptimizerSetup& setup : setups_) {
+    optimizers_.push_back(setup.optimizer);
+    std::vector<double>& rates = base_rates_.emplace_back();
+    for (const auto& group : setup.optimizer->param_groups())
+      rates.push_back(group.options().get_lr());
+  }
+}
+
+void FitLoop::set_learning_rates(std::int64_t group) {
+  for (std::size_t i = 0; i < setups_.size(); ++i) {
+    if (!setups_[i].schedule) continue;
+    LrScheduleOptions schedule = *setups_[i].schedule;
+    auto& groups = optimizers_[i]->param_groups();
+    for (std::size_t g = 0; g < groups.size() && g < base_rates_[i].size(); ++g) {
+      schedule.lr = base_rates_[i][g];
+      groups[g].options().set_lr(length_.learning_rate(schedule, counters_, group));
+    }
+  }
+}
+
+torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
+  torch::Tensor total = torch::zeros({}, torch::device(precision_.device()));
+  for (std::int64_t i = 0; i < group; ++i) {
+    torch::Tensor loss;
+    {
+      const auto region = precision_.forward_context();
+      loss = task_.training_step(i, precision_.device());
+    }
+    HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
+                   "[trainer] expected a scalar loss from training_step(), got ",
+                   loss.defined() ? c10::str(loss.sizes()) : "an undefined tensor");
+    precision_.backward(loss / group);
+    total += loss.detach().reshape({}) / group;
+  }
+  return total;
+}
+
+StepMetrics FitLoop::step() {
+  const Clock::time_point start = Clock::now();
+  TrainingModuleBase& module = task_.module();
+  StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};
+  const std::int64_t group = task_.load_group(options_.accumulate);
+  set_learning_rates(group);
+  for (const auto& optimizer : optimizers_) zero_grad(*optimizer);
+  const torch::Tensor loss = accumulate_gradients(group);
+  module.on_before_optimizer_step();
+  metrics.lr = optimizers_.front()->param_groups().front().options().get_lr();
+  metrics.scale = precision_.loss_scale();
+  const StepResult result = precision_.step(optimizers_, options_.clip);
+
+  metrics.tokens = module.take_tokens();
+  ++counters_.step;
+  counters_.micro_step += group;
+  counters_.epochs = task_.epochs();
+  if (result.stepped) counters_.schedule_step += group;
+  counters_.tokens += metrics.tokens;
+  metrics.loss = loss.item<double>();
+  metrics.logged = module.logged().take();
+  metrics.grad_norm = result.grad_norm;
+  metrics.skipped = !result.stepped;
+  metrics.overflow = result.overflow;
+  finish_metrics(metrics, std::chrono::duration<double>(Clock::now() - start).count());
+  return metrics;
+}
+
+void FitLoop::finish_metrics(StepMetrics& metrics, double seconds) {
+  counters_.seconds += seconds;
+  metrics.tokens_total = counters_.tokens;
+  metrics.step_ms = seconds * 1e3;
+  metrics.tokens_per_s = static_cast<double>(metrics.tokens) / seconds;
+  if (precision_.device().is_cuda())
+    metrics.cuda_mib = static_cast<double>(cuda_peak_bytes(precision_.device())) / kMebibyte;
+  metrics.rss_mib = static_cast<double>(resident_bytes()) / kMebibyte;
+}
+
+Checkpoint FitLoop::checkpoint() const {
+  Checkpoint checkpoint;
+  checkpoint.step = counters_.step;
+  checkpoint.model = network_state(network());
+  // One optimizer, the common case, keeps the plain names of its parameters.
+  if (optimizers_.size() == 1)
+    checkpoint.optimizer = optimizer_state(*optimizers_.front());
+  else
+    for (std::size_t i = 0; i < optimizers_.size(); ++i)
+      checkpoint.optimizer.insert(optimizer_prefix(i), optimizer_state(*optimizers_[i]));
+  StateDict& trainer = checkpoint.trainer;
+  trainer.values = {{"step", counters_.step},
+                    {"micro_step", counters_.micro_step},
+                    {"schedule_step", counters_.schedule_step},
+                    {"tokens", counters_.tokens},
+                    {"seconds", counters_.seconds},
+                    {"precision", precision_.policy().name},
+                    {"matmul_paths", to_string(matmul_paths())}};
+  trainer.insert("scaler.", precision_.state_dict());
+  trainer.insert("data.", task_.data_state());
+  trainer.insert("rng.", rng_state(precision_.device()));
+  return checkpoint;
+}
+
+void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
+  const StateDict& trainer = checkpoint.trainer;
+  const auto saved_precision = trainer.get<std::string>("precision");
+  if (saved_precision != precision_.policy().name)
+    throw UserError("the checkpoint was trained in precision '" + saved_precision +
+                    "', but this run asks for '" + precision_.policy().name +
+                    "'; resume with the run's own precision");
+  task_.load_data_state(trainer.extract("data."));
+  load_network_state(network(), checkpoint.model, "the checkpoint");
+  if (optimizers_.size() == 1)
+    load_optimizer_state(*optimizers_.front(), checkpoint.optimizer);
+  else
+    for (std::size_t i = 0; i < optimizers_.size(); ++i)
+      load_optimizer_state(*optimizers_[i], checkpoint.optimizer.extract(optimizer_prefix(i)));
+  precision_.load_state_dict(trainer.extract("scaler."));
+  counters_ = {.step = trainer.get<std::int64_t>("step"),
+               .micro_step = trainer.get<std::int64_t>("micro_step"),
+               .epochs = task_.epochs(),
+               .schedule_step = trainer.get<std::int64_t>("schedule_step"),
+               .tokens = trainer.get<std::int64_t>("tokens"),
+               .seconds = trainer.get<double>("seconds")};
+  // Another GEMM is another order of summation, hence other bits.
+  set_matmul_paths(parse_matmul_choice(trainer.get<std::string>("matmul_paths")));
+  set_rng_state(precision_.device(), trainer.extract("rng."));
+}
+
+}  // namespace halftone

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The training loop: there is one, for every model. MiniMind's recipe runs through it with the
+// original's defects mended (docs/numerics.md lists them).
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "halftone/train/checkpoint.h"
+#include "halftone/train/mixed_precision.h"
+#include "halftone/train/run_length.h"
+#include "halftone/train/step_metrics.h"
+#include "halftone/train/training_task.h"
+
+namespace halftone {
+
+struct FitLoopOptions {
+  RunLimits limits;
+  std::int64_t accumulate = 1;  // micro-batches of one optimizer step
+  GradientClip clip;
+};
+
+/// Trains one optimizer step at a time. Everything that decides the next step (weights, moments,
+/// scale, random state, data position, counters) is in checkpoint(): a loop that loads it goes on
+/// with the same bits.
+class FitLoop {
+ public:
+  /// Converts the module to the precision's dtype, then asks it for its optimizers. Both arguments
+  /// must outlive the loop.
+  FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOptions& options);
+
+  /// One update from `accumulate` micro-batches: losses under autocast, scaled backward, then
+  /// unscale, clip and step. Waits for the device once, for the returned numbers.
+  StepMetrics step();
+
+  bool finished() const { return length_.finished(counters_); }
+  double progress() const { return length_.progress(counters_); }
+  const RunLength& length() const { return length_; }
+  const RunCounters& counters() const { return counters_; }
+  const std::vector<OptimizerSetup>& optimizers() const { return setups_; }
+
+  Checkpoint checkpoint() const;
+  /// Throws UserError when the checkpoint is of another model, data set or recipe.
+  void load_checkpoint(const Checkpoint& checkpoint);
+
+ private:
+  torch::nn::Module& network() const { return task_.module().network(); }
+  void set_learning_rates(std::int64_t group);
+  torch::Tensor accumulate_gradients(std::int64_t group);
+  void finish_metrics(StepMetrics& metrics, double seconds);
+
+  TrainingTask& task_;
+  MixedPrecision& precision_;
+  FitLoopOptions options_;
+  std::vector<OptimizerSetup> setups_;
+  Optimizers optimizers_;
+  std::vector<std::vector<double>> base_rates_;  // of each optimizer's groups
+  RunLength length_;
+  RunCounters counters_;
+};
+
+}  // namespace halftone

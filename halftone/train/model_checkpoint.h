@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <string>
+
+#include "halftone/train/callback.h"
+#include "halftone/train/monitor.h"
+
+namespace halftone {
+
+struct ModelCheckpointOptions {
+  std::int64_t every_n_steps = 0;   // 0: not by steps
+  std::int64_t every_n_epochs = 1;  // 0: not by epochs
+  std::int64_t keep_last = 2;       // newest checkpoints that stay
+  /// A value that validation logs, such as "val_loss": the best checkpoint by it is kept in
+  /// RUN/best beside the newest ones.
+  std::string monitor;
+  MonitorMode mode = MonitorMode::kMin;
+  /// Told after each save.
+  std::function<void(const std::filesystem::path& run, std::int64_t step)> on_saved;
+};
+
+/// Saves checkpoints into the run directory: every so often, at the end, also when the run is
+/// stopped, and the best one. A Trainer with a default_root_dir has one anyway.
+class ModelCheckpoint : public Callback {
+ public:
+  explicit ModelCheckpoint(ModelCheckpointOptions options = {});
+
+  void on_fit_start(Trainer& trainer) override;
+  void on_step_end(Trainer& trainer, const StepMetrics& metrics) override;
+  void on_epoch_end(Trainer& trainer, std::int64_t epoch) override;
+  void on_validation_end(Trainer& trainer, const std::map<std::string, double>& values) override;
+  void on_fit_end(Trainer& trainer) override;
+
+  std::string state_key() const override { return "model_checkpoint"; }
+  StateDict state_dict() const override { return best_.state_dict(); }
+  void load_state_dict(const StateDict& state) override { best_.load_state_dict(state); }
+
+ private:
+  void save(Trainer& trainer);
+
+  ModelCheckpointOptions options_;
+  Monitor best_;
+  std::int64_t saved_step_ = 0;
+};
+
+}  // namespace halftone

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "halftone/core/device.h"
+#include "halftone/core/error.h"
+#include "halftone/train/model_checkpoint.h"
+
+namespace halftone {
+namespace {
+
+torch::Device device_for(const TrainerOptions& options) {
+  if (options.devices != 1)
+    throw UserError(
+        fmt::format("trainer: expected devices = 1, got {}: this version trains on one device",
+                    options.devices));
+  return resolve_device(options.accelerator);
+}
+
+void check_positive(const char* name, double value) {
+  if (!(value > 0))
+    throw UserError(
+        fmt::format("trainer: expected {} to be positive, got {:g}; leave it out for no "
+                    "limit",
+                    name, value));
+}
+
+GradientClip clip_for(const TrainerOptions& options) {
+  const std::string& algorithm = options.gradient_clip_algorithm;
+  if (algorithm != "norm" && algorithm != "value")
+    throw UserError(fmt::format(
+        "trainer: expected gradient_clip_algorithm \"norm\" or \"value\", got \"{}\"", algorithm));
+  if (!(options.gradient_clip_val >= 0))
+    throw UserError(
+        fmt::format("trainer: expected gradient_clip_val >= 0 (0: no clipping), got {:g}",
+                    options.gradient_clip_val));
+  return {.value = options.gradient_clip_val,
+          .algorithm = algorithm == "norm" ? ClipAlgorithm::kNorm : ClipAlgorithm::kValue};
+}
+
+const TrainerOptions& checked(const TrainerOptions& options) {
+  if (options.max_epochs) check_positive("max_epochs", static_cast<double>(*options.max_epochs));
+  if (options.max_steps) check_positive("max_steps", static_cast<double>(*options.max_steps));
+  if (options.max_time) check_positive("max_time", *options.max_time);
+  if (options.accumulate_grad_batches < 1)
+    throw UserError(fmt::format("trainer: expected accumulate_grad_batches >= 1, got {}",
+                                options.accumulate_grad_batches));
+  if (options.val_check_interval < 0)
+    throw UserError(
+        fmt::format("trainer: expected val_check_interval >= 0 (0: after each epoch), got {}",
+                    options.val_check_interval));
+  clip_for(options);
+  return options;
+}
+
+std::string toml_of(const TrainerOptions& options) {
+  std::string toml = fmt::format("precision = \"{}\"\naccelerator = \"{}\"\n", options.precision,
+                                 options.accelerator);
+  const auto add = [&](const char* key, const auto& value) {
+    if (value) toml += fmt::format("{} = {}\n", key, *value);
+  };
+  add("max_epochs", options.max_epochs);
+  add("max_steps", options.max_steps);
+  add("max_time", options.max_time);
+  toml += fmt::format(
+      "accumulate_grad_batches = {}\ngradient_clip_val = {}\ngradient_clip_algorithm = \"{}\"\n",
+      options.accumulate_grad_batches, options.gradient_clip_val, options.gradient_clip_algorithm);
+  return toml;
+}
+
+/// Eval mode and no gradients while it lives.
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(torch::nn::Module& module)
+      : module_(module), was_training_(module.is_training()) {
+    module_.eval();
+  }
+  ~EvaluationMode() { module_.train(was_training_); }
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+ private:
+  const torch::NoGradGuard no_grad_;
+  torch::nn::Module& module_;
+  bool was_training_;
+};
+
+/// Ends a run that can't recover: a gradient that is not finite although the scale can't go lower
+/// comes from the numbers themselves, and every further update would be skipped like the last.
+class HopelessGuard {
+ public:
+  explicit HopelessGuard(double min_scale) : min_scale_(min_scale) {}
+
+  /// Throws SystemError after too many such steps in a row.
+  void check(const StepMetrics& metrics) {
+    constexpr int kMostInARow = 10;
+    const bool hopeless = metrics.skipped && metrics.scale.value_or(min_scale_) <= min_scale_;
+    in_a_row_ = hopeless ? in_a_row_ + 1 : 0;
+    if (in_a_row_ < kMostInARow) return;
+    throw SystemError(fmt::format(
+        "the last {} updates were skipped: gradients are not finite{}, first in {}; go back to the "
+        "last checkpoint with a smaller --lr, or try another --precision",
+        in_a_row_,
+        metrics.scale ? fmt::format(" even at the smallest loss scale {:g}", min_scale_) : "",
+        metrics.overflow.empty() ? "an unnamed tensor" : metrics.overflow.front()));
+  }
+
+ private:
+  double min_scale_;
+  int in_a_row_ = 0;
+};
+
+std::string callback_prefix(const Callback& callback) {
+  return "callback." + callback.state_key() + ".";
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainerOptions options)
+    : options_(std::move(options)),
+      precision_(parse_precision(checked(options_).precision), options_.scaler,
+                 device_for(options_)) {
+  const auto is_checkpoint = [](const auto& callback) {
+    return dynamic_cast<const ModelCheckpoint*>(callback.get()) != nullptr;
+  };
+  auto& callbacks = options_.callbacks;
+  if (!options_.default_root_dir.empty() &&
+      std::none_of(callbacks.begin(), callbacks.end(), is_checkpoint))
+    callbacks.push_back(std::make_shared<ModelCheckpoint>());
+  std::set<std::string> keys;
+  for (const auto& callback : callbacks)
+    if (!callback->state_key().empty() && !keys.insert(callback->state_key()).second)
+      throw UserError(
+          fmt::format("trainer: two callbacks save their state as '{}'; keep one of them",
+                      callback->state_key()));
+}
+
+const FitLoop& Trainer::loop() const {
+  HALFTONE_CHECK(loop_ != nullptr,
+                 "[trainer] expected a call from within fit(), such as from a "
+                 "callback: there is no run otherwise");
+  return *loop_;
+}
+
+void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options) {
+  stop_ = false;
+  const RunLimits limits{options_.max_steps, options_.max_epochs, options_.max_time};
+  if (!options_.default_root_dir.empty() && !options.resume)
+    check_new_run(options_.default_root_dir, options_.overwrite);
+  FitLoop loop(task, precision_,
+               {.limits = limits,
+                .accumulate = options_.accumulate_grad_batches,
+                .clip = clip_for(options_)});
+  loop_ = &loop;
+  struct Closing {
+    Trainer& trainer;
+    ~Closing() {
+      trainer.loop_ = nullptr;
+      trainer.metrics_log_.reset();
+      trainer.run_.reset();
+    }
+  } const closing{*this};
+  open_run(loop, options);
+  task.module().train();
+  task.module().on_fit_start();
+  for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
+  train(task, validation);
+  for (const auto& callback : options_.callbacks) callback->on_fit_end(*this);
+  task.module().on_fit_end();
+}
+
+void Trainer::open_run(FitLoop& loop, const FitOptions& options) {
+  const std::filesystem::path& root = options_.default_root_dir;
+  if (options.resume && root.empty())
+    throw UserError("trainer: expected default_root_dir to say which run to resume, got none");
+  if (root.empty()) return;
+  if (options.resume) {
+    run_.emplace(RunDirectory::resume(root));
+    resume(loop);
+  } else {
+    run_.emplace(RunDirectory::create(root, options_.overwrite));
+  }
+  run_->write_config(options_.config_toml.empty() ? toml_of(options_) : options_.config_toml);
+  metrics_log_.emplace(run_->paths().metrics(), loop.counters().step);
+}
+
+void Trainer::resume(FitLoop& loop) {
+  const Checkpoint checkpoint = load_latest_checkpoint(options_.default_root_dir);
+  loop.load_checkpoint(checkpoint);
+  for (const auto& callback : options_.callbacks)
+    if (!callback->state_key().empty())
+      callback->load_state_dict(checkpoint.trainer.extract(callback_prefix(*callback)));
+}
+
+void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
+  HopelessGuard guard(policy().loss_scaling ? options_.scaler.min_scale : 1.0);
+  TrainingModuleBase& module = task.module();
+  bool epoch_is_new = true;
+  while (!loop_->finished() && !stop_) {
+    const std::int64_t epoch = loop_->counters().epochs + 1;
+    if (std::exchange(epoch_is_new, false)) module.on_train_epoch_start(epoch);
+    StepMetrics metrics = loop_->step();
+    for (const auto& callback : options_.callbacks) callback->add_metrics(*this, metrics);
+    if (metrics_log_) metrics_log_->append(metrics);
+
+    epoch_is_new = loop_->counters().epochs >= epoch;
+    if (epoch_is_new) module.on_train_epoch_end(epoch);
+    const std::int64_t interval = options_.val_check_interval;
+    const bool validates = interval > 0 ? metrics.step % interval == 0 : epoch_is_new;
+    if (validation != nullptr && validates) validate_and_report(*validation);
+    for (const auto& callback : options_.callbacks) callback->on_step_end(*this, metrics);
+    for (const auto& callback : options_.callbacks)
+      if (epoch_is_new) callback->on_epoch_end(*this, epoch);
+    guard.check(metrics);
+  }
+}
+
+void Trainer::validate_and_report(EvaluationTask& task) {
+  const std::map<std::string, double> values = evaluate(task);
+  if (metrics_log_) metrics_log_->append_validation(loop_->counters().step, values);
+  for (const auto& callback : options_.callbacks) callback->on_validation_end(*this, values);
+}
+
+std::map<std::string, double> Trainer::evaluate(EvaluationTask& task) {
+  TrainingModuleBase& module = task.module();
+  if (loop_ == nullptr) precision_.convert_module(module.network());
+  module.logged().take();
+  const EvaluationMode mode(module);
+  {
+    const auto region = precision_.forward_context();
+    task.run(precision_.device());
+  }
+  module.take_tokens();
+  return module.logged().take();
+}
+
+void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last) const {
+  Checkpoint checkpoint = loop().checkpoint();
+  for (const auto& callback : options_.callbacks)
+    if (!callback->state_key().empty())
+      checkpoint.trainer.insert(callback_prefix(*callback), callback->state_dict());
+  halftone::save_checkpoint(folder, checkpoint, keep_last);
+}
+
+}  // namespace halftone

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a Trainer trains, in Lightning's habits: a module that says what its loss and its optimizers
+// are. Precision, device, accumulation, clipping, logging and saving are the Trainer's.
+#pragma once
+
+#include <torch/data/example.h>
+#include <torch/nn/module.h>
+#include <torch/optim/optimizer.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "halftone/core/state_dict.h"
+#include "halftone/optim/lr_schedule.h"
+
+namespace halftone {
+
+/// An optimizer and how its learning rates move. The schedule's `lr` does not matter: each
+/// parameter group follows it from the rate that the group was made with.
+struct OptimizerSetup {
+  template <class Optimizer>
+  OptimizerSetup(std::shared_ptr<Optimizer> the_optimizer,
+                 std::optional<LrScheduleOptions> the_schedule = {})
+      : optimizer(std::move(the_optimizer)), schedule(the_schedule) {}
+
+  std::shared_ptr<torch::optim::Optimizer> optimizer;
+  std::optional<LrScheduleOptions> schedule;  // warmup in optimizer steps
+};
+
+/// Means of what was logged, summed on the device; reading them waits for it.
+class LoggedValues {
+ public:
+  void add(const std::string& name, const torch::Tensor& value, double weight);
+  /// The means by name, and forgets them.
+  std::map<std::string, double> take();
+
+ private:
+  struct Sum {
+    torch::Tensor value;  // fp64 scalar
+    double weight = 0;
+  };
+  std::map<std::string, Sum> sums_;
+};
+
+/// The part of a TrainingModule that does not depend on the type of its batches.
+class TrainingModuleBase : public torch::nn::Module {
+ public:
+  /// Called once the parameters have their dtype and device. All of the optimizers step on each
+  /// update.
+  virtual std::vector<OptimizerSetup> configure_optimizers() = 0;
+
+  /// What is trained, saved and named in messages; the whole module unless it wraps another.
+  virtual torch::nn::Module& network() { return *this; }
+
+  virtual void on_fit_start() {}
+  virtual void on_train_epoch_start(std::int64_t /*epoch*/) {}  // from 1
+  virtual void on_train_epoch_end(std::int64_t /*epoch*/) {}
+  /// The gradients are complete and still carry the loss scale.
+  virtual void on_before_optimizer_step() {}
+  virtual void on_fit_end() {}
+
+  LoggedValues& logged() { return logged_; }
+  /// The tokens counted since the last call.
+  std::int64_t take_tokens() { return std::exchange(tokens_, 0); }
+
+ protected:
+  /// Adds `value`, a scalar, to the metrics: the mean over an update's micro-batches in training,
+  /// over all batches in validation and test, each weighing `weight` (the batch size, say).
+  void log(const std::string& name, const torch::Tensor& value, double weight = 1.0) {
+    logged_.add(name, value, weight);
+  }
+  void log(const std::string& name, double value, double weight = 1.0) {
+    logged_.add(name, torch::scalar_tensor(value, torch::kDouble), weight);
+  }
+  /// What `tokens` and `tokens_per_s` of the metrics count.
+  void count_tokens(std::int64_t tokens) { tokens_ += tokens; }
+
+ private:
+  LoggedValues logged_;
+  std::int64_t tokens_ = 0;
+};
+
+/// Derive from it, register submodules as in any torch::nn::Module, and say what the loss is.
+template <class BatchType = torch::data::Example<>>
+class TrainingModule : public TrainingModuleBase {
+ public:
+  using Batch = BatchType;
+
+  /// The loss of a batch, a scalar; `index` counts the batches of the epoch from 0. Runs under
+  /// autocast where the precision has it; the batch is on the module's device.
+  virtual torch::Tensor training_step(const Batch& batch, std::int64_t index) = 0;
+
+  /// Logs what is to be known of a batch, in eval mode and without gradients: the loss as
+  /// "val_loss" unless overridden.
+  virtual void validation_step(const Batch& batch, std::int64_t index) {
+    log("val_loss", training_step(batch, index));
+  }
+  /// The same for Trainer::test, as "test_loss".
+  virtual void test_step(const Batch& batch, std::int64_t index) {
+    log("test_loss", training_step(batch, index));
+  }
+};
+
+}  // namespace halftone
