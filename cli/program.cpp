@@ -16,6 +16,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/file.h"
+#include "halftone/core/terminal.h"
 #include "halftone/core/text.h"
 #include "halftone/train/config_schema.h"
 
@@ -179,10 +180,7 @@ int run_guarded(CLI::App& app, std::vector<std::string> args) try {
 
 }  // namespace
 
-void say(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stderr);
-  std::fflush(stderr);
-}
+void say(std::string_view text) { write_to_stderr(text); }
 
 void print(std::string_view text) {
   errno = 0;

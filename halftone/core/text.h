@@ -28,4 +28,7 @@ std::string format_bytes(std::uint64_t bytes);
 /// "1h02m", "3m05s", "4.2s".
 std::string format_seconds(double seconds);
 
+/// "512", "10.2k", "25.8M", "1.0B".
+std::string short_count(double value);
+
 }  // namespace halftone

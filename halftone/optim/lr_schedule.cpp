@@ -15,6 +15,22 @@
 namespace halftone {
 namespace {
 
+double along_cosine(double from, double to, double progress) {
+  return to + (from - to) / 2.0 * (1.0 + std::cos(std::numbers::pi * progress));
+}
+
+double one_cycle(double lr, double position, double total) {
+  constexpr double kRisingShare = 0.3;
+  constexpr double kFirstDivisor = 25.0;
+  constexpr double kLastDivisor = 1e4;
+  const double first = lr / kFirstDivisor;
+  const double last_position = total - 1.0;
+  const double peak = kRisingShare * total - 1.0;
+  if (position < peak) return along_cosine(first, lr, position / peak);
+  const double falling = last_position > peak ? (position - peak) / (last_position - peak) : 1.0;
+  return along_cosine(lr, first / kLastDivisor, std::clamp(falling, 0.0, 1.0));
+}
+
 double scheduled(Schedule kind, double lr, double progress) {
   const double wave = 1.0 + std::cos(std::numbers::pi * progress);  // from 2 to 0
   switch (kind) {
@@ -25,6 +41,7 @@ double scheduled(Schedule kind, double lr, double progress) {
     case Schedule::kLinear:
       return lr * (1.0 - progress);
     case Schedule::kConstant:
+    case Schedule::kOneCycle:  // needs more than the share of the run: one_cycle()
       return lr;
   }
   return lr;
@@ -38,13 +55,16 @@ double learning_rate(const LrScheduleOptions& options, double position, double t
                  position);
   HALFTONE_CHECK(options.warmup >= 0.0, "[lr_schedule] expected a warmup of at least 0, got ",
                  options.warmup);
-  const double rate = scheduled(options.kind, options.lr, std::min(position / total, 1.0));
+  const double rate = options.kind == Schedule::kOneCycle
+                          ? one_cycle(options.lr, position, total)
+                          : scheduled(options.kind, options.lr, std::min(position / total, 1.0));
   if (position >= options.warmup) return rate;
   return rate * (position + 1.0) / (options.warmup + 1.0);
 }
 
 const std::vector<std::string>& schedule_names() {
-  static const std::vector<std::string> names = {"minimind", "cosine", "linear", "constant"};
+  static const std::vector<std::string> names = {"minimind", "cosine", "linear", "constant",
+                                                 "one-cycle"};
   return names;
 }
 

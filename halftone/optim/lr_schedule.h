@@ -13,7 +13,11 @@ namespace halftone {
 ///   cosine    from lr to lr / 10 along a half cosine
 ///   linear    from lr to 0
 ///   constant  lr
-enum class Schedule { kMinimind, kCosine, kLinear, kConstant };
+///   one-cycle from lr / 25 up to lr in the first three tenths, then down to lr / 250,000, along
+///   half
+///             cosines, as torch.optim.lr_scheduler.OneCycleLR does without momentum
+///             (Smith and Topin 2018)
+enum class Schedule { kMinimind, kCosine, kLinear, kConstant, kOneCycle };
 
 struct LrScheduleOptions {
   Schedule kind = Schedule::kMinimind;

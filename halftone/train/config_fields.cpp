@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "halftone/core/text.h"
+#include "halftone/optim/lr_schedule.h"
 #include "halftone/train/config_schema.h"
 
 namespace halftone {
@@ -258,8 +259,7 @@ std::vector<ConfigField> optimization_fields() {
       field<&C::accumulate>("accumulate", positive_integer(),
                             "micro-batches whose gradients make one optimizer step"),
       field<&C::lr>("lr", positive_number(), "learning rate of AdamW"),
-      field<&C::schedule>("schedule", one_of({"minimind", "cosine", "linear", "constant"}),
-                          "course of the learning rate"),
+      field<&C::schedule>("schedule", one_of(schedule_names()), "course of the learning rate"),
       field<&C::warmup>("warmup", whole(0, "an integer that is 0 or more"),
                         "optimizer steps over which the learning rate rises"),
       field<&C::weight_decay>("weight_decay", number_from_zero(), "weight decay of AdamW"),

@@ -2,11 +2,15 @@
 #include "halftone/optim/lr_schedule.h"
 
 #include <gtest/gtest.h>
+#include <torch/optim/sgd.h>
 
 #include <cmath>
+#include <memory>
 #include <numbers>
+#include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/optim/lr_scheduler.h"
 
 namespace halftone {
 namespace {
@@ -34,6 +38,51 @@ TEST(LrSchedule, EndsAreWhereTheyAreDocumented) {
   EXPECT_DOUBLE_EQ(at(Schedule::kCosine, 800), 0.1);
 }
 
+// torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10), PyTorch 2.15.
+TEST(LrSchedule, OneCycleIsTorchs) {
+  const std::vector<double> expected = {0.0040000000000000036,
+                                        0.052000000000000005,
+                                        0.1,
+                                        0.09504846320134738,
+                                        0.0811745653949763,
+                                        0.06112620219362893,
+                                        0.03887419780637107,
+                                        0.0188258346050237,
+                                        0.004951936798652629,
+                                        4e-07};
+  for (std::size_t s = 0; s < expected.size(); ++s)
+    EXPECT_NEAR(learning_rate({.kind = Schedule::kOneCycle, .lr = 0.1}, static_cast<double>(s), 10),
+                expected[s], 1e-15)
+        << s;
+}
+
+TEST(LrScheduler, MovesEachGroupFromItsOwnRateAndCanBeSaved) {
+  const auto options = [](double lr) { return std::make_unique<torch::optim::SGDOptions>(lr); };
+  const auto group = [&](double lr) {
+    return torch::optim::OptimizerParamGroup({torch::zeros({2}, torch::requires_grad())},
+                                             options(lr));
+  };
+  torch::optim::SGD optimizer({group(1.0), group(0.1)}, *options(1.0));
+  const auto rates = [&] {
+    return std::vector<double>{optimizer.param_groups()[0].options().get_lr(),
+                               optimizer.param_groups()[1].options().get_lr()};
+  };
+  LrScheduler scheduler(optimizer, {.kind = Schedule::kLinear}, 4);
+  EXPECT_EQ(rates(), (std::vector<double>{1.0, 0.1}));
+  scheduler.step();
+  scheduler.step();
+  EXPECT_EQ(rates(), (std::vector<double>{0.5, 0.05}));
+
+  const StateDict state = scheduler.state_dict();
+  scheduler.step();
+  LrScheduler other(optimizer, {.kind = Schedule::kLinear}, 4);  // from rates that have moved
+  other.load_state_dict(state);
+  EXPECT_EQ(other.position(), 2);
+  EXPECT_EQ(rates(), (std::vector<double>{0.5, 0.05}));
+  torch::optim::SGD smaller({group(1.0)}, *options(1.0));
+  EXPECT_THROW(LrScheduler(smaller, {}, 4).load_state_dict(state), UserError);
+}
+
 TEST(LrSchedule, WarmupRisesToTheSchedule) {
   const LrScheduleOptions options{.kind = Schedule::kConstant, .lr = 1.0, .warmup = 4};
   const std::vector<double> expected = {0.2, 0.4, 0.6, 0.8, 1.0, 1.0};
@@ -55,7 +104,7 @@ TEST(LrSchedule, NamesRoundTripAndSlipsAreMended) {
     FAIL() << "accepted";
   } catch (const UserError& error) {
     EXPECT_NE(std::string(error.what()).find("did you mean 'cosine'"), std::string::npos);
-    EXPECT_NE(std::string(error.what()).find("minimind, cosine, linear, constant"),
+    EXPECT_NE(std::string(error.what()).find("minimind, cosine, linear, constant, one-cycle"),
               std::string::npos);
   }
 }

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/optim/lr_scheduler.h"
+
+#include <fmt/format.h>
+
+#include "halftone/core/error.h"
+
+namespace halftone {
+namespace {
+
+std::string base_rate_key(std::size_t group) { return fmt::format("base_lr.{}", group); }
+
+}  // namespace
+
+LrScheduler::LrScheduler(torch::optim::Optimizer& optimizer, LrScheduleOptions options,
+                         std::int64_t total_steps)
+    : optimizer_(optimizer), options_(options), total_steps_(total_steps) {
+  for (const auto& group : optimizer.param_groups())
+    base_rates_.push_back(group.options().get_lr());
+  set_rates();
+}
+
+void LrScheduler::set_rates() {
+  auto& groups = optimizer_.param_groups();
+  for (std::size_t g = 0; g < groups.size() && g < base_rates_.size(); ++g) {
+    options_.lr = base_rates_[g];
+    groups[g].options().set_lr(
+        learning_rate(options_, static_cast<double>(position_), static_cast<double>(total_steps_)));
+  }
+}
+
+void LrScheduler::step() {
+  ++position_;
+  set_rates();
+}
+
+StateDict LrScheduler::state_dict() const {
+  StateDict state;
+  state.values["position"] = position_;
+  for (std::size_t g = 0; g < base_rates_.size(); ++g)
+    state.values[base_rate_key(g)] = base_rates_[g];
+  return state;
+}
+
+void LrScheduler::load_state_dict(const StateDict& state) {
+  const auto position = state.get<std::int64_t>("position");
+  std::vector<double> rates;
+  for (std::size_t g = 0; g < base_rates_.size(); ++g)
+    rates.push_back(state.get<double>(base_rate_key(g)));
+  if (state.values.contains(base_rate_key(rates.size())))
+    throw UserError(fmt::format(
+        "saved learning-rate scheduler has more than {} parameter groups: load it for the "
+        "optimizer that it was saved with",
+        rates.size()));
+  position_ = position;
+  base_rates_ = std::move(rates);
+  set_rates();
+}
+
+}  // namespace halftone

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/optim/optimizer.h>
+
+#include <vector>
+
+#include "halftone/core/state_dict.h"
+#include "halftone/optim/lr_schedule.h"
+
+namespace halftone {
+
+/// Moves the learning rates of any optimizer along a schedule, in a loop of your own; what LibTorch
+/// lacks beside StepLR, and can be saved. Each parameter group follows the schedule from the rate
+/// it has when the scheduler is made; the schedule's `lr` does not matter. The optimizer must
+/// outlive it.
+class LrScheduler {
+ public:
+  /// Sets the rates of the first of `total_steps` steps.
+  LrScheduler(torch::optim::Optimizer& optimizer, LrScheduleOptions options,
+              std::int64_t total_steps);
+
+  /// Goes on to the next step's rates. Call it after an update that was made
+  /// (StepResult::stepped), so that a skipped one does not use up the schedule.
+  void step();
+  std::int64_t position() const { return position_; }
+
+  /// The position and the groups' base rates. Loading throws UserError when the groups differ.
+  StateDict state_dict() const;
+  void load_state_dict(const StateDict& state);
+
+ private:
+  void set_rates();
+
+  torch::optim::Optimizer& optimizer_;
+  LrScheduleOptions options_;
+  std::int64_t total_steps_;
+  std::int64_t position_ = 0;
+  std::vector<double> base_rates_;
+};
+
+}  // namespace halftone
