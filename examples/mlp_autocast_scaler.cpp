@@ -28,7 +28,7 @@ namespace {
 
 struct Options {
   std::string precision = "16-mixed";
-  std::int64_t epochs = 10;
+  std::int64_t epochs = 15;
   std::uint64_t seed = 1;
 };
 
@@ -49,14 +49,10 @@ Options parse(int argc, char** argv) {
   return options;
 }
 
-halftone::Autocast region(const halftone::PrecisionPolicy& policy) {
-  return halftone::Autocast(torch::kCPU, policy.compute, policy.autocast);
-}
-
 double accuracy(torch::nn::Sequential& model, const halftone::FashionMnist& data,
                 const halftone::PrecisionPolicy& policy) {
   const torch::NoGradGuard no_grad;
-  const halftone::Autocast autocast = region(policy);
+  const halftone::Autocast autocast(torch::kCPU, policy.compute, policy.autocast);
   const torch::Tensor predicted = model->forward(data.test_images).argmax(1);
   return predicted.eq(data.test_labels).to(torch::kDouble).mean().item<double>();
 }
@@ -86,7 +82,7 @@ void train(const Options& options) {
       torch::Tensor loss;
       {
         // Ends before backward(): each gradient takes the dtype of its own forward operation.
-        const halftone::Autocast autocast = region(policy);
+        const halftone::Autocast autocast(torch::kCPU, policy.compute, policy.autocast);
         loss = torch::nn::functional::cross_entropy(model->forward(batch.data), batch.target);
       }
       scaler.scale(loss).backward();
