@@ -39,6 +39,8 @@ libraries=(ca-certificates libcli11-dev libtomlplusplus-dev nlohmann-json3-dev l
 if ((tests)); then
   programs+=(clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14)
   libraries+=(libgtest-dev libgmock-dev libbenchmark-dev)
+  # What the examples train on, unless it was fetched before.
+  [[ -e $HALFTONE_CACHE/data/dataset-fashion-mnist ]] || libraries+=(dataset-fashion-mnist)
 fi
 
 is_installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
