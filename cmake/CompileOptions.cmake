@@ -20,5 +20,5 @@ if(HALFTONE_SANITIZE)
 endif()
 target_compile_options(halftone_options INTERFACE "$<BUILD_INTERFACE:${_flags}>")
 # Whoever links the installed library links these too; the header-only one is ours alone.
-target_link_libraries(halftone_options INTERFACE fmt::fmt spdlog::spdlog tomlplusplus::tomlplusplus ICU::uc PkgConfig::hwy
+target_link_libraries(halftone_options INTERFACE fmt::fmt spdlog::spdlog tomlplusplus::tomlplusplus ICU::uc ZLIB::ZLIB PkgConfig::hwy
                                                  $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)

@@ -21,6 +21,9 @@ bool built_with_cuda();
 /// Number of usable CUDA devices; 0 without a driver and in a CPU build.
 int cuda_device_count();
 
+/// Compute capability of a CUDA device, 86 for 8.6; 0 of other devices.
+int cuda_compute_capability(const torch::Device& device);
+
 /// The most bytes that tensors have held on `device` at once; 0 on the CPU and before first use.
 std::uint64_t cuda_peak_bytes(const torch::Device& device);
 

@@ -8,6 +8,8 @@ bool built_with_cuda() { return false; }
 
 int cuda_device_count() { return 0; }
 
+int cuda_compute_capability(const torch::Device& /*device*/) { return 0; }
+
 std::uint64_t cuda_peak_bytes(const torch::Device& /*device*/) { return 0; }
 
 void synchronize(const torch::Device& /*device*/) {}

@@ -43,7 +43,12 @@ TEST(ResolveDevice, SaysWhyThereIsNoCuda) {
 
 TEST(Device, CpuHasNoCudaMemoryAndNothingToWaitFor) {
   EXPECT_EQ(cuda_peak_bytes(torch::kCPU), 0);
+  EXPECT_EQ(cuda_compute_capability(torch::kCPU), 0);
   EXPECT_NO_THROW(synchronize(torch::kCPU));
+}
+
+TEST(Device, HasAComputeCapability_CUDA) {
+  EXPECT_GE(cuda_compute_capability(resolve_device("cuda")), 50);
 }
 
 TEST(Device, PeakCoversWhatWasAllocated_CUDA) {
