@@ -5,10 +5,12 @@
 #include <ATen/ops/linear.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/matmul_path.h"
 
@@ -95,6 +97,23 @@ struct Group16 : torch::autograd::Function<Group16> {
   }
 };
 
+/// Weights marked to stay in fp32 take x widened; the others share their rounding of it.
+std::vector<Tensor> group_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
+  std::vector<Tensor> rounded;
+  std::copy_if(weights.begin(), weights.end(), std::back_inserter(rounded),
+               [](const Tensor& weight) { return !keeps_fp32(weight); });
+  const std::vector<Tensor> products =
+      rounded.empty() ? std::vector<Tensor>{} : linear_group(x, rounded);
+  auto product = products.begin();
+  const Tensor wide = widened(x);
+  std::vector<Tensor> outputs;
+  for (const Tensor& weight : weights) {
+    const KeepFp32Scope scope(weight);
+    outputs.push_back(keeps_fp32(weight) ? at::linear(wide, widened(weight)) : *product++);
+  }
+  return outputs;
+}
+
 }  // namespace
 
 ScalarType compute_dtype(const Tensor& x) {
@@ -117,6 +136,8 @@ std::vector<Tensor> linear_group(const Tensor& x, const std::vector<Tensor>& wei
                    "[linear] expected x and weight of one dtype, got ", x.scalar_type(), " and ",
                    weight.scalar_type(), "; convert one or turn autocast on");
   }
+  if (autocast && std::any_of(weights.begin(), weights.end(), keeps_fp32))
+    return group_with_kept(x, weights);
   if (x.is_cpu() && (dtype == torch::kBFloat16 || dtype == torch::kHalf))
     return Group16::apply(x, at::TensorList(weights), dtype);
   std::vector<Tensor> outputs;

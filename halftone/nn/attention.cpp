@@ -5,6 +5,7 @@
 
 #include <tuple>
 
+#include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/attention.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/nn/rope.h"
@@ -30,8 +31,11 @@ Tensor AttentionImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlo
   Tensor value = heads(qkv[2]).transpose(1, 2);
   if (slot.cache != nullptr) std::tie(key, value) = slot.cache->append(slot.layer, key, value);
   const double dropout = is_training() ? options_.dropout : 0.0;
-  const Tensor mixed = causal_attention(query, key, value, dropout).transpose(1, 2).flatten(2);
-  const Tensor out = wo_(mixed);
+  const auto scores_and_mix = [&] {
+    const KeepFp32Scope scope(wq_->weight);
+    return causal_attention(query, key, value, dropout);
+  };
+  const Tensor out = wo_(scores_and_mix().transpose(1, 2).flatten(2));
   return dropout > 0.0 ? at::dropout(out, dropout, /*train=*/true) : out;
 }
 

@@ -26,7 +26,7 @@ struct CacheSlot {
   std::int64_t layer = 0;
 };
 
-/// Causal grouped-query attention with RoPE on adjacent pairs.
+/// Causal grouped-query attention with RoPE on adjacent pairs. The scores are kept in fp32 with wq.
 class AttentionImpl : public torch::nn::Module {
  public:
   explicit AttentionImpl(const AttentionOptions& options);

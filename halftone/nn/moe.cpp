@@ -15,6 +15,8 @@
 #include <tuple>
 #include <vector>
 
+#include "halftone/core/keep_fp32.h"
+
 namespace halftone {
 
 using torch::kFloat;
@@ -22,7 +24,7 @@ using torch::Tensor;
 
 MoeGateImpl::MoeGateImpl(const MoeOptions& options) : options_(options) {
   const double bound = 1.0 / std::sqrt(static_cast<double>(options.dim));
-  weight_ = register_parameter(
+  weight = register_parameter(
       "weight", torch::empty({options.n_routed_experts, options.dim}).uniform_(-bound, bound));
 }
 
@@ -30,7 +32,7 @@ Routing MoeGateImpl::forward(const Tensor& x) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const std::int64_t experts = options_.n_routed_experts;
   const std::int64_t chosen = options_.num_experts_per_tok;
-  const Tensor scores = at::softmax(at::linear(x.to(kFloat), weight_.to(kFloat)), -1);  // (B, T, E)
+  const Tensor scores = at::softmax(at::linear(x.to(kFloat), weight.to(kFloat)), -1);  // (B, T, E)
   Routing routing;
   std::tie(routing.weights, routing.experts) =
       at::topk(scores.flatten(0, 1), chosen, -1, /*largest=*/true, /*sorted=*/false);
@@ -78,7 +80,9 @@ MoeOutput MoeFeedForwardImpl::forward(const Tensor& x) {
   const Routing routing = gate_(x);
   Tensor y = routed(x.flatten(0, 1), routing).view_as(x);
   if (shared_experts_) y = y + shared_experts_(x);
-  return {y.to(x.scalar_type()), routing.aux_loss};
+  const bool kept =
+      at::autocast::is_autocast_enabled(x.device().type()) && keeps_fp32(gate_->weight);
+  return {kept ? y : y.to(x.scalar_type()), routing.aux_loss};
 }
 
 }  // namespace halftone

@@ -38,9 +38,10 @@ class MoeGateImpl : public torch::nn::Module {
 
   Routing forward(const torch::Tensor& x);  // (B, T, dim), N = B T
 
+  torch::Tensor weight;  // (E, dim)
+
  private:
   MoeOptions options_;
-  torch::Tensor weight_;  // (E, dim)
 };
 TORCH_MODULE(MoeGate);
 
@@ -51,7 +52,8 @@ struct MoeOutput {
 
 /// A mixture of SwiGLU experts: each token's k likeliest, weighted, plus the shared one. Tokens are
 /// grouped by expert, so an idle expert costs nothing; its gradient is zero, not absent. Outputs
-/// are summed in fp32.
+/// are summed in fp32, and stay so under autocast where the gate's weight is marked by
+/// mark_keep_fp32().
 class MoeFeedForwardImpl : public torch::nn::Module {
  public:
   explicit MoeFeedForwardImpl(const MoeOptions& options);

@@ -4,16 +4,20 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/ones.h>
 
+#include "halftone/core/keep_fp32.h"
+
 namespace halftone {
 
 using torch::Tensor;
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  const bool kept = at::autocast::is_autocast_enabled(x.device().type()) && keeps_fp32(weight);
   // CUDA's autocast would round nothing here, but keep the arithmetic this library's own.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Tensor wide = x.scalar_type() == torch::kDouble ? x : x.to(torch::kFloat);
   const Tensor inverse_rms = (wide.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
-  return (wide * inverse_rms).to(x.scalar_type()) * weight;
+  const Tensor normed = wide * inverse_rms;
+  return kept ? normed * widened(weight) : normed.to(x.scalar_type()) * weight;
 }
 
 RmsNormImpl::RmsNormImpl(std::int64_t dim, double eps) : eps_(eps) {

@@ -10,7 +10,8 @@
 namespace halftone {
 
 /// x / sqrt(mean(x^2) + eps) over the last dimension, in fp32 (double for double), rounded to x's
-/// dtype, times weight. Zhang and Sennrich 2019.
+/// dtype (not under autocast with a weight marked by mark_keep_fp32()), times weight. Zhang and
+/// Sennrich 2019.
 /// x (..., dim), weight (dim); returns (..., dim) in the dtype of x times weight.
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 

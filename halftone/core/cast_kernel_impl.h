@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels registered under an autocast dispatch key have in common. They are boxed: one body
+// serves operations of every signature.
+#pragma once
+
+#include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
+#include <c10/util/Exception.h>
+#include <torch/types.h>
+
+#include <string>
+
+namespace halftone {
+
+/// The operation called "namespace::name" or "namespace::name.overload"; throws c10::Error where
+/// there is none.
+c10::OperatorHandle find_op(const std::string& name);
+
+/// Whether an argument of `op`, on top of `stack`, is marked by mark_keep_fp32().
+bool takes_kept_tensor(const c10::OperatorHandle& op, const torch::jit::Stack& stack);
+
+/// Calls `op` without autocast, its floating arguments cast to `dtype` except double ones and those
+/// of other devices, as LibTorch's own policies do it (weights through the region's cache).
+void call_in(torch::ScalarType dtype, torch::DeviceType device, const c10::OperatorHandle& op,
+             torch::jit::Stack* stack);
+
+/// LibTorch warns, once a process, when a kernel of its own is replaced. In this scope the warning
+/// is dropped and every other one reported: here the replacement is meant and calls the original.
+class QuietOverride {
+ public:
+  QuietOverride() : guard_(&filter_) {}
+
+ private:
+  struct Filter : c10::WarningHandler {
+    void process(const c10::Warning& warning) override;
+    c10::WarningHandler* next = c10::WarningUtils::get_warning_handler();
+  };
+  Filter filter_;
+  c10::WarningUtils::WarningHandlerGuard guard_;
+};
+
+}  // namespace halftone

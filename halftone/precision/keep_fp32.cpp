@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/precision/keep_fp32.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <regex>
+#include <string_view>
+
+#include "halftone/core/error.h"
+#include "halftone/core/keep_fp32.h"
+#include "halftone/core/log.h"
+#include "halftone/core/text.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+
+struct NamedModule {
+  std::string path;
+  std::string type;
+  std::vector<Tensor> tensors;  // floating ones, of all below as well
+};
+
+std::vector<NamedModule> modules_of(torch::nn::Module& root) {
+  std::vector<NamedModule> modules;
+  root.apply([&](const std::string& path, torch::nn::Module& module) {
+    NamedModule named{path, module.name(), module.parameters()};
+    for (const Tensor& buffer : module.buffers())
+      if (buffer.is_floating_point()) named.tensors.push_back(buffer);
+    modules.push_back(std::move(named));
+  });
+  return modules;
+}
+
+/// "torch::nn::LinearImpl" -> "Linear"
+std::string short_name(const std::string& type) {
+  const std::size_t colon = type.rfind(':');
+  const std::string name = colon == std::string::npos ? type : type.substr(colon + 1);
+  return name.ends_with("Impl") ? name.substr(0, name.size() - 4) : name;
+}
+
+/// One pattern of the user's, over paths or over the names of classes.
+class ModulePattern {
+ public:
+  explicit ModulePattern(const std::string& text) : text_(text), by_type_(text.starts_with(kType)) {
+    try {
+      regex_ = std::regex(by_type_ ? text.substr(kType.size()) : text);
+    } catch (const std::regex_error& error) {
+      throw UserError(fmt::format("keep_fp32: expected a regular expression, got '{}' ({})", text,
+                                  error.what()));
+    }
+  }
+
+  bool matches(const NamedModule& module) const {
+    return std::regex_search(by_type_ ? module.type : module.path, regex_);
+  }
+
+  UserError matches_nothing(const std::vector<NamedModule>& modules) const {
+    std::vector<std::string> names;
+    for (const NamedModule& module : modules)
+      names.push_back(by_type_ ? short_name(module.type) : module.path);
+    std::sort(names.begin(), names.end());
+    names.erase(std::unique(names.begin(), names.end()), names.end());
+    std::erase(names, "");
+    const auto near = nearest_match(by_type_ ? text_.substr(kType.size()) : text_, names);
+    constexpr std::size_t kShown = 8;
+    const std::size_t shown = std::min(kShown, names.size());
+    const std::string hint =
+        near ? fmt::format("did you mean '{}'?", *near)
+             : fmt::format("there are {}{}",
+                           fmt::join(names.begin(), names.begin() + static_cast<long>(shown), ", "),
+                           names.size() > shown ? ", ..." : "");
+    return UserError(fmt::format("keep_fp32: '{}' matches no {}; {}", text_,
+                                 by_type_ ? "class of a module" : "module's path", hint));
+  }
+
+ private:
+  static constexpr std::string_view kType = "type:";
+
+  std::string text_;
+  bool by_type_;
+  std::regex regex_;
+};
+
+bool is_below(const std::string& path, const std::string& ancestor) {
+  return ancestor.empty() || (path.starts_with(ancestor) && path[ancestor.size()] == '.');
+}
+
+/// `paths` sorted, without those below another one.
+std::vector<std::string> topmost(std::vector<std::string> paths) {
+  std::sort(paths.begin(), paths.end());
+  paths.erase(std::unique(paths.begin(), paths.end()), paths.end());
+  std::vector<std::string> kept;
+  for (const std::string& path : paths)
+    if (std::none_of(paths.begin(), paths.end(), [&](const std::string& other) {
+          return other != path && is_below(path, other);
+        }))
+      kept.push_back(path);
+  return kept;
+}
+
+void log_kept(const std::vector<std::string>& paths) {
+  constexpr std::size_t kShown = 6;
+  const auto shown = paths.begin() + static_cast<long>(std::min(kShown, paths.size()));
+  const std::string rest =
+      paths.size() > kShown ? fmt::format(" and {} more", paths.size() - kShown) : "";
+  log_note(fmt::format("kept in fp32: {}{}",
+                       paths.front().empty()
+                           ? "the whole model"
+                           : fmt::format("{}", fmt::join(paths.begin(), shown, ", ")),
+                       rest));
+}
+
+}  // namespace
+
+std::vector<std::string> keep_fp32(torch::nn::Module& root,
+                                   const std::vector<std::string>& patterns) {
+  const std::vector<NamedModule> modules = modules_of(root);
+  std::vector<std::string> matched;
+  std::vector<Tensor> tensors;
+  for (const std::string& text : patterns) {
+    const ModulePattern pattern(text);
+    bool any_module = false;
+    bool any_tensor = false;
+    for (const NamedModule& module : modules) {
+      if (!pattern.matches(module)) continue;
+      any_module = true;
+      any_tensor = any_tensor || !module.tensors.empty();
+      matched.push_back(module.path);
+      tensors.insert(tensors.end(), module.tensors.begin(), module.tensors.end());
+    }
+    if (!any_module) throw pattern.matches_nothing(modules);
+    if (!any_tensor)
+      throw UserError(fmt::format(
+          "keep_fp32: expected modules with parameters, '{}' matches only such without ('{}')",
+          text, matched.back()));
+  }
+  for (const Tensor& tensor : tensors) mark_keep_fp32(tensor);
+  const std::vector<std::string> paths = topmost(std::move(matched));
+  if (!paths.empty()) log_kept(paths);
+  return paths;
+}
+
+}  // namespace halftone

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <string>
+#include <vector>
+
+namespace halftone {
+
+/// Keeps the modules of `root` that a pattern matches, and all below them, in fp32 under autocast
+/// (core/keep_fp32.h): their parameters and floating buffers are marked. Call it after the model
+/// is built; module.to() keeps the marks, clone() does not.
+///
+/// A pattern is an ECMAScript regular expression searched for in the modules' paths, such as
+/// "layers\\.0\\.|norm" (root itself is ""), or "type:" and one searched for in the names of their
+/// classes, such as "type:LayerNorm". Returns the paths of the topmost modules that were matched,
+/// sorted, and logs them. Throws UserError for a pattern that is no regular expression, matches no
+/// module, or only modules that hold nothing to keep; then nothing is marked.
+std::vector<std::string> keep_fp32(torch::nn::Module& root,
+                                   const std::vector<std::string>& patterns);
+
+}  // namespace halftone
