@@ -31,4 +31,7 @@ std::string format_seconds(double seconds);
 /// "512", "10.2k", "25.8M", "1.0B".
 std::string short_count(double value);
 
+/// The finite number that the whole of `text` spells ("128", "3e-5"), or nothing.
+std::optional<double> parse_number(std::string_view text);
+
 }  // namespace halftone

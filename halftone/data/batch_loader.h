@@ -30,6 +30,7 @@ struct Batch {
   std::int64_t epoch = 0;    ///< from 0
   std::int64_t index = 0;    ///< in the epoch, from 0
 
+  std::int64_t rows() const { return input_ids.numel(); }  ///< B T
   Batch to(const torch::Device& device) const;
 };
 

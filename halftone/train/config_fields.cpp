@@ -70,13 +70,19 @@ Check path() {
           [](const ConfigValue& v) { return !find_invalid_utf8(std::get<std::string>(v)); }};
 }
 
-Check paths() {
-  return {"one or more paths", [](const ConfigValue& v) {
+Check texts(std::string expected) {
+  return {std::move(expected), [](const ConfigValue& v) {
             const auto& all = std::get<std::vector<std::string>>(v);
             return std::all_of(all.begin(), all.end(), [](const std::string& one) {
               return !one.empty() && !find_invalid_utf8(one);
             });
           }};
+}
+
+bool is_loss_scale(const ConfigValue& value) {
+  const auto& text = std::get<std::string>(value);
+  const std::optional<double> number = parse_number(text);
+  return text == "dynamic" || text == "adaptive" || (number && *number > 0);
 }
 
 bool is_device(const ConfigValue& value) {
@@ -204,8 +210,9 @@ std::vector<ConfigField> model_fields() {
 
 std::vector<ConfigField> data_fields() {
   return {
-      input_path(field<&C::data>(
-          "data", paths(), "what to train on: text or fortune files, .jsonl, folders; repeatable")),
+      input_path(
+          field<&C::data>("data", texts("one or more paths"),
+                          "what to train on: text or fortune files, .jsonl, folders; repeatable")),
       input_path(field<&C::tokenizer>("tokenizer", path(),
                                       "tokenizer.json to use; empty: train one on the data")),
       field<&C::tokenizer_vocab_size>("tokenizer_vocab_size", positive_integer(),
@@ -225,11 +232,14 @@ std::vector<ConfigField> precision_fields() {
                            "what is computed in which format"),
       field<&C::rounding>("rounding", one_of({"stochastic", "nearest"}),
                           "rounding of the updated weights in bf16-true"),
-      with_kind(
-          ConfigKind::kLossScale,
-          field<&C::loss_scale>(
-              "loss_scale", number("dynamic or a positive number", [](double x) { return x > 0; }),
-              "factor on the loss in 16-mixed and 16-true")),
+      with_kind(ConfigKind::kLossScale,
+                field<&C::loss_scale>(
+                    "loss_scale", {"dynamic, adaptive or a positive number", is_loss_scale},
+                    "factor on the loss in 16-mixed and 16-true; adaptive measures the gradients")),
+      field<&C::keep_fp32>(
+          "keep_fp32", texts("one or more regular expressions"),
+          "modules that stay in fp32 in a mixed precision: regular expressions on their names, or "
+          "type: and one on their class"),
   };
 }
 

@@ -59,11 +59,6 @@ std::optional<T> parse_whole(std::string_view text) {
   return value;
 }
 
-std::optional<double> parse_number(std::string_view text) {
-  const std::optional<double> value = parse_whole<double>(text);
-  return value && std::isfinite(*value) ? value : std::nullopt;
-}
-
 // "90", "90s", "3m", "1h30m", "1.5h", "2d": numbers with falling units; a bare number is seconds.
 std::optional<double> parse_duration(std::string_view text) {
   constexpr std::string_view kUnits = "dhms";
@@ -99,8 +94,6 @@ std::optional<ConfigValue> parse_text(ConfigKind kind, const std::string& text) 
     case ConfigKind::kDuration:
       return wrap(parse_duration(text));
     case ConfigKind::kLossScale:
-      if (text == "dynamic") return ConfigValue();
-      return wrap(parse_number(text));
     case ConfigKind::kText:
       return text;
     case ConfigKind::kTexts:
@@ -125,8 +118,9 @@ std::optional<ConfigValue> converted(ConfigKind kind, const ConfigValue& value) 
       return std::holds_alternative<std::vector<std::string>>(value) ? std::optional(value)
                                                                      : std::nullopt;
     case ConfigKind::kLossScale:
-      if (std::holds_alternative<std::monostate>(value)) return value;
-      [[fallthrough]];
+      if (whole) return fmt::format("{}", *whole);
+      if (const auto* number = std::get_if<double>(&value)) return fmt::format("{}", *number);
+      return text ? std::optional(value) : std::nullopt;
     case ConfigKind::kDuration:
       if (text) return parse_text(kind, *text);
       [[fallthrough]];
@@ -220,10 +214,15 @@ void check_together(const TrainConfig& config, const std::vector<ConfigAssignmen
                     "scaler.max_scale {}, got {}",
                     place_of(assignments, "scaler.init_scale"), scaler.min_scale, scaler.max_scale,
                     scaler.init_scale));
-  if (config.loss_scale && !config.precision.starts_with("16-"))
+  if (config.loss_scale != "dynamic" && !config.precision.starts_with("16-"))
     throw UserError(fmt::format(
         "{}: a loss scale goes with 16-mixed and 16-true only, but precision is {}; leave it out",
         place_of(assignments, "loss_scale"), config.precision));
+  if (!config.keep_fp32.empty() && !config.precision.ends_with("-mixed"))
+    throw UserError(fmt::format(
+        "{}: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends in "
+        "-mixed, or leave it out",
+        place_of(assignments, "keep_fp32"), config.precision));
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
   validate(model);
@@ -252,8 +251,7 @@ std::string flag_of(std::string_view key) {
 }
 
 std::string to_text(const ConfigField& field, const ConfigValue& value) {
-  if (std::holds_alternative<std::monostate>(value))
-    return field.kind == ConfigKind::kLossScale ? "\"dynamic\"" : "";
+  if (std::holds_alternative<std::monostate>(value)) return "";
   if (const auto* number = std::get_if<double>(&value))
     return field.kind == ConfigKind::kDuration ? fmt::format("\"{}s\"", *number)
                                                : toml_number(*number);

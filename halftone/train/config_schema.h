@@ -15,7 +15,7 @@
 
 namespace halftone {
 
-/// What a key holds: seconds for a duration; nothing when it is unset or dynamic.
+/// What a key holds: seconds for a duration, text for a loss scale; nothing when it is unset.
 using ConfigValue =
     std::variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<std::string>>;
 
@@ -46,7 +46,7 @@ const ConfigField& config_field(std::string_view key, const std::string& place);
 /// "model.n_layers" -> "--model.n-layers".
 std::string flag_of(std::string_view key);
 
-/// `value` as TOML has it; durations as "90s", an unset or dynamic one as "" or "dynamic".
+/// `value` as TOML has it; durations as "90s", an unset one as "".
 std::string to_text(const ConfigField& field, const ConfigValue& value);
 
 /// One "key = value" that a person wrote, checked, and where: "small.toml:12" or "--batch-size".

@@ -102,8 +102,9 @@ GradScalerOptions scaler_options(const TrainConfig& config) {
                             .hysteresis = scaler.hysteresis,
                             .min_scale = scaler.min_scale,
                             .max_scale = scaler.max_scale};
-  if (config.loss_scale)
-    options.init_scale = options.min_scale = options.max_scale = *config.loss_scale;
+  options.adaptive = config.loss_scale == "adaptive";
+  if (const std::optional<double> fixed = parse_number(config.loss_scale))
+    options.init_scale = options.min_scale = options.max_scale = *fixed;
   return options;
 }
 
@@ -226,6 +227,7 @@ PretrainResult fit(const TrainConfig& config, const Inputs& inputs, const Pretra
                    .default_root_dir = config.out,
                    .overwrite = config.overwrite,
                    .scaler = scaler_options(config),
+                   .keep_fp32 = config.keep_fp32,
                    .config_toml = config_to_toml(resolved)});
   trainer.fit(module, loader, options);
   return progress->result();

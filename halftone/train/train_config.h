@@ -36,8 +36,9 @@ struct TrainConfig {
 
   std::string precision = "bf16-mixed";
   std::string rounding = "stochastic";  // of 16-bit weights' updates in bf16-true; or "nearest"
-  std::optional<double> loss_scale;     // a fixed scale; nothing: dynamic
+  std::string loss_scale = "dynamic";   // "adaptive", or a fixed scale: "128"
   ScalerConfig scaler;
+  std::vector<std::string> keep_fp32;  // patterns of keep_fp32()
 
   std::int64_t batch_size = 8;  // rows of one micro-batch
   std::int64_t seq_len = 256;

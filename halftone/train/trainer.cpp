@@ -9,6 +9,8 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
+#include "halftone/precision/keep_fp32.h"
+#include "halftone/train/advice.h"
 #include "halftone/train/model_checkpoint.h"
 
 namespace halftone {
@@ -71,6 +73,17 @@ std::string toml_of(const TrainerOptions& options) {
       "accumulate_grad_batches = {}\ngradient_clip_val = {}\ngradient_clip_algorithm = \"{}\"\n",
       options.accumulate_grad_batches, options.gradient_clip_val, options.gradient_clip_algorithm);
   return toml;
+}
+
+void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
+                     const PrecisionPolicy& policy) {
+  if (options.keep_fp32.empty()) return;
+  if (policy.compute == policy.parameter)
+    throw UserError(fmt::format(
+        "trainer: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends "
+        "in -mixed, or leave it out",
+        policy.name));
+  keep_fp32(network, options.keep_fp32);
 }
 
 /// Eval mode and no gradients while it lives.
@@ -152,6 +165,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   const RunLimits limits{options_.max_steps, options_.max_epochs, options_.max_time};
   if (!options_.default_root_dir.empty() && !options.resume)
     check_new_run(options_.default_root_dir, options_.overwrite);
+  apply_keep_fp32(task.module().network(), options_, policy());
   FitLoop loop(task, precision_,
                {.limits = limits,
                 .accumulate = options_.accumulate_grad_batches,
@@ -166,6 +180,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
     }
   } const closing{*this};
   open_run(loop, options);
+  advise(task);
   task.module().train();
   task.module().on_fit_start();
   for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
@@ -205,6 +220,7 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
     const std::int64_t epoch = loop_->counters().epochs + 1;
     if (std::exchange(epoch_is_new, false)) module.on_train_epoch_start(epoch);
     StepMetrics metrics = loop_->step();
+    if (device().is_cuda()) advise(task);  // now the batch is known, too
     for (const auto& callback : options_.callbacks) callback->add_metrics(*this, metrics);
     if (metrics_log_) metrics_log_->append(metrics);
 
@@ -218,6 +234,11 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
       if (epoch_is_new) callback->on_epoch_end(*this, epoch);
     guard.check(metrics);
   }
+}
+
+void Trainer::advise(TrainingTask& task) const {
+  log_advice(precision_advice(
+      collect_advice_facts(task.module().network(), policy(), device(), task.rows_per_batch())));
 }
 
 void Trainer::validate_and_report(EvaluationTask& task) {

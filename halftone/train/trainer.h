@@ -110,6 +110,7 @@ class Trainer {
   void open_run(FitLoop& loop, const FitOptions& options);
   void resume(FitLoop& loop);
   void train(TrainingTask& task, EvaluationTask* validation);
+  void advise(TrainingTask& task) const;
   void validate_and_report(EvaluationTask& task);
   std::map<std::string, double> evaluate(EvaluationTask& task);
 

@@ -26,6 +26,9 @@ class TrainingTask {
   /// The loss of batch `i` of the group, computed on `device`.
   virtual torch::Tensor training_step(std::int64_t i, const torch::Device& device) = 0;
 
+  /// Rows that the batches of the last group gave to a matrix product; 0 where it is not known.
+  virtual std::int64_t rows_per_batch() const = 0;
+
   virtual std::int64_t epochs() const = 0;  // completed
   /// Nothing where the loader does not tell, until an epoch has ended.
   virtual std::optional<std::int64_t> batches_per_epoch() const = 0;
@@ -50,6 +53,16 @@ auto& pointee(Holder& holder) {
     return holder;
 }
 
+template <class Batch>
+std::int64_t rows_of(const Batch& batch) {
+  if constexpr (requires { batch.rows(); })
+    return batch.rows();
+  else if constexpr (requires { batch.data.size(0); })
+    return batch.data.size(0);
+  else
+    return 0;
+}
+
 template <class Module, class Loader>
 class ModuleTrainingTask final : public TrainingTask {
  public:
@@ -71,6 +84,9 @@ class ModuleTrainingTask final : public TrainingTask {
                                  first_index_ + i);
   }
 
+  std::int64_t rows_per_batch() const override {
+    return group_.empty() ? 0 : rows_of(group_.front());
+  }
   std::int64_t epochs() const override { return stream_.epochs(); }
   std::optional<std::int64_t> batches_per_epoch() const override {
     return stream_.batches_per_epoch();

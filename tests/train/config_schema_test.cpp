@@ -123,7 +123,7 @@ TEST(ConfigFlags, EveryKindOfValue) {
   EXPECT_EQ(config.lr, 1e-4);
   EXPECT_EQ(config.schedule, "cosine");
   EXPECT_EQ(config.max_time, 5400.0);
-  EXPECT_EQ(config.loss_scale, 128.0);
+  EXPECT_EQ(config.loss_scale, "128");
   EXPECT_EQ(config.device, "cuda:12");
   EXPECT_EQ(config.model.n_layers, 3);
   EXPECT_EQ(config.scaler.growth_interval, 7);
@@ -152,7 +152,8 @@ TEST(ConfigFlags, SayWhatWasExpectedAndWhatCame) {
   EXPECT_EQ(flag_error("lr", "-1"), "--lr: lr must be a positive number, got -1");
   EXPECT_THAT(flag_error("precision", "bf16-mix"),
               HasSubstr("got 'bf16-mix'; did you mean 'bf16-mixed'?"));
-  EXPECT_THAT(flag_error("loss_scale", "adaptive"), HasSubstr("dynamic or a positive number"));
+  EXPECT_THAT(flag_error("loss_scale", "adaptiv"),
+              HasSubstr("dynamic, adaptive or a positive number"));
   EXPECT_THAT(flag_error("pack", "yes"), HasSubstr("must be true or false, got 'yes'"));
   EXPECT_THAT(flag_error("device", "cuda:"), HasSubstr("auto, cpu, cuda or cuda:N"));
   EXPECT_THAT(flag_error("seed", "99999999999999999999"), HasSubstr("seed must be"));
@@ -194,6 +195,8 @@ TEST(ConfigFile, NamesLineKeyAndRemedy) {
       {"precision = \"16-mixed\"\nscaler.init_scale = 0.5",
        "a.toml:2: scaler.init_scale must lie between"},
       {"precision = \"bf16-mixed\"\nloss_scale = 128", "a.toml:2: a loss scale goes with 16-mixed"},
+      {"precision = \"32-true\"\nkeep_fp32 = [\"norm\"]",
+       "a.toml:2: keep_fp32 goes with a mixed precision"},
       {"model.max_seq_len = 64\nseq_len = 65",
        "a.toml:2: seq_len must be at most model.max_seq_len 64"},
   };
