@@ -42,6 +42,7 @@
 #include "halftone/optim/clip.h"
 #include "halftone/optim/lr_schedule.h"
 #include "halftone/optim/lr_scheduler.h"
+#include "halftone/precision/adaptive_scale.h"
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/precision/policy.h"

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "halftone/core/error.h"
 
@@ -66,6 +67,13 @@ std::string position_name(std::size_t group, std::size_t index) {
 
 }  // namespace
 
+AdaptiveScaleOptions GradScaler::adaptive_options() const {
+  return {.interval = options_.adaptive_interval,
+          .margin = options_.adaptive_margin,
+          .min_scale = options_.min_scale,
+          .max_scale = options_.max_scale};
+}
+
 GradScaler::GradScaler(GradScalerOptions options)
     : options_(options),
       initial_scale_(options.init_scale),
@@ -77,12 +85,17 @@ GradScaler::GradScaler(GradScalerOptions options)
   check_scale_in_range(options_.init_scale, options_);
   HALFTONE_CHECK(options_.hysteresis >= 1, "[grad_scaler] expected hysteresis >= 1, got ",
                  options_.hysteresis);
+  HALFTONE_CHECK(options_.max_skips_at_floor >= 0,
+                 "[grad_scaler] expected max_skips_at_floor >= 0 (0: never give up), got ",
+                 options_.max_skips_at_floor);
+  if (options_.adaptive) adaptive_.emplace(adaptive_options());
 }
 
 void GradScaler::initialize(torch::Device device) {
   scale_ = torch::full({}, initial_scale_, kScaleType.device(device));
   growth_tracker_ = torch::full({}, initial_growth_tracker_, kCountType.device(device));
   hysteresis_tracker_ = torch::full({}, initial_hysteresis_tracker_, kCountType.device(device));
+  skips_at_floor_ = torch::full({}, initial_skips_at_floor_, kCountType.device(device));
 }
 
 torch::Tensor GradScaler::scale(const torch::Tensor& output) {
@@ -139,6 +152,8 @@ void GradScaler::unscale_gradients(torch::optim::Optimizer& optimizer, Optimizer
     const auto same = [&](const torch::Tensor& t) { return t.device() == batch.device; };
     if (std::none_of(state.found_inf.begin(), state.found_inf.end(), same))
       state.found_inf.push_back(torch::zeros({}, kScaleType.device(batch.device)));
+    if (adaptive_ && adaptive_->due())
+      for (const torch::Tensor& gradient : batch.gradients) adaptive_->count(gradient);
     torch::Tensor& found = *std::find_if(state.found_inf.begin(), state.found_inf.end(), same);
     at::_amp_foreach_non_finite_check_and_unscale_(batch.gradients, found,
                                                    inverse.on(batch.device));
@@ -178,7 +193,8 @@ StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
   }
   HALFTONE_CHECK(!closure,
                  "[grad_scaler] Closure use is not currently supported if GradScaler is "
-                 "enabled. Compute the loss and call backward() before step()");
+                 "enabled. Compute the loss and call backward() before step(); LBFGS needs one and "
+                 "can't be trained with a loss scale");
   OptimizerState& state = begin_step(optimizer);
   if (state.stage == Stage::kReady) unscale_gradients(optimizer, state);
   HALFTONE_CHECK(!state.found_inf.empty(),
@@ -191,18 +207,25 @@ StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
     optimizer.step();
   } else {
     add_overflow(optimizer, result);
+    result.skips_at_floor = skips_if_skipped(scale_.device()).item<std::int64_t>();
   }
+  note(result);
   state.stage = Stage::kStepped;
   return result;
 }
 
 StepResult GradScaler::step(AdamW& optimizer, const FusedStepOptions& options) {
+  return step_async(optimizer, options).result();
+}
+
+PendingStep GradScaler::step_async(AdamW& optimizer, const FusedStepOptions& options) {
   HALFTONE_CHECK(options.clip_norm >= 0.0, "[grad_scaler] expected clip_norm >= 0, got ",
                  options.clip_norm);
   const torch::NoGradGuard no_grad;
   OptimizerState* state = options_.enabled ? &begin_step(optimizer) : nullptr;
   const bool unscaled = state == nullptr || state->stage == Stage::kUnscaled;
   const GradientStats stats = optimizer.gradient_stats();
+  if (!unscaled && adaptive_ && adaptive_->due()) count_exponents(optimizer);
   const torch::Device device = stats.norm_squared.device();
 
   torch::Tensor found_inf = stats.non_finite.sum().ne(0).to(torch::kFloat);
@@ -216,27 +239,46 @@ StepResult GradScaler::step(AdamW& optimizer, const FusedStepOptions& options) {
   if (options.clip_norm > 0.0)
     factor = factor * (options.clip_norm / (norm + kNormEpsilon)).clamp_max(1.0);
   optimizer.step_scaled(factor, found_inf);
-  if (state != nullptr) *state = {.stage = Stage::kStepped, .found_inf = {found_inf}};
+  states_[&optimizer] = {.stage = Stage::kStepped, .found_inf = {found_inf}};
 
-  // The one read: norm, found_inf, and the counts that name what overflowed.
-  const torch::Tensor read =
-      torch::cat({norm.reshape({1}), found_inf.to(torch::kDouble).reshape({1}),
-                  stats.non_finite.to(torch::kDouble)})
-          .cpu();
-  return fused_result(optimizer, read);
+  // All that the host may want to know, in one tensor.
+  return {*this, optimizer,
+          torch::cat({norm.reshape({1}), found_inf.to(torch::kDouble).reshape({1}),
+                      skips_if_skipped(device).to(torch::kDouble).reshape({1}),
+                      stats.non_finite.to(torch::kDouble)})};
 }
 
-StepResult GradScaler::fused_result(const AdamW& optimizer, const torch::Tensor& read) const {
+StepResult PendingStep::result() const { return scaler_->fused_result(*optimizer_, read_.cpu()); }
+
+StepResult GradScaler::fused_result(const AdamW& optimizer, const torch::Tensor& read) {
+  constexpr std::size_t kCounts = 3;  // where the parameters' counts begin
   const auto* values = read.const_data_ptr<double>();
   StepResult result{.stepped = values[1] == 0.0, .grad_norm = values[0]};
+  if (!result.stepped) result.skips_at_floor = static_cast<std::int64_t>(values[2]);
   const std::vector<std::string>& names = optimizer.parameter_names();
   for (std::size_t i = 0; i < names.size(); ++i) {
-    if (values[2 + i] == 0.0) continue;
+    if (values[kCounts + i] == 0.0) continue;
     result.overflow.push_back(name_of(optimizer.parameter(i), names[i]));
-    result.non_finite_shares.push_back(values[2 + i] /
+    result.non_finite_shares.push_back(values[kCounts + i] /
                                        static_cast<double>(optimizer.parameter(i).numel()));
   }
+  note(result);
   return result;
+}
+
+void GradScaler::count_exponents(const AdamW& optimizer) {
+  for (std::size_t i = 0; i < optimizer.parameter_names().size(); ++i)
+    adaptive_->count(optimizer.parameter(i).grad());
+}
+
+// How many skips in a row at the floor there are if this step is one, too; without a scale every
+// skip is one.
+torch::Tensor GradScaler::skips_if_skipped(torch::Device device) const {
+  const torch::Tensor skips = skips_at_floor_.defined()
+                                  ? skips_at_floor_.to(device, /*non_blocking=*/true)
+                                  : torch::zeros({}, kCountType.device(device));
+  if (!options_.enabled) return skips + 1;
+  return (skips + 1) * scale_.to(device, /*non_blocking=*/true).le(options_.min_scale);
 }
 
 torch::Tensor GradScaler::total_found_inf(const std::vector<torch::Tensor>& found_infs,
@@ -247,42 +289,79 @@ torch::Tensor GradScaler::total_found_inf(const std::vector<torch::Tensor>& foun
 }
 
 void GradScaler::update() {
-  if (!options_.enabled) return;
-  check_scaled("update");
   const torch::NoGradGuard no_grad;
+  if (options_.enabled) check_scaled("update");
   std::vector<torch::Tensor> found_infs;
   for (const auto& [optimizer, state] : states_)
     found_infs.insert(found_infs.end(), state.found_inf.begin(), state.found_inf.end());
-  HALFTONE_CHECK(!found_infs.empty(),
+  HALFTONE_CHECK(!options_.enabled || !found_infs.empty(),
                  "[grad_scaler] No inf checks were recorded prior to update. "
                  "Call step() or unscale_() before it");
-  const torch::Tensor overflow = total_found_inf(found_infs, scale_.device()).ne(0);
+  if (found_infs.empty()) return;
+  const torch::Device device = options_.enabled ? scale_.device() : found_infs.front().device();
+  const torch::Tensor overflow = total_found_inf(found_infs, device).ne(0);
+  count_skips(overflow);
+  if (options_.enabled) move_scale(overflow);
+  states_.clear();
+  give_up_if_hopeless();
+}
 
-  // Without a branch on the host. A scale that the caller has put beyond a limit stays there.
-  const torch::Tensor scale = scale_.to(torch::kDouble);
-  const torch::Tensor grown =
-      torch::max(scale, (scale * options_.growth_factor).clamp_max(options_.max_scale))
-          .to(torch::kFloat);
-  const torch::Tensor lowered =
-      torch::min(scale, (scale * options_.backoff_factor).clamp_min(options_.min_scale))
-          .to(torch::kFloat);
+void GradScaler::count_skips(const torch::Tensor& overflow) {
+  skips_at_floor_ = (skips_if_skipped(overflow.device()) * overflow).to(torch::kInt);
+}
+
+// Without a branch on the host.
+void GradScaler::move_scale(const torch::Tensor& overflow) {
   const torch::Tensor clean_steps = growth_tracker_ + 1;
   const torch::Tensor grow = overflow.logical_not() & clean_steps.ge(options_.growth_interval);
   const torch::Tensor left = hysteresis_tracker_ - overflow.to(torch::kInt);
   const torch::Tensor lower = overflow & left.le(0);
 
-  scale_ = at::where(lower, lowered, at::where(grow & grown.isfinite(), grown, scale_));
+  // A scale that the caller has put beyond a limit stays there.
+  const torch::Tensor scale = scale_.to(torch::kDouble);
+  const torch::Tensor lowered =
+      torch::min(scale, (scale * options_.backoff_factor).clamp_min(options_.min_scale))
+          .to(torch::kFloat);
+  if (adaptive_) {
+    scale_ = adaptive_->next(
+        scale_, {.overflow = overflow, .lower = lower, .lowered = lowered, .relax = grow});
+  } else {
+    const torch::Tensor grown =
+        torch::max(scale, (scale * options_.growth_factor).clamp_max(options_.max_scale))
+            .to(torch::kFloat);
+    scale_ = at::where(lower, lowered, at::where(grow & grown.isfinite(), grown, scale_));
+  }
   growth_tracker_ = clean_steps.masked_fill(overflow | grow, 0);
   hysteresis_tracker_ = left.clamp_min(0).masked_fill(grow, options_.hysteresis);
-  states_.clear();
+}
+
+// What the host has read decides; the device is not asked.
+void GradScaler::note(const StepResult& result) {
+  if (options_.max_skips_at_floor == 0 || result.skips_at_floor < options_.max_skips_at_floor)
+    return;
+  hopeless_ = fmt::format(
+      "the last {} updates were skipped: gradients are not finite{}, first in {}; no smaller scale "
+      "helps, so go back to a checkpoint with a smaller learning rate, or train in bf16 or fp32",
+      result.skips_at_floor,
+      options_.enabled ? fmt::format(" even at the smallest loss scale {:g}", options_.min_scale)
+                       : "",
+      result.overflow.empty() ? "an unnamed tensor" : result.overflow.front());
+}
+
+void GradScaler::give_up_if_hopeless() {
+  if (hopeless_.empty()) return;
+  std::string message = std::exchange(hopeless_, {});
+  if (diagnosis_) message += "; " + diagnosis_();
+  throw SystemError(message);
 }
 
 void GradScaler::update(double new_scale) {
   if (!options_.enabled) return;
   check_scaled("update");
   check_scale_in_range(new_scale, options_);
-  scale_.fill_(new_scale);
+  scale_ = torch::full_like(scale_, new_scale);
   states_.clear();
+  forget_skips();
 }
 
 void GradScaler::update(const torch::Tensor& new_scale) {
@@ -292,8 +371,18 @@ void GradScaler::update(const torch::Tensor& new_scale) {
                      new_scale.is_floating_point(),
                  "[grad_scaler] new_scale should be a float or a 1-element floating tensor with "
                  "requires_grad=False. Pass new_scale.detach().sum(), or a double");
-  scale_.copy_(new_scale.reshape({}), /*non_blocking=*/true);
+  scale_ = new_scale.reshape({}).to(scale_.options(), /*non_blocking=*/true, /*copy=*/true);
   states_.clear();
+  forget_skips();
+}
+
+void GradScaler::forget_skips() {
+  skips_at_floor_ = torch::zeros_like(skips_at_floor_);
+  hopeless_.clear();
+}
+
+std::optional<ScaleMeasurement> GradScaler::last_measurement() const {
+  return adaptive_ ? adaptive_->last_measurement() : std::nullopt;
 }
 
 double GradScaler::get_scale() const {
@@ -348,49 +437,6 @@ void GradScaler::add_overflow(torch::optim::Optimizer& optimizer, StepResult& re
                                          static_cast<double>(elements.numel()));
     }
   }
-}
-
-StateDict GradScaler::state_dict() const {
-  StateDict state;
-  if (!options_.enabled) return state;
-  const std::int64_t hysteresis_left =
-      scale_.defined() ? hysteresis_tracker_.item<std::int64_t>() : initial_hysteresis_tracker_;
-  state.values = {{"scale", get_scale()},
-                  {"growth_factor", options_.growth_factor},
-                  {"backoff_factor", options_.backoff_factor},
-                  {"growth_interval", options_.growth_interval},
-                  {"_growth_tracker", growth_tracker()},
-                  {"hysteresis", options_.hysteresis},
-                  {"_hysteresis_tracker", hysteresis_left},
-                  {"min_scale", options_.min_scale},
-                  {"max_scale", options_.max_scale}};
-  return state;
-}
-
-void GradScaler::load_state_dict(const StateDict& state) {
-  if (!options_.enabled) return;
-  if (state.values.empty())
-    throw UserError(
-        "The source state dict is empty, possibly because it was saved from a disabled instance of "
-        "GradScaler. Load a state that was saved while loss scaling was on, or start anew");
-  GradScalerOptions loaded = options_;
-  loaded.growth_factor = state.get<double>("growth_factor");
-  loaded.backoff_factor = state.get<double>("backoff_factor");
-  loaded.growth_interval = state.get<std::int64_t>("growth_interval");
-  const auto has = [&](const char* name) { return state.values.count(name) != 0; };
-  if (has("hysteresis")) loaded.hysteresis = state.get<std::int64_t>("hysteresis");
-  if (has("min_scale")) loaded.min_scale = state.get<double>("min_scale");
-  if (has("max_scale")) loaded.max_scale = state.get<double>("max_scale");
-  const auto scale = state.get<double>("scale");
-  const auto tracker = state.get<std::int64_t>("_growth_tracker");
-  const std::int64_t left = has("_hysteresis_tracker")
-                                ? state.get<std::int64_t>("_hysteresis_tracker")
-                                : loaded.hysteresis;
-  options_ = loaded;
-  initial_scale_ = scale;
-  initial_growth_tracker_ = tracker;
-  initial_hysteresis_tracker_ = left;
-  if (scale_.defined()) initialize(scale_.device());
 }
 
 }  // namespace halftone

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dynamic loss scaling with the semantics of torch.amp.GradScaler, a floor, a ceiling and
-// hysteresis (Megatron's), and the names of the tensors that overflowed.
+// hysteresis (Megatron's), the names of the tensors that overflowed, an end where no scale helps,
+// and a scale that is measured instead of guessed (adaptive_scale.h).
 #pragma once
 
 #include <torch/nn/module.h>
@@ -8,14 +9,18 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "halftone/core/state_dict.h"
 #include "halftone/optim/adamw.h"
+#include "halftone/precision/adaptive_scale.h"
 
 namespace halftone {
 
@@ -29,6 +34,11 @@ struct GradScalerOptions {
   double max_scale = 16777216.0;
   bool enabled = true;
   bool allow_fp16_gradients = false;  // what 16-true needs; torch refuses them
+  /// So many skipped updates in a row at min_scale end the training; 0: never.
+  std::int64_t max_skips_at_floor = 10;
+  bool adaptive = false;                // measures the scale; growth_factor is not used then
+  std::int64_t adaptive_interval = 16;  // updates from one measurement to the next
+  std::int64_t adaptive_margin = 4;     // powers of two kept free below overflow
 };
 
 /// What became of one optimizer step.
@@ -41,6 +51,8 @@ struct StepResult {
   /// Norm of all gradients, before clipping and without the scale; inf or nan when they overflowed.
   /// Only the fused step computes it; nan otherwise.
   double grad_norm = std::numeric_limits<double>::quiet_NaN();
+  /// Skipped updates in a row, this one included, that no lower scale was left for.
+  std::int64_t skips_at_floor = 0;
 };
 
 struct FusedStepOptions {
@@ -48,9 +60,28 @@ struct FusedStepOptions {
   bool skip_non_finite = true;  // with a disabled scaler: skip a step whose gradients overflowed
 };
 
+class GradScaler;
+
+/// A fused step that has been queued and not been waited for.
+class PendingStep {
+ public:
+  /// What became of it; waits for the device. The scaler, unmoved, and the optimizer must still
+  /// live.
+  StepResult result() const;
+
+ private:
+  friend class GradScaler;
+  PendingStep(GradScaler& scaler, const AdamW& optimizer, torch::Tensor read)
+      : scaler_(&scaler), optimizer_(&optimizer), read_(std::move(read)) {}
+  GradScaler* scaler_;
+  const AdamW* optimizer_;
+  torch::Tensor read_;  // fp64: norm, found_inf, skips at the floor, counts of each parameter
+};
+
 /// scale(loss).backward(); [unscale_(optimizer);] step(optimizer); update(). The scale and its
-/// counters stay on the device of the first scaled tensor; get_scale(), growth_tracker(),
-/// state_dict() and step() (one read of found_inf) wait for it, nothing else does. Not thread-safe.
+/// counters stay on the device of the first scaled tensor. get_scale(), growth_tracker(),
+/// state_dict(), last_measurement(), PendingStep::result() and step() (one read of found_inf) wait
+/// for it, nothing else does. Not thread-safe.
 class GradScaler {
  public:
   /// Throws c10::Error unless growth_factor > 1, 0 < backoff_factor < 1, growth_interval >= 1,
@@ -74,8 +105,13 @@ class GradScaler {
   /// The same, with unscaling, clipping and the overflow check folded into the update: gradients
   /// are read twice and are left as they are (scaled). Also when disabled, with a scale of 1.
   StepResult step(AdamW& optimizer, const FusedStepOptions& options = {});
+  /// The same without waiting for the device. A scaler that is never asked for results runs
+  /// without a host synchronisation, and can't end a hopeless run.
+  PendingStep step_async(AdamW& optimizer, const FusedStepOptions& options = {});
 
-  /// Ends the iteration: backs off or grows, and forgets what the optimizers noted.
+  /// Ends the iteration: backs off or grows, and forgets what the optimizers noted. Throws
+  /// SystemError, after all that, when the results read so far show max_skips_at_floor skipped
+  /// updates in a row at min_scale (or without a scale): smaller ones would not help.
   void update();
   /// The same with a scale that the caller chooses; found_inf is ignored.
   void update(double new_scale);
@@ -89,15 +125,24 @@ class GradScaler {
   void set_backoff_factor(double factor);
   void set_growth_interval(std::int64_t interval);
 
+  /// The latest look at the gradients; nothing before the first, or when not adaptive.
+  std::optional<ScaleMeasurement> last_measurement() const;
+
   /// Lets `overflow` carry the parameters' paths in `module`.
   void name_parameters(const torch::nn::Module& module);
+  /// Is asked once before update() gives up; its answer, say that of find_first_non_finite(), ends
+  /// the message.
+  void set_diagnosis(std::function<std::string()> diagnosis) { diagnosis_ = std::move(diagnosis); }
 
   /// Torch's keys (scale, growth_factor, backoff_factor, growth_interval, _growth_tracker) and
-  /// hysteresis, _hysteresis_tracker, min_scale, max_scale; empty when disabled. Saved between
-  /// update() and the next unscale_() or step().
+  /// hysteresis, _hysteresis_tracker, min_scale, max_scale, _skips_at_floor, those of
+  /// AdaptiveScale; empty when disabled. Throws c10::Error between unscale_() or step() and
+  /// update().
   StateDict state_dict() const;
-  /// Accepts torch's own keys alone as well; throws UserError when one of them is missing. Does
-  /// nothing when disabled.
+  /// Accepts torch's own keys alone as well: the options keep what they lack. A scale outside
+  /// min_scale..max_scale is kept, with a warning, and moves only towards them. Throws UserError
+  /// when a key of torch's is missing or no scaler saves such a number, c10::Error in
+  /// mid-iteration. Does nothing when disabled.
   void load_state_dict(const StateDict& state);
 
  private:
@@ -107,11 +152,21 @@ class GradScaler {
     std::vector<torch::Tensor> found_inf;  // fp32 scalars, one per device
   };
 
+  friend class PendingStep;
+  AdaptiveScaleOptions adaptive_options() const;
   void check_scaled(const char* caller) const;
+  void check_between_iterations(const char* caller) const;
   void initialize(torch::Device device);
   OptimizerState& begin_step(torch::optim::Optimizer& optimizer);
   void unscale_gradients(torch::optim::Optimizer& optimizer, OptimizerState& state);
-  StepResult fused_result(const AdamW& optimizer, const torch::Tensor& read) const;
+  StepResult fused_result(const AdamW& optimizer, const torch::Tensor& read);
+  torch::Tensor skips_if_skipped(torch::Device device) const;
+  void move_scale(const torch::Tensor& overflow);
+  void count_skips(const torch::Tensor& overflow);
+  void note(const StepResult& result);
+  void give_up_if_hopeless();
+  void forget_skips();
+  void count_exponents(const AdamW& optimizer);
   void add_overflow(torch::optim::Optimizer& optimizer, StepResult& result) const;
   std::string name_of(const torch::Tensor& parameter, const std::string& fallback) const;
   static torch::Tensor total_found_inf(const std::vector<torch::Tensor>& found_infs,
@@ -121,9 +176,14 @@ class GradScaler {
   double initial_scale_;
   std::int64_t initial_growth_tracker_ = 0;
   std::int64_t initial_hysteresis_tracker_;
+  std::int64_t initial_skips_at_floor_ = 0;
   torch::Tensor scale_;               // fp32 scalar, undefined until the first scale()
   torch::Tensor growth_tracker_;      // int32 scalar
   torch::Tensor hysteresis_tracker_;  // int32 scalar: overflows left before the scale is lowered
+  torch::Tensor skips_at_floor_;      // int32 scalar; undefined: none yet
+  std::optional<AdaptiveScale> adaptive_;
+  std::string hopeless_;  // what update() is to throw
+  std::function<std::string()> diagnosis_;
   std::map<const torch::optim::Optimizer*, OptimizerState> states_;
   std::vector<torch::Tensor> named_;  // keeps the keys of names_ alive
   std::unordered_map<const c10::TensorImpl*, std::string> names_;

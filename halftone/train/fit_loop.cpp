@@ -112,6 +112,7 @@ StepMetrics FitLoop::step() {
   metrics.grad_norm = result.grad_norm;
   metrics.skipped = !result.stepped;
   metrics.overflow = result.overflow;
+  metrics.underflow_share = precision_.underflow_share();
   finish_metrics(metrics, std::chrono::duration<double>(Clock::now() - start).count());
   return metrics;
 }

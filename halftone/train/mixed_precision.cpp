@@ -11,7 +11,11 @@ namespace halftone {
 namespace {
 
 GradScalerOptions scaler_for(const PrecisionPolicy& policy, GradScalerOptions options) {
-  if (!policy.loss_scaling) options = {.init_scale = 1.0, .min_scale = 1.0, .max_scale = 1.0};
+  if (!policy.loss_scaling)
+    options = {.init_scale = 1.0,
+               .min_scale = 1.0,
+               .max_scale = 1.0,
+               .max_skips_at_floor = options.max_skips_at_floor};
   options.allow_fp16_gradients = policy.parameter == torch::kFloat16;
   return options;
 }
@@ -75,6 +79,13 @@ StepResult MixedPrecision::step(const Optimizers& optimizers, const GradientClip
 std::optional<double> MixedPrecision::loss_scale() const {
   if (!policy_.loss_scaling) return std::nullopt;
   return scaler_.get_scale();
+}
+
+std::optional<double> MixedPrecision::underflow_share() {
+  const std::optional<ScaleMeasurement> measured = scaler_.last_measurement();
+  if (!measured || std::exchange(measured_update_, measured->update) == measured->update)
+    return std::nullopt;
+  return measured->flushed_share;
 }
 
 StateDict MixedPrecision::state_dict() const {

@@ -45,11 +45,15 @@ class MixedPrecision {
 
   /// Unscales and clips the gradients of each optimizer, updates unless one of them overflowed, and
   /// moves the scale. Without a loss scale as well, gradients that are not finite skip the update.
-  /// In the result `stepped` says that all have stepped; grad_norm is that of all gradients.
+  /// In the result `stepped` says that all have stepped; grad_norm is that of all gradients. Throws
+  /// SystemError when no update was possible for too long (GradScalerOptions::max_skips_at_floor).
   StepResult step(const Optimizers& optimizers, const GradientClip& clip = {});
 
   /// Nothing where the policy has no loss scale.
   std::optional<double> loss_scale() const;
+  /// Share of the gradients' values that fp16 flushed to zero with the scale of the last step; only
+  /// for a step that an adaptive scale measured. Waits for the device.
+  std::optional<double> underflow_share();
   const PrecisionPolicy& policy() const { return policy_; }
   const torch::Device& device() const { return device_; }
 
@@ -61,6 +65,7 @@ class MixedPrecision {
 
   PrecisionPolicy policy_;
   torch::Device device_;
+  std::int64_t measured_update_ = 0;  // the last one whose measurement was reported
   GradScaler scaler_;  // fixed at 1 where the policy has no loss scale: it still skips and names
 };
 

@@ -103,31 +103,6 @@ class EvaluationMode {
   bool was_training_;
 };
 
-/// Ends a run that can't recover: a gradient that is not finite although the scale can't go lower
-/// comes from the numbers themselves, and every further update would be skipped like the last.
-class HopelessGuard {
- public:
-  explicit HopelessGuard(double min_scale) : min_scale_(min_scale) {}
-
-  /// Throws SystemError after too many such steps in a row.
-  void check(const StepMetrics& metrics) {
-    constexpr int kMostInARow = 10;
-    const bool hopeless = metrics.skipped && metrics.scale.value_or(min_scale_) <= min_scale_;
-    in_a_row_ = hopeless ? in_a_row_ + 1 : 0;
-    if (in_a_row_ < kMostInARow) return;
-    throw SystemError(fmt::format(
-        "the last {} updates were skipped: gradients are not finite{}, first in {}; go back to the "
-        "last checkpoint with a smaller --lr, or try another --precision",
-        in_a_row_,
-        metrics.scale ? fmt::format(" even at the smallest loss scale {:g}", min_scale_) : "",
-        metrics.overflow.empty() ? "an unnamed tensor" : metrics.overflow.front()));
-  }
-
- private:
-  double min_scale_;
-  int in_a_row_ = 0;
-};
-
 std::string callback_prefix(const Callback& callback) {
   return "callback." + callback.state_key() + ".";
 }
@@ -213,7 +188,6 @@ void Trainer::resume(FitLoop& loop) {
 }
 
 void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
-  HopelessGuard guard(policy().loss_scaling ? options_.scaler.min_scale : 1.0);
   TrainingModuleBase& module = task.module();
   bool epoch_is_new = true;
   while (!loop_->finished() && !stop_) {
@@ -232,7 +206,6 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
     for (const auto& callback : options_.callbacks) callback->on_step_end(*this, metrics);
     for (const auto& callback : options_.callbacks)
       if (epoch_is_new) callback->on_epoch_end(*this, epoch);
-    guard.check(metrics);
   }
 }
 
