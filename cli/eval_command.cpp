@@ -19,9 +19,9 @@
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/data/batch_loader.h"
-#include "halftone/data/corpus.h"
 #include "halftone/train/evaluate.h"
 #include "halftone/train/mixed_precision.h"
+#include "halftone/train/pretrain_inputs.h"
 #include "halftone/train/trained_model.h"
 
 namespace halftone::cli {
@@ -74,9 +74,7 @@ std::optional<std::int64_t> take_seq_len(std::vector<ConfigAssignment>& given) {
 
 BatchLoader open_data(const TrainConfig& config, const TrainedModel& trained,
                       std::optional<std::int64_t> wanted_seq_len) {
-  Corpus corpus({.paths = {config.data.begin(), config.data.end()},
-                 .split_paragraphs = !config.pack,
-                 .replace_invalid_utf8 = config.invalid_utf8 == "replace"});
+  Corpus corpus = open_corpus(config);
   const std::int64_t seq_len =
       wanted_seq_len.value_or(trained.seq_len == 0 ? config.seq_len : trained.seq_len);
   if (const std::int64_t most = trained.model->config().max_seq_len; seq_len > most)

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "cli/bench_command.h"
 #include "cli/data_command.h"
 #include "cli/eval_command.h"
 #include "cli/generate_command.h"
@@ -24,6 +25,7 @@ int main(int argc, char** argv) {
   halftone::cli::add_train_command(app);
   halftone::cli::add_generate_command(app);
   halftone::cli::add_eval_command(app);
+  halftone::cli::add_bench_command(app);
   halftone::add_data_command(app);
   halftone::add_tokenizer_command(app);
   app.footer(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/core/memory.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -20,6 +21,11 @@ std::uint64_t peak_resident_bytes() {
   rusage usage{};
   return getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<std::uint64_t>(usage.ru_maxrss) * 1024
                                              : 0;
+}
+
+void reset_peak_resident_bytes() {
+  ::malloc_trim(0);
+  std::ofstream("/proc/self/clear_refs") << "5";  // Linux: the peak becomes what is resident now
 }
 
 }  // namespace halftone

@@ -9,4 +9,8 @@ namespace halftone {
 std::uint64_t resident_bytes();
 std::uint64_t peak_resident_bytes();
 
+/// Hands free memory back to the system and lets peak_resident_bytes() begin anew, where the system
+/// can.
+void reset_peak_resident_bytes();
+
 }  // namespace halftone

@@ -17,6 +17,9 @@ struct PrecisionPolicy {
   bool autocast = false;                          // compute differs from parameter
   bool loss_scaling = false;
   bool stochastic_rounding = false;  // of the updated weights
+
+  /// Whether matmuls take another format than the weights have.
+  bool is_mixed() const { return autocast; }
 };
 
 /// The names that parse_precision accepts, in the order in which help texts list them.

@@ -10,125 +10,17 @@
 #include <utility>
 #include <vector>
 
-#include "halftone/core/device.h"
-#include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/data/bpe_trainer.h"
-#include "halftone/data/corpus.h"
-#include "halftone/data/token_cache.h"
-#include "halftone/data/tokenizer.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/train/config_file.h"
 #include "halftone/train/language_modeling.h"
 #include "halftone/train/model_checkpoint.h"
+#include "halftone/train/pretrain_inputs.h"
 #include "halftone/train/run_directory.h"
-#include "halftone/train/trained_model.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone {
 namespace {
-
-/// What a run starts from once its inputs are known to be good.
-struct Inputs {
-  Tokenizer tokenizer;
-  TokenizedData data;
-  ModelConfig model;
-  PrecisionPolicy precision;
-  torch::Device device;
-};
-
-void report(const PretrainEvents& events, const std::string& stage, double share) {
-  if (events.on_preparation) events.on_preparation(stage, share);
-}
-
-std::function<void(std::uint64_t, std::uint64_t)> byte_progress(const PretrainEvents& events,
-                                                                const std::string& stage) {
-  return [&events, stage](std::uint64_t done, std::uint64_t total) {
-    report(events, stage,
-           total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
-  };
-}
-
-Corpus open_corpus(const TrainConfig& config) {
-  return Corpus({.paths = {config.data.begin(), config.data.end()},
-                 .split_paragraphs = !config.pack,
-                 .replace_invalid_utf8 = config.invalid_utf8 == "replace"});
-}
-
-Tokenizer train_tokenizer(Corpus& corpus, const TrainConfig& config, const PretrainEvents& events) {
-  const auto progress = byte_progress(events, "reading text for the tokenizer");
-  BpeTrainer trainer({.vocab_size = config.tokenizer_vocab_size});
-  corpus.rewind();
-  for (Piece piece; corpus.next(piece);) {
-    trainer.add_text(piece.text);
-    progress(corpus.bytes_read(), corpus.bytes());
-  }
-  return trainer.train();
-}
-
-ModelConfig model_for(const TrainConfig& config, const Tokenizer& tokenizer) {
-  ModelConfig model = config.model;
-  if (model.vocab_size == 0) model.vocab_size = tokenizer.vocab_size();
-  if (model.vocab_size < tokenizer.vocab_size())
-    throw UserError(fmt::format(
-        "model.vocab_size is {}, but the tokenizer has {} tokens; leave it out or raise it",
-        model.vocab_size, tokenizer.vocab_size()));
-  validate(model);
-  return model;
-}
-
-Inputs prepare(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
-               const PretrainEvents& events) {
-  const torch::Device device = resolve_device(config.device);
-  const PrecisionPolicy precision = parse_precision(config.precision);
-  if (device.is_cpu() && precision.compute != torch::kFloat32) matmul_paths();  // may refuse
-  if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
-  Corpus corpus = open_corpus(config);
-  if (!tokenizer)
-    tokenizer = config.tokenizer.empty() ? train_tokenizer(corpus, config, events)
-                                         : Tokenizer::load(config.tokenizer);
-  const ModelConfig model = model_for(config, *tokenizer);
-  TokenizedData data = tokenize_corpus(corpus, tokenizer_interface(*tokenizer),
-                                       {.progress = byte_progress(events, "encoding text")});
-  return {*tokenizer, std::move(data), model, precision, device};
-}
-
-GradScalerOptions scaler_options(const TrainConfig& config) {
-  const ScalerConfig& scaler = config.scaler;
-  GradScalerOptions options{.init_scale = scaler.init_scale,
-                            .growth_factor = scaler.growth_factor,
-                            .backoff_factor = scaler.backoff_factor,
-                            .growth_interval = scaler.growth_interval,
-                            .hysteresis = scaler.hysteresis,
-                            .min_scale = scaler.min_scale,
-                            .max_scale = scaler.max_scale};
-  options.adaptive = config.loss_scale == "adaptive";
-  if (const std::optional<double> fixed = parse_number(config.loss_scale))
-    options.init_scale = options.min_scale = options.max_scale = *fixed;
-  return options;
-}
-
-LanguageModeling make_module(const TrainConfig& config, const Inputs& inputs) {
-  torch::manual_seed(static_cast<std::uint64_t>(config.seed));
-  MiniMindLM model(inputs.model);
-  if (!config.init_from.empty()) initialize_from(model, config.init_from);
-  return {std::move(model),
-          {.adamw = {.lr = config.lr,
-                     .weight_decay = config.weight_decay,
-                     .stochastic_rounding =
-                         inputs.precision.stochastic_rounding && config.rounding == "stochastic",
-                     .seed = static_cast<std::uint64_t>(config.seed)},
-           .schedule = {.kind = parse_schedule(config.schedule),
-                        .warmup = static_cast<double>(config.warmup)}}};
-}
-
-BatchLoader make_loader(const TrainConfig& config, const Inputs& inputs) {
-  return BatchLoader(inputs.data, {.batch_size = config.batch_size,
-                                   .seq_len = config.seq_len,
-                                   .pack = config.pack,
-                                   .shuffle = config.shuffle,
-                                   .seed = static_cast<std::uint64_t>(config.seed)});
-}
 
 /// "native, attention=widened": the ways of the format that is computed in.
 std::string matmul_paths_of(torch::ScalarType compute) {
@@ -145,8 +37,8 @@ std::string matmul_paths_of(torch::ScalarType compute) {
 /// Lends the run to `events` while it trains, and keeps what the result needs.
 class EventsCallback : public Callback {
  public:
-  EventsCallback(const PretrainEvents& events, const TrainConfig& config, const Inputs& inputs,
-                 LanguageModeling& module)
+  EventsCallback(const PretrainEvents& events, const TrainConfig& config,
+                 const PretrainInputs& inputs, LanguageModeling& module)
       : events_(events), config_(config), inputs_(inputs), module_(module) {}
 
   void on_fit_start(Trainer& trainer) override {
@@ -197,13 +89,13 @@ class EventsCallback : public Callback {
 
   const PretrainEvents& events_;
   const TrainConfig& config_;
-  const Inputs& inputs_;
+  const PretrainInputs& inputs_;
   LanguageModeling& module_;
   PretrainResult result_;
 };
 
-PretrainResult fit(const TrainConfig& config, const Inputs& inputs, const PretrainEvents& events,
-                   const FitOptions& options) {
+PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
+                   const PretrainEvents& events, const FitOptions& options) {
   TrainConfig initial = config;
   if (options.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
   LanguageModeling module = make_module(initial, inputs);
@@ -216,19 +108,12 @@ PretrainResult fit(const TrainConfig& config, const Inputs& inputs, const Pretra
                                                                .every_n_epochs = 0,
                                                                .keep_last = config.keep_checkpoints,
                                                                .on_saved = events.on_checkpoint});
-  Trainer trainer({.max_epochs = config.max_epochs,
-                   .max_steps = config.max_steps,
-                   .max_time = config.max_time,
-                   .precision = config.precision,
-                   .accelerator = config.device,
-                   .accumulate_grad_batches = config.accumulate,
-                   .gradient_clip_val = config.grad_clip,
-                   .callbacks = {progress, checkpoints},
-                   .default_root_dir = config.out,
-                   .overwrite = config.overwrite,
-                   .scaler = scaler_options(config),
-                   .keep_fp32 = config.keep_fp32,
-                   .config_toml = config_to_toml(resolved)});
+  TrainerOptions trainer_options = trainer_options_for(config);
+  trainer_options.callbacks = {progress, checkpoints};
+  trainer_options.default_root_dir = config.out;
+  trainer_options.overwrite = config.overwrite;
+  trainer_options.config_toml = config_to_toml(resolved);
+  Trainer trainer(std::move(trainer_options));
   trainer.fit(module, loader, options);
   return progress->result();
 }
@@ -237,12 +122,13 @@ PretrainResult fit(const TrainConfig& config, const Inputs& inputs, const Pretra
 
 PretrainResult pretrain(const TrainConfig& config, const PretrainEvents& events) {
   check_new_run(config.out, config.overwrite);
-  return fit(config, prepare(config, std::nullopt, events), events, {});
+  return fit(config, prepare_pretraining(config, std::nullopt, events.on_preparation), events, {});
 }
 
 PretrainResult resume_pretraining(const TrainConfig& config, const PretrainEvents& events) {
   const RunPaths run = find_run(config.out);
-  return fit(config, prepare(config, Tokenizer::load(run.root), events), events, {.resume = true});
+  return fit(config, prepare_pretraining(config, Tokenizer::load(run.root), events.on_preparation),
+             events, {.resume = true});
 }
 
 }  // namespace halftone

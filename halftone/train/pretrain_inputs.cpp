@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/pretrain_inputs.h"
+
+#include <fmt/format.h>
+#include <torch/utils.h>
+
+#include <utility>
+
+#include "halftone/core/device.h"
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
+#include "halftone/data/bpe_trainer.h"
+#include "halftone/kernels/matmul_path.h"
+#include "halftone/train/trained_model.h"
+
+namespace halftone {
+namespace {
+
+std::function<void(std::uint64_t, std::uint64_t)> byte_progress(const PreparationProgress& progress,
+                                                                const std::string& stage) {
+  return [&progress, stage](std::uint64_t done, std::uint64_t total) {
+    if (progress)
+      progress(stage, total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
+  };
+}
+
+Tokenizer train_tokenizer(Corpus& corpus, const TrainConfig& config,
+                          const PreparationProgress& progress) {
+  const auto bytes_read = byte_progress(progress, "reading text for the tokenizer");
+  BpeTrainer trainer({.vocab_size = config.tokenizer_vocab_size});
+  corpus.rewind();
+  for (Piece piece; corpus.next(piece);) {
+    trainer.add_text(piece.text);
+    bytes_read(corpus.bytes_read(), corpus.bytes());
+  }
+  return trainer.train();
+}
+
+ModelConfig model_for(const TrainConfig& config, const Tokenizer& tokenizer) {
+  ModelConfig model = config.model;
+  if (model.vocab_size == 0) model.vocab_size = tokenizer.vocab_size();
+  if (model.vocab_size < tokenizer.vocab_size())
+    throw UserError(fmt::format(
+        "model.vocab_size is {}, but the tokenizer has {} tokens; leave it out or raise it",
+        model.vocab_size, tokenizer.vocab_size()));
+  validate(model);
+  return model;
+}
+
+GradScalerOptions scaler_options(const TrainConfig& config) {
+  const ScalerConfig& scaler = config.scaler;
+  GradScalerOptions options{.init_scale = scaler.init_scale,
+                            .growth_factor = scaler.growth_factor,
+                            .backoff_factor = scaler.backoff_factor,
+                            .growth_interval = scaler.growth_interval,
+                            .hysteresis = scaler.hysteresis,
+                            .min_scale = scaler.min_scale,
+                            .max_scale = scaler.max_scale};
+  options.adaptive = config.loss_scale == "adaptive";
+  if (const std::optional<double> fixed = parse_number(config.loss_scale))
+    options.init_scale = options.min_scale = options.max_scale = *fixed;
+  return options;
+}
+
+}  // namespace
+
+Corpus open_corpus(const TrainConfig& config) {
+  return Corpus({.paths = {config.data.begin(), config.data.end()},
+                 .split_paragraphs = !config.pack,
+                 .replace_invalid_utf8 = config.invalid_utf8 == "replace"});
+}
+
+PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
+                                   const PreparationProgress& progress) {
+  const torch::Device device = resolve_device(config.device);
+  const PrecisionPolicy precision = parse_precision(config.precision);
+  if (device.is_cpu() && precision.compute != torch::kFloat32) matmul_paths();  // may refuse
+  if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
+  Corpus corpus = open_corpus(config);
+  if (!tokenizer)
+    tokenizer = config.tokenizer.empty() ? train_tokenizer(corpus, config, progress)
+                                         : Tokenizer::load(config.tokenizer);
+  const ModelConfig model = model_for(config, *tokenizer);
+  TokenizedData data = tokenize_corpus(corpus, tokenizer_interface(*tokenizer),
+                                       {.progress = byte_progress(progress, "encoding text")});
+  return {*tokenizer, std::move(data), model, precision, device};
+}
+
+LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs) {
+  torch::manual_seed(static_cast<std::uint64_t>(config.seed));
+  MiniMindLM model(inputs.model);
+  if (!config.init_from.empty()) initialize_from(model, config.init_from);
+  return {std::move(model),
+          {.adamw = {.lr = config.lr,
+                     .weight_decay = config.weight_decay,
+                     .stochastic_rounding =
+                         inputs.precision.stochastic_rounding && config.rounding == "stochastic",
+                     .seed = static_cast<std::uint64_t>(config.seed)},
+           .schedule = {.kind = parse_schedule(config.schedule),
+                        .warmup = static_cast<double>(config.warmup)}}};
+}
+
+BatchLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs) {
+  return BatchLoader(inputs.data, {.batch_size = config.batch_size,
+                                   .seq_len = config.seq_len,
+                                   .pack = config.pack,
+                                   .shuffle = config.shuffle,
+                                   .seed = static_cast<std::uint64_t>(config.seed)});
+}
+
+TrainerOptions trainer_options_for(const TrainConfig& config) {
+  return {.max_epochs = config.max_epochs,
+          .max_steps = config.max_steps,
+          .max_time = config.max_time,
+          .precision = config.precision,
+          .accelerator = config.device,
+          .accumulate_grad_batches = config.accumulate,
+          .gradient_clip_val = config.grad_clip,
+          .scaler = scaler_options(config),
+          .keep_fp32 = config.keep_fp32};
+}
+
+}  // namespace halftone

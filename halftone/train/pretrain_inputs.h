@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the keys of a configuration stand for, made: shared by all that trains from one.
+#pragma once
+
+#include <torch/types.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "halftone/data/batch_loader.h"
+#include "halftone/data/corpus.h"
+#include "halftone/data/token_cache.h"
+#include "halftone/data/tokenizer.h"
+#include "halftone/precision/policy.h"
+#include "halftone/train/language_modeling.h"
+#include "halftone/train/train_config.h"
+#include "halftone/train/trainer.h"
+
+namespace halftone {
+
+/// What a run starts from once its inputs are known to be good.
+struct PretrainInputs {
+  Tokenizer tokenizer;
+  TokenizedData data;
+  ModelConfig model;
+  PrecisionPolicy precision;
+  torch::Device device;
+};
+
+using PreparationProgress = std::function<void(const std::string& stage, double share)>;
+
+/// Reads the data, trains a tokenizer on it unless one is given or named, and encodes the text.
+/// Throws UserError for whatever is wrong with the configuration or the data.
+PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
+                                   const PreparationProgress& progress = {});
+
+/// The text that `config.data` names.
+Corpus open_corpus(const TrainConfig& config);
+
+/// A fresh model from the configuration's seed, or that of `init_from`, with its recipe.
+LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs);
+BatchLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs);
+/// Limits, precision, clipping and scaler; nothing that writes.
+TrainerOptions trainer_options_for(const TrainConfig& config);
+
+}  // namespace halftone

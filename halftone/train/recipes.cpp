@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/recipes.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "halftone/core/error.h"
+#include "halftone/core/memory.h"
+#include "halftone/core/text.h"
+
+namespace halftone {
+namespace {
+
+const std::vector<Recipe>& recipes() {
+  static const std::vector<Recipe> table = [] {
+    std::vector<Recipe> all;
+    for (const std::string& name : precision_names()) {
+      all.push_back({.name = name, .precision = name});
+      if (parse_precision(name).stochastic_rounding)
+        all.push_back({.name = name + "+nearest", .precision = name, .rounding = "nearest"});
+    }
+    return all;
+  }();
+  return table;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + std::ssize(values) / 2;
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+class RunRecorder : public Callback {
+ public:
+  explicit RunRecorder(const RecipeEvents& events) : events_(events) {}
+
+  void on_step_end(Trainer& trainer, const StepMetrics& metrics) override {
+    losses_.push_back(metrics.loss);
+    if (metrics.step > 1) times_.push_back(metrics.step_ms);
+    skipped_ += metrics.skipped ? 1 : 0;
+    if (events_.on_step) events_.on_step(metrics, trainer.loop().progress());
+    if (events_.should_stop && events_.should_stop()) trainer.stop();
+  }
+
+  void fill(RecipeRun& run) const {
+    run.steps = std::ssize(losses_);
+    run.skipped_steps = skipped_;
+    run.step_ms = median(times_);
+    run.peak_bytes = peak_resident_bytes();
+    if (losses_.empty()) return;
+    run.first_loss = losses_.front();
+    const std::int64_t tail = std::max<std::int64_t>(1, run.steps / 10);
+    double sum = 0;
+    for (auto loss = losses_.end() - tail; loss != losses_.end(); ++loss) sum += *loss;
+    run.last_loss = sum / static_cast<double>(tail);
+  }
+
+ private:
+  const RecipeEvents& events_;
+  std::vector<double> losses_;
+  std::vector<double> times_;
+  std::int64_t skipped_ = 0;
+};
+
+RecipeRun train_once(TrainConfig config, PretrainInputs inputs, const Recipe& recipe,
+                     const RecipeEvents& events) {
+  config.precision = recipe.precision;
+  config.rounding = recipe.rounding;
+  inputs.precision = parse_precision(recipe.precision);
+  if (!inputs.precision.loss_scaling) config.loss_scale = "dynamic";
+  if (!inputs.precision.is_mixed()) config.keep_fp32.clear();
+  RecipeRun run{.recipe = recipe.name, .seed = config.seed};
+  reset_peak_resident_bytes();
+  LanguageModeling module = make_module(config, inputs);
+  BatchLoader loader = make_loader(config, inputs);
+  TrainerOptions options = trainer_options_for(config);
+  const auto recorder = std::make_shared<RunRecorder>(events);
+  options.callbacks = {recorder};
+  try {
+    Trainer(std::move(options)).fit(module, loader);
+  } catch (const SystemError& error) {
+    run.failure = error.what();
+  }
+  recorder->fill(run);
+  return run;
+}
+
+}  // namespace
+
+std::vector<std::string> recipe_names() {
+  std::vector<std::string> names;
+  for (const Recipe& recipe : recipes()) names.push_back(recipe.name);
+  return names;
+}
+
+Recipe parse_recipe(const std::string& name) {
+  for (const Recipe& recipe : recipes())
+    if (recipe.name == name) return recipe;
+  const std::optional<std::string> nearest = nearest_match(name, recipe_names());
+  throw UserError(fmt::format("expected a recipe out of {}, got '{}'{}",
+                              fmt::join(recipe_names(), ", "), name,
+                              nearest ? fmt::format("; did you mean '{}'?", *nearest) : ""));
+}
+
+std::vector<RecipeRun> compare_recipes(const TrainConfig& config, const PretrainInputs& inputs,
+                                       const std::vector<Recipe>& recipes,
+                                       const std::vector<std::int64_t>& seeds,
+                                       const RecipeEvents& events) {
+  HALFTONE_CHECK(config.max_steps && !recipes.empty() && !seeds.empty(),
+                 "[recipes] expected max_steps, recipes and seeds");
+  std::vector<RecipeRun> runs;
+  for (const std::int64_t seed : seeds) {
+    for (const Recipe& recipe : recipes) {
+      if (events.should_stop && events.should_stop()) return runs;
+      if (events.on_start) events.on_start(recipe.name, seed);
+      TrainConfig one = config;
+      one.seed = seed;
+      runs.push_back(train_once(std::move(one), inputs, recipe, events));
+    }
+  }
+  return runs;
+}
+
+}  // namespace halftone

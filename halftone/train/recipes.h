@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every strategy side by side: the same model, data and seeds in one precision after the other.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "halftone/train/pretrain_inputs.h"
+#include "halftone/train/step_metrics.h"
+#include "halftone/train/train_config.h"
+
+namespace halftone {
+
+/// A precision with what belongs to it.
+struct Recipe {
+  std::string name;  // "bf16-true+nearest"
+  std::string precision;
+  std::string rounding = "stochastic";  // of the weights in bf16-true
+};
+
+/// "32-true" and so on: a precision; "bf16-true+nearest": with its weights rounded to nearest.
+/// Throws UserError, which lists the recipes.
+Recipe parse_recipe(const std::string& name);
+/// All of them, the fp32 reference first.
+std::vector<std::string> recipe_names();
+
+/// One training of one recipe.
+struct RecipeRun {
+  std::string recipe;
+  std::int64_t seed = 0;
+  std::int64_t steps = 0;  // that were done
+  std::int64_t skipped_steps = 0;
+  double first_loss = 0;
+  double last_loss = 0;          // mean over the last tenth of the steps; nan where it got there
+  double step_ms = 0;            // median, without the first step
+  std::uint64_t peak_bytes = 0;  // resident memory of the process at its peak during the run
+  std::string failure;           // why it ended early; empty: it did not
+};
+
+struct RecipeEvents {
+  std::function<void(const std::string& recipe, std::int64_t seed)> on_start;
+  std::function<void(const StepMetrics&, double progress)> on_step;
+  std::function<bool()> should_stop;
+};
+
+/// Trains every recipe once with each seed, for config.max_steps steps (REQUIRED), without writing
+/// anything. A recipe that breaks down is a result. Ends early, with what there is, where
+/// should_stop says so.
+std::vector<RecipeRun> compare_recipes(const TrainConfig& config, const PretrainInputs& inputs,
+                                       const std::vector<Recipe>& recipes,
+                                       const std::vector<std::int64_t>& seeds,
+                                       const RecipeEvents& events = {});
+
+}  // namespace halftone
