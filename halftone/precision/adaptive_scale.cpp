@@ -51,58 +51,63 @@ AdaptiveScale::AdaptiveScale(const AdaptiveScaleOptions& options)
                  options.margin);
 }
 
-void AdaptiveScale::place_on(torch::Device device) {
-  margin_ = margin_.to(device, /*non_blocking=*/true);
-  top_ = top_.to(device, /*non_blocking=*/true);
-}
-
 void AdaptiveScale::count(const torch::Tensor& scaled_gradient) {
   const torch::Tensor counts = exponent_histogram(scaled_gradient);
   counts_ = counts_.defined() ? counts_ + counts.to(counts_.device(), true) : counts;
 }
 
-// Takes the counted gradients in; whether they say anything (a bool scalar).
-torch::Tensor AdaptiveScale::measure(const torch::Tensor& exponent, const Outcome& outcome) {
-  counts_ = counts_.to(exponent.device(), true);
-  const torch::Tensor finite = counts_.narrow(0, 1, kExponentBins - 2);
-  const torch::Tensor bins = torch::arange(1, kExponentBins - 1, finite.options());
-  const torch::Tensor top_bin = (finite.gt(0) * bins).amax();
-  const torch::Tensor valid =
-      outcome.overflow.logical_not() & counts_[kExponentBins - 1].eq(0) & top_bin.gt(0);
-  top_ = at::where(valid, top_bin - exponent_bin(0) - exponent, top_);
-  return valid;
-}
-
-torch::Tensor AdaptiveScale::next(const torch::Tensor& scale, const Outcome& outcome) {
-  const torch::NoGradGuard no_grad;
-  place_on(scale.device());
-  const bool counted = counts_.defined();
-  const torch::Tensor exponent = exponent_of(scale);
-  const torch::Tensor valid =
-      counted ? measure(exponent, outcome) : outcome.overflow.ne(outcome.overflow);
-
+void AdaptiveScale::move_margin(const Outcome& outcome) {
   // At the lowered scale, gradients like the last ones measured leave this much room. Not to use
   // more of it is what keeps the next measurement from climbing back.
   const torch::Tensor room = kTopExponent - top_ - exponent_of(outcome.lowered);
   const torch::Tensor widened =
       at::where(top_.ne(kUnknown), at::max(margin_ + 1, room), margin_).clamp_max(kWidestMargin);
-  const torch::Tensor narrowed = at::max(margin_ - 1, at::full_like(margin_, options_.margin));
-  margin_ = at::where(outcome.lower, widened,
-                      at::where(outcome.relax, at::min(narrowed, margin_), margin_));
+  const torch::Tensor narrowed =
+      at::min(margin_, at::max(margin_ - 1, at::full_like(margin_, options_.margin)));
+  margin_ = at::where(outcome.lower, widened, at::where(outcome.relax, narrowed, margin_));
+}
 
-  const torch::Tensor chosen = at::exp2((kTopExponent - margin_ - top_).to(torch::kDouble))
-                                   .clamp(options_.min_scale, options_.max_scale)
-                                   .to(torch::kFloat);
-  torch::Tensor result = at::where(outcome.lower, outcome.lowered, at::where(valid, chosen, scale));
-  ++updates_;
-  if (counted)
-    last_ = {.update = updates_,
-             .counts = counts_,
-             .scale = scale,
-             .margin = margin_,
-             .chosen = result,
-             .finite = counts_[kExponentBins - 1].eq(0) & outcome.overflow.logical_not()};
+// Takes the counted gradients in; the scale they call for.
+torch::Tensor AdaptiveScale::measured_scale(const torch::Tensor& scale, const Outcome& outcome) {
+  counts_ = counts_.to(scale.device(), true);
+  const torch::Tensor finite = counts_[kExponentBins - 1].eq(0) & outcome.overflow.logical_not();
+  const torch::Tensor counted = counts_.narrow(0, 1, kExponentBins - 2);
+  const torch::Tensor bins = torch::arange(1, kExponentBins - 1, counted.options());
+  const torch::Tensor top_bin = (counted.gt(0) * bins).amax();  // 0: all are zero
+  const torch::Tensor known = finite & top_bin.gt(0);
+  top_ = at::where(known, top_bin - exponent_bin(0) - exponent_of(scale), top_);
+  move_margin(outcome);
+
+  const torch::Tensor wide = scale.to(torch::kDouble);
+  const auto within_limits = [&](const torch::Tensor& wanted) {
+    return wanted.clamp(options_.min_scale, options_.max_scale);
+  };
+  const torch::Tensor chosen =
+      within_limits(at::exp2((kTopExponent - margin_ - top_).to(torch::kDouble)));
+  const torch::Tensor doubled = at::max(wide, within_limits(2 * wide));
+  const torch::Tensor wanted = at::where(known, chosen, at::where(finite, doubled, wide));
+  last_ = {.update = updates_ + 1,
+           .counts = counts_,
+           .scale = scale,
+           .margin = margin_,
+           .chosen = at::where(outcome.lower, outcome.lowered, wanted.to(torch::kFloat)),
+           .finite = finite};
   counts_ = torch::Tensor();
+  return last_->chosen;
+}
+
+torch::Tensor AdaptiveScale::next(const torch::Tensor& scale, const Outcome& outcome) {
+  const torch::NoGradGuard no_grad;
+  margin_ = margin_.to(scale.device(), /*non_blocking=*/true);
+  top_ = top_.to(scale.device(), /*non_blocking=*/true);
+  torch::Tensor result;
+  if (counts_.defined()) {
+    result = measured_scale(scale, outcome);
+  } else {
+    move_margin(outcome);
+    result = at::where(outcome.lower, outcome.lowered, scale);
+  }
+  ++updates_;
   return result;
 }
 

@@ -33,10 +33,11 @@ struct ScaleMeasurement {
 };
 
 /// The rule. After each measurement of finite gradients the scale becomes 2^(15 - margin) over the
-/// power of two of the largest gradient, within min_scale..max_scale. An overflow lowers the scale
-/// by the backoff factor and widens the margin so far that the next measurement does not climb
-/// back; every growth interval without overflow narrows it by one power of two. Nothing but a
-/// measurement raises the scale: nan and inf never do. The numbers stay on the device.
+/// power of two of the largest gradient, within min_scale..max_scale; twice what it was if all of
+/// them are zero, since fp16 may have made them so. An overflow lowers the scale by the backoff
+/// factor and widens the margin so far that the next measurement does not climb back; every growth
+/// interval without overflow narrows it by one power of two. Nothing but a measurement of finite
+/// gradients raises the scale: nan and inf never do. The numbers stay on the device.
 class AdaptiveScale {
  public:
   explicit AdaptiveScale(const AdaptiveScaleOptions& options);
@@ -72,8 +73,8 @@ class AdaptiveScale {
     std::int64_t update = 0;
     torch::Tensor counts, scale, margin, chosen, finite;
   };
-  void place_on(torch::Device device);
-  torch::Tensor measure(const torch::Tensor& exponent, const Outcome& outcome);
+  void move_margin(const Outcome& outcome);
+  torch::Tensor measured_scale(const torch::Tensor& scale, const Outcome& outcome);
 
   AdaptiveScaleOptions options_;
   std::int64_t updates_ = 0;

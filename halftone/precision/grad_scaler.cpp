@@ -289,7 +289,6 @@ torch::Tensor GradScaler::total_found_inf(const std::vector<torch::Tensor>& foun
 }
 
 void GradScaler::update() {
-  const torch::NoGradGuard no_grad;
   if (options_.enabled) check_scaled("update");
   std::vector<torch::Tensor> found_infs;
   for (const auto& [optimizer, state] : states_)
@@ -299,9 +298,12 @@ void GradScaler::update() {
                  "Call step() or unscale_() before it");
   if (found_infs.empty()) return;
   const torch::Device device = options_.enabled ? scale_.device() : found_infs.front().device();
-  const torch::Tensor overflow = total_found_inf(found_infs, device).ne(0);
-  count_skips(overflow);
-  if (options_.enabled) move_scale(overflow);
+  {
+    const torch::NoGradGuard no_grad;
+    const torch::Tensor overflow = total_found_inf(found_infs, device).ne(0);
+    count_skips(overflow);
+    if (options_.enabled) move_scale(overflow);
+  }
   states_.clear();
   give_up_if_hopeless();
 }

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the first inf or nan of a training step comes from.
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+
+namespace halftone {
+
+struct NonFiniteOrigin {
+  enum class Kind {
+    kForward,    // an operation of the forward pass made it from finite numbers
+    kBackward,   // one of the backward pass did
+    kInput,      // an operation read it, and none that was seen had made it: data, or foreign code
+    kParameter,  // it was there before: `parameter` holds it
+  };
+  Kind kind = Kind::kForward;
+  std::string operation;         // "aten::mm"; empty for kParameter
+  std::string node;              // the step of autograd it ran in: "MmBackward0"; backward only
+  std::string forward;           // the operation of the forward pass that step belongs to
+  std::string parameter;         // what that operation reads, or was read last before it
+  bool reads_parameter = false;  // the former
+  std::string gradient;          // the first parameter whose gradient it reached; backward only
+};
+
+/// "aten::mm in MmBackward0, the backward pass of aten::mm with 'layers.3.weight', makes the first
+/// non-finite gradient; it reaches that of 'layers.3.weight'"
+std::string to_string(const NonFiniteOrigin& origin);
+
+/// Runs `loss` (forward, scaled if training scales it: pass scaler.scale(...)) and, if what it
+/// gives is finite, its backward pass, looking at the result of every operation. Follows what is
+/// not finite from the loss, or from the parameters' gradients, back to where it began: a mask of
+/// -inf that a softmax takes in is not blamed. Nothing when all of it is finite. Gradients in .grad
+/// stay as they are; random numbers are drawn anew. Every operation waits for the device, those of
+/// other threads too; one search at a time.
+std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& module,
+                                                     const std::function<torch::Tensor()>& loss);
+
+}  // namespace halftone

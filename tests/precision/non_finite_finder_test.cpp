@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/precision/non_finite_finder.h"
+
+#include <ATen/record_function.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/optim/sgd.h>
+
+#include <cmath>
+#include <limits>
+
+#include "halftone/core/autocast.h"
+#include "halftone/optim/adamw.h"
+#include "halftone/precision/grad_scaler.h"
+
+namespace halftone {
+namespace {
+
+using testing::HasSubstr;
+using testing::StartsWith;
+using Kind = NonFiniteOrigin::Kind;
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+struct Block : torch::nn::Module {
+  Block() {
+    torch::manual_seed(3);
+    first = register_module("first", torch::nn::Linear(8, 8));
+    second = register_module("second", torch::nn::Linear(8, 8));
+    third = register_module("third", torch::nn::Linear(8, 4));
+  }
+  torch::nn::Linear first{nullptr}, second{nullptr}, third{nullptr};
+};
+
+torch::Tensor input() { return torch::linspace(-1, 1, 40).reshape({5, 8}); }
+
+TEST(NonFiniteFinder, FindsNothingInAHealthyStep) {
+  Block block;
+  const auto loss = [&] { return block.third(block.second(block.first(input()))).sum(); };
+  EXPECT_FALSE(find_first_non_finite(block, loss).has_value());
+}
+
+TEST(NonFiniteFinder, NamesTheOperationOfTheForwardPass) {
+  Block block;
+  const auto loss = [&] {
+    const torch::Tensor h = block.second(block.first(input()) * 1e3);
+    return block.third(h.exp()).square().sum();  // exp overflows; all after it is inf or nan
+  };
+  const auto origin = find_first_non_finite(block, loss);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kForward);
+  EXPECT_EQ(origin->operation, "aten::exp");
+  EXPECT_EQ(origin->parameter, "second.bias");
+  EXPECT_FALSE(origin->reads_parameter);
+  EXPECT_EQ(to_string(*origin),
+            "aten::exp, after 'second.bias' makes the first non-finite value of the forward pass");
+}
+
+TEST(NonFiniteFinder, NamesTheLayerThatOverflowsFp16UnderAutocast) {
+  Block block;
+  {
+    const torch::NoGradGuard no_grad;
+    block.second->weight.fill_(3e4);
+  }
+  const auto loss = [&] {
+    const Autocast autocast(torch::kCPU, torch::kHalf);
+    return block.third(block.second(block.first(input()).abs() + 1)).to(torch::kFloat).sum();
+  };
+  const auto origin = find_first_non_finite(block, loss);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kForward);
+  EXPECT_TRUE(origin->reads_parameter);
+  EXPECT_THAT(origin->parameter, StartsWith("second."));
+}
+
+TEST(NonFiniteFinder, NamesTheOperationOfTheBackwardPass) {
+  Block block;
+  // sqrt has an infinite slope at 0; forward is finite throughout.
+  const auto loss = [&] {
+    const torch::Tensor h = block.second(block.first(input()));
+    return block.third((h - h.detach()).abs().sqrt()).sum();
+  };
+  const auto origin = find_first_non_finite(block, loss);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kBackward);
+  EXPECT_EQ(origin->node, "SqrtBackward0");
+  EXPECT_EQ(origin->forward, "aten::sqrt");
+  EXPECT_EQ(origin->parameter, "second.bias");
+  EXPECT_EQ(origin->gradient, "first.weight");
+  EXPECT_THAT(to_string(*origin), HasSubstr("SqrtBackward0, the backward pass of aten::sqrt"));
+  EXPECT_THAT(to_string(*origin), HasSubstr("it reaches that of 'first.weight'"));
+}
+
+TEST(NonFiniteFinder, FindsTheScaledGradientThatLeavesFp16) {
+  Block block;
+  GradScaler scaler({.init_scale = 65536});
+  const auto loss = [&] {
+    torch::Tensor out;
+    {
+      const Autocast autocast(torch::kCPU, torch::kHalf);
+      out = block.third(block.second(block.first(input())));
+    }
+    return scaler.scale(out.to(torch::kFloat).sum());  // 65536 is beyond fp16
+  };
+  const auto origin = find_first_non_finite(block, loss);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kBackward);
+  EXPECT_EQ(origin->node, "ToCopyBackward0");
+  EXPECT_THAT(origin->parameter, StartsWith("third."));
+}
+
+TEST(NonFiniteFinder, DoesNotBlameAMask) {
+  Block block;
+  const auto scores = [&] {
+    const torch::Tensor h = block.first(input());
+    return torch::mm(h, h.t()) + torch::full({5, 5}, -kInf).triu(1);
+  };
+  const auto healthy = [&] { return block.second(torch::softmax(scores(), -1).mm(input())).sum(); };
+  EXPECT_FALSE(find_first_non_finite(block, healthy).has_value());
+
+  const auto sick = [&] {
+    const torch::Tensor h = block.second(torch::softmax(scores(), -1).mm(input()));
+    return (block.third(h) * 0).log().abs().sum();
+  };
+  const auto origin = find_first_non_finite(block, sick);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->operation, "aten::log");
+}
+
+TEST(NonFiniteFinder, NamesABadParameterAndABadInput) {
+  Block block;
+  const auto good = [&] { return block.third(block.second(block.first(input()))).sum(); };
+  const auto bad_data = [&] {
+    torch::Tensor x = input();
+    *x.data_ptr<float>() = NAN;  // from outside of LibTorch's operations
+    return block.first(x).sum();
+  };
+  auto origin = find_first_non_finite(block, bad_data);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kInput);
+  EXPECT_THAT(to_string(*origin), HasSubstr("reads a value that is not finite"));
+
+  {
+    const torch::NoGradGuard no_grad;
+    block.second->weight[0][0] = NAN;
+  }
+  origin = find_first_non_finite(block, good);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kParameter);
+  EXPECT_EQ(to_string(*origin), "the parameter 'second.weight' is not finite itself");
+}
+
+// A user's operator is a step of autograd like any other.
+struct Explode : torch::autograd::Function<Explode> {
+  static torch::Tensor forward(torch::autograd::AutogradContext*, const torch::Tensor& x) {
+    return x.clone();
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
+                                                 const torch::autograd::variable_list& g) {
+    return {g[0] * 1e30 * 1e30};
+  }
+};
+
+TEST(NonFiniteFinder, NamesACustomFunction) {
+  Block block;
+  const auto loss = [&] {
+    return block.third(Explode::apply(block.second(block.first(input())))).sum();
+  };
+  const auto origin = find_first_non_finite(block, loss);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kBackward);
+  EXPECT_EQ(origin->operation, "aten::mul");
+  EXPECT_THAT(origin->node, HasSubstr("Explode"));
+}
+
+// Parameters and gradients of our AdamW lie in one storage each.
+TEST(NonFiniteFinder, TellsParametersInOneBufferApartAndLeavesGradientsAlone) {
+  Block block;
+  AdamW optimizer(block.parameters());
+  block.third->weight.mutable_grad().fill_(2.0);
+  const auto loss = [&] {
+    const torch::Tensor h = block.second(block.first(input()));
+    return (block.third(h) * 1e38F * 1e10F).sum();
+  };
+  const auto origin = find_first_non_finite(block, loss);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->operation, "aten::mul");
+  EXPECT_EQ(origin->parameter, "third.bias");
+  EXPECT_TRUE(block.third->weight.grad().eq(2.0).all().item<bool>());
+}
+
+TEST(NonFiniteFinder, StopsWatchingAfterAnException) {
+  Block block;
+  const auto broken = []() -> torch::Tensor { throw std::runtime_error("no data"); };
+  EXPECT_THROW(find_first_non_finite(block, broken), std::runtime_error);
+  EXPECT_THROW(find_first_non_finite(block, [] { return torch::ones({2}); }), c10::Error);
+  EXPECT_TRUE((torch::ones({2}) / 0.0).isinf().all().item<bool>());
+  EXPECT_FALSE(at::hasGlobalCallbacks());
+}
+
+TEST(NonFiniteFinder, TellsTheScalerWhyItGivesUp) {
+  Block block;
+  torch::optim::SGD optimizer(block.parameters(), torch::optim::SGDOptions(0.1));
+  GradScaler scaler({.init_scale = 2, .max_skips_at_floor = 2});
+  scaler.name_parameters(block);
+  const auto loss = [&] {
+    const torch::Tensor h = block.second(block.first(input()));
+    return scaler.scale(block.third((h - h.detach()).abs().sqrt()).sum());
+  };
+  scaler.set_diagnosis([&] { return to_string(find_first_non_finite(block, loss).value()); });
+  std::string message;
+  for (int i = 0; i < 5 && message.empty(); ++i) {
+    optimizer.zero_grad();
+    loss().backward();
+    scaler.step(optimizer);
+    try {
+      scaler.update();
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+      EXPECT_EQ(i, 2);
+    }
+  }
+  EXPECT_THAT(message, HasSubstr("the last 2 updates were skipped"));
+  EXPECT_THAT(message, HasSubstr("first in first.weight"));
+  EXPECT_THAT(message, HasSubstr("SqrtBackward0, the backward pass of aten::sqrt, after "
+                                 "'second.bias' makes the first non-finite gradient"));
+}
+
+}  // namespace
+}  // namespace halftone
