@@ -17,6 +17,7 @@ struct PrecisionPolicy {
   bool autocast = false;                          // compute differs from parameter
   bool loss_scaling = false;
   bool stochastic_rounding = false;  // of the updated weights
+  bool int8_matmul = false;          // linear layers' inputs are int8 (kernels/int8_linear.h)
 };
 
 /// The names that parse_precision accepts, in the order in which help texts list them.
