@@ -32,7 +32,7 @@ class StepBench {
     optimizer_->zero_grad();
     torch::Tensor loss;
     {
-      const auto region = precision_.forward_context();
+      const auto region = precision_.forward_context(pass_++);
       const std::int64_t length = ids_.size(1) - 1;
       const halftone::ModelOutput output = model_->forward(ids_.narrow(1, 0, length));
       loss = halftone::masked_cross_entropy(output.logits.flatten(0, 1),
@@ -55,6 +55,7 @@ class StepBench {
   halftone::MixedPrecision precision_;
   halftone::MiniMindLM model_;
   std::shared_ptr<halftone::AdamW> optimizer_;
+  std::int64_t pass_ = 0;
   torch::Tensor ids_;   // (B, T + 1)
   torch::Tensor mask_;  // (B * T)
 };

@@ -12,6 +12,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/gemm16.h"
+#include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/matmul_path.h"
 
 namespace halftone {
@@ -136,10 +137,12 @@ std::vector<Tensor> linear_group(const Tensor& x, const std::vector<Tensor>& wei
                    "[linear] expected x and weight of one dtype, got ", x.scalar_type(), " and ",
                    weight.scalar_type(), "; convert one or turn autocast on");
   }
-  if (autocast && std::any_of(weights.begin(), weights.end(), keeps_fp32))
+  const bool int8 = x.is_cpu() && dtype == torch::kFloat && is_int8_matmul_enabled();
+  if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return group_with_kept(x, weights);
   if (x.is_cpu() && (dtype == torch::kBFloat16 || dtype == torch::kHalf))
     return Group16::apply(x, at::TensorList(weights), dtype);
+  if (int8) return int8_linear_group(x, weights);
   std::vector<Tensor> outputs;
   for (const Tensor& weight : weights) outputs.push_back(at::linear(x, weight));
   return outputs;

@@ -27,11 +27,12 @@ const std::vector<PrecisionPolicy>& policies() {
        .autocast = true,
        .loss_scaling = true},
       {.name = "bf16-mixed", .parameter = kF32, .compute = kB16, .autocast = true},
+      {.name = "int8-mixed", .int8_matmul = true},
   };
   return table;
 }
 
-constexpr std::array<std::string_view, 2> kPlanned = {"int8-mixed", "auto"};
+constexpr std::array<std::string_view, 1> kPlanned = {"auto"};
 
 }  // namespace
 

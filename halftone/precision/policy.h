@@ -17,9 +17,10 @@ struct PrecisionPolicy {
   bool autocast = false;                          // compute differs from parameter
   bool loss_scaling = false;
   bool stochastic_rounding = false;  // of the updated weights
+  bool int8_matmul = false;          // linear layers' inputs are int8 (kernels/int8_linear.h)
 
   /// Whether matmuls take another format than the weights have.
-  bool is_mixed() const { return autocast; }
+  bool is_mixed() const { return autocast || int8_matmul; }
 };
 
 /// The names that parse_precision accepts, in the order in which help texts list them.

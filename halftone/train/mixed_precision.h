@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "halftone/core/autocast.h"
 #include "halftone/core/state_dict.h"
+#include "halftone/kernels/int8_linear.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/policy.h"
@@ -22,6 +24,12 @@ enum class ClipAlgorithm { kNorm, kValue };
 struct GradientClip {
   double value = 0.0;  // 0: no clipping
   ClipAlgorithm algorithm = ClipAlgorithm::kNorm;
+};
+
+/// Around a forward pass and its loss; gone before backward().
+struct ForwardContext {
+  Autocast autocast;
+  Int8Matmul int8_matmul;
 };
 
 using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
@@ -37,8 +45,9 @@ class MixedPrecision {
   /// Gives the parameters the policy's dtype, on the device. Call it before the optimizer exists.
   void convert_module(torch::nn::Module& module);
 
-  /// The region for the forward pass and the loss; end it before backward().
-  Autocast forward_context() const;
+  /// The region for the forward pass and the loss; end it before backward(). `pass` counts the
+  /// run's passes that train: int8 gradients are rounded by random numbers of their own in each.
+  ForwardContext forward_context(std::int64_t pass = 0) const;
 
   /// Back-propagates loss * scale.
   void backward(const torch::Tensor& loss);

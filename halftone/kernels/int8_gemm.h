@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of int8 matrices on the CPU by FBGEMM, u8 x s8 with exact int32 sums.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+
+namespace halftone {
+
+/// How values are rounded to integers: to the nearest, or up or down with the probabilities that
+/// keep the mean, by bits that are a function of (`stream`, position) alone.
+struct Int8Rounding {
+  bool stochastic = false;
+  std::uint64_t stream = 0;
+};
+
+/// An fp32 matrix (rows, depth) as integers with one scale for each row; the products sum over
+/// depth. A row with inf or nan has the scale nan, and makes nan of what is computed from it.
+struct Int8Matrix {
+  torch::Tensor quads;   // int32, four integers each: (rows, ceil(depth / 4)), or transposed
+  torch::Tensor scales;  // (rows) fp32
+  torch::Tensor sums;    // (rows) int32, of the integers of a row
+  std::int64_t depth = 0;
+  bool depth_major = false;  // quads are (ceil(depth / 4), rows)
+};
+
+/// Largest integer of a left operand: 127 with instructions that add four products in 32 bits
+/// (VNNI), else 64: AVX2 adds pairs of products in 16 bits, which saturate beyond that.
+std::int32_t int8_left_limit();
+
+/// `matrix` (rows, depth) fp32 on the CPU, either dimension contiguous, as the left operand
+/// (unsigned with an offset) or the right one (signed, up to 127). depth is at most kMaxInt8Depth.
+Int8Matrix quantize_left(const torch::Tensor& matrix, const Int8Rounding& rounding);
+Int8Matrix quantize_right(const torch::Tensor& matrix, const Int8Rounding& rounding);
+
+/// What int32 sums of products of bytes can't exceed.
+constexpr std::int64_t kMaxInt8Depth = 65536;
+
+/// left right^T, (left rows, right rows) fp32: exact integer sums times the scales. Added to `into`
+/// where that is defined (dense, same shape), which is then the result.
+torch::Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, torch::Tensor into = {});
+
+}  // namespace halftone

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Linear layers whose products have int8 inputs, forward and backward ("int8-mixed").
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace halftone {
+
+struct Int8Options {
+  std::uint64_t seed = 0;  // of the stochastic rounding of gradients
+  std::uint64_t step = 0;  // of this forward pass: no two passes of a run have the same
+  bool enabled = true;     // false: fp32 again, inside another region
+};
+
+/// While it lives, halftone's linear layers of fp32 tensors on the CPU go through int8_linear_group
+/// in this thread. Regions nest; the innermost counts. Gradients are rounded as the forward pass's
+/// region says, wherever and whenever backward runs.
+class Int8Matmul {
+ public:
+  explicit Int8Matmul(const Int8Options& options);
+  ~Int8Matmul();
+  Int8Matmul(const Int8Matmul&) = delete;
+  Int8Matmul& operator=(const Int8Matmul&) = delete;
+
+ private:
+  Int8Options options_;
+  std::uint64_t calls_ = 0;
+  Int8Matmul* outer_;
+  friend bool is_int8_matmul_enabled();
+  friend std::uint64_t next_int8_stream();
+};
+
+bool is_int8_matmul_enabled();
+
+/// x W^T for each of `weights`, differentiable once. Each product's two inputs are rounded to int8
+/// with one scale for each row (of the matrix whose rows it sums along), x and W to the nearest,
+/// gradients stochastically; sums are exact int32, results fp32. Of x's and the gradients' integers
+/// int8_left_limit() is the largest.
+/// x (..., in), weights (out, in), fp32 on the CPU; returns (..., out).
+std::vector<torch::Tensor> int8_linear_group(const torch::Tensor& x,
+                                             const std::vector<torch::Tensor>& weights);
+
+}  // namespace halftone
