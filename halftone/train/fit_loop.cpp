@@ -9,6 +9,7 @@
 #include "halftone/core/memory.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/matmul_path.h"
+#include "halftone/precision/non_finite_finder.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/optimizer_state.h"
 
@@ -51,12 +52,24 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       options_(options),
       setups_(configured_optimizers(task.module(), precision)),
       length_(options.limits, task.batches_per_epoch(), options.accumulate) {
+  precision_.set_diagnosis([this] { return origin_of_non_finite(); });
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
     std::vector<double>& rates = base_rates_.emplace_back();
     for (const auto& group : setup.optimizer->param_groups())
       rates.push_back(group.options().get_lr());
   }
+}
+
+FitLoop::~FitLoop() { precision_.set_diagnosis({}); }
+
+// Computes the last batch once more.
+std::string FitLoop::origin_of_non_finite() {
+  const auto origin = find_first_non_finite(network(), [this] {
+    const auto region = precision_.forward_context();
+    return precision_.scaled(task_.training_step(0, precision_.device()));
+  });
+  return origin ? to_string(*origin) : "";
 }
 
 void FitLoop::set_learning_rates(std::int64_t group) {

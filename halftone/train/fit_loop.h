@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "halftone/train/checkpoint.h"
@@ -30,6 +31,9 @@ class FitLoop {
   /// Converts the module to the precision's dtype, then asks it for its optimizers. Both arguments
   /// must outlive the loop.
   FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOptions& options);
+  ~FitLoop();
+  FitLoop(const FitLoop&) = delete;
+  FitLoop& operator=(const FitLoop&) = delete;
 
   /// One update from `accumulate` micro-batches: losses under autocast, scaled backward, then
   /// unscale, clip and step. Waits for the device once, for the returned numbers.
@@ -47,6 +51,7 @@ class FitLoop {
 
  private:
   torch::nn::Module& network() const { return task_.module().network(); }
+  std::string origin_of_non_finite();
   void set_learning_rates(std::int64_t group);
   torch::Tensor accumulate_gradients(std::int64_t group);
   void finish_metrics(StepMetrics& metrics, double seconds);

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/train/mixed_precision.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
+#include "halftone/core/error.h"
+#include "halftone/nn/linear.h"
 #include "halftone/optim/clip.h"
 
 namespace halftone {
@@ -27,13 +30,28 @@ std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimize
   return parameters;
 }
 
+bool has_int8_layer(const torch::nn::Module& module) {
+  const auto modules = module.modules();
+  return std::any_of(modules.begin(), modules.end(), [](const auto& one) {
+    return dynamic_cast<const LinearImpl*>(one.get()) != nullptr;
+  });
+}
+
 }  // namespace
 
 MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
                                torch::Device device)
-    : policy_(std::move(policy)), device_(device), scaler_(scaler_for(policy_, scaler)) {}
+    : policy_(std::move(policy)), device_(device), scaler_(scaler_for(policy_, scaler)) {
+  if (policy_.int8_matmul && !device_.is_cpu())
+    throw UserError(policy_.name + " is computed on the CPU in this version, not on " +
+                    device_.str() + "; choose bf16-mixed or 16-mixed there");
+}
 
 void MixedPrecision::convert_module(torch::nn::Module& module) {
+  if (policy_.int8_matmul && !has_int8_layer(module))
+    throw UserError(policy_.name +
+                    " goes through halftone::Linear, and this module has none: build it of "
+                    "halftone::Linear, or choose another precision");
   module.to(device_, policy_.parameter);
   scaler_.name_parameters(module);
 }
@@ -41,11 +59,9 @@ void MixedPrecision::convert_module(torch::nn::Module& module) {
 ForwardContext MixedPrecision::forward_context(std::int64_t pass) const {
   const auto dtype = policy_.autocast ? std::optional(policy_.compute) : std::nullopt;
   return {.autocast = Autocast(device_.type(), dtype, policy_.autocast),
-          .int8_matmul = Int8Matmul({.step = static_cast<std::uint64_t>(pass),
-                                     .enabled = policy_.int8_matmul})};
+          .int8_matmul = Int8Matmul(
+              {.step = static_cast<std::uint64_t>(pass), .enabled = policy_.int8_matmul})};
 }
-
-void MixedPrecision::backward(const torch::Tensor& loss) { scaler_.scale(loss).backward(); }
 
 StepResult MixedPrecision::step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip) {
   auto* fused = dynamic_cast<AdamW*>(&optimizer);

@@ -5,9 +5,11 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "halftone/core/autocast.h"
@@ -39,24 +41,33 @@ using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 /// what differs between them is the policy's values.
 class MixedPrecision {
  public:
-  /// `scaler` matters to policies with loss scaling only.
+  /// `scaler` matters to policies with loss scaling only. Throws UserError for int8 matmuls on a
+  /// device that has none here.
   MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler, torch::Device device);
 
   /// Gives the parameters the policy's dtype, on the device. Call it before the optimizer exists.
+  /// Throws UserError for int8 matmuls in a module without a layer that takes part in them.
   void convert_module(torch::nn::Module& module);
 
   /// The region for the forward pass and the loss; end it before backward(). `pass` counts the
   /// run's passes that train: int8 gradients are rounded by random numbers of their own in each.
   ForwardContext forward_context(std::int64_t pass = 0) const;
 
-  /// Back-propagates loss * scale.
-  void backward(const torch::Tensor& loss);
+  /// loss * scale.
+  torch::Tensor scaled(const torch::Tensor& loss) { return scaler_.scale(loss); }
+  /// Back-propagates it.
+  void backward(const torch::Tensor& loss) { scaled(loss).backward(); }
 
   /// Unscales and clips the gradients of each optimizer, updates unless one of them overflowed, and
   /// moves the scale. Without a loss scale as well, gradients that are not finite skip the update.
   /// In the result `stepped` says that all have stepped; grad_norm is that of all gradients. Throws
   /// SystemError when no update was possible for too long (GradScalerOptions::max_skips_at_floor).
   StepResult step(const Optimizers& optimizers, const GradientClip& clip = {});
+
+  /// What step() asks before it gives up (GradScaler::set_diagnosis).
+  void set_diagnosis(std::function<std::string()> diagnosis) {
+    scaler_.set_diagnosis(std::move(diagnosis));
+  }
 
   /// Nothing where the policy has no loss scale.
   std::optional<double> loss_scale() const;

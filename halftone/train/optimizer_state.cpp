@@ -15,6 +15,12 @@ namespace {
 
 constexpr const char* kArchive = "archive";
 
+torch::Device device_of(const torch::optim::Optimizer& optimizer) {
+  for (const auto& group : optimizer.param_groups())
+    if (!group.params().empty()) return group.params().front().device();
+  return torch::kCPU;
+}
+
 }  // namespace
 
 StateDict optimizer_state(const torch::optim::Optimizer& optimizer) {
@@ -37,9 +43,7 @@ void load_optimizer_state(torch::optim::Optimizer& optimizer, const StateDict& s
                                         static_cast<std::size_t>(bytes.numel())));
   try {
     torch::serialize::InputArchive archive;
-    archive.load_from(stream, optimizer.parameters().empty()
-                                  ? torch::Device(torch::kCPU)
-                                  : optimizer.parameters().front().device());
+    archive.load_from(stream, device_of(optimizer));
     optimizer.load(archive);
   } catch (const c10::Error& error) {
     throw UserError(std::string("the saved optimizer does not fit this one: ") +

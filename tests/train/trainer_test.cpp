@@ -82,7 +82,7 @@ class Regression : public TrainingModule<> {
 torch::data::Example<> samples(std::int64_t count = 40) {
   torch::manual_seed(1);
   const torch::Tensor x = torch::randn({count, 8});
-  return {x, x.sum(1, /*keepdim=*/true).sin()};
+  return {x, (x.sum(1, /*keepdim=*/true) / 2).tanh()};
 }
 
 TensorLoader loader_of(std::int64_t batch_size, bool shuffle = true) {
@@ -211,8 +211,8 @@ TEST_P(EveryPrecision, LearnsWithLibTorchsModulesAndOptimizers) {
 INSTANTIATE_TEST_SUITE_P(All, EveryPrecision,
                          testing::Values("32-true", "16-mixed", "bf16-mixed", "16-true",
                                          "bf16-true"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& instance) {
+                           std::string name = instance.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
@@ -323,7 +323,7 @@ INSTANTIATE_TEST_SUITE_P(
                                          {std::make_shared<torch::optim::SGD>(
                                              std::vector<torch::Tensor>(half, all.end()), 0.01)}};
                                }}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& instance) { return instance.param.name; });
 
 TEST(Trainer, ValidatesWithTheMeanOverAllSamples) {
   const auto module = regression(sgd, 0.5);
