@@ -77,6 +77,25 @@ TEST(GradScalerPeers, EveryGroupIsUnscaledOnce) {
     EXPECT_TRUE(parameter.eq(-1.0).all().item<bool>());
 }
 
+// Tied parameters that are two tensors over one memory share a gradient: to go over the list of
+// parameters would divide it twice.
+TEST(GradScalerPeers, ASharedGradientIsUnscaledOnce) {
+  const torch::Tensor embedding = leaf(torch::zeros({4}));
+  const torch::Tensor head = embedding.detach().requires_grad_();
+  AdamW ours({embedding, head});
+  const torch::Tensor twin = leaf(torch::zeros({4}));
+  torch::optim::SGD theirs({twin, twin.detach().requires_grad_()}, 1.0);
+  theirs.param_groups()[0].params()[1].mutable_grad() = twin.mutable_grad() = torch::zeros({4});
+  for (torch::optim::Optimizer* optimizer : std::vector<torch::optim::Optimizer*>{&ours, &theirs}) {
+    GradScaler scaler({.init_scale = 8});
+    scaler.scale(torch::ones({}));
+    torch::Tensor gradient = optimizer->param_groups()[0].params()[0].mutable_grad();
+    gradient.fill_(8.0);
+    scaler.unscale_(*optimizer);
+    EXPECT_TRUE(gradient.eq(1.0).all().item<bool>());
+  }
+}
+
 // torch.amp.GradScaler and Apex halve down to 0, after which nothing can be unscaled.
 TEST(GradScalerPeers, TheScaleNeverReachesZero) {
   const torch::Tensor parameter = leaf(torch::zeros({2}));
