@@ -47,6 +47,9 @@ class AdaptiveScale {
   /// Counts a gradient that still carries the scale: dense, of a floating dtype.
   void count(const torch::Tensor& scaled_gradient);
 
+  /// Forgets what this iteration has counted.
+  void discard() { counts_ = torch::Tensor(); }
+
   /// What the iteration brought, as bool scalars on the scale's device.
   struct Outcome {
     torch::Tensor overflow;  // a gradient was not finite

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <unordered_set>
 #include <utility>
 
 #include "halftone/core/error.h"
@@ -78,6 +79,9 @@ GradScaler::GradScaler(GradScalerOptions options)
     : options_(options),
       initial_scale_(options.init_scale),
       initial_hysteresis_tracker_(options.hysteresis) {
+  HALFTONE_CHECK(options_.max_skips_at_floor >= 0,
+                 "[grad_scaler] expected max_skips_at_floor >= 0 (0: never give up), got ",
+                 options_.max_skips_at_floor);
   if (!options_.enabled) return;
   check_growth_factor(options_.growth_factor);
   check_backoff_factor(options_.backoff_factor);
@@ -85,9 +89,6 @@ GradScaler::GradScaler(GradScalerOptions options)
   check_scale_in_range(options_.init_scale, options_);
   HALFTONE_CHECK(options_.hysteresis >= 1, "[grad_scaler] expected hysteresis >= 1, got ",
                  options_.hysteresis);
-  HALFTONE_CHECK(options_.max_skips_at_floor >= 0,
-                 "[grad_scaler] expected max_skips_at_floor >= 0 (0: never give up), got ",
-                 options_.max_skips_at_floor);
   if (options_.adaptive) adaptive_.emplace(adaptive_options());
 }
 
@@ -128,6 +129,7 @@ void GradScaler::unscale_gradients(torch::optim::Optimizer& optimizer, Optimizer
     std::vector<torch::Tensor> gradients;
   };
   std::vector<Batch> batches;
+  std::unordered_set<const void*> seen;  // tied parameters may share one gradient
   for (const auto& group : optimizer.param_groups()) {
     for (const torch::Tensor& parameter : group.params()) {
       if (!parameter.grad().defined()) continue;
@@ -136,6 +138,7 @@ void GradScaler::unscale_gradients(torch::optim::Optimizer& optimizer, Optimizer
                      "[grad_scaler] Attempting to unscale FP16 gradients. Keep the parameters in "
                      "fp32 and use autocast, or build the scaler with allow_fp16_gradients = true");
       const torch::Tensor elements = elements_of(parameter);
+      if (elements.numel() > 0 && !seen.insert(elements.const_data_ptr()).second) continue;
       const auto same = [&](const Batch& batch) {
         return batch.device == elements.device() && batch.dtype == dtype;
       };
@@ -268,7 +271,7 @@ StepResult GradScaler::fused_result(const AdamW& optimizer, const torch::Tensor&
 
 void GradScaler::count_exponents(const AdamW& optimizer) {
   for (std::size_t i = 0; i < optimizer.parameter_names().size(); ++i)
-    adaptive_->count(optimizer.parameter(i).grad());
+    if (optimizer.parameter(i).grad().defined()) adaptive_->count(optimizer.parameter(i).grad());
 }
 
 // How many skips in a row at the floor there are if this step is one, too; without a scale every
@@ -342,12 +345,13 @@ void GradScaler::note(const StepResult& result) {
   if (options_.max_skips_at_floor == 0 || result.skips_at_floor < options_.max_skips_at_floor)
     return;
   hopeless_ = fmt::format(
-      "the last {} updates were skipped: gradients are not finite{}, first in {}; no smaller scale "
-      "helps, so go back to a checkpoint with a smaller learning rate, or train in bf16 or fp32",
+      "the last {} updates were skipped: gradients are not finite{}, first in {}; {}go back to a "
+      "checkpoint with a smaller learning rate, or train in bf16 or fp32",
       result.skips_at_floor,
       options_.enabled ? fmt::format(" even at the smallest loss scale {:g}", options_.min_scale)
                        : "",
-      result.overflow.empty() ? "an unnamed tensor" : result.overflow.front());
+      result.overflow.empty() ? "an unnamed tensor" : result.overflow.front(),
+      options_.enabled ? "no smaller scale helps, so " : "");
 }
 
 void GradScaler::give_up_if_hopeless() {
@@ -362,8 +366,7 @@ void GradScaler::update(double new_scale) {
   check_scaled("update");
   check_scale_in_range(new_scale, options_);
   scale_ = torch::full_like(scale_, new_scale);
-  states_.clear();
-  forget_skips();
+  start_anew();
 }
 
 void GradScaler::update(const torch::Tensor& new_scale) {
@@ -374,13 +377,15 @@ void GradScaler::update(const torch::Tensor& new_scale) {
                  "[grad_scaler] new_scale should be a float or a 1-element floating tensor with "
                  "requires_grad=False. Pass new_scale.detach().sum(), or a double");
   scale_ = new_scale.reshape({}).to(scale_.options(), /*non_blocking=*/true, /*copy=*/true);
-  states_.clear();
-  forget_skips();
+  start_anew();
 }
 
-void GradScaler::forget_skips() {
+// The caller's own scale ends what led to it.
+void GradScaler::start_anew() {
+  states_.clear();
   skips_at_floor_ = torch::zeros_like(skips_at_floor_);
   hopeless_.clear();
+  if (adaptive_) adaptive_->discard();
 }
 
 std::optional<ScaleMeasurement> GradScaler::last_measurement() const {

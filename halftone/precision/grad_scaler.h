@@ -165,7 +165,7 @@ class GradScaler {
   void count_skips(const torch::Tensor& overflow);
   void note(const StepResult& result);
   void give_up_if_hopeless();
-  void forget_skips();
+  void start_anew();
   void count_exponents(const AdamW& optimizer);
   void add_overflow(torch::optim::Optimizer& optimizer, StepResult& result) const;
   std::string name_of(const torch::Tensor& parameter, const std::string& fallback) const;

@@ -241,6 +241,30 @@ TEST(AdaptiveScale, FusedStepMeasuresTheSame) {
   }
 }
 
+TEST(AdaptiveScale, ParametersWithoutAGradientAreLeftOut) {
+  const torch::Tensor used = torch::zeros({100}).requires_grad_();
+  const torch::Tensor unused = torch::zeros({3}).requires_grad_();
+  AdamW optimizer({used, unused});
+  GradScaler scaler(adaptive());
+  unused.mutable_grad() = torch::Tensor();
+  (scaler.scale((used * 0.125).sum())).backward();
+  EXPECT_TRUE(scaler.step(optimizer).stepped);
+  scaler.update();
+  EXPECT_EQ(scaler.get_scale(), 16384.0);
+}
+
+TEST(AdaptiveScale, AScaleFromTheCallerDropsWhatWasCounted) {
+  Unit unit;
+  GradScaler scaler(adaptive());
+  scaler.scale(torch::ones({}));
+  unit.parameter.mutable_grad() = torch::full({4}, 30000.0F);
+  scaler.unscale_(unit.optimizer);
+  scaler.update(64.0);
+  EXPECT_EQ(scaler.get_scale(), 64.0);
+  unit.iterate(scaler, 0.5);  // would be 2^10 with the large gradient still counted
+  EXPECT_EQ(scaler.get_scale(), 4096.0);
+}
+
 TEST(AdaptiveScale, WorksOnADevice_CUDA) {
   const torch::Tensor weight = torch::zeros({100}, torch::device(torch::kCUDA)).requires_grad_();
   AdamW optimizer({weight});

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
+#include <torch/optim/rmsprop.h>
 #include <torch/optim/sgd.h>
 
 #include <cmath>
@@ -12,6 +14,7 @@
 #include <limits>
 
 #include "halftone/core/autocast.h"
+#include "halftone/core/error.h"
 #include "halftone/optim/clip.h"
 #include "halftone/precision/grad_scaler.h"
 
@@ -187,6 +190,10 @@ INSTANTIATE_TEST_SUITE_P(
         std::pair<const char*, MakeOptimizer>{
             "Amsgrad",
             make_torch<torch::optim::AdamW>(torch::optim::AdamWOptions(0.01).amsgrad(true))},
+        std::pair<const char*, MakeOptimizer>{
+            "Adagrad", make_torch<torch::optim::Adagrad>(torch::optim::AdagradOptions(0.01))},
+        std::pair<const char*, MakeOptimizer>{
+            "RMSprop", make_torch<torch::optim::RMSprop>(torch::optim::RMSpropOptions(0.01))},
         std::pair<const char*, MakeOptimizer>{"AdamW", make_ours}),
     [](const auto& tested) { return tested.param.first; });
 
@@ -289,6 +296,117 @@ TEST_P(Fused, EqualsTheSeparateOperations) {
 INSTANTIATE_TEST_SUITE_P(GradScaler, Fused,
                          testing::Combine(testing::Bool(), testing::Values(0.0, 0.05, 100.0),
                                           testing::Bool()));
+
+// Results may be read late, or never; the training is the same.
+TEST(GradScalerTraining, AStepThatIsNotWaitedForIsTheSameStep) {
+  for (const bool read : {false, true}) {
+    Model ours, theirs;
+    AdamW a(ours.parameters(), {.lr = 0.01});
+    AdamW b(theirs.parameters(), {.lr = 0.01});
+    const GradScalerOptions options{.init_scale = 128, .growth_interval = 1, .adaptive = true};
+    GradScaler queued(options), waited(options);
+    std::vector<PendingStep> pending;
+    std::vector<StepResult> results;
+    for (int i = 0; i < kIterations; ++i) {
+      queued.scale(ours.loss(i)).backward();
+      waited.scale(theirs.loss(i)).backward();
+      if (i == kSkipped) {
+        ours.second.mutable_grad()[1][1] = kInf;
+        theirs.second.mutable_grad()[1][1] = kInf;
+      }
+      pending.push_back(queued.step_async(a, {.clip_norm = 0.05}));
+      results.push_back(waited.step(b, {.clip_norm = 0.05}));
+      queued.update();
+      waited.update();
+      a.zero_grad();
+      b.zero_grad();
+    }
+    EXPECT_TRUE(torch::equal(ours.first, theirs.first));
+    EXPECT_EQ(queued.state_dict().values, waited.state_dict().values);
+    for (int i = 0; read && i < kIterations; ++i) {
+      const StepResult late = pending[static_cast<std::size_t>(i)].result();
+      const StepResult& result = results[static_cast<std::size_t>(i)];
+      EXPECT_EQ(late.stepped, i != kSkipped);
+      EXPECT_EQ(late.overflow, result.overflow);
+      EXPECT_EQ(late.non_finite_shares, result.non_finite_shares);
+      if (result.stepped) {
+        EXPECT_EQ(late.grad_norm, result.grad_norm);
+      }
+    }
+  }
+}
+
+TEST(GradScalerTraining, AHopelessQueueEndsAtTheUpdateAfterItsResultIsRead) {
+  Model model;
+  AdamW optimizer(model.parameters());
+  GradScaler scaler({.init_scale = 1, .max_skips_at_floor = 3});
+  std::vector<PendingStep> pending;
+  const auto overflow = [&] {
+    scaler.scale(model.loss(0)).backward();
+    model.second.mutable_grad()[0][0] = NAN;
+    pending.push_back(scaler.step_async(optimizer));
+    optimizer.zero_grad();
+  };
+  for (int i = 0; i < 5; ++i) {
+    overflow();
+    EXPECT_NO_THROW(scaler.update());  // nobody has looked
+  }
+  EXPECT_EQ(pending[1].result().skips_at_floor, 2);
+  EXPECT_EQ(pending[4].result().skips_at_floor, 5);
+  overflow();
+  EXPECT_THROW(scaler.update(), SystemError);
+}
+
+TEST(GradScalerTraining, WithoutAScaleTheSkipsAreCountedToo) {
+  Model model;
+  AdamW optimizer(model.parameters());
+  GradScaler off({.enabled = false, .max_skips_at_floor = 3});
+  for (int i = 0; i < 3; ++i) {
+    optimizer.zero_grad();
+    model.loss(0).backward();
+    model.second.mutable_grad()[0][0] = NAN;
+    EXPECT_EQ(off.step(optimizer).skips_at_floor, i + 1);
+    if (i < 2) off.update();
+  }
+  EXPECT_THROW(off.update(), SystemError);
+}
+
+// Sparse gradients of an embedding, through an optimizer that takes them.
+TEST(GradScalerTraining, TrainsSparseEmbeddings) {
+  const auto train_table = [](GradScaler& scaler) {
+    torch::Tensor table = torch::linspace(-1, 1, 12).reshape({6, 2}).clone().requires_grad_();
+    torch::optim::Adagrad optimizer({table}, torch::optim::AdagradOptions(0.1));
+    for (int i = 0; i < kIterations; ++i) {
+      optimizer.zero_grad();
+      const torch::Tensor rows = torch::tensor({i, 3, i + 1, 3}, torch::kLong);
+      const torch::Tensor loss =
+          torch::embedding(table, rows, -1, false, /*sparse=*/true).square().sum();
+      scaler.scale(loss).backward();
+      if (scaler.is_enabled() && i == kSkipped) table.mutable_grad()._values()[0][0] = kInf;
+      const StepResult result = scaler.step(optimizer);
+      EXPECT_EQ(result.stepped, !scaler.is_enabled() || i != kSkipped);
+      if (!result.stepped) {
+        EXPECT_EQ(result.non_finite_shares[0], 1.0 / 8);
+      }
+      scaler.update();
+    }
+    return table.detach();
+  };
+  GradScaler scaler({.init_scale = 128, .growth_interval = 1});
+  const torch::Tensor scaled = train_table(scaler);
+  EXPECT_EQ(scaler.get_scale(), 128 * 8 * 0.5);
+
+  torch::Tensor table = torch::linspace(-1, 1, 12).reshape({6, 2}).clone().requires_grad_();
+  torch::optim::Adagrad optimizer({table}, torch::optim::AdagradOptions(0.1));
+  for (int i = 0; i < kIterations; ++i) {
+    if (i == kSkipped) continue;
+    optimizer.zero_grad();
+    const torch::Tensor rows = torch::tensor({i, 3, i + 1, 3}, torch::kLong);
+    torch::embedding(table, rows, -1, false, /*sparse=*/true).square().sum().backward();
+    optimizer.step();
+  }
+  EXPECT_TRUE(torch::allclose(scaled, table, 1e-6, 1e-7));
+}
 
 TEST(GradScalerTraining, FusedStepWorksOnADevice_CUDA) {
   torch::Tensor weight = torch::ones({33}, torch::device(torch::kCUDA).requires_grad(true));

@@ -10,8 +10,11 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "halftone/core/autocast.h"
+#include "halftone/models/minimind.h"
+#include "halftone/nn/loss.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
 
@@ -189,6 +192,52 @@ TEST(NonFiniteFinder, TellsParametersInOneBufferApartAndLeavesGradientsAlone) {
   EXPECT_EQ(origin->operation, "aten::mul");
   EXPECT_EQ(origin->parameter, "third.bias");
   EXPECT_TRUE(block.third->weight.grad().eq(2.0).all().item<bool>());
+}
+
+// Our own model: causal attention, fused 16-bit linear layers, AdamW's buffers.
+struct Language {
+  Language() : model(config()), tokens(torch::arange(2 * 17).reshape({2, 17}) % 50) {
+    torch::manual_seed(1);
+    optimizer = std::make_unique<AdamW>(model->parameters());
+  }
+  static ModelConfig config() {
+    return {.dim = 64, .n_layers = 3, .n_heads = 4, .n_kv_heads = 2, .vocab_size = 50};
+  }
+  torch::Tensor loss(double scale) {
+    const Autocast autocast(torch::kCPU, torch::kHalf);
+    const torch::Tensor logits = model->forward(tokens.narrow(1, 0, 16)).logits.flatten(0, 1);
+    return scale *
+           masked_cross_entropy(logits, tokens.narrow(1, 1, 16).flatten(), torch::ones({32}));
+  }
+  void multiply(const std::string& parameter, double factor) {
+    const torch::NoGradGuard no_grad;
+    model->named_parameters()[parameter].mul_(factor);
+  }
+  MiniMindLM model;
+  torch::Tensor tokens;
+  std::unique_ptr<AdamW> optimizer;
+};
+
+TEST(NonFiniteFinder, FindsTheLayerOfALanguageModel) {
+  Language healthy;
+  EXPECT_FALSE(find_first_non_finite(*healthy.model, [&] { return healthy.loss(1); }).has_value());
+
+  Language forward;
+  forward.multiply("layers.1.feed_forward.w2.weight", 1e7);  // beyond fp16 once it is cast
+  auto origin = find_first_non_finite(*forward.model, [&] { return forward.loss(1); });
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kForward);
+  EXPECT_EQ(origin->operation, "aten::copy_");  // which aten::_to_copy is made of
+  EXPECT_EQ(origin->parameter, "layers.1.feed_forward.w2.weight") << to_string(*origin);
+
+  Language backward;
+  origin = find_first_non_finite(*backward.model, [&] { return backward.loss(1e9); });
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kBackward) << to_string(*origin);
+  EXPECT_EQ(to_string(*origin),
+            "aten::copy_ in ToCopyBackward0, the backward pass of aten::_to_copy, after "
+            "'tok_embeddings.weight' makes the first non-finite gradient; it reaches that of "
+            "'tok_embeddings.weight'");
 }
 
 TEST(NonFiniteFinder, StopsWatchingAfterAnException) {
