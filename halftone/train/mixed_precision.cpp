@@ -41,8 +41,8 @@ void MixedPrecision::convert_module(torch::nn::Module& module) {
 ForwardContext MixedPrecision::forward_context(std::int64_t pass) const {
   const auto dtype = policy_.autocast ? std::optional(policy_.compute) : std::nullopt;
   return {.autocast = Autocast(device_.type(), dtype, policy_.autocast),
-          .int8_matmul = Int8Matmul({.step = static_cast<std::uint64_t>(pass),
-                                     .enabled = policy_.int8_matmul})};
+          .int8_matmul = Int8Matmul(
+              {.step = static_cast<std::uint64_t>(pass), .enabled = policy_.int8_matmul})};
 }
 
 void MixedPrecision::backward(const torch::Tensor& loss) { scaler_.scale(loss).backward(); }

@@ -78,7 +78,7 @@ std::string toml_of(const TrainerOptions& options) {
 void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
                      const PrecisionPolicy& policy) {
   if (options.keep_fp32.empty()) return;
-  if (policy.compute == policy.parameter)
+  if (policy.compute == policy.parameter && !policy.int8_matmul)
     throw UserError(fmt::format(
         "trainer: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends "
         "in -mixed, or leave it out",
