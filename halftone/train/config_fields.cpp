@@ -227,9 +227,10 @@ std::vector<ConfigField> data_fields() {
 
 std::vector<ConfigField> precision_fields() {
   return {
-      field<&C::precision>("precision",
-                           one_of({"32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"}),
-                           "what is computed in which format"),
+      field<&C::precision>(
+          "precision",
+          one_of({"32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "int8-mixed"}),
+          "what is computed in which format"),
       field<&C::rounding>("rounding", one_of({"stochastic", "nearest"}),
                           "rounding of the updated weights in bf16-true"),
       with_kind(ConfigKind::kLossScale,
