@@ -3,17 +3,18 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
 #include "halftone/core/error.h"
+#include "halftone/core/file.h"
 #include "halftone/core/hash.h"
 
 namespace halftone {
@@ -43,32 +44,22 @@ static_assert(sizeof(Header) == 64);
 
 std::uint64_t padding_after(std::uint64_t bytes) { return (8 - bytes % 8) % 8; }
 
-class Descriptor {
- public:
-  Descriptor(const fs::path& path, int flags)
-      : value_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
-  ~Descriptor() {
-    if (value_ >= 0) close(value_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return value_; }
-  bool valid() const { return value_ >= 0; }
-
- private:
-  int value_;
-};
-
 [[noreturn]] void fail_damaged(const fs::path& path, std::string_view what) {
   throw UserError(fmt::format("{} is not a whole token file: {}; delete it, it is made again",
                               path.string(), what));
 }
 
-[[noreturn]] void fail_writing(const fs::path& path) {
-  throw SystemError(
-      fmt::format("cannot write {}: {}; the tokens of the data need room there (XDG_CACHE_HOME "
-                  "moves the cache)",
-                  path.string(), std::strerror(errno)));
+/// Whatever keeps the tokens from being written is the machine's fault: the user named no such
+/// file.
+template <class Work>
+auto writing(Work&& work) {
+  try {
+    return work();
+  } catch (const std::runtime_error& error) {
+    throw SystemError(
+        fmt::format("{}; the tokens of the data need room there (XDG_CACHE_HOME moves the cache)",
+                    error.what()));
+  }
 }
 
 // Checks that counts and sizes fit each other without overflow.
@@ -81,22 +72,10 @@ bool sizes_agree(const Header& header, std::uint64_t file_bytes) {
 
 }  // namespace
 
-TokenFile::TokenFile(const fs::path& path) : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-  if (descriptor_ < 0) fail_damaged(path, std::strerror(errno));
-  try {
-    load_header(path);
-  } catch (...) {
-    close(descriptor_);
-    throw;
-  }
-}
-
-TokenFile::~TokenFile() { close(descriptor_); }
+TokenFile::TokenFile(const fs::path& path) : file_(File::open_regular(path)) { load_header(path); }
 
 void TokenFile::load_header(const fs::path& path) {
-  struct stat status {};
-  if (fstat(descriptor_, &status) != 0) fail_damaged(path, std::strerror(errno));
-  const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
+  const std::uint64_t file_bytes = file_.size();
   if (file_bytes < sizeof(Header)) fail_damaged(path, "it is too short");
   Header header;
   read_at(0, &header, sizeof(header));
@@ -122,16 +101,10 @@ void TokenFile::load_header(const fs::path& path) {
 }
 
 void TokenFile::read_at(std::uint64_t offset, void* out, std::size_t bytes) const {
-  auto* to = static_cast<char*>(out);
-  while (bytes > 0) {
-    const ssize_t got = pread(descriptor_, to, bytes, static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0)
-      throw SystemError(fmt::format("reading the cached tokens failed: {}",
-                                    got == 0 ? "the file has shrunk" : std::strerror(errno)));
-    to += got;
-    offset += static_cast<std::uint64_t>(got);
-    bytes -= static_cast<std::size_t>(got);
+  try {
+    file_.read_at(offset, out, bytes);
+  } catch (const UserError& error) {  // the file was whole when it was opened
+    throw SystemError(fmt::format("reading the cached tokens failed: {}", error.what()));
   }
 }
 
@@ -163,9 +136,8 @@ struct TokenFileWriter::State {
       : path(target),
         part(fs::path(target) += fmt::format(".part-{}", getpid())),
         index_part(fs::path(part) += "-index"),
-        file(part, O_RDWR | O_CREAT | O_TRUNC),
-        index_file(index_part, O_RDWR | O_CREAT | O_TRUNC) {
-    if (!file.valid() || !index_file.valid()) fail_writing(part);
+        file(writing([&] { return File(part, O_RDWR | O_CREAT | O_TRUNC, path); })),
+        index_file(writing([&] { return File(index_part, O_RDWR | O_CREAT | O_TRUNC, path); })) {
     pending.assign(sizeof(Header), '\0');
   }
   ~State() {
@@ -174,17 +146,8 @@ struct TokenFileWriter::State {
     fs::remove(index_part, ignored);
   }
 
-  void write_all(const Descriptor& to, std::string_view bytes) const {
-    while (!bytes.empty()) {
-      const ssize_t written = write(to.get(), bytes.data(), bytes.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail_writing(path);
-      bytes.remove_prefix(static_cast<std::size_t>(written));
-    }
-  }
-
-  void flush(std::string& buffer, const Descriptor& to) const {
-    write_all(to, buffer);
+  static void flush(std::string& buffer, File& to) {
+    writing([&] { to.write(buffer.data(), buffer.size()); });
     buffer.clear();
   }
 
@@ -201,21 +164,29 @@ struct TokenFileWriter::State {
 
   void append_index_file() {
     flush(pending_index, index_file);
-    std::string buffer(kBufferBytes, '\0');
-    if (lseek(index_file.get(), 0, SEEK_SET) < 0) fail_writing(path);
-    while (true) {
-      const ssize_t got = read(index_file.get(), buffer.data(), buffer.size());
-      if (got < 0 && errno != EINTR) fail_writing(path);
-      if (got == 0) return;
-      if (got > 0) append({buffer.data(), static_cast<std::size_t>(got)});
+    const std::uint64_t size = index_file.size();
+    std::string buffer;
+    for (std::uint64_t at = 0; at < size; at += buffer.size()) {
+      buffer.resize(std::min<std::uint64_t>(kBufferBytes, size - at));
+      writing([&] { index_file.read_at(at, buffer.data(), buffer.size()); });
+      append(buffer);
     }
+  }
+
+  // The header can be written only now, before all the rest.
+  void complete() {
+    flush(pending, file);
+    if (::lseek(file.descriptor(), 0, SEEK_SET) < 0) throw_file_error("write", path, errno);
+    file.write(header.bytes().data(), header.bytes().size());
+    file.sync();
+    if (::rename(part.c_str(), path.c_str()) != 0) throw_file_error("write", path, errno);
   }
 
   fs::path path;
   fs::path part;
   fs::path index_part;
-  Descriptor file;
-  Descriptor index_file;
+  File file;
+  File index_file;
   Header header;
   std::int64_t vocab_size = 0;
   Hasher hasher;
@@ -255,14 +226,10 @@ void TokenFileWriter::finish() {
   state.append(std::string(padding_after(state.header.tokens * state.header.id_bytes), '\0'));
   state.append_index(state.header.tokens);
   state.append_index_file();
-  state.flush(state.pending, state.file);
   std::copy(kMagic.begin(), kMagic.end(), state.header.magic.begin());
   state.header.content_hash = state.hasher.digest();
   state.header.header_hash = state.header.hash();
-  if (lseek(state.file.get(), 0, SEEK_SET) < 0) fail_writing(state.path);
-  state.write_all(state.file, state.header.bytes());
-  if (fsync(state.file.get()) != 0 || rename(state.part.c_str(), state.path.c_str()) != 0)
-    fail_writing(state.path);
+  writing([&] { state.complete(); });
 }
 
 }  // namespace halftone

@@ -16,6 +16,8 @@
 #include <span>
 #include <utility>
 
+#include "halftone/core/file.h"
+
 namespace halftone {
 
 /// Reads ids where they lie on disk: no memory grows with the file, which stays readable when it is
@@ -24,9 +26,6 @@ class TokenFile {
  public:
   /// Checks all of the file first. Throws UserError when it is not a whole, undamaged token file.
   explicit TokenFile(const std::filesystem::path& path);
-  ~TokenFile();
-  TokenFile(const TokenFile&) = delete;
-  TokenFile& operator=(const TokenFile&) = delete;
 
   std::uint64_t size() const { return tokens_; }  ///< ids in all samples
   std::uint64_t samples() const { return samples_; }
@@ -41,7 +40,7 @@ class TokenFile {
   void load_header(const std::filesystem::path& path);
   void read_at(std::uint64_t offset, void* out, std::size_t bytes) const;
 
-  int descriptor_ = -1;
+  File file_;
   std::uint32_t id_bytes_ = 0;
   std::uint64_t tokens_ = 0;
   std::uint64_t samples_ = 0;
