@@ -7,6 +7,7 @@
 
 #include "halftone/core/text.h"
 #include "halftone/optim/lr_schedule.h"
+#include "halftone/precision/policy.h"
 #include "halftone/train/config_schema.h"
 
 namespace halftone {
@@ -227,10 +228,8 @@ std::vector<ConfigField> data_fields() {
 
 std::vector<ConfigField> precision_fields() {
   return {
-      field<&C::precision>(
-          "precision",
-          one_of({"32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "int8-mixed"}),
-          "what is computed in which format"),
+      field<&C::precision>("precision", one_of(precision_names()),
+                           "what is computed in which format"),
       field<&C::rounding>("rounding", one_of({"stochastic", "nearest"}),
                           "rounding of the updated weights in bf16-true"),
       with_kind(ConfigKind::kLossScale,
