@@ -350,6 +350,61 @@ TEST_F(Program, EvalWritesOneJsonDocument) {
   EXPECT_GT(result.at("bits_per_byte"), 0.0);
 }
 
+TEST_F(Program, BenchTrainsEveryRecipeWithTheSameSeedsAndWritesNothing) {
+  const auto before = files();
+  const std::string words =
+      std::string("bench --data poem.txt --tokenizer tok --seq-len 16 --max-steps 3") + kModel;
+  const Outcome outcome = halftone(words + "--seeds 1,2 --json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = nlohmann::json::parse(outcome.out).at("runs");
+  std::map<std::string, std::map<std::int64_t, double>> first_losses;
+  for (const auto& run : runs) {
+    EXPECT_EQ(run.at("steps"), 3);
+    EXPECT_GT(run.at("step_ms"), 0.0);
+    EXPECT_GT(run.at("peak_bytes"), 0);
+    first_losses[run.at("recipe")][run.at("seed")] = run.at("first_loss");
+  }
+  EXPECT_EQ(first_losses.size(), 7);  // six precisions, one of them with two ways of rounding
+  for (const auto& [recipe, losses] : first_losses) {
+    ASSERT_EQ(losses.size(), 2) << recipe;
+    EXPECT_NE(losses.at(1), losses.at(2)) << recipe;
+    EXPECT_NEAR(losses.at(1), first_losses["32-true"].at(1), 0.05) << recipe;
+  }
+  const Outcome table = halftone(words + "--recipes 32-true,int8-mixed");
+  EXPECT_THAT(table.out, testing::ContainsRegex("int8-mixed .* ms .*x"));
+  EXPECT_TRUE(files() == before);
+}
+
+TEST_F(Program, AnAdaptiveScaleIsMeasuredAndGoesOnWithTheSameBits) {
+  const std::string words = std::string("train --data poem.txt --tokenizer tok --seq-len 16") +
+                            kModel +
+                            "--precision 16-mixed --loss-scale adaptive --keep-fp32 norm --out ";
+  ASSERT_EQ(halftone(words + "adaptive --max-steps 6").code, 0);
+  const std::string metrics = read_text(work() / "adaptive/metrics.jsonl");
+  const auto first = nlohmann::json::parse(metrics.substr(0, metrics.find('\n')));
+  EXPECT_TRUE(first.at("underflow_share").is_number()) << first;
+
+  ASSERT_EQ(halftone(words + "parts --max-steps 6 --save-every 3").code, 0);
+  fs::remove_all(work() / "parts/checkpoints/step-00000006");
+  const Outcome resumed = halftone("train --resume parts");
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(read_text(work() / "parts/checkpoints/step-00000006/model.safetensors"),
+            read_text(work() / "adaptive/checkpoints/step-00000006/model.safetensors"));
+}
+
+TEST_F(Program, RefusesPrecisionsThatCannotBe) {
+  expect_refused({
+      {training("--data poem.txt --tokenizer tok --out new --keep-fp32 attentoin"), "attentoin"},
+      {training("--data poem.txt --tokenizer tok --out new --keep-fp32 '('"), "'('"},
+      {training("--data poem.txt --out new --precision 32-true --keep-fp32 norm"),
+       "goes with a mixed precision"},
+      {training("--data poem.txt --out new --loss-scale adaptive"), "16-mixed and 16-true only"},
+      {"bench --data poem.txt --recipes 17-true", "expected a recipe out of 32-true, "},
+      {"bench --data poem.txt --precision 16-mixed", "--precision is not for this command"},
+      {"bench", "--data"},
+  });
+}
+
 TEST_F(Program, TextSurvivesTheTokenizer) {
   const std::string poem = read_text(work() / "poem.txt");
   write_text(work() / "ids.txt",

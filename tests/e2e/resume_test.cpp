@@ -159,6 +159,7 @@ TEST_F(Resume, IsBitEqualIn16Mixed) {
   for (const json& line : metrics(folder_ / "whole")) skipped |= line["skipped"].get<bool>();
   EXPECT_TRUE(skipped) << "the scale was meant to overflow at first";
 }
+TEST_F(Resume, IsBitEqualInInt8Mixed) { expect_bit_equal_after_kills("int8-mixed"); }
 TEST_F(Resume, IsBitEqualInBf16True) { expect_bit_equal_after_kills("bf16-true"); }
 TEST_F(Resume, IsBitEqualIn16True) { expect_bit_equal_after_kills("16-true"); }
 
