@@ -5,6 +5,8 @@
 
 #include <torch/types.h>
 
+#include <cstdint>
+
 namespace halftone {
 
 /// Bins of a histogram: 0 counts exact zeros, 255 counts inf and nan, and bin b between them counts

@@ -84,8 +84,12 @@ class Watch {
       return nullptr;
     }
     auto inputs = std::make_unique<Inputs>();
-    for (const c10::IValue& value : call.inputs()) add_tensors(value, inputs->tensors);
-    if (open_nodes.empty()) note_site(call, inputs->tensors);
+    const std::optional<c10::FunctionSchema> schema = call.operator_schema();
+    for (std::size_t i = 0; i < call.inputs().size(); ++i) {
+      const bool only_written = schema && schema->arguments().at(i).is_out();
+      if (!only_written) add_tensors(call.inputs()[i], inputs->tensors);
+    }
+    if (!in_backward_) note_site(call, inputs->tensors);
     return inputs;
   }
 
@@ -105,6 +109,9 @@ class Watch {
     for (const torch::Tensor& output : outputs)
       if (non_finite(output)) set_label(output, label_for(call, inputs, output));
   }
+
+  /// From here on autograd works, also between its nodes, where it adds gradients up.
+  void begin_backward() { in_backward_ = true; }
 
   /// Nothing for a finite tensor.
   std::optional<Label> label_of(const torch::Tensor& tensor) const {
@@ -166,7 +173,7 @@ class Watch {
     const auto* storage = output.storage().unsafeGetStorageImpl();
     std::optional<std::pair<bool, Label>> best;  // the first; what is like a mask comes last
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      if (!non_finite(inputs[i]) || is_output_argument(call, i)) continue;
+      if (!non_finite(inputs[i])) continue;
       const bool in_place = std::string_view(call.name()).ends_with('_');
       if (in_place && inputs[i].storage().unsafeGetStorageImpl() == storage) continue;
       const auto known = labels_.find(inputs[i].storage().unsafeGetStorageImpl());
@@ -180,30 +187,18 @@ class Watch {
     // An operation in place, or one that was made of others: they have said it already.
     if (const auto known = labels_.find(storage); known != labels_.end())
       return known->second.second;
-    return new_label(call, inputs, open_nodes.empty() ? Kind::kForward : Kind::kBackward);
-  }
-
-  // Whether argument tensor `index` is only written to. Functions that take lists have no out=.
-  static bool is_output_argument(const at::RecordFunction& call, std::size_t index) {
-    const std::optional<c10::FunctionSchema> schema = call.operator_schema();
-    if (!schema) return false;
-    std::size_t tensors = 0;
-    for (const c10::Argument& argument : schema->arguments()) {
-      if (!argument.type()->isSubtypeOf(*c10::TensorType::get())) continue;
-      if (tensors++ == index) return argument.is_out();
-    }
-    return false;
+    return new_label(call, inputs, in_backward_ ? Kind::kBackward : Kind::kForward);
   }
 
   Label new_label(const at::RecordFunction& call, const std::vector<torch::Tensor>& inputs,
                   Kind kind) {
     Label label{.order = ++order_, .origin = {.kind = kind, .operation = call.name()}};
-    Site site = site_of(call.name(), inputs);
-    if (!open_nodes.empty()) {
+    Site site = in_backward_ ? Site{} : site_of(call.name(), inputs);
+    if (in_backward_ && !open_nodes.empty()) {
       const auto& [node, sequence] = open_nodes.back();
       label.origin.node = node;
       const auto found = sites_.find(sequence);
-      site = found != sites_.end() ? found->second : Site{};
+      if (found != sites_.end()) site = found->second;
       label.origin.forward = site.operation;
     }
     label.origin.parameter = site.parameter;
@@ -214,6 +209,7 @@ class Watch {
   using Labelled = std::pair<c10::weak_intrusive_ptr<c10::StorageImpl>, Label>;
 
   std::mutex mutex_;
+  std::atomic<bool> in_backward_ = false;
   std::int64_t order_ = 0;
   std::map<const char*, std::pair<const char*, std::string>> memory_;  // begin -> end, parameter
   std::vector<torch::Tensor> casts_;
@@ -310,6 +306,7 @@ std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& mo
     const at::DisableRecordFunctionGuard unobserved;
     if (const auto label = watch->label_of(result)) return label->origin;
     const at::RecordFunctionGuard observed(/*is_enabled=*/true);
+    watch->begin_backward();
     gradients = torch::autograd::grad({result.reshape({})}, parameters, {}, /*retain_graph=*/{},
                                       /*create_graph=*/false, /*allow_unused=*/true);
   }

@@ -116,6 +116,19 @@ TEST(AdaptiveScale, ANanNeverRaisesTheScale) {
   }
 }
 
+TEST(AdaptiveScale, NeitherDoesANanThatHysteresisForgives) {
+  Unit unit;
+  GradScalerOptions options = adaptive();
+  options.hysteresis = 5;
+  GradScaler scaler(options);
+  unit.iterate(scaler, 1.0);
+  const double before = scaler.get_scale();
+  for (int i = 0; i < 4; ++i) {
+    unit.iterate(scaler, NAN);
+    EXPECT_EQ(scaler.get_scale(), before);
+  }
+}
+
 // Gradients that are all zero may have been flushed: a scale that has fallen must get up again.
 TEST(AdaptiveScale, DoublesWhileAllGradientsAreZero) {
   Unit unit;
@@ -135,19 +148,25 @@ TEST(AdaptiveScale, DoublesWhileAllGradientsAreZero) {
 // Something upstream overflows above a scale that the weights' gradients know nothing of.
 TEST(AdaptiveScale, DoesNotClimbRightBackAfterAnOverflow) {
   constexpr double kHidden = 1024.0;
-  Unit unit;
-  GradScaler scaler(adaptive(/*interval=*/2));
-  int skipped = 0;
-  for (int i = 0; i < 200; ++i) {
-    const double gradient = scaler.get_scale() > kHidden ? kInf : 0.01;
-    skipped += unit.iterate(scaler, gradient).stepped ? 0 : 1;
+  struct Expected {
+    double backoff;
+    int skipped;  // from 2^16 to 2^10, and once more from the first choice, 2^18
+    double scale;
+  };
+  for (const Expected& expected :
+       {Expected{0.5, 6 + 8, 1024}, Expected{0.25, 3 + 4, 1024}, Expected{0.125, 2 + 3, 512}}) {
+    Unit unit;
+    GradScalerOptions options = adaptive(/*interval=*/2);
+    options.backoff_factor = expected.backoff;
+    GradScaler scaler(options);
+    int skipped = 0;
+    for (int i = 0; i < 200; ++i) {
+      const double gradient = scaler.get_scale() > kHidden ? kInf : 0.01;
+      skipped += unit.iterate(scaler, gradient).stepped ? 0 : 1;
+    }
+    EXPECT_EQ(skipped, expected.skipped);
+    EXPECT_EQ(scaler.get_scale(), expected.scale);
   }
-  EXPECT_LE(skipped, 20);  // 2^16 .. 2^10, and again from the first choice
-  EXPECT_EQ(scaler.get_scale(), kHidden);
-  const int before = skipped;
-  for (int i = 0; i < 200; ++i)
-    skipped += unit.iterate(scaler, scaler.get_scale() > kHidden ? kInf : 0.01).stepped ? 0 : 1;
-  EXPECT_EQ(skipped, before);
 }
 
 TEST(AdaptiveScale, TheMarginNarrowsAgainOnePowerEachGrowthInterval) {

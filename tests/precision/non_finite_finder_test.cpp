@@ -8,6 +8,7 @@
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -112,6 +113,39 @@ TEST(NonFiniteFinder, FindsTheScaledGradientThatLeavesFp16) {
   EXPECT_EQ(origin->kind, Kind::kBackward);
   EXPECT_EQ(origin->node, "ToCopyBackward0");
   EXPECT_THAT(origin->parameter, StartsWith("third."));
+}
+
+// Each branch's gradient fits into fp16, their sum does not; autograd adds them outside of any
+// node.
+TEST(NonFiniteFinder, NamesTheSumOfTwoBranches) {
+  Block block;
+  const auto loss = [&] {
+    const torch::Tensor h = block.second(block.first(input())).to(torch::kHalf);
+    return (h.to(torch::kFloat) * 4e4).sum() + (h.to(torch::kFloat) * 4e4).sum();
+  };
+  const auto origin = find_first_non_finite(block, loss);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kBackward);
+  EXPECT_THAT(origin->operation, StartsWith("aten::add"));
+  EXPECT_EQ(origin->node, "");
+  EXPECT_THAT(to_string(*origin), HasSubstr("makes the first non-finite gradient; it reaches"));
+}
+
+// What stands in memory that is about to be written is nobody's doing.
+TEST(NonFiniteFinder, IgnoresWhatIsOnlyWritten) {
+  Block block;
+  const auto loss = [&](double factor) {
+    const torch::Tensor h = block.first(input());
+    torch::Tensor product = torch::empty({5, 5});
+    std::fill_n(product.data_ptr<float>(), 25, NAN);  // as fresh memory may hold
+    at::mm_out(product, h.detach(), h.detach().t());
+    return h.sum() + product.sum() * factor * factor;
+  };
+  EXPECT_FALSE(find_first_non_finite(block, [&] { return loss(1); }).has_value());
+  const auto origin = find_first_non_finite(block, [&] { return loss(1e30); });
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kForward);
+  EXPECT_EQ(origin->operation, "aten::mul");
 }
 
 TEST(NonFiniteFinder, DoesNotBlameAMask) {
