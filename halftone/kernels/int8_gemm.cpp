@@ -14,6 +14,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/int8_composed.h"
 #include "halftone/kernels/int8_impl.h"
 
 namespace halftone {
@@ -37,12 +38,17 @@ Int8Format format_of(std::int32_t largest, std::int32_t zero, const Int8Rounding
           .key = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32U)}};
 }
 
-Int8Matrix quantize(const Tensor& matrix, const Int8Format& format) {
-  HALFTONE_CHECK(matrix.dim() == 2 && matrix.is_cpu() && matrix.scalar_type() == torch::kFloat,
-                 "[int8] expected an fp32 matrix on the CPU, got ", matrix.scalar_type(), " ",
-                 matrix.sizes(), " on ", matrix.device());
+Int8Matrix quantize(const Tensor& matrix, std::int32_t largest, std::int32_t zero,
+                    const Int8Rounding& rounding) {
+  HALFTONE_CHECK(matrix.dim() == 2 && matrix.scalar_type() == torch::kFloat,
+                 "[int8] expected an fp32 matrix, got ", matrix.scalar_type(), " ", matrix.sizes());
   HALFTONE_CHECK(matrix.size(1) <= kMaxInt8Depth, "[int8] expected sums of at most ", kMaxInt8Depth,
                  " products, got ", matrix.size(1));
+  if (!matrix.is_cpu()) {
+    const ComposedInt8 composed = quantize_composed(matrix, largest, rounding);
+    return {.quads = composed.integers, .scales = composed.scales, .depth = matrix.size(1)};
+  }
+  const Int8Format format = format_of(largest, zero, rounding);
   const bool by_columns = matrix.stride(1) != 1 && matrix.stride(0) == 1;
   const Tensor dense = by_columns || matrix.stride(1) == 1 ? matrix : matrix.contiguous();
   const std::int64_t rows = dense.size(0), depth = dense.size(1);
@@ -163,14 +169,16 @@ std::int32_t left_zero() { return has_vnni() ? 128 : 64; }
 
 }  // namespace
 
-std::int32_t int8_left_limit() { return has_vnni() ? 127 : 64; }
+std::int32_t int8_left_limit(torch::Device device) {
+  return !device.is_cpu() || has_vnni() ? 127 : 64;
+}
 
 Int8Matrix quantize_left(const Tensor& matrix, const Int8Rounding& rounding) {
-  return quantize(matrix, format_of(int8_left_limit(), left_zero(), rounding));
+  return quantize(matrix, int8_left_limit(matrix.device()), left_zero(), rounding);
 }
 
 Int8Matrix quantize_right(const Tensor& matrix, const Int8Rounding& rounding) {
-  return quantize(matrix, format_of(127, 0, rounding));
+  return quantize(matrix, 127, 0, rounding);
 }
 
 Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
@@ -178,6 +186,11 @@ Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
   HALFTONE_CHECK(left.depth == right.depth, "[int8_gemm] expected operands of one depth, got ",
                  left.depth, " and ", right.depth);
   const bool accumulate = into.defined();
+  if (!left.scales.is_cpu()) {
+    const Tensor product =
+        int8_gemm_composed({left.quads, left.scales}, {right.quads, right.scales});
+    return accumulate ? into.add_(product) : product;
+  }
   const Tensor out = accumulate ? into : at::empty({rows, columns}, left.scales.options());
   if (rows == 0 || columns == 0 || left.depth == 0) return accumulate ? out : out.zero_();
   const Tensor bytes = row_major(left);

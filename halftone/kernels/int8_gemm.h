@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of int8 matrices on the CPU by FBGEMM, u8 x s8 with exact int32 sums.
+// Products of int8 matrices with exact int32 sums: on the CPU u8 x s8 by FBGEMM, elsewhere as
+// int8_composed.h defines them.
 #pragma once
 
 #include <torch/types.h>
@@ -18,18 +19,19 @@ struct Int8Rounding {
 /// An fp32 matrix (rows, depth) as integers with one scale for each row; the products sum over
 /// depth. A row with inf or nan has the scale nan, and makes nan of what is computed from it.
 struct Int8Matrix {
-  torch::Tensor quads;   // int32, four integers each: (rows, ceil(depth / 4)), or transposed
+  torch::Tensor quads;   // int32, four integers each: (rows, ceil(depth / 4)), or transposed;
+                         // not on the CPU: int8 (rows, depth)
   torch::Tensor scales;  // (rows) fp32
-  torch::Tensor sums;    // (rows) int32, of the integers of a row
+  torch::Tensor sums;    // (rows) int32, of the integers of a row; on the CPU only
   std::int64_t depth = 0;
   bool depth_major = false;  // quads are (ceil(depth / 4), rows)
 };
 
 /// Largest integer of a left operand: 127 with instructions that add four products in 32 bits
-/// (VNNI), else 64: AVX2 adds pairs of products in 16 bits, which saturate beyond that.
-std::int32_t int8_left_limit();
+/// (VNNI, any GPU), else 64: AVX2 adds pairs of products in 16 bits, which saturate beyond that.
+std::int32_t int8_left_limit(torch::Device device = torch::kCPU);
 
-/// `matrix` (rows, depth) fp32 on the CPU, either dimension contiguous, as the left operand
+/// `matrix` (rows, depth) fp32, any strides, as the left operand
 /// (unsigned with an offset) or the right one (signed, up to 127). depth is at most kMaxInt8Depth.
 Int8Matrix quantize_left(const torch::Tensor& matrix, const Int8Rounding& rounding);
 Int8Matrix quantize_right(const torch::Tensor& matrix, const Int8Rounding& rounding);

@@ -15,7 +15,7 @@ struct Int8Options {
   bool enabled = true;     // false: fp32 again, inside another region
 };
 
-/// While it lives, halftone's linear layers of fp32 tensors on the CPU go through int8_linear_group
+/// While it lives, halftone's linear layers of fp32 tensors go through int8_linear_group
 /// in this thread. Regions nest; the innermost counts. Gradients are rounded as the forward pass's
 /// region says, wherever and whenever backward runs.
 class Int8Matmul {
@@ -39,7 +39,7 @@ bool is_int8_matmul_enabled();
 /// with one scale for each row (of the matrix whose rows it sums along), x and W to the nearest,
 /// gradients stochastically; sums are exact int32, results fp32. Of x's and the gradients' integers
 /// int8_left_limit() is the largest.
-/// x (..., in), weights (out, in), fp32 on the CPU; returns (..., out).
+/// x (..., in), weights (out, in), fp32; returns (..., out).
 std::vector<torch::Tensor> int8_linear_group(const torch::Tensor& x,
                                              const std::vector<torch::Tensor>& weights);
 

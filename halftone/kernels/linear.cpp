@@ -137,7 +137,7 @@ std::vector<Tensor> linear_group(const Tensor& x, const std::vector<Tensor>& wei
                    "[linear] expected x and weight of one dtype, got ", x.scalar_type(), " and ",
                    weight.scalar_type(), "; convert one or turn autocast on");
   }
-  const bool int8 = x.is_cpu() && dtype == torch::kFloat && is_int8_matmul_enabled();
+  const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return group_with_kept(x, weights);
   if (x.is_cpu() && (dtype == torch::kBFloat16 || dtype == torch::kHalf))

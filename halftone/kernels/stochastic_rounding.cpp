@@ -55,4 +55,10 @@ torch::Tensor round_stochastically(const torch::Tensor& values, std::uint64_t se
   return at::where(values.isfinite(), truncated, values).to(torch::kBFloat16);
 }
 
+torch::Tensor rounding_words(std::uint64_t stream, std::int64_t count, torch::Device device) {
+  const torch::NoGradGuard no_grad;
+  const auto options = torch::dtype(torch::kLong).device(device);
+  return random_bits(torch::full({}, std::bit_cast<std::int64_t>(stream), options), 0, count);
+}
+
 }  // namespace halftone

@@ -13,4 +13,8 @@ namespace halftone {
 torch::Tensor round_stochastically(const torch::Tensor& values, std::uint64_t seed,
                                    const torch::Tensor& step, std::int64_t first_index);
 
+/// `count` random 32-bit words in int64: rounding_bits() (adamw_impl.h) of 0, 1, ... with the key
+/// random_word(stream, 0).
+torch::Tensor rounding_words(std::uint64_t stream, std::int64_t count, torch::Device device);
+
 }  // namespace halftone

@@ -26,12 +26,15 @@ TEST(Policy, IsTheTableOfTheDocumentation) {
   EXPECT_EQ(bf16_mixed.parameter, torch::kFloat);
   EXPECT_EQ(bf16_mixed.compute, torch::kBFloat16);
   EXPECT_TRUE(bf16_mixed.autocast && !bf16_mixed.loss_scaling);
-  EXPECT_FALSE(parse_precision("32-true").autocast);
+  const PrecisionPolicy int8 = parse_precision("int8-mixed");
+  EXPECT_EQ(int8.parameter, torch::kFloat);
+  EXPECT_TRUE(int8.int8_matmul && !int8.autocast && !int8.loss_scaling);
+  EXPECT_FALSE(parse_precision("32-true").autocast || parse_precision("32-true").int8_matmul);
 }
 
 TEST(Policy, KnowsItsOwnNames) {
   for (const std::string& name : precision_names()) EXPECT_EQ(parse_precision(name).name, name);
-  EXPECT_EQ(precision_names().size(), 5U);
+  EXPECT_EQ(precision_names().size(), 6U);
 }
 
 TEST(Policy, RefusesOthersWithTheListAndTheNearest) {
@@ -42,13 +45,11 @@ TEST(Policy, RefusesOthersWithTheListAndTheNearest) {
     EXPECT_THAT(error.what(), HasSubstr("32-true, 16-true, bf16-true, 16-mixed, bf16-mixed"));
     EXPECT_THAT(error.what(), HasSubstr("did you mean 'bf16-mixed'"));
   }
-  for (const char* planned : {"int8-mixed", "auto"}) {
-    try {
-      parse_precision(planned);
-      FAIL() << "accepted";
-    } catch (const UserError& error) {
-      EXPECT_THAT(error.what(), HasSubstr("not in this version"));
-    }
+  try {
+    parse_precision("auto");
+    FAIL() << "accepted";
+  } catch (const UserError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("not in this version"));
   }
 }
 
