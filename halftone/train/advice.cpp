@@ -160,7 +160,7 @@ AdviceFacts collect_advice_facts(const torch::nn::Module& module, const Precisio
 
 std::vector<std::string> precision_advice(const AdviceFacts& facts) {
   const torch::ScalarType compute = facts.policy.compute;
-  if (compute == torch::kFloat32) return {};
+  if (compute == torch::kFloat32 && !facts.policy.int8_matmul) return {};
   std::vector<Sentence (*)(const AdviceFacts&)> rules = {small_model};
   if (compute == torch::kHalf || compute == torch::kBFloat16)
     rules.insert(rules.end(), {missing_instructions, batch_for_tensor_cores,

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "halftone/core/error.h"
+#include "support/message_of.h"
 
 namespace halftone {
 namespace {
@@ -12,12 +13,7 @@ namespace {
 using testing::HasSubstr;
 
 std::string error_of(const std::string& name) {
-  try {
-    resolve_device(name);
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return {};
+  return test::message_of<UserError>([&] { resolve_device(name); });
 }
 
 TEST(ResolveDevice, KnowsTheCpu) { EXPECT_EQ(resolve_device("cpu"), torch::Device(torch::kCPU)); }

@@ -12,6 +12,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "support/message_of.h"
 #include "support/paths.h"
 
 namespace halftone {
@@ -40,12 +41,7 @@ Tokenizer with_patch(const json& patch, const std::string& config = "") {
 }
 
 std::string error_of(const json& patch, const std::string& config = "") {
-  try {
-    with_patch(patch, config);
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
+  return test::message_of<UserError>([&] { with_patch(patch, config); });
 }
 
 // Valid UTF-8 of all lengths, with spaces and special tokens in it.

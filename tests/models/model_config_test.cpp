@@ -4,22 +4,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "support/message_of.h"
 
 namespace halftone {
 namespace {
 
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using test::message_of;
 
 TEST(ModelConfig, PresetsHaveMiniMindsSizes) {
   EXPECT_EQ(parameter_count(preset_config("minimind-26m")), 25'829'888);
@@ -38,9 +31,9 @@ TEST(ModelConfig, WidthsFollowTheGenerationsRule) {
 }
 
 TEST(ModelConfig, UnknownAndLaterPresetsSaySo) {
-  EXPECT_THAT(message_of([] { preset_config("minimind-26"); }),
+  EXPECT_THAT(message_of<UserError>([] { preset_config("minimind-26"); }),
               testing::HasSubstr("did you mean 'minimind-26m'"));
-  EXPECT_THAT(message_of([] { preset_config("minimind-1b"); }),
+  EXPECT_THAT(message_of<UserError>([] { preset_config("minimind-1b"); }),
               testing::HasSubstr("not in this version"));
 }
 
@@ -67,7 +60,8 @@ TEST(ModelConfig, WrongFieldsAreNamed) {
       {"aux_loss_alpha", {.use_moe = true, .aux_loss_alpha = -0.1}},
   };
   for (const auto& [word, config] : cases)
-    EXPECT_THAT(message_of([&config = config] { validate(config); }), testing::HasSubstr(word));
+    EXPECT_THAT(message_of<UserError>([&config = config] { validate(config); }),
+                testing::HasSubstr(word));
 }
 
 }  // namespace

@@ -28,10 +28,12 @@
 #include "halftone/nn/moe.h"
 #include "halftone/nn/rms_norm.h"
 #include "halftone/nn/rope.h"
+#include "support/message_of.h"
 
 namespace halftone {
 namespace {
 
+using test::message_of;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using torch::Tensor;
@@ -44,15 +46,6 @@ class LogLines {
   ~LogLines() { set_log_sink(nullptr); }
   std::vector<std::string> lines;
 };
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no UserError";
-}
 
 /// The output of `module` and the gradients of the input and of all parameters, for a fixed
 /// gradient of the output.
@@ -351,19 +344,19 @@ TEST(KeepFp32, AWholeModelKeptIsTheModelInFp32) {
 
 TEST(KeepFp32, PatternsThatAreNoUseAreErrors) {
   MiniMindLM model(small_model());
-  EXPECT_THAT(message_of([&] {
+  EXPECT_THAT(message_of<UserError>([&] {
                 keep_fp32(*model, {"norm", "layers.(0"});
               }),
               HasSubstr("expected a regular expression, got 'layers.(0'"));
-  EXPECT_THAT(message_of([&] { keep_fp32(*model, {"layers.0.attenton"}); }),
+  EXPECT_THAT(message_of<UserError>([&] { keep_fp32(*model, {"layers.0.attenton"}); }),
               HasSubstr("'layers.0.attenton' matches no module's path; did you mean "
                         "'layers.0.attention'?"));
-  EXPECT_THAT(message_of([&] { keep_fp32(*model, {"quite another model's pattern"}); }),
+  EXPECT_THAT(message_of<UserError>([&] { keep_fp32(*model, {"quite another model's pattern"}); }),
               HasSubstr("; there are layers, layers.0, layers.0.attention, "));
-  EXPECT_THAT(message_of([&] { keep_fp32(*model, {"type:RmsNrm"}); }),
+  EXPECT_THAT(message_of<UserError>([&] { keep_fp32(*model, {"type:RmsNrm"}); }),
               HasSubstr("'type:RmsNrm' matches no class of a module; did you mean 'RmsNorm'?"));
   torch::nn::Sequential bare(torch::nn::Linear(2, 2), torch::nn::ReLU());
-  EXPECT_THAT(message_of([&] { keep_fp32(*bare, {"type:ReLU"}); }),
+  EXPECT_THAT(message_of<UserError>([&] { keep_fp32(*bare, {"type:ReLU"}); }),
               HasSubstr("'type:ReLU' matches only such without"));
   for (const Tensor& parameter : model->parameters()) EXPECT_FALSE(keeps_fp32(parameter));
 }

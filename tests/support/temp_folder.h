@@ -10,6 +10,8 @@
 #include <iterator>
 #include <string>
 
+#include "support/message_of.h"  // whoever writes files tests their errors
+
 namespace halftone::test {
 
 /// A folder of its own that goes away with the test; in memory where the system has such a place,
@@ -53,18 +55,6 @@ inline void write_text(const std::filesystem::path& path, const std::string& tex
   std::ofstream file(path, std::ios::binary);
   file << text;
   EXPECT_TRUE(file.flush()) << path;
-}
-
-/// The message of the E that `call` throws; a failure of the test when it doesn't.
-template <class E, class F>
-std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 }  // namespace halftone::test
