@@ -41,11 +41,7 @@ bool has_int8_layer(const torch::nn::Module& module) {
 
 MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
                                torch::Device device)
-    : policy_(std::move(policy)), device_(device), scaler_(scaler_for(policy_, scaler)) {
-  if (policy_.int8_matmul && !device_.is_cpu())
-    throw UserError(policy_.name + " is computed on the CPU in this version, not on " +
-                    device_.str() + "; choose bf16-mixed or 16-mixed there");
-}
+    : policy_(std::move(policy)), device_(device), scaler_(scaler_for(policy_, scaler)) {}
 
 void MixedPrecision::convert_module(torch::nn::Module& module) {
   if (policy_.int8_matmul && !has_int8_layer(module))
@@ -103,6 +99,7 @@ std::optional<double> MixedPrecision::underflow_share() {
   const std::optional<ScaleMeasurement> measured = scaler_.last_measurement();
   if (!measured || std::exchange(measured_update_, measured->update) == measured->update)
     return std::nullopt;
+  if (!measured->finite) return std::nullopt;
   return measured->flushed_share;
 }
 

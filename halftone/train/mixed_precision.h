@@ -41,8 +41,7 @@ using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 /// what differs between them is the policy's values.
 class MixedPrecision {
  public:
-  /// `scaler` matters to policies with loss scaling only. Throws UserError for int8 matmuls on a
-  /// device that has none here.
+  /// `scaler` matters to policies with loss scaling only.
   MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler, torch::Device device);
 
   /// Gives the parameters the policy's dtype, on the device. Call it before the optimizer exists.
