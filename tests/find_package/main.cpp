@@ -2,13 +2,16 @@
 // A program of its own that uses the installed library: the code that README.md, README_zh.md and
 // docs/guide.md show, word for word.
 #include <halftone/halftone.h>
+#include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
 #include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -31,6 +34,26 @@ float fit(const torch::Tensor& x, const torch::Tensor& target) {
     optimizer.zero_grad();
   }
   return loss.item<float>();
+}
+
+// README.md
+struct Model : halftone::TrainingModule<> {
+  halftone::FeedForward layers = register_module("layers", halftone::FeedForward(16, 64, 0.0));
+
+  torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+    return (layers(batch.data) - batch.target).square().mean();
+  }
+  std::vector<halftone::OptimizerSetup> configure_optimizers() override {
+    return {std::make_shared<torch::optim::Adam>(parameters(), 1e-2)};
+  }
+};
+
+double fit_with_trainer(const torch::Tensor& x, const torch::Tensor& target) {
+  Model model;
+  halftone::TensorLoader loader({x, target}, {.batch_size = 8});
+  halftone::Trainer trainer({.max_epochs = 50, .precision = "16-mixed", .gradient_clip_val = 1.0});
+  trainer.fit(model, loader);
+  return trainer.validate(model, loader).at("val_loss");
 }
 
 // docs/guide.md: an optimizer of LibTorch's
@@ -92,7 +115,8 @@ int main() {
   const torch::Tensor target = x.flip({1});
   const std::filesystem::path run =
       std::filesystem::temp_directory_path() / ("halftone-consumer-" + std::to_string(::getpid()));
-  const bool fits = fit(x, target) < 0.1F && fit_with_sgd(x, target) < 0.5F;
+  const bool fits = fit(x, target) < 0.1F && fit_with_sgd(x, target) < 0.5F &&
+                    fit_with_trainer(x, target) < 0.1;
   const bool trains = train(__FILE__, run.string()).steps == 3;
   const bool writes = text_of(run.string()) == text_of(run.string());
   std::filesystem::remove_all(run);
