@@ -44,7 +44,7 @@ Int8Matrix quantize(const Tensor& matrix, std::int32_t largest, std::int32_t zer
                  "[int8] expected an fp32 matrix, got ", matrix.scalar_type(), " ", matrix.sizes());
   HALFTONE_CHECK(matrix.size(1) <= kMaxInt8Depth, "[int8] expected sums of at most ", kMaxInt8Depth,
                  " products, got ", matrix.size(1));
-  if (!matrix.is_cpu()) {
+  if (!matrix.is_cpu() || !fbgemm::fbgemmSupportedCPU()) {
     const ComposedInt8 composed = quantize_composed(matrix, largest, rounding);
     return {.quads = composed.integers, .scales = composed.scales, .depth = matrix.size(1)};
   }
@@ -186,7 +186,7 @@ Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
   HALFTONE_CHECK(left.depth == right.depth, "[int8_gemm] expected operands of one depth, got ",
                  left.depth, " and ", right.depth);
   const bool accumulate = into.defined();
-  if (!left.scales.is_cpu()) {
+  if (left.quads.scalar_type() == torch::kChar) {
     const Tensor product =
         int8_gemm_composed({left.quads, left.scales}, {right.quads, right.scales});
     return accumulate ? into.add_(product) : product;

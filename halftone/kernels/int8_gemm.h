@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of int8 matrices with exact int32 sums: on the CPU u8 x s8 by FBGEMM, elsewhere as
-// int8_composed.h defines them.
+// Products of int8 matrices with exact int32 sums: on the CPU u8 x s8 by FBGEMM, elsewhere (and
+// without AVX2) as int8_composed.h defines them.
 #pragma once
 
 #include <torch/types.h>
@@ -20,9 +20,9 @@ struct Int8Rounding {
 /// depth. A row with inf or nan has the scale nan, and makes nan of what is computed from it.
 struct Int8Matrix {
   torch::Tensor quads;   // int32, four integers each: (rows, ceil(depth / 4)), or transposed;
-                         // not on the CPU: int8 (rows, depth)
+                         // where FBGEMM is not used: int8 (rows, depth)
   torch::Tensor scales;  // (rows) fp32
-  torch::Tensor sums;    // (rows) int32, of the integers of a row; on the CPU only
+  torch::Tensor sums;    // (rows) int32, of the integers of a row; for FBGEMM only
   std::int64_t depth = 0;
   bool depth_major = false;  // quads are (ceil(depth / 4), rows)
 };
