@@ -344,20 +344,21 @@ void GradScaler::move_scale(const torch::Tensor& overflow) {
 void GradScaler::note(const StepResult& result) {
   if (options_.max_skips_at_floor == 0 || result.skips_at_floor < options_.max_skips_at_floor)
     return;
+  const bool scales = options_.enabled && options_.max_scale != 1.0;
   hopeless_ = fmt::format(
       "the last {} updates were skipped: gradients are not finite{}, first in {}; {}go back to a "
-      "checkpoint with a smaller learning rate, or train in bf16 or fp32",
+      "checkpoint with a smaller learning rate{}",
       result.skips_at_floor,
-      options_.enabled ? fmt::format(" even at the smallest loss scale {:g}", options_.min_scale)
-                       : "",
+      scales ? fmt::format(" even at the smallest loss scale {:g}", options_.min_scale) : "",
       result.overflow.empty() ? "an unnamed tensor" : result.overflow.front(),
-      options_.enabled ? "no smaller scale helps, so " : "");
+      scales ? "no smaller scale helps, so " : "", scales ? ", or train in bf16 or fp32" : "");
 }
 
 void GradScaler::give_up_if_hopeless() {
   if (hopeless_.empty()) return;
   std::string message = std::exchange(hopeless_, {});
-  if (diagnosis_) message += "; " + diagnosis_();
+  const std::string origin = diagnosis_ ? diagnosis_() : "";
+  if (!origin.empty()) message += "; " + origin;
   throw SystemError(message);
 }
 

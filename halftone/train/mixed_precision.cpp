@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/train/mixed_precision.h"
 
+#include <fmt/format.h>
+#include <torch/nn/modules/linear.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/log.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/clip.h"
 
@@ -30,11 +34,26 @@ std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimize
   return parameters;
 }
 
-bool has_int8_layer(const torch::nn::Module& module) {
+template <class Layer>
+std::int64_t count_layers(const torch::nn::Module& module) {
   const auto modules = module.modules();
-  return std::any_of(modules.begin(), modules.end(), [](const auto& one) {
-    return dynamic_cast<const LinearImpl*>(one.get()) != nullptr;
+  return std::count_if(modules.begin(), modules.end(), [](const auto& one) {
+    return dynamic_cast<const Layer*>(one.get()) != nullptr;
   });
+}
+
+// LibTorch's layers have no way to int8: none is left in fp32 in silence.
+void check_int8_layers(const torch::nn::Module& module, const std::string& precision) {
+  if (count_layers<LinearImpl>(module) == 0)
+    throw UserError(precision +
+                    " goes through halftone::Linear, and this module has none: build it of "
+                    "halftone::Linear, or choose another precision");
+  const std::int64_t foreign = count_layers<torch::nn::LinearImpl>(module);
+  if (foreign > 0)
+    log_warning_once(
+        fmt::format("{}: {} torch::nn::Linear of this module stay in fp32; what is to "
+                    "multiply in int8 must be halftone::Linear",
+                    precision, foreign));
 }
 
 }  // namespace
@@ -44,10 +63,7 @@ MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
     : policy_(std::move(policy)), device_(device), scaler_(scaler_for(policy_, scaler)) {}
 
 void MixedPrecision::convert_module(torch::nn::Module& module) {
-  if (policy_.int8_matmul && !has_int8_layer(module))
-    throw UserError(policy_.name +
-                    " goes through halftone::Linear, and this module has none: build it of "
-                    "halftone::Linear, or choose another precision");
+  if (policy_.int8_matmul) check_int8_layers(module, policy_.name);
   module.to(device_, policy_.parameter);
   scaler_.name_parameters(module);
 }

@@ -16,7 +16,9 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "halftone/core/log.h"
 #include "halftone/data/tensor_loader.h"
+#include "halftone/nn/linear.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
 #include "halftone/train/early_stopping.h"
@@ -444,6 +446,43 @@ TEST(Trainer, KeepsNamedModulesInFp32) {
   EXPECT_EQ(dtype_with({"lay"}), torch::kFloat);
   EXPECT_EQ(dtype_with({"type:Linear"}), torch::kFloat);
   EXPECT_THAT(error_of([&] { dtype_with({"nothing"}); }), HasSubstr("nothing"));
+}
+
+TEST(Trainer, Int8LeavesNoLayerInFp32InSilence) {
+  struct Mixed : TrainingModule<> {
+    explicit Mixed(bool ours) {
+      if (ours) first = register_module("first", Linear(8, 8));
+      second = register_module("second", torch::nn::Linear(8, 1));
+    }
+    torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+      const torch::Tensor hidden = first ? first(batch.data).tanh() : batch.data;
+      return (second(hidden) - batch.target).square().mean();
+    }
+    std::vector<OptimizerSetup> configure_optimizers() override {
+      return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
+    }
+    Linear first{nullptr};
+    torch::nn::Linear second{nullptr};
+  };
+  const auto train = [](bool ours) {
+    Mixed module(ours);
+    TensorLoader loader = loader_of(8);
+    const auto collector = std::make_shared<StepCollector>();
+    Trainer({.max_epochs = 8,
+             .precision = "int8-mixed",
+             .accelerator = "cpu",
+             .callbacks = {collector}})
+        .fit(module, loader);
+    return collector->steps.back().loss / collector->steps.front().loss;
+  };
+  std::vector<std::string> warnings;
+  set_log_sink([&](LogLevel level, const std::string& message) {
+    if (level == LogLevel::kWarning) warnings.push_back(message);
+  });
+  EXPECT_LT(train(true), 0.7);
+  set_log_sink({});
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("1 torch::nn::Linear of this module stay in fp32")));
+  EXPECT_THAT(error_of([&] { train(false); }), HasSubstr("halftone::Linear"));
 }
 
 TEST(Trainer, RefusesWhatItCannotDo) {
