@@ -161,7 +161,6 @@ TEST_F(Resume, IsBitEqualIn16Mixed) {
 }
 TEST_F(Resume, IsBitEqualInInt8Mixed) { expect_bit_equal_after_kills("int8-mixed"); }
 TEST_F(Resume, IsBitEqualInBf16True) { expect_bit_equal_after_kills("bf16-true"); }
-TEST_F(Resume, IsBitEqualInInt8Mixed) { expect_bit_equal_after_kills("int8-mixed"); }
 TEST_F(Resume, IsBitEqualIn16True) { expect_bit_equal_after_kills("16-true"); }
 
 TEST_F(Resume, TwoRunsWithOneSeedAreBitEqual) {
