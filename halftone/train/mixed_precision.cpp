@@ -34,12 +34,15 @@ std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimize
   return parameters;
 }
 
+// A module on the stack can't be part of its own modules().
 template <class Layer>
 std::int64_t count_layers(const torch::nn::Module& module) {
-  const auto modules = module.modules();
-  return std::count_if(modules.begin(), modules.end(), [](const auto& one) {
-    return dynamic_cast<const Layer*>(one.get()) != nullptr;
-  });
+  const auto is_one = [](const torch::nn::Module& one) {
+    return dynamic_cast<const Layer*>(&one) != nullptr;
+  };
+  const auto below = module.modules(/*include_self=*/false);
+  return std::count_if(below.begin(), below.end(), [&](const auto& one) { return is_one(*one); }) +
+         (is_one(module) ? 1 : 0);
 }
 
 // LibTorch's layers have no way to int8: none is left in fp32 in silence.
