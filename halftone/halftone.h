@@ -4,6 +4,8 @@
 
 #include "halftone/core/atomic_file.h"
 #include "halftone/core/autocast.h"
+#include "halftone/core/cast_policy.h"
+#include "halftone/core/custom_function.h"
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/interrupt.h"
@@ -44,6 +46,7 @@
 #include "halftone/optim/lr_schedule.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/precision/adaptive_scale.h"
+#include "halftone/precision/autocast_check.h"
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/gradient_region.h"
 #include "halftone/precision/keep_fp32.h"

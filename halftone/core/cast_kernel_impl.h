@@ -20,6 +20,10 @@ c10::OperatorHandle find_op(const std::string& name);
 /// Whether an argument of `op`, on top of `stack`, is marked by mark_keep_fp32().
 bool takes_kept_tensor(const c10::OperatorHandle& op, const torch::jit::Stack& stack);
 
+/// Whether what `op` has under `key` was put there by mark_keep_fp32() alone: LibTorch itself does
+/// nothing to its arguments.
+bool only_keeps(const c10::OperatorHandle& op, c10::DispatchKey key);
+
 /// Calls `op` without autocast, its floating arguments cast to `dtype` except double ones and those
 /// of other devices, as LibTorch's own policies do it (weights through the region's cache).
 void call_in(torch::ScalarType dtype, torch::DeviceType device, const c10::OperatorHandle& op,

@@ -120,11 +120,13 @@ class KeepingKernel final : public c10::OperatorKernel {
   KeepingKernel(c10::KernelFunction autocast, torch::DeviceType device)
       : autocast_(std::move(autocast)), device_(device) {}
 
+  bool has_policy() const { return !autocast_.isFallthrough(); }
+
   void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                   torch::jit::Stack* stack) {
     if (takes_kept_tensor(op, *stack)) {
       call_in(torch::kFloat, device_, op, stack);
-    } else if (autocast_.isFallthrough()) {
+    } else if (!has_policy()) {
       const auto key = at::autocast::get_autocast_dispatch_key_from_device_type(device_);
       op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, key), stack);
     } else {
@@ -154,6 +156,12 @@ std::vector<torch::Library> wrap_weighted_ops() {
 }
 
 }  // namespace
+
+bool only_keeps(const c10::OperatorHandle& op, c10::DispatchKey key) {
+  const auto kernel = op.getComputedKernelForDispatchKey(key);
+  const auto* keeping = kernel.kernelFunction().boxedKernelFunctor<KeepingKernel>();
+  return keeping != nullptr && !keeping->has_policy();
+}
 
 void mark_keep_fp32(const Tensor& parameter) {
   HALFTONE_CHECK(parameter.defined(), "[keep_fp32] expected a tensor, got an undefined one");
