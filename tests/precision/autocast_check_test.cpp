@@ -47,7 +47,8 @@ TEST(CheckAutocastSafe, PassesOperatorsThatAre) {
     EXPECT_LT(m.error, m.allowed);
   }
   EXPECT_TRUE(
-      check_autocast_safe([](const Tensors& x) { return linear(x[0], x[1]); }, matrices()).safe());
+      check_autocast_safe([](const Tensors& x) { return halftone::linear(x[0], x[1]); }, matrices())
+          .safe());
   const auto norm = [](const Tensors& x) { return rms_norm(x[0], x[1], 1e-5); };
   const AutocastReport normed =
       check_autocast_safe(norm, {torch::randn({5, 16}), torch::rand({16})});
