@@ -48,6 +48,12 @@ torch::DeviceType checked(torch::DeviceType device) {
   return device;
 }
 
+// The cache knows a weight's cast but not the dtype it was cast to: a region in another dtype than
+// the one around it must not find it.
+void forget_casts_of_another_dtype(torch::ScalarType a, torch::ScalarType b) {
+  if (a != b) at::autocast::clear_cache();
+}
+
 }  // namespace
 
 Autocast::Autocast(torch::DeviceType device, std::optional<torch::ScalarType> dtype, bool enabled,
@@ -58,6 +64,7 @@ Autocast::Autocast(torch::DeviceType device, std::optional<torch::ScalarType> dt
       previous_enabled_(at::autocast::is_autocast_enabled(device)),
       previous_dtype_(at::autocast::get_autocast_dtype(device)),
       previous_cache_enabled_(at::autocast::is_autocast_cache_enabled()) {
+  forget_casts_of_another_dtype(previous_dtype_, dtype_);
   at::autocast::set_autocast_enabled(device_, enabled_);
   at::autocast::set_autocast_dtype(device_, dtype_);
   at::autocast::increment_nesting();
@@ -66,6 +73,7 @@ Autocast::Autocast(torch::DeviceType device, std::optional<torch::ScalarType> dt
 
 Autocast::~Autocast() {
   if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  forget_casts_of_another_dtype(previous_dtype_, dtype_);
   at::autocast::set_autocast_enabled(device_, previous_enabled_);
   at::autocast::set_autocast_dtype(device_, previous_dtype_);
   at::autocast::set_autocast_cache_enabled(previous_cache_enabled_);

@@ -10,7 +10,10 @@ namespace halftone {
 /// While it lives, LibTorch's autocast is on (or off) for one device type in this thread; what was
 /// set before comes back at the end of the scope, also when it is left by an exception. Regions
 /// nest; the cache of cast weights is dropped when the outermost one ends. Call backward() outside.
-/// The rules are those of Python's torch.autocast.
+/// The rules are those of Python's torch.autocast, except that a nested region of another dtype
+/// casts the weights anew; Python's takes the outer dtype's casts from the cache. State is the
+/// thread's own but the cache is the process's: threads that use one weight in several dtypes at
+/// once need cache_enabled = false.
 class Autocast {
  public:
   /// Without `dtype`: the device's present autocast dtype (at first bfloat16 on the CPU, float16 on

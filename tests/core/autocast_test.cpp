@@ -7,6 +7,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -153,6 +154,79 @@ TEST(Autocast, BackwardOutsideGivesFp32Gradients) {
   loss.backward();
   EXPECT_EQ(weight.grad().scalar_type(), torch::kFloat);
   EXPECT_TRUE(torch::equal(weight.grad(), torch::full({2, 2}, 2.0F)));
+}
+
+// LibTorch's cache would hand the inner region the outer one's cast.
+TEST(Autocast, NestedRegionsOfTwoDtypesCastAWeightForEach) {
+  const torch::Tensor weight = torch::ones({2, 2}, torch::requires_grad());
+  const auto product = [&] { return torch::mm(weight, weight).scalar_type(); };
+  const Autocast outer(torch::kCPU, torch::kBFloat16);
+  EXPECT_EQ(product(), torch::kBFloat16);
+  {
+    const Autocast inner(torch::kCPU, torch::kHalf);
+    EXPECT_EQ(product(), torch::kHalf);
+    {
+      const Autocast off(torch::kCPU, torch::kHalf, /*enabled=*/false);
+      EXPECT_EQ(product(), torch::kFloat);
+    }
+    EXPECT_EQ(product(), torch::kHalf);
+  }
+  EXPECT_EQ(product(), torch::kBFloat16);
+}
+
+TEST(Autocast, StateAndDtypeAreTheThreadsOwn) {
+  const Autocast autocast(torch::kCPU, torch::kHalf);
+  torch::ScalarType elsewhere = torch::kDouble;
+  torch::ScalarType elsewhere_inside = torch::kDouble;
+  std::thread([&] {
+    elsewhere = product_dtype();
+    const Autocast own(torch::kCPU, torch::kBFloat16);
+    elsewhere_inside = product_dtype();
+  }).join();
+  EXPECT_EQ(elsewhere, torch::kFloat);
+  EXPECT_EQ(elsewhere_inside, torch::kBFloat16);
+  EXPECT_EQ(product_dtype(), torch::kHalf);
+}
+
+TEST(Autocast, ThreadsWithRegionsOfTheirOwnAndOneWeight) {
+  const torch::Tensor weight = torch::ones({4, 4}, torch::requires_grad());
+  const auto wrong_products = [&](bool two_dtypes) {
+    std::vector<int> wrong(4);
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < wrong.size(); ++i)
+      threads.emplace_back([&, i] {
+        const auto own = two_dtypes && i % 2 == 0 ? torch::kHalf : torch::kBFloat16;
+        for (int k = 0; k < 100; ++k) {
+          const Autocast autocast(torch::kCPU, own, true, /*cache_enabled=*/!two_dtypes);
+          wrong[i] += torch::mm(weight, weight).scalar_type() != own;
+        }
+      });
+    for (std::thread& thread : threads) thread.join();
+    return wrong;
+  };
+  EXPECT_EQ(wrong_products(/*two_dtypes=*/false), std::vector<int>(4));
+  EXPECT_EQ(wrong_products(/*two_dtypes=*/true), std::vector<int>(4));
+}
+
+// What was begun in the forward is finished in a thread that never saw the region.
+TEST(Autocast, BackwardOfTorchsOperationsInAnotherThread) {
+  const torch::Tensor weight = torch::rand({3, 3}, torch::requires_grad());
+  const torch::Tensor x = torch::rand({3, 3});
+  const auto gradient = [&](bool in_another_thread) {
+    weight.mutable_grad() = torch::Tensor();
+    torch::Tensor loss;
+    {
+      const Autocast autocast(torch::kCPU, torch::kHalf);
+      loss = torch::mm(torch::mm(x, weight), weight).to(torch::kFloat).sum();
+    }
+    if (in_another_thread) {
+      std::thread([&] { loss.backward(); }).join();
+    } else {
+      loss.backward();
+    }
+    return weight.grad().clone();
+  };
+  EXPECT_TRUE(gradient(true).equal(gradient(false)));
 }
 
 static_assert(!std::is_copy_constructible_v<Autocast> && !std::is_move_constructible_v<Autocast>);
