@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole training steps of every recipe, ours and PyTorch's, side by side on this machine.
 
-    python3 bench/compare/run.py [--preset minimind-26m] [--batch 4] [--seq-len 256] [--rounds 7]
+    python3 bench/compare/run.py [--preset minimind-26m] [--batch 4] [--seq-len 256] [--rounds 7] [--steps 3]
                                  [--python PYTHON_WITH_TORCH] [--cap-avx2]
 
 Build first:  cmake --preset release -DHALFTONE_BUILD_BENCH=ON && cmake --build build
-All programs are started at once and take turns, one step each, so that what else happens on the
-machine meets all of them alike; the first round warms up. Prints a Markdown table: the median step,
+All programs are started at once and take turns, a few steps each, so that what else happens on the
+machine meets all of them alike; the first round, and the first step of each turn, warm up. Prints a Markdown table: the median step,
 tokens/s, the ratio to our 32-true, and the share of the fp32 multiply-add peak that was measured in
 the same rounds (6 flops per parameter and token, attention left out). --cap-avx2 limits LibTorch's,
 oneDNN's and MKL's kernels to AVX2: it shows which path is chosen there, not how such a CPU performs.
@@ -37,12 +37,13 @@ class Contestant:
         if self.process.stdout.readline().strip() != "ready":
             sys.exit(f"{self.name}: the program ended before it was ready")
 
-    def run(self, keep):
-        self.process.stdin.write("1\n")
+    def run(self, steps, keep):
+        # The first step of a turn finds the caches full of somebody else's data: training does not.
+        self.process.stdin.write(f"{steps + 1}\n")
         self.process.stdin.flush()
         values = json.loads(self.process.stdout.readline())
         if keep:
-            self.samples += values
+            self.samples += values[1:]
 
     def median(self):
         return statistics.median(self.samples)
@@ -65,6 +66,7 @@ def parse_arguments():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3, help="counted steps of a turn, after one that is not")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--python", help="interpreter that can import torch; without it PyTorch is left out")
@@ -97,12 +99,12 @@ def main():
     contestants, peak = start(arguments)
     for round_number in range(arguments.rounds + 1):
         for contestant in [*contestants, peak]:
-            contestant.run(keep=round_number > 0)
+            contestant.run(arguments.steps, keep=round_number > 0)
         print(f"round {round_number}/{arguments.rounds}", file=sys.stderr)
     tokens = arguments.batch * arguments.seq_len
     capped = ", kernels capped to AVX2" if arguments.cap_avx2 else ""
     print(f"{arguments.preset}, {arguments.batch} x {arguments.seq_len} tokens, {cpu_model()}, "
-          f"{arguments.threads} threads{capped}, {arguments.rounds} rounds; fp32 peak {peak.median():.0f} GFLOP/s\n")
+          f"{arguments.threads} threads{capped}, {arguments.rounds} rounds of {arguments.steps} steps; fp32 peak {peak.median():.0f} GFLOP/s\n")
     print("| recipe | step, ms (median) | min .. max | tokens/s | time / our 32-true | share of fp32 peak |")
     print("|---|---|---|---|---|---|")
     base = next((c.median() for c in contestants if c.name == "halftone 32-true"), None)
