@@ -11,6 +11,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/int8_gemm.h"
+#include "halftone/kernels/matrix_rows_impl.h"
 
 namespace halftone {
 
@@ -40,17 +41,6 @@ std::uint64_t next_int8_stream() {
 }
 
 namespace {
-
-/// (..., c) -> (rows, c), with every size allowed to be 0.
-Tensor as_rows(const Tensor& x) {
-  return x.reshape({c10::multiply_integers(x.sizes().slice(0, x.dim() - 1)), x.size(-1)});
-}
-
-std::vector<std::int64_t> with_last(const Tensor& x, std::int64_t last) {
-  std::vector<std::int64_t> shape = x.sizes().vec();
-  shape.back() = last;
-  return shape;
-}
 
 /// sum_t g[t] x[t]^T of more rows than one integer sum can hold, too.
 Tensor weight_gradient(const Tensor& g, const std::vector<Int8Matrix>& x_parts,

@@ -14,6 +14,7 @@
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/matrix_rows_impl.h"
 
 namespace halftone {
 namespace {
@@ -26,17 +27,6 @@ using torch::autograd::variable_list;
 MatmulPaths paths_for(ScalarType dtype) {
   const MatmulChoice choice = matmul_paths();
   return dtype == torch::kBFloat16 ? choice.bf16 : choice.fp16;
-}
-
-std::vector<std::int64_t> with_last(const Tensor& x, std::int64_t last) {
-  std::vector<std::int64_t> shape = x.sizes().vec();
-  shape.back() = last;
-  return shape;
-}
-
-/// (..., c) -> (rows, c), with every size allowed to be 0.
-Tensor as_rows(const Tensor& x) {
-  return x.reshape({c10::multiply_integers(x.sizes().slice(0, x.dim() - 1)), x.size(-1)});
 }
 
 /// What gemm16 takes on `path`: an operand of several products is widened once, not by each.

@@ -190,11 +190,12 @@ void Trainer::resume(FitLoop& loop) {
 void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
   TrainingModuleBase& module = task.module();
   bool epoch_is_new = true;
+  bool batch_was_seen = device().is_cpu();  // where the advice does not depend on it
   while (!loop_->finished() && !stop_) {
     const std::int64_t epoch = loop_->counters().epochs + 1;
     if (std::exchange(epoch_is_new, false)) module.on_train_epoch_start(epoch);
     StepMetrics metrics = loop_->step();
-    if (device().is_cuda()) advise(task);  // now the batch is known, too
+    if (!std::exchange(batch_was_seen, true)) advise(task);
     for (const auto& callback : options_.callbacks) callback->add_metrics(*this, metrics);
     if (metrics_log_) metrics_log_->append(metrics);
 

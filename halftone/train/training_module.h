@@ -16,7 +16,6 @@
 #include <utility>
 #include <vector>
 
-#include "halftone/core/state_dict.h"
 #include "halftone/optim/lr_schedule.h"
 
 namespace halftone {
