@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The same optimizer step as bench/train_step_bench.cpp, in PyTorch eager, for bench/compare/run.py.
+"""The same optimizer step as bench/train_step_bench.cpp, in PyTorch, for bench/compare/run.py.
 
     pytorch_train_step.py PRESET RECIPE BATCH SEQ_LEN THREADS
 
-RECIPE: fp32, bf16-autocast, fp16-autocast. The model is the one of tests/golden/make_minimind_golden.py.
+RECIPE: fp32, bf16-autocast, fp16-autocast, each also with -compile behind it (torch.compile of the model and its loss). The model is the one of tests/golden/make_minimind_golden.py.
 """
 import json
 import pathlib
@@ -34,14 +34,22 @@ def main():
     model = MiniMind(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     ids = torch.randint(config["vocab_size"], (batch, seq_len + 1))
-    dtype = {"fp32": None, "bf16-autocast": torch.bfloat16, "fp16-autocast": torch.float16}[recipe]
+    compiled = recipe.endswith("-compile")
+    dtype = {"fp32": None, "bf16-autocast": torch.bfloat16,
+             "fp16-autocast": torch.float16}[recipe.removesuffix("-compile")]
     scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
+
+    def loss_of(ids):
+        logits, aux_loss = model(ids[:, :-1])
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()) + aux_loss
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            logits, aux_loss = model(ids[:, :-1])
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()) + aux_loss
+            loss = loss_of(ids)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
