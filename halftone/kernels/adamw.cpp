@@ -8,6 +8,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/adamw_impl.h"
+#include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/stochastic_rounding.h"
 
 namespace halftone {
@@ -81,9 +82,7 @@ void adamw_cpu(const AdamWTensors& tensors, const AdamWArguments& arguments) {
   const std::uint64_t stream =
       random_word(arguments.seed, static_cast<std::uint64_t>(arguments.step.item<std::int64_t>()));
   const torch::ScalarType dtype = tensors.weights.scalar_type();
-  const KernelType type = dtype == torch::kFloat  ? KernelType::kFloat
-                          : dtype == torch::kHalf ? KernelType::kHalf
-                                                  : KernelType::kBFloat16;
+  const KernelType type = kernel_type(dtype);
   auto* weights = static_cast<char*>(tensors.weights.mutable_data_ptr());
   const auto* gradients = static_cast<const char*>(tensors.gradients.const_data_ptr());
   auto* exp_avg = tensors.exp_avg.mutable_data_ptr<float>();

@@ -4,10 +4,9 @@
 
 #include <cstdint>
 
-namespace halftone {
+#include "halftone/kernels/simd_impl.h"
 
-/// The vectorised code's element types; 16-bit ones are handled as their bits.
-enum class KernelType { kFloat, kBFloat16, kHalf };
+namespace halftone {
 
 struct AdamWConstants {
   float gradient_factor;
@@ -31,9 +30,6 @@ struct AdamWRange {
   std::uint32_t first_index;  // low half; the range stays within 2^32 indices
   KernelType type;
 };
-
-/// Whether this CPU runs the loops below (AVX2 or better).
-bool has_simd_kernels();
 
 void adamw_range(const AdamWRange& range, const AdamWConstants& constants);
 

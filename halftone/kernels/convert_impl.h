@@ -11,6 +11,7 @@
 #include <hwy/highway.h>
 
 #include <cstdint>
+#include <cstring>
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {
@@ -25,6 +26,11 @@ struct Float {
   template <class D>
   static HWY_INLINE void store(hn::Vec<D> value, D d, Type* to) {
     hn::StoreU(value, d, to);
+  }
+  // What a store and a load give.
+  template <class D>
+  static HWY_INLINE hn::Vec<D> rounded(D, hn::Vec<D> value) {
+    return value;
   }
 };
 
@@ -42,6 +48,10 @@ struct Half {
     const hn::Rebind<hwy::float16_t, D> dh;
     hn::StoreU(hn::BitCast(d16, hn::DemoteTo(dh, value)), d16, to);
   }
+  template <class D>
+  static HWY_INLINE hn::Vec<D> rounded(D d, hn::Vec<D> value) {
+    return hn::PromoteTo(d, hn::DemoteTo(hn::Rebind<hwy::float16_t, D>(), value));
+  }
 };
 
 struct BFloat16 {
@@ -55,12 +65,12 @@ struct BFloat16 {
   // To nearest, ties to even; NaN becomes the quiet NaN 0x7FC0, as in LibTorch.
   template <class D>
   static HWY_INLINE void store(hn::Vec<D> value, D d, Type* to) {
+    store_high(rounded_bits(d, value), d, to);
+  }
+  template <class D>
+  static HWY_INLINE hn::Vec<D> rounded(D d, hn::Vec<D> value) {
     const hn::RebindToUnsigned<D> du;
-    const auto bits = hn::BitCast(du, value);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1U));
-    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFU)));
-    const auto nan = hn::RebindMask(du, hn::IsNaN(value));
-    store_high(hn::IfThenElse(nan, hn::Set(du, 0x7FC00000U), rounded), d, to);
+    return hn::BitCast(d, hn::And(rounded_bits(d, value), hn::Set(du, 0xFFFF0000U)));
   }
   // Up with the probability of the distance from below; what is not finite stays as it is.
   template <class D>
@@ -76,6 +86,16 @@ struct BFloat16 {
   }
 
  private:
+  // The high half is the result; the low half is not cleared.
+  template <class D>
+  static HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> rounded_bits(D, hn::Vec<D> value) {
+    const hn::RebindToUnsigned<D> du;
+    const auto bits = hn::BitCast(du, value);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1U));
+    const auto up = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFU)));
+    const auto nan = hn::RebindMask(du, hn::IsNaN(value));
+    return hn::IfThenElse(nan, hn::Set(du, 0x7FC00000U), up);
+  }
   template <class D>
   static HWY_INLINE void store_high(hn::Vec<hn::RebindToUnsigned<D>> bits, D, Type* to) {
     const hn::Rebind<std::uint16_t, D> d16;
@@ -83,6 +103,24 @@ struct BFloat16 {
                d16, to);
   }
 };
+
+/// Up to a vector; 0 beyond `count`.
+template <class Element, class D>
+HWY_INLINE hn::Vec<D> load_some(D d, const typename Element::Type* from, std::int64_t count) {
+  if (count >= static_cast<std::int64_t>(hn::Lanes(d))) return Element::load(d, from);
+  typename Element::Type rest[HWY_MAX_BYTES / sizeof(float)] = {};
+  std::memcpy(rest, from, static_cast<std::size_t>(count) * sizeof(*rest));
+  return Element::load(d, rest);
+}
+
+/// The first `count` of a vector, or all.
+template <class Element, class D>
+HWY_INLINE void store_some(hn::Vec<D> value, D d, typename Element::Type* to, std::int64_t count) {
+  if (count >= static_cast<std::int64_t>(hn::Lanes(d))) return Element::store(value, d, to);
+  typename Element::Type rest[HWY_MAX_BYTES / sizeof(float)];
+  Element::store(value, d, rest);
+  std::memcpy(to, rest, static_cast<std::size_t>(count) * sizeof(*rest));
+}
 
 }  // namespace halftone::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

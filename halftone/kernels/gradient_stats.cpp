@@ -5,16 +5,12 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/adamw_impl.h"
+#include "halftone/kernels/kernel_type_impl.h"
 
 namespace halftone {
 namespace {
 
 constexpr std::int64_t kChunk = 32768;  // elements; cuts the sums, so it is part of the result
-
-KernelType kernel_type(torch::ScalarType dtype) {
-  if (dtype == torch::kFloat) return KernelType::kFloat;
-  return dtype == torch::kHalf ? KernelType::kHalf : KernelType::kBFloat16;
-}
 
 std::vector<Range> cut(const std::vector<Range>& ranges) {
   std::vector<Range> chunks;

@@ -25,7 +25,7 @@ using VI = hn::Vec<DI>;
 
 constexpr std::int64_t kMaxLanes = HWY_MAX_BYTES / sizeof(float);
 
-std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(D())); }
+HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(D())); }
 
 /// Up to a vector of floats; 0 beyond `count`.
 HWY_INLINE V load(const float* values, std::int64_t count) {

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the vectorised loops and their callers agree on; free of LibTorch, so that the loops compile
+// quickly.
+#pragma once
+
+namespace halftone {
+
+/// The vectorised code's element types; 16-bit ones are handled as their bits.
+enum class KernelType { kFloat, kBFloat16, kHalf };
+
+/// Whether this CPU runs the vectorised loops (AVX2 or better).
+bool has_simd_kernels();
+
+}  // namespace halftone

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What swiglu.cpp and swiglu_cpu.cpp agree on; free of LibTorch, so that the loops compile quickly.
+#pragma once
+
+#include <cstdint>
+
+#include "halftone/kernels/simd_impl.h"
+
+namespace halftone {
+
+/// Dense rows: gate_up (2 width), out (width).
+struct SwigluRows {
+  const void* gate_up;
+  void* out;
+  std::int64_t width;
+  KernelType type;
+};
+
+void swiglu_rows(const SwigluRows& rows, std::int64_t begin, std::int64_t end);
+
+/// Dense rows: gate_up and its gradient (2 width), d_out (width).
+struct SwigluGradRows {
+  const void* gate_up;
+  const void* d_out;
+  void* d_gate_up;
+  std::int64_t width;
+  KernelType type;
+};
+
+void swiglu_grad_rows(const SwigluGradRows& rows, std::int64_t begin, std::int64_t end);
+
+}  // namespace halftone

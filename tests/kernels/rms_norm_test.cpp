@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/rms_norm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "support/fused_op.h"
+#include "support/instruction_sets.h"
+
+namespace halftone {
+namespace {
+
+using test::expect_equals_definition;
+using torch::Tensor;
+using Tensors = std::vector<Tensor>;
+
+constexpr double kEps = 1e-5;
+
+Tensors add_norm(const Tensors& in) {
+  const NormedSum out = add_rms_norm(in[0], in[1], in[2], kEps);
+  return {out.sum, out.normed};
+}
+
+// Written out, on fp64 inputs.
+Tensors formula(const Tensors& in) {
+  const Tensor sum = in[1].defined() ? in[0] + in[1] : in[0] * 1.0;
+  return {sum, sum / (sum.square().mean(-1, true) + kEps).sqrt() * in[2]};
+}
+
+TEST(AddRmsNorm, EqualsTheFormulaOnOddSizesInEveryDtype) {
+  torch::manual_seed(1);
+  test::for_each_instruction_set([] {
+    for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+      for (const std::int64_t width : {1, 7, 16, 33, 512}) {
+        for (const bool with_branch : {false, true}) {
+          const Tensor x = torch::randn({3, 67, width}).to(dtype);
+          const Tensor branch = with_branch ? torch::randn({3, 67, width}).to(dtype) : Tensor();
+          const Tensor weight = torch::randn({width}).to(dtype);
+          expect_equals_definition(add_norm, formula, {x, branch, weight},
+                                   2 * test::tolerance_of(dtype));
+        }
+      }
+    }
+  });
+}
+
+TEST(AddRmsNorm, A16BitBranchJoinsAnFp32Stream) {
+  torch::manual_seed(2);
+  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
+    const Tensors in{torch::randn({5, 24}), torch::randn({5, 24}).to(dtype), torch::randn({24})};
+    const test::ValuesAndGradients out = test::differentiate(add_norm, in);
+    EXPECT_EQ(out.values[0].scalar_type(), torch::kFloat);
+    EXPECT_TRUE(out.values[0].equal(in[0] + in[1]));
+    EXPECT_EQ(out.gradients[1].scalar_type(), dtype);
+    EXPECT_TRUE(out.gradients[1].equal(out.gradients[0].to(dtype)));
+    expect_equals_definition(add_norm, formula, in, test::tolerance_of(dtype));
+  }
+}
+
+TEST(AddRmsNorm, TakesStridedAndUnalignedOperands) {
+  torch::manual_seed(3);
+  const Tensor store = torch::randn({6, 40});
+  const Tensors in{store.narrow(1, 1, 19), store.t().narrow(0, 20, 19).t(),
+                   torch::randn({20}).narrow(0, 1, 19)};
+  expect_equals_definition(add_norm, formula, in, 4e-6);
+}
+
+TEST(AddRmsNorm, TakesNoRows) {
+  const Tensors in{torch::zeros({0, 8}), torch::zeros({0, 8}), torch::ones({8})};
+  const test::ValuesAndGradients out = test::differentiate(add_norm, in);
+  EXPECT_EQ(out.values[1].sizes(), (std::vector<std::int64_t>{0, 8}));
+  EXPECT_TRUE(out.gradients[2].equal(torch::zeros({8})));
+}
+
+TEST(AddRmsNorm, NonFiniteRowsStayVisible) {
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    Tensor x = torch::ones({3, 20});
+    x[1][18] = bad;
+    const NormedSum out = add_rms_norm(x, torch::ones({3, 20}), torch::ones({20}), kEps);
+    EXPECT_FALSE(out.normed[1][18].isfinite().item<bool>());
+    EXPECT_TRUE(out.normed[0].isfinite().all().item<bool>());
+    EXPECT_TRUE(out.normed[2].isfinite().all().item<bool>());
+  }
+}
+
+TEST(AddRmsNorm, DoesNotDependOnTheNumberOfThreads) {
+  torch::manual_seed(4);
+  EXPECT_TRUE(test::is_thread_independent(
+      add_norm, {torch::randn({301, 50}), torch::randn({301, 50}), torch::randn({50})}));
+}
+
+TEST(AddRmsNorm, OneOfTheTwoGradientsMayBeMissing) {
+  torch::manual_seed(5);
+  for (const std::size_t used : {0, 1}) {
+    const auto only = [used](const auto& operation) {
+      return [used, operation](const Tensors& in) { return Tensors{operation(in)[used]}; };
+    };
+    const Tensors in{torch::randn({4, 10}), torch::randn({4, 10})};
+    const Tensor weight = torch::randn({10});
+    const auto with_weight = [&](const auto& operation) {
+      return [&, operation](const Tensors& x) {
+        return operation(Tensors{x[0], x[1], weight.to(x[0].scalar_type())});
+      };
+    };
+    expect_equals_definition(only(with_weight(add_norm)), only(with_weight(formula)), in, 4e-6);
+  }
+}
+
+// d/dx of |d loss / d x|^2, which needs the second derivative of the norm.
+TEST(AddRmsNorm, SecondDerivativesEqualTheFormulas) {
+  torch::manual_seed(6);
+  const auto penalty = [](const test::Operation& operation, const Tensors& values) {
+    Tensors leaves;
+    for (const Tensor& value : values) leaves.push_back(value.detach().requires_grad_());
+    const Tensors out = operation(leaves);
+    const Tensor loss = out[0].pow(3).sum() + out[1].pow(3).sum();
+    const Tensors first = torch::autograd::grad({loss}, leaves, {}, true, /*create_graph=*/true);
+    Tensor total = first[0].square().sum();
+    for (std::size_t i = 1; i < first.size(); ++i) total = total + first[i].square().sum();
+    return torch::autograd::grad({total}, leaves);
+  };
+  const Tensors in{torch::randn({4, 10}), torch::randn({4, 10}), torch::randn({10})};
+  Tensors wide;
+  for (const Tensor& x : in) wide.push_back(x.to(torch::kDouble));
+  const Tensors actual = penalty(add_norm, in), expected = penalty(formula, wide);
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    EXPECT_LT(test::relative_error(actual[i], expected[i]), 1e-5);
+}
+
+TEST(AddRmsNorm, Fp64GradientsAgreeWithFiniteDifferences) {
+  torch::manual_seed(7);
+  const Tensors in{torch::randn({2, 5}, torch::kDouble), torch::randn({2, 5}, torch::kDouble),
+                   torch::randn({5}, torch::kDouble)};
+  const auto loss = [](const Tensors& x) {
+    return add_norm(x)[1].pow(2).sum() + add_norm(x)[0].sum();
+  };
+  Tensors leaves;
+  for (const Tensor& x : in) leaves.push_back(x.clone().requires_grad_());
+  const Tensors grads = torch::autograd::grad({loss(leaves)}, leaves);
+  const torch::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    for (std::int64_t j = 0; j < in[i].numel(); ++j) {
+      const auto at = [&](double change) {
+        Tensors moved{in[0].clone(), in[1].clone(), in[2].clone()};
+        moved[i].view({-1})[j] += change;
+        return loss(moved).item<double>();
+      };
+      EXPECT_NEAR(grads[i].flatten()[j].item<double>(), (at(1e-5) - at(-1e-5)) / 2e-5, 1e-7);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace halftone

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/rotary_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "halftone/nn/rope.h"
+#include "support/fused_op.h"
+#include "support/instruction_sets.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+using Tensors = std::vector<Tensor>;
+
+struct Case {
+  std::int64_t batch, steps, heads, kv_heads, size;
+};
+
+// Rotates by hand, repeats keys, masks, and takes the softmax, in fp64.
+test::Operation formula_of(const Case& c, const Tensor& rotations) {
+  return [c, rotations](const Tensors& in) {
+    const Tensor split = in[0].unflatten(-1, {-1, c.size}).transpose(1, 2);  // (B, heads, T, d)
+    const Tensor table = at::view_as_real(rotations).to(torch::kDouble);     // (T, d / 2, 2)
+    const auto rotate = [&](const Tensor& x) {
+      const Tensor pairs = x.unflatten(-1, {-1, 2});
+      const Tensor a = pairs.select(-1, 0), b = pairs.select(-1, 1);
+      const Tensor cosine = table.select(-1, 0), sine = table.select(-1, 1);
+      return at::stack({a * cosine - b * sine, a * sine + b * cosine}, -1).flatten(-2);
+    };
+    const std::int64_t group = c.heads / c.kv_heads;
+    const Tensor q = rotate(split.narrow(1, 0, c.heads));
+    const Tensor k = rotate(split.narrow(1, c.heads, c.kv_heads)).repeat_interleave(group, 1);
+    const Tensor v = split.narrow(1, c.heads + c.kv_heads, c.kv_heads).repeat_interleave(group, 1);
+    const Tensor scores = q.matmul(k.transpose(-1, -2)) / std::sqrt(static_cast<double>(c.size));
+    const Tensor hidden = torch::ones({c.steps, c.steps}, torch::kBool).triu(1);
+    const Tensor weights =
+        scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()).softmax(-1);
+    return Tensors{weights.matmul(v).transpose(1, 2).flatten(2)};
+  };
+}
+
+test::Operation fused_of(const Case& c, const Tensor& rotations) {
+  return [c, rotations](const Tensors& in) {
+    return Tensors{rotary_attention(in[0], rotations, {c.heads, c.kv_heads})};
+  };
+}
+
+Tensor rotations_of(const Case& c) { return RopeTable(c.size, 1e4).rows(3, c.steps, torch::kCPU); }
+
+Tensor projections(const Case& c) {
+  return torch::randn({c.batch, c.steps, (c.heads + 2 * c.kv_heads) * c.size});
+}
+
+TEST(RotaryAttention, EqualsTheFormulaOnOddSizesInEveryDtype) {
+  torch::manual_seed(1);
+  const Case cases[] = {{1, 1, 1, 1, 2},  {2, 5, 4, 2, 6},    {1, 65, 4, 1, 16},
+                        {2, 64, 2, 2, 8}, {1, 130, 8, 2, 64}, {3, 37, 6, 3, 10}};
+  test::for_each_instruction_set([&] {
+    for (const Case& c : cases) {
+      const Tensor rotations = rotations_of(c);
+      for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+        // The definition keeps 16-bit softmax weights in some of LibTorch's kernels.
+        const double tolerance = dtype == torch::kFloat ? 4e-6 : 3 * test::tolerance_of(dtype);
+        test::expect_equals_definition(fused_of(c, rotations), formula_of(c, rotations),
+                                       {projections(c).to(dtype)}, tolerance);
+      }
+    }
+  });
+}
+
+TEST(RotaryAttention, EqualsItsDefinitionInLibTorchsOperations) {
+  torch::manual_seed(2);
+  const Case c{2, 70, 8, 2, 32};
+  const Tensor rotations = rotations_of(c), qkv = projections(c);
+  const auto reference = [&](const Tensors& in) {
+    return Tensors{rotary_attention_reference(in[0], rotations, {c.heads, c.kv_heads})};
+  };
+  const test::ValuesAndGradients ours = test::differentiate(fused_of(c, rotations), {qkv});
+  const test::ValuesAndGradients theirs = test::differentiate(reference, {qkv});
+  EXPECT_LT(test::relative_error(ours.values[0], theirs.values[0]), 2e-6);
+  EXPECT_LT(test::relative_error(ours.gradients[0], theirs.gradients[0]), 4e-6);
+}
+
+TEST(RotaryAttention, LargeScoresDoNotOverflow) {
+  const Case c{1, 9, 2, 1, 8};
+  const Tensor rotations = rotations_of(c), qkv = projections(c) * 100;
+  const test::ValuesAndGradients out = test::differentiate(fused_of(c, rotations), {qkv});
+  EXPECT_TRUE(out.values[0].isfinite().all().item<bool>());
+  EXPECT_LT(
+      test::relative_error(out.values[0], formula_of(c, rotations)({qkv.to(torch::kDouble)})[0]),
+      1e-3);
+}
+
+TEST(RotaryAttention, NonFiniteValuesReachTheQueriesThatSeeThem) {
+  const Case c{1, 20, 2, 1, 4};
+  const Tensor rotations = rotations_of(c);
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    for (const std::int64_t column : {8, 12}) {  // a key's, a value's first element
+      Tensor qkv = projections(c);
+      qkv[0][7][column] = bad;
+      const test::ValuesAndGradients out = test::differentiate(fused_of(c, rotations), {qkv});
+      // A value that is hidden is multiplied by a weight of 0, which does not undo nan.
+      if (column == 8) {
+        EXPECT_TRUE(out.values[0][0].narrow(0, 0, 7).isfinite().all().item<bool>());
+      }
+      for (std::int64_t t = 7; t < c.steps; ++t)
+        EXPECT_FALSE(out.values[0][0][t].isfinite().all().item<bool>()) << column << " at " << t;
+      EXPECT_FALSE(out.gradients[0].isfinite().all().item<bool>());
+    }
+  }
+}
+
+TEST(RotaryAttention, DoesNotDependOnTheNumberOfThreads) {
+  torch::manual_seed(3);
+  const Case c{2, 90, 4, 2, 16};
+  EXPECT_TRUE(test::is_thread_independent(fused_of(c, rotations_of(c)), {projections(c)}));
+}
+
+TEST(RotaryAttention, TakesStridedAndEmptyOperands) {
+  torch::manual_seed(4);
+  const Case c{2, 6, 2, 1, 4};
+  const Tensor rotations = rotations_of(c);
+  const Tensor wide = torch::randn({2, 6, 17});
+  test::expect_equals_definition(fused_of(c, rotations), formula_of(c, rotations),
+                                 {wide.narrow(2, 1, 16)}, 4e-6);
+  EXPECT_EQ(rotary_attention(torch::zeros({0, 6, 16}), rotations, {2, 1}).sizes(),
+            (std::vector<std::int64_t>{0, 6, 8}));
+}
+
+TEST(RotaryAttention, RefusesMisuse) {
+  const Tensor rotations = RopeTable(4, 1e4).rows(0, 6, torch::kCPU);
+  EXPECT_THROW(rotary_attention(torch::zeros({1, 6, 16}), rotations, {3, 2}), c10::Error);
+  EXPECT_THROW(rotary_attention(torch::zeros({1, 6, 15}), rotations, {2, 1}), c10::Error);
+  EXPECT_THROW(rotary_attention(torch::zeros({1, 5, 16}), rotations, {2, 1}), c10::Error);
+}
+
+}  // namespace
+}  // namespace halftone
