@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/kernels/int8_linear.h"
 
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/cat.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include "halftone/core/random.h"
 #include "halftone/kernels/int8_gemm.h"
 #include "halftone/kernels/matrix_rows_impl.h"
+#include "halftone/kernels/merged_weights_impl.h"
 
 namespace halftone {
 
@@ -62,22 +63,21 @@ std::vector<Int8Matrix> by_token(const Tensor& rows) {
   return parts;
 }
 
-struct Group8 : torch::autograd::Function<Group8> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
-                               std::int64_t stream) {
-    const Tensor rows = as_rows(x);
-    const Int8Matrix left = quantize_left(rows, {});
-    variable_list saved{rows};
-    variable_list outputs;
-    for (const Tensor& weight : weights) {
-      outputs.push_back(
-          int8_gemm(left, quantize_right(weight, {})).view(with_last(x, weight.size(0))));
-      saved.push_back(weight);
-    }
+Tensor all_weights(at::TensorList weights) {
+  const Tensor merged = merged_view(weights);
+  return merged.defined() ? merged : at::cat(weights);
+}
+
+struct Merged8 : torch::autograd::Function<Merged8> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
+                        std::int64_t stream) {
+    const Tensor out =
+        int8_gemm(quantize_left(as_rows(x), {}), quantize_right(all_weights(weights), {}));
+    variable_list saved{x};
+    saved.insert(saved.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["shape"] = x.sizes().vec();
     ctx->saved_data["stream"] = stream;
-    return outputs;
+    return out.view(with_last(x, out.size(1)));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
@@ -85,32 +85,27 @@ struct Group8 : torch::autograd::Function<Group8> {
                    "[int8_linear] expected a first derivative, got create_graph: an int8 linear "
                    "layer can be differentiated once");
     const variable_list saved = ctx->get_saved_variables();
+    const variable_list weights(saved.begin() + 1, saved.end());
     const auto stream = std::bit_cast<std::uint64_t>(ctx->saved_data["stream"].toInt());
-    std::vector<Int8Matrix> x_parts;
-    Tensor dx;
-    variable_list grads(output_grads.size() + 2);  // x, the weights, the stream
-    for (std::size_t i = 0; i < output_grads.size(); ++i) {
-      if (!output_grads[i].defined()) continue;
-      const Tensor g = as_rows(output_grads[i]);
-      const std::uint64_t g_stream = random_word(stream, i);
-      if (ctx->needs_input_grad(0))
-        dx = int8_gemm(quantize_left(g, {true, random_word(g_stream, 0)}),
-                       quantize_right(saved[i + 1].t(), {}), dx);
-      if (ctx->needs_input_grad(i + 1)) {
-        if (x_parts.empty()) x_parts = by_token(saved.front());
-        grads[i + 1] = weight_gradient(g, x_parts, random_word(g_stream, 1));
-      }
+    const Tensor g = as_rows(output_grads.front());
+    variable_list grads(saved.size() + 1);  // x, the weights, the stream
+    if (ctx->needs_input_grad(0)) {
+      const Int8Matrix left = quantize_left(g, {true, random_word(stream, 0)});
+      grads[0] =
+          int8_gemm(left, quantize_right(all_weights(weights).t(), {})).view(saved.front().sizes());
     }
-    if (dx.defined()) grads[0] = dx.view(ctx->saved_data["shape"].toIntVector());
+    if (needs_any_weight_grad(*ctx, weights.size()))
+      split_rows(weight_gradient(g, by_token(as_rows(saved.front())), random_word(stream, 1)),
+                 row_counts(weights), grads);
     return grads;
   }
 };
 
 }  // namespace
 
-std::vector<Tensor> int8_linear_group(const Tensor& x, const std::vector<Tensor>& weights) {
+Tensor int8_merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   const std::uint64_t stream = next_int8_stream();
-  return Group8::apply(x, at::TensorList(weights), std::bit_cast<std::int64_t>(stream));
+  return Merged8::apply(x, at::TensorList(weights), std::bit_cast<std::int64_t>(stream));
 }
 
 }  // namespace halftone

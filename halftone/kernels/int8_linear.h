@@ -15,7 +15,7 @@ struct Int8Options {
   bool enabled = true;     // false: fp32 again, inside another region
 };
 
-/// While it lives, halftone's linear layers of fp32 tensors go through int8_linear_group
+/// While it lives, halftone's linear layers of fp32 tensors go through int8_merged_linear
 /// in this thread. Regions nest; the innermost counts. Gradients are rounded as the forward pass's
 /// region says, wherever and whenever backward runs.
 class Int8Matmul {
@@ -35,12 +35,11 @@ class Int8Matmul {
 
 bool is_int8_matmul_enabled();
 
-/// x W^T for each of `weights`, differentiable once. Each product's two inputs are rounded to int8
-/// with one scale for each row (of the matrix whose rows it sums along), x and W to the nearest,
-/// gradients stochastically; sums are exact int32, results fp32. Of x's and the gradients' integers
-/// int8_left_limit() is the largest.
-/// x (..., in), weights (out, in), fp32; returns (..., out).
-std::vector<torch::Tensor> int8_linear_group(const torch::Tensor& x,
-                                             const std::vector<torch::Tensor>& weights);
+/// x W^T for each of `weights`, side by side, differentiable once. Each product's two inputs are
+/// rounded to int8 with one scale for each row (of the matrix whose rows it sums along, the weights
+/// being one matrix), x and W to the nearest, gradients stochastically; sums are exact int32,
+/// results fp32. Of x's and the gradients' integers int8_left_limit() is the largest.
+/// x (..., in), weights (out_i, in), fp32; returns (..., sum of out_i).
+torch::Tensor int8_merged_linear(const torch::Tensor& x, const std::vector<torch::Tensor>& weights);
 
 }  // namespace halftone

@@ -2,7 +2,10 @@
 #include "halftone/kernels/linear.h"
 
 #include <ATen/autocast_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -11,10 +14,12 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/keep_fp32.h"
+#include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/kernels/matrix_rows_impl.h"
+#include "halftone/kernels/merged_weights_impl.h"
 
 namespace halftone {
 namespace {
@@ -29,80 +34,161 @@ MatmulPaths paths_for(ScalarType dtype) {
   return dtype == torch::kBFloat16 ? choice.bf16 : choice.fp16;
 }
 
+Tensor linear_beside_linear(const Tensor& x, const std::vector<Tensor>& weights) {
+  std::vector<Tensor> outputs;
+  for (const Tensor& weight : weights) outputs.push_back(at::linear(x, weight));
+  return at::cat(outputs, -1);
+}
+
 /// What gemm16 takes on `path`: an operand of several products is widened once, not by each.
 Tensor operand_for(MatmulPath path, const Tensor& narrow) {
   return path == MatmulPath::kWidened ? narrow.to(torch::kFloat) : narrow;
 }
 
-struct Group16 : torch::autograd::Function<Group16> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
-                               ScalarType dtype) {
+/// The weights below each other, rounded to `dtype`.
+Tensor rounded_weights(at::TensorList weights, ScalarType dtype) {
+  if (const Tensor merged = merged_view(weights); merged.defined()) return merged.to(dtype);
+  const Tensor merged = at::empty({total_rows(weights), weights.front().size(1)},
+                                  weights.front().options().dtype(dtype));
+  std::int64_t row = 0;
+  for (const Tensor& weight : weights) {
+    merged.narrow(0, row, weight.size(0)).copy_(weight);
+    row += weight.size(0);
+  }
+  return merged;
+}
+
+void refuse_second_derivative() {
+  HALFTONE_CHECK(!torch::GradMode::is_enabled(),
+                 "[linear] expected a first derivative, got create_graph: a 16-bit linear layer "
+                 "can be differentiated once");
+}
+
+struct Merged16 : torch::autograd::Function<Merged16> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
+                        ScalarType dtype) {
     const MatmulPath path = paths_for(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
-    const Tensor operand = operand_for(path, rows);
-    variable_list saved{rows};
-    variable_list outputs;
-    for (const Tensor& weight : weights) {
-      const Tensor rounded = weight.to(dtype);
-      outputs.push_back(
-          gemm16(operand, rounded.t(), dtype, path).view(with_last(x, weight.size(0))));
-      saved.push_back(rounded);
-    }
-    ctx->save_for_backward(std::move(saved));
+    const Tensor rounded = rounded_weights(weights, dtype);
+    const Tensor out = gemm16(operand_for(path, rows), rounded.t(), dtype, path);
+    ctx->save_for_backward({rows, rounded});
     ctx->saved_data["shape"] = x.sizes().vec();
     ctx->saved_data["x_dtype"] = static_cast<std::int64_t>(x.scalar_type());
     ctx->saved_data["w_dtype"] = static_cast<std::int64_t>(weights.front().scalar_type());
-    return outputs;
+    ctx->saved_data["w_rows"] = row_counts(weights);
+    return out.view(with_last(x, rounded.size(0)));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
-    HALFTONE_CHECK(!torch::GradMode::is_enabled(),
-                   "[linear] expected a first derivative, got create_graph: a 16-bit linear layer "
-                   "can be differentiated once");
+    refuse_second_derivative();
     const variable_list saved = ctx->get_saved_variables();
-    const Tensor& rows = saved.front();
+    const Tensor& rows = saved[0];
+    const ScalarType dtype = rows.scalar_type();
+    const MatmulPaths paths = paths_for(dtype);
     const auto x_dtype = static_cast<ScalarType>(ctx->saved_data["x_dtype"].toInt());
     const auto w_dtype = static_cast<ScalarType>(ctx->saved_data["w_dtype"].toInt());
-    const MatmulPaths paths = paths_for(rows.scalar_type());
-    const ScalarType sum_dtype = output_grads.size() > 1 ? torch::kFloat : rows.scalar_type();
-    const Tensor x_operand = operand_for(paths.weight_gradient, rows);
-    Tensor dx;
-    variable_list grads(output_grads.size() + 2);  // x, the weights, the dtype
-    for (std::size_t i = 0; i < output_grads.size(); ++i) {
-      if (!output_grads[i].defined()) continue;
-      const Tensor g = as_rows(output_grads[i]).to(rows.scalar_type());
-      const Tensor g_operand = operand_for(paths.input_gradient, g);
-      if (ctx->needs_input_grad(0)) {
-        const Tensor part = gemm16(g_operand, saved[i + 1], sum_dtype, paths.input_gradient);
-        dx = dx.defined() ? dx.add_(part) : part;
-      }
-      if (ctx->needs_input_grad(i + 1))
-        grads[i + 1] = gemm16((paths.weight_gradient == paths.input_gradient ? g_operand : g).t(),
-                              x_operand, w_dtype, paths.weight_gradient);
-    }
-    if (dx.defined()) {
+    const std::vector<std::int64_t> counts = ctx->saved_data["w_rows"].toIntVector();
+    const Tensor g = as_rows(output_grads.front()).to(dtype);
+    const Tensor g_operand = operand_for(paths.input_gradient, g);
+    variable_list grads(counts.size() + 2);  // x, the weights, the dtype
+    if (ctx->needs_input_grad(0)) {
       // Rounded as the product of 16-bit operands is, then in the dtype x came in.
+      const Tensor dx = gemm16(g_operand, saved[1], dtype, paths.input_gradient);
       grads[0] = dx.to(x_dtype).view(ctx->saved_data["shape"].toIntVector());
     }
+    if (!needs_any_weight_grad(*ctx, counts.size())) return grads;
+    const bool shared = paths.weight_gradient == paths.input_gradient;
+    const Tensor dw = gemm16((shared ? g_operand : g).t(), operand_for(paths.weight_gradient, rows),
+                             w_dtype, paths.weight_gradient);
+    split_rows(dw, counts, grads);
     return grads;
   }
 };
 
+// fp32 weights that lie apart: each product goes to its place in the result, nothing is copied.
+struct Merged32 : torch::autograd::Function<Merged32> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights) {
+    const Tensor rows = as_rows(x);
+    const Tensor out = at::empty({rows.size(0), total_rows(weights)}, x.options());
+    if (const Tensor merged = merged_view(weights); merged.defined()) {
+      at::mm_out(const_cast<Tensor&>(out), rows, merged.t());
+    } else {
+      std::int64_t column = 0;
+      for (const Tensor& weight : weights) {
+        Tensor part = out.narrow(1, column, weight.size(0));
+        at::mm_out(part, rows, weight.t());
+        column += weight.size(0);
+      }
+    }
+    variable_list saved{x};
+    saved.insert(saved.end(), weights.begin(), weights.end());
+    ctx->save_for_backward(std::move(saved));
+    return out.view(with_last(x, out.size(1)));
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const variable_list weights(saved.begin() + 1, saved.end());
+    if (torch::GradMode::is_enabled())
+      return composed_grads(
+          [](const variable_list& in) {
+            return variable_list{linear_beside_linear(in[0], {in.begin() + 1, in.end()})};
+          },
+          saved, output_grads);
+    const Tensor g = as_rows(output_grads.front());
+    const Tensor rows = as_rows(saved[0]);
+    const Tensor merged = merged_view(weights);
+    variable_list grads(saved.size());
+    if (ctx->needs_input_grad(0)) grads[0] = input_grad(g, weights, merged).view(saved[0].sizes());
+    if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
+    split_rows(at::mm(g.t(), rows), row_counts(weights), grads);
+    return grads;
+  }
+
+ private:
+  static Tensor input_grad(const Tensor& g, const variable_list& weights, const Tensor& merged) {
+    if (merged.defined()) return at::mm(g, merged);
+    Tensor dx;
+    std::int64_t column = 0;
+    for (const Tensor& weight : weights) {
+      const Tensor part = g.narrow(1, column, weight.size(0));
+      dx = dx.defined() ? dx.addmm_(part, weight) : at::mm(part, weight);
+      column += weight.size(0);
+    }
+    return dx;
+  }
+};
+
 /// Weights marked to stay in fp32 take x widened; the others share their rounding of it.
-std::vector<Tensor> group_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
-  std::vector<Tensor> rounded;
-  std::copy_if(weights.begin(), weights.end(), std::back_inserter(rounded),
-               [](const Tensor& weight) { return !keeps_fp32(weight); });
+Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
+  std::vector<Tensor> rounded, outputs;
+  std::vector<std::int64_t> counts;
+  for (const Tensor& weight : weights) {
+    if (keeps_fp32(weight)) continue;
+    rounded.push_back(weight);
+    counts.push_back(weight.size(0));
+  }
   const std::vector<Tensor> products =
-      rounded.empty() ? std::vector<Tensor>{} : linear_group(x, rounded);
+      rounded.empty() ? rounded : merged_linear(x, rounded).split_with_sizes(counts, -1);
   auto product = products.begin();
   const Tensor wide = widened(x);
-  std::vector<Tensor> outputs;
   for (const Tensor& weight : weights) {
     const KeepFp32Scope scope(weight);
     outputs.push_back(keeps_fp32(weight) ? at::linear(wide, widened(weight)) : *product++);
   }
-  return outputs;
+  return outputs.size() == 1 ? outputs.front() : at::cat(outputs, -1);
+}
+
+void check(const Tensor& x, const std::vector<Tensor>& weights, bool autocast) {
+  HALFTONE_CHECK(!weights.empty(), "[linear] expected at least one weight, got none");
+  for (const Tensor& weight : weights) {
+    HALFTONE_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1),
+                   "[linear] expected x (..., in) and weight (out, in), got ", x.sizes(), " and ",
+                   weight.sizes());
+    HALFTONE_CHECK(autocast || weight.scalar_type() == x.scalar_type(),
+                   "[linear] expected x and weight of one dtype, got ", x.scalar_type(), " and ",
+                   weight.scalar_type(), "; convert one or turn autocast on");
+  }
 }
 
 }  // namespace
@@ -115,29 +201,22 @@ ScalarType compute_dtype(const Tensor& x) {
              : x.scalar_type();
 }
 
-std::vector<Tensor> linear_group(const Tensor& x, const std::vector<Tensor>& weights) {
-  HALFTONE_CHECK(!weights.empty(), "[linear] expected at least one weight, got none");
+Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   const ScalarType dtype = compute_dtype(x);
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
-  for (const Tensor& weight : weights) {
-    HALFTONE_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1),
-                   "[linear] expected x (..., in) and weight (out, in), got ", x.sizes(), " and ",
-                   weight.sizes());
-    HALFTONE_CHECK(autocast || weight.scalar_type() == x.scalar_type(),
-                   "[linear] expected x and weight of one dtype, got ", x.scalar_type(), " and ",
-                   weight.scalar_type(), "; convert one or turn autocast on");
-  }
+  check(x, weights, autocast);
   const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
-    return group_with_kept(x, weights);
+    return merged_with_kept(x, weights);
   if (x.is_cpu() && (dtype == torch::kBFloat16 || dtype == torch::kHalf))
-    return Group16::apply(x, at::TensorList(weights), dtype);
-  if (int8) return int8_linear_group(x, weights);
-  std::vector<Tensor> outputs;
-  for (const Tensor& weight : weights) outputs.push_back(at::linear(x, weight));
-  return outputs;
+    return Merged16::apply(x, at::TensorList(weights), dtype);
+  if (int8) return int8_merged_linear(x, weights);
+  if (weights.size() == 1) return at::linear(x, weights.front());
+  if (x.is_cpu() && dtype == torch::kFloat && x.numel() > 0)
+    return Merged32::apply(x, at::TensorList(weights));
+  return linear_beside_linear(x, weights);
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight) { return linear_group(x, {weight}).front(); }
+Tensor linear(const Tensor& x, const Tensor& weight) { return merged_linear(x, {weight}); }
 
 }  // namespace halftone

@@ -19,9 +19,11 @@ torch::ScalarType compute_dtype(const torch::Tensor& x);
 /// x (..., in), weight (out, in); returns (..., out).
 torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight);
 
-/// linear(x, w) for each of `weights`; x is rounded and kept once, and its gradient is summed
-/// before it is rounded.
-std::vector<torch::Tensor> linear_group(const torch::Tensor& x,
-                                        const std::vector<torch::Tensor>& weights);
+/// linear(x, w) for each of `weights`, side by side, as one product where the weights lie one after
+/// the other in memory (as AdamW's do) or are rounded to 16 bits anyway. x is rounded and kept
+/// once, and its gradient is that of the whole product. Where weights marked by mark_keep_fp32()
+/// meet others under autocast, the result is fp32. x (..., in), weights (out_i, in); returns (...,
+/// sum of out_i).
+torch::Tensor merged_linear(const torch::Tensor& x, const std::vector<torch::Tensor>& weights);
 
 }  // namespace halftone

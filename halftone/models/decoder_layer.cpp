@@ -32,13 +32,13 @@ DecoderLayerImpl::DecoderLayerImpl(const ModelConfig& config) {
   }
 }
 
-MoeOutput DecoderLayerImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlot slot) {
-  const Tensor h = x + attention_->forward(attention_norm_(x), rotations, slot);
-  const Tensor normed = ffn_norm_(h);
-  if (dense_) return {h + dense_(normed), {}};
-  MoeOutput out = experts_(normed);
-  out.y = h + out.y;
-  return out;
+LayerOutput DecoderLayerImpl::forward(const LayerOutput& before, const Tensor& rotations,
+                                      CacheSlot slot) {
+  const NormedSum in = attention_norm_->add(before.x, before.branch);
+  const NormedSum h = ffn_norm_->add(in.sum, attention_->forward(in.normed, rotations, slot));
+  if (dense_) return {h.sum, dense_(h.normed), {}};
+  const MoeOutput out = experts_(h.normed);
+  return {h.sum, out.y, out.aux_loss};
 }
 
 }  // namespace halftone

@@ -13,13 +13,20 @@
 
 namespace halftone {
 
+/// A layer's result is x + branch: the norm that comes next adds them, in its own pass.
+struct LayerOutput {
+  torch::Tensor x;         // (B, T, dim)
+  torch::Tensor branch;    // (B, T, dim)
+  torch::Tensor aux_loss;  // scalar fp32, undefined for a dense layer
+};
+
 /// h = x + attention(norm(x)); y = h + feed_forward(norm(h)).
 class DecoderLayerImpl : public torch::nn::Module {
  public:
   explicit DecoderLayerImpl(const ModelConfig& config);
 
-  /// x (B, T, dim), rotations (T, head_dim / 2); aux_loss is undefined for a dense layer.
-  MoeOutput forward(const torch::Tensor& x, const torch::Tensor& rotations, CacheSlot slot);
+  /// Of the layer before, whose branch may be undefined; rotations (T, head_dim / 2).
+  LayerOutput forward(const LayerOutput& before, const torch::Tensor& rotations, CacheSlot slot);
 
  private:
   Attention attention_{nullptr};

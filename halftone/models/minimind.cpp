@@ -39,17 +39,17 @@ ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
   const Tensor rotations = rope_->rows(begin, steps, ids.device());
   Tensor x = tok_embeddings_(ids);
   if (is_training() && config_.dropout > 0.0) x = at::dropout(x, config_.dropout, /*train=*/true);
+  LayerOutput stream{.x = x};
   Tensor aux_loss;
   for (std::int64_t i = 0; i < config_.n_layers; ++i) {
     auto* layer = layers_[static_cast<std::size_t>(i)]->as<DecoderLayerImpl>();
-    const MoeOutput out = layer->forward(x, rotations, {cache, i});
-    x = out.y;
-    if (out.aux_loss.defined())
-      aux_loss = aux_loss.defined() ? aux_loss + out.aux_loss : out.aux_loss;
+    stream = layer->forward(stream, rotations, {cache, i});
+    if (stream.aux_loss.defined())
+      aux_loss = aux_loss.defined() ? aux_loss + stream.aux_loss : stream.aux_loss;
   }
   if (cache != nullptr) cache->advance(steps);
   if (!aux_loss.defined()) aux_loss = at::zeros({}, ids.options().dtype(torch::kFloat));
-  return {tok_embeddings_->logits(norm_(x)), aux_loss};
+  return {tok_embeddings_->logits(norm_->add(stream.x, stream.branch).normed), aux_loss};
 }
 
 KvCache MiniMindLMImpl::make_cache(std::int64_t capacity) const {

@@ -3,12 +3,13 @@
 
 #include <ATen/ops/dropout.h>
 
-#include <tuple>
+#include <vector>
 
 #include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/attention.h"
 #include "halftone/kernels/linear.h"
-#include "halftone/nn/rope.h"
+#include "halftone/kernels/rope.h"
+#include "halftone/kernels/rotary_attention.h"
 
 namespace halftone {
 
@@ -23,20 +24,31 @@ AttentionImpl::AttentionImpl(const AttentionOptions& options) : options_(options
   wo_ = register_module("wo", Linear(query, options.dim));
 }
 
+Tensor AttentionImpl::cached(const Tensor& qkv, const Tensor& rotations, const CacheSlot& slot) {
+  const std::int64_t heads = options_.n_heads, kv_heads = options_.n_kv_heads;
+  const std::vector<Tensor> parts =
+      qkv.unflatten(-1, {-1, options_.head_dim}).split_with_sizes({heads, kv_heads, kv_heads}, 2);
+  const Tensor query = apply_rope(parts[0], rotations).transpose(1, 2);  // (B, H, T, d)
+  const Tensor key = apply_rope(parts[1], rotations).transpose(1, 2);    // (B, K, T, d)
+  const auto [keys, values] = slot.cache->append(slot.layer, key, parts[2].transpose(1, 2));
+  return causal_attention(query, keys, values).transpose(1, 2).flatten(2);
+}
+
+Tensor AttentionImpl::mixed(const Tensor& qkv, const Tensor& rotations, const CacheSlot& slot) {
+  const KeepFp32Scope scope(wq_->weight);
+  const HeadCounts counts{options_.n_heads, options_.n_kv_heads};
+  if (slot.cache != nullptr) return cached(qkv, rotations, slot);
+  return is_training() && options_.dropout > 0.0
+             ? rotary_attention_reference(qkv, rotations, counts, options_.dropout)
+             : rotary_attention(qkv, rotations, counts);
+}
+
 Tensor AttentionImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlot slot) {
-  const auto heads = [&](const Tensor& t) { return t.unflatten(-1, {-1, options_.head_dim}); };
-  const std::vector<Tensor> qkv = linear_group(x, {wq_->weight, wk_->weight, wv_->weight});
-  const Tensor query = apply_rope(heads(qkv[0]), rotations).transpose(1, 2);  // (B, H, T, d)
-  Tensor key = apply_rope(heads(qkv[1]), rotations).transpose(1, 2);          // (B, K, T, d)
-  Tensor value = heads(qkv[2]).transpose(1, 2);
-  if (slot.cache != nullptr) std::tie(key, value) = slot.cache->append(slot.layer, key, value);
-  const double dropout = is_training() ? options_.dropout : 0.0;
-  const auto scores_and_mix = [&] {
-    const KeepFp32Scope scope(wq_->weight);
-    return causal_attention(query, key, value, dropout);
-  };
-  const Tensor out = wo_(scores_and_mix().transpose(1, 2).flatten(2));
-  return dropout > 0.0 ? at::dropout(out, dropout, /*train=*/true) : out;
+  const Tensor qkv = merged_linear(x, {wq_->weight, wk_->weight, wv_->weight});
+  const Tensor out = wo_(mixed(qkv, rotations, slot));
+  return is_training() && options_.dropout > 0.0
+             ? at::dropout(out, options_.dropout, /*train=*/true)
+             : out;
 }
 
 }  // namespace halftone

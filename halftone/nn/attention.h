@@ -35,6 +35,12 @@ class AttentionImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& rotations, CacheSlot slot);
 
  private:
+  // qkv (B, T, (heads + 2 kv_heads) d) -> (B, T, heads d).
+  torch::Tensor mixed(const torch::Tensor& qkv, const torch::Tensor& rotations,
+                      const CacheSlot& slot);
+  torch::Tensor cached(const torch::Tensor& qkv, const torch::Tensor& rotations,
+                       const CacheSlot& slot);
+
   AttentionOptions options_;
   Linear wq_{nullptr};
   Linear wk_{nullptr};

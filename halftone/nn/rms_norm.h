@@ -7,19 +7,19 @@
 
 #include <cstdint>
 
+#include "halftone/kernels/rms_norm.h"
+
 namespace halftone {
 
-/// x / sqrt(mean(x^2) + eps) over the last dimension, in fp32 (double for double), rounded to x's
-/// dtype (not under autocast with a weight marked by mark_keep_fp32()), times weight. Zhang and
-/// Sennrich 2019.
-/// x (..., dim), weight (dim); returns (..., dim) in the dtype of x times weight.
-torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
-
+/// Root mean square normalisation (kernels/rms_norm.h).
 class RmsNormImpl : public torch::nn::Module {
  public:
   RmsNormImpl(std::int64_t dim, double eps);
 
   torch::Tensor forward(const torch::Tensor& x);  // (..., dim) -> (..., dim)
+  /// What a residual branch adds to the stream x, and the sum normed; without a branch (undefined)
+  /// the sum is x.
+  NormedSum add(const torch::Tensor& x, const torch::Tensor& branch);
 
   torch::Tensor weight;  // (dim), ones
 

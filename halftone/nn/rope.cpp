@@ -6,8 +6,6 @@
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/polar.h>
-#include <ATen/ops/view_as_complex.h>
-#include <ATen/ops/view_as_real.h>
 
 #include <algorithm>
 
@@ -47,13 +45,6 @@ Tensor RopeTable::rows(std::int64_t begin, std::int64_t count, torch::Device dev
     table_ = rotations_up_to(size, head_dim_, theta_, device);
   }
   return table_.narrow(0, begin, count);
-}
-
-Tensor apply_rope(const Tensor& x, const Tensor& rotations) {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const Tensor pairs = x.to(torch::kFloat).unflatten(-1, {-1, 2});
-  const Tensor rotated = at::view_as_complex(pairs) * rotations.unsqueeze(1);
-  return at::view_as_real(rotated).flatten(-2).to(x.scalar_type());
 }
 
 }  // namespace halftone

@@ -25,8 +25,4 @@ class RopeTable {
   torch::Tensor table_;  // (positions, head_dim / 2)
 };
 
-/// Rotates adjacent pairs (2i, 2i+1) of the last dimension, in fp32, rounded to x's dtype.
-/// x (B, T, H, head_dim), rotations (T, head_dim / 2) complex64; returns x's shape.
-torch::Tensor apply_rope(const torch::Tensor& x, const torch::Tensor& rotations);
-
 }  // namespace halftone

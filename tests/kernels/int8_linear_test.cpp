@@ -26,8 +26,11 @@ Results run(const Tensor& x, const std::vector<Tensor>& weights, const std::vect
   std::vector<Tensor> parameters;
   for (const Tensor& weight : weights) parameters.push_back(weight.detach().requires_grad_());
   leaves.insert(leaves.end(), parameters.begin(), parameters.end());
-  Results results{.outputs = linear_group(input, parameters), .grads = {}};
-  results.grads = torch::autograd::grad(results.outputs, leaves, g);
+  std::vector<std::int64_t> counts;
+  for (const Tensor& weight : weights) counts.push_back(weight.size(0));
+  const Tensor merged = merged_linear(input, parameters);
+  Results results{.outputs = merged.split_with_sizes(counts, -1), .grads = {}};
+  results.grads = torch::autograd::grad({merged}, leaves, {at::cat(g, -1)});
   return results;
 }
 

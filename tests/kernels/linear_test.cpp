@@ -6,6 +6,7 @@
 
 #include <limits>
 
+#include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/matmul_path.h"
 
@@ -171,36 +172,77 @@ TEST(Linear, BackwardInsideTheAutocastRegionGivesTheSame) {
   }
 }
 
-TEST(Linear, AGroupEqualsItsMembersAndSumsTheInputGradientInFp32) {
-  torch::manual_seed(4);
-  const PathScope scope(MatmulPath::kWidened);
-  Tensor x = torch::randn({5, 16}).requires_grad_();
+/// Weights of 8, 3 and 4 rows, of their own or in one buffer as an optimizer keeps them.
+std::vector<Tensor> three_weights(bool adjacent) {
+  const Tensor buffer = torch::randn({15, 16});
   std::vector<Tensor> weights;
-  for (const std::int64_t out : {8, 3, 4})
-    weights.push_back(torch::randn({out, 16}).requires_grad_());
-  const AutocastScope autocast(torch::kBFloat16);
-  const std::vector<Tensor> outputs = linear_group(x, weights);
-  Tensor expected = torch::zeros({5, 16}, torch::kDouble);
-  Tensor total = torch::zeros({});
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    EXPECT_TRUE(outputs[i].equal(halftone::linear(x, weights[i])));
-    total = total + outputs[i].to(torch::kFloat).sum();
-    const Tensor w16 = weights[i].detach().to(torch::kBFloat16).to(torch::kDouble);
-    expected += w16.sum(0, /*keepdim=*/true);
-  }
-  total.backward();
-  const Tensor error = (x.grad().to(torch::kDouble) - expected).abs();
-  EXPECT_LT(error.max().item<double>(), 1e-5);
+  for (const auto& part : buffer.split_with_sizes({8, 3, 4}))
+    weights.push_back((adjacent ? part : part.clone()).detach().requires_grad_());
+  return weights;
 }
 
-TEST(Linear, UnusedMembersOfAGroupGetNoGradient) {
-  Tensor x = torch::randn({5, 16}).requires_grad_();
-  Tensor a = torch::randn({3, 16}).requires_grad_();
-  Tensor b = torch::randn({3, 16}).requires_grad_();
+TEST(MergedLinear, EqualsItsMembersSideBySideInEveryDtype) {
+  torch::manual_seed(4);
+  for (const bool adjacent : {false, true}) {
+    for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+      for (const MatmulPath path : {MatmulPath::kNative, MatmulPath::kWidened}) {
+        const PathScope scope(path);
+        const Tensor x = torch::randn({5, 2, 16}).requires_grad_();
+        const std::vector<Tensor> weights = three_weights(adjacent);
+        const Tensor g = torch::randn({5, 2, 15}).to(dtype);
+        std::vector<Tensor> leaves{x};
+        leaves.insert(leaves.end(), weights.begin(), weights.end());
+        const AutocastScope autocast(dtype == torch::kFloat ? torch::kBFloat16 : dtype);
+        at::autocast::set_autocast_enabled(torch::kCPU, dtype != torch::kFloat);
+        const Tensor out = merged_linear(x, weights);
+        EXPECT_EQ(out.scalar_type(), dtype);
+        const auto grads = torch::autograd::grad({out}, leaves, {g});
+        const auto wide = [&](const Tensor& t) { return t.to(dtype).to(torch::kDouble); };
+        const double tolerance = dtype == torch::kFloat  ? 1e-6
+                                 : dtype == torch::kHalf ? 1e-3
+                                                         : 8e-3;
+        const auto expect_near = [&](const Tensor& actual, const Tensor& expected) {
+          const Tensor error = actual.to(torch::kDouble) - expected;
+          EXPECT_LT((error.norm() / expected.norm()).item<double>(), tolerance);
+        };
+        at::autocast::set_autocast_enabled(torch::kCPU, false);
+        const Tensor all = at::cat(weights);
+        expect_near(out, wide(x).matmul(wide(all).t()));
+        expect_near(grads[0], wide(g).matmul(wide(all)));
+        const Tensor dw = wide(g).flatten(0, 1).t().mm(wide(x).flatten(0, 1));
+        expect_near(at::cat({grads[1], grads[2], grads[3]}), dw);
+      }
+    }
+  }
+}
+
+TEST(MergedLinear, Fp32SecondDerivativesEqualThoseOfLinear) {
+  torch::manual_seed(6);
+  const Tensor x = torch::randn({5, 16}).requires_grad_();
+  const std::vector<Tensor> weights = three_weights(false);
+  const auto penalty = [&](const Tensor& y) {
+    const Tensor slope = torch::autograd::grad({y.pow(3).sum()}, {x}, {}, true, true)[0];
+    return torch::autograd::grad({slope.square().sum()}, {x, weights[1]});
+  };
+  const auto ours = penalty(merged_linear(x, weights));
+  const auto theirs = penalty(at::linear(x, at::cat(weights)));
+  for (std::size_t i = 0; i < 2; ++i)
+    EXPECT_LT(((ours[i] - theirs[i]).norm() / theirs[i].norm()).item<double>(), 1e-5);
+}
+
+TEST(MergedLinear, WeightsKeptInFp32MakeTheResultFp32) {
+  torch::manual_seed(7);
+  const Tensor x = torch::randn({5, 16});
+  const std::vector<Tensor> weights = three_weights(false);
+  mark_keep_fp32(weights[1]);
   const AutocastScope autocast(torch::kBFloat16);
-  linear_group(x, {a, b})[0].sum().backward();
-  EXPECT_TRUE(a.grad().defined());
-  EXPECT_TRUE(!b.grad().defined() || b.grad().abs().max().item<float>() == 0.0F);
+  const Tensor out = merged_linear(x, weights);
+  EXPECT_EQ(out.scalar_type(), torch::kFloat);
+  at::autocast::set_autocast_enabled(torch::kCPU, false);
+  EXPECT_TRUE(out.narrow(1, 8, 3).equal(at::linear(x, weights[1])));
+  const Tensor rest = out.narrow(1, 0, 8);
+  EXPECT_TRUE(rest.equal(rest.to(torch::kBFloat16).to(torch::kFloat)));
+  unmark_keep_fp32(weights[1]);
 }
 
 TEST(Linear, Fp64GradientsAgreeWithFiniteDifferences) {
