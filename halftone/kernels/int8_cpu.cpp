@@ -116,54 +116,86 @@ void quantize_one_row(const Int8Source& source, const Int8Format& format, std::i
   *sum = hn::GetLane(hn::SumOfLanes(di, total));
 }
 
-/// Up to a vector of columns.
+// Columns that are read together: whole cache lines, and few enough to stay in the second cache.
+constexpr std::int64_t kStrip = 64;
+
+struct Strip {
+  std::int64_t column;
+  std::int64_t count;  // at most kStrip
+};
+
+struct StripState {
+  HWY_ALIGN std::int32_t largest[kStrip + kMaxLanes];  // as bits
+  HWY_ALIGN float inverse[kStrip + kMaxLanes];
+  HWY_ALIGN std::int32_t total[kStrip + kMaxLanes];
+};
+
+void find_largest(const Int8Source& source, const Strip& strip, StripState& state) {
+  const DI di;
+  for (std::int64_t r = 0; r < source.rows; ++r) {
+    const float* values = source.values + r * source.stride + strip.column;
+    for (std::int64_t c = 0; c < strip.count; c += lanes()) {
+      const VI bits = magnitude_bits(load(values + c, strip.count - c));
+      hn::Store(hn::Max(hn::Load(di, state.largest + c), bits), di, state.largest + c);
+    }
+  }
+}
+
+/// Four rows' integers of up to a vector of columns, as quads.
 template <bool kStochastic>
-void quantize_some_columns(const Int8Source& source, const Int8Format& format, std::int64_t column,
-                           std::int64_t count, std::uint32_t* quads, float* scales,
-                           std::int32_t* sums) {
-  const D d;
+HWY_INLINE hn::Vec<DU> quantize_quad(const Int8Source& source, const Int8Format& format,
+                                     std::int64_t row, const Strip& columns, V inverse, VI* total) {
   const DI di;
   const DU du;
-  const float* values = source.values + column;
-  VI largest = hn::Zero(di);
-  for (std::int64_t r = 0; r < source.rows; ++r)
-    largest = hn::Max(largest, magnitude_bits(load(values + r * source.stride, count)));
-  HWY_ALIGN std::int32_t bits[kMaxLanes];
-  HWY_ALIGN float inverses[kMaxLanes] = {};
-  hn::Store(largest, di, bits);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Scale factor = scale_of(bits[i], format.largest);
-    scales[column + i] = factor.scale;
-    inverses[i] = factor.inverse;
-  }
-  const V inverse = hn::Load(d, inverses);
   const VI zero = hn::Set(di, format.zero);
-  VI total = hn::Zero(di);
-  for (std::int64_t r = 0; r < source.rows; r += 4) {
-    auto quad = hn::Zero(du);
-    for (std::int64_t i = 3; i >= 0; --i) {
-      VI integers = hn::Zero(di);
-      if (r + i < source.rows) {
-        const auto first = static_cast<std::uint32_t>((r + i) * source.columns + column);
-        integers = to_integers<kStochastic>(load(values + (r + i) * source.stride, count), inverse,
-                                            hn::Iota(du, first), format);
-      }
-      total = hn::Add(total, integers);
-      const VI byte = hn::And(hn::Add(integers, zero), hn::Set(di, 0xFF));
-      quad = hn::Or(hn::ShiftLeft<8>(quad), hn::BitCast(du, byte));
+  auto quad = hn::Zero(du);
+  for (std::int64_t i = 3; i >= 0; --i) {
+    VI integers = hn::Zero(di);
+    if (row + i < source.rows) {
+      const auto first = static_cast<std::uint32_t>((row + i) * source.columns + columns.column);
+      const float* values = source.values + (row + i) * source.stride + columns.column;
+      integers = to_integers<kStochastic>(load(values, columns.count), inverse, hn::Iota(du, first),
+                                          format);
     }
-    std::uint32_t* target = quads + r / 4 * source.columns + column;
-    if (count >= lanes()) {
-      hn::StoreU(quad, du, target);
-    } else {
-      HWY_ALIGN std::uint32_t rest[kMaxLanes];
-      hn::Store(quad, du, rest);
-      std::memcpy(target, rest, static_cast<std::size_t>(count) * sizeof(*rest));
+    *total = hn::Add(*total, integers);
+    const VI byte = hn::And(hn::Add(integers, zero), hn::Set(di, 0xFF));
+    quad = hn::Or(hn::ShiftLeft<8>(quad), hn::BitCast(du, byte));
+  }
+  return quad;
+}
+
+HWY_INLINE void store(hn::Vec<DU> quad, std::uint32_t* target, std::int64_t count) {
+  const DU du;
+  if (count >= lanes()) return hn::StoreU(quad, du, target);
+  HWY_ALIGN std::uint32_t rest[kMaxLanes];
+  hn::Store(quad, du, rest);
+  std::memcpy(target, rest, static_cast<std::size_t>(count) * sizeof(*rest));
+}
+
+template <bool kStochastic>
+void quantize_strip(const Int8Source& source, const Int8Format& format, const Strip& strip,
+                    std::uint32_t* quads, float* scales, std::int32_t* sums) {
+  const D d;
+  const DI di;
+  StripState state = {};
+  find_largest(source, strip, state);
+  for (std::int64_t i = 0; i < strip.count; ++i) {
+    const Scale factor = scale_of(state.largest[i], format.largest);
+    scales[strip.column + i] = factor.scale;
+    state.inverse[i] = factor.inverse;
+  }
+  for (std::int64_t r = 0; r < source.rows; r += 4) {
+    std::uint32_t* target = quads + r / 4 * source.columns + strip.column;
+    for (std::int64_t c = 0; c < strip.count; c += lanes()) {
+      VI total = hn::Load(di, state.total + c);
+      const Strip columns{strip.column + c, strip.count - c};
+      const auto quad = quantize_quad<kStochastic>(source, format, r, columns,
+                                                   hn::Load(d, state.inverse + c), &total);
+      store(quad, target + c, columns.count);
+      hn::Store(total, di, state.total + c);
     }
   }
-  HWY_ALIGN std::int32_t totals[kMaxLanes];
-  hn::Store(total, di, totals);
-  std::copy_n(totals, count, sums + column);
+  std::copy_n(state.total, strip.count, sums + strip.column);
 }
 
 void quantize_rows_simd(const Int8Source& source, const Int8Format& format, std::int64_t begin,
@@ -178,10 +210,46 @@ void quantize_rows_simd(const Int8Source& source, const Int8Format& format, std:
 void quantize_columns_simd(const Int8Source& source, const Int8Format& format, std::int64_t begin,
                            std::int64_t end, std::uint32_t* quads, float* scales,
                            std::int32_t* sums) {
-  const auto some = format.stochastic ? quantize_some_columns<true> : quantize_some_columns<false>;
-  for (std::int64_t c = begin; c < end; c += lanes())
-    some(source, format, c, std::min(lanes(), end - c), quads, scales, sums);
+  const auto quantize = format.stochastic ? quantize_strip<true> : quantize_strip<false>;
+  for (std::int64_t c = begin; c < end; c += kStrip)
+    quantize(source, format, {c, std::min(kStrip, end - c)}, quads, scales, sums);
 }
+
+#if HWY_TARGET == HWY_SCALAR
+void transpose_quads_simd(const QuadBlock& block, std::uint32_t* target, std::int64_t stride) {
+  for (std::int64_t r = 0; r < block.rows; ++r)
+    for (std::int64_t c = 0; c < block.columns; ++c)
+      target[c * stride + r] = block.quads[r * block.stride + c];
+}
+#else
+// Four rows of four quads at a time.
+HWY_INLINE void transpose_four(const std::uint32_t* from, std::int64_t from_stride,
+                               std::uint32_t* to, std::int64_t to_stride) {
+  const hn::Full128<std::uint32_t> d;
+  const hn::Full128<std::uint64_t> d2;
+  const auto a = hn::LoadU(d, from), b = hn::LoadU(d, from + from_stride);
+  const auto c = hn::LoadU(d, from + 2 * from_stride), e = hn::LoadU(d, from + 3 * from_stride);
+  const auto ab_low = hn::BitCast(d2, hn::InterleaveLower(d, a, b));
+  const auto ab_high = hn::BitCast(d2, hn::InterleaveUpper(d, a, b));
+  const auto ce_low = hn::BitCast(d2, hn::InterleaveLower(d, c, e));
+  const auto ce_high = hn::BitCast(d2, hn::InterleaveUpper(d, c, e));
+  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d2, ab_low, ce_low)), d, to);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d2, ab_low, ce_low)), d, to + to_stride);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d2, ab_high, ce_high)), d, to + 2 * to_stride);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d2, ab_high, ce_high)), d, to + 3 * to_stride);
+}
+
+void transpose_quads_simd(const QuadBlock& block, std::uint32_t* target, std::int64_t stride) {
+  const std::int64_t rows = block.rows / 4 * 4, columns = block.columns / 4 * 4;
+  for (std::int64_t r = 0; r < rows; r += 4)
+    for (std::int64_t c = 0; c < columns; c += 4)
+      transpose_four(block.quads + r * block.stride + c, block.stride, target + c * stride + r,
+                     stride);
+  for (std::int64_t r = 0; r < block.rows; ++r)
+    for (std::int64_t c = r < rows ? columns : 0; c < block.columns; ++c)
+      target[c * stride + r] = block.quads[r * block.stride + c];
+}
+#endif  // HWY_TARGET == HWY_SCALAR
 
 HWY_INLINE void dequantize_some(const Int8Sums& block, std::int64_t row, std::int64_t column,
                                 bool accumulate, float* out) {
@@ -220,6 +288,7 @@ namespace halftone {
 
 HWY_EXPORT(quantize_rows_simd);
 HWY_EXPORT(quantize_columns_simd);
+HWY_EXPORT(transpose_quads_simd);
 HWY_EXPORT(dequantize_simd);
 
 void quantize_rows(const Int8Source& source, const Int8Format& format, std::int64_t begin,
@@ -230,6 +299,10 @@ void quantize_rows(const Int8Source& source, const Int8Format& format, std::int6
 void quantize_columns(const Int8Source& source, const Int8Format& format, std::int64_t begin,
                       std::int64_t end, std::uint32_t* quads, float* scales, std::int32_t* sums) {
   HWY_DYNAMIC_DISPATCH(quantize_columns_simd)(source, format, begin, end, quads, scales, sums);
+}
+
+void transpose_quads(const QuadBlock& block, std::uint32_t* target, std::int64_t stride) {
+  HWY_DYNAMIC_DISPATCH(transpose_quads_simd)(block, target, stride);
 }
 
 void dequantize(const Int8Sums& block, bool accumulate, float* out) {

@@ -84,17 +84,13 @@ Quads view_of(const Int8Matrix& matrix) {
   return {quads_of(matrix.quads), matrix.depth_major ? 1 : depth, matrix.depth_major ? rows : 1};
 }
 
-/// target[d][r] = source(first_row + r, d), in tiles that stay in the first cache.
+/// target[d][r] = source(r, d).
 void copy_depth_major(const Quads& source, std::int64_t rows, std::int64_t depth,
                       std::uint32_t* target, std::int64_t target_stride) {
-  constexpr std::int64_t kTile = 16;
-  for (std::int64_t d0 = 0; d0 < depth; d0 += kTile) {
-    const std::int64_t d1 = std::min(d0 + kTile, depth);
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t d = d0; d < d1; ++d)
-        target[d * target_stride + r] =
-            source.data[r * source.row_stride + d * source.depth_stride];
-  }
+  if (source.depth_stride == 1)
+    return transpose_quads({source.data, source.row_stride, rows, depth}, target, target_stride);
+  for (std::int64_t d = 0; d < depth; ++d)
+    std::copy_n(source.data + d * source.depth_stride, rows, target + d * target_stride);
 }
 
 /// The left operand's bytes, row by row.
@@ -108,8 +104,8 @@ Tensor row_major(const Int8Matrix& left) {
     const std::int64_t first = begin * kBlock;
     const std::int64_t count = std::min(end * kBlock, rows) - first;
     for (std::int64_t d0 = 0; d0 < depth; d0 += kBlock)
-      copy_depth_major({view.data + first + d0 * rows, rows, 1}, std::min(kBlock, depth - d0),
-                       count, quads_of(out) + first * depth + d0, depth);
+      transpose_quads({view.data + first + d0 * rows, rows, std::min(kBlock, depth - d0), count},
+                      quads_of(out) + first * depth + d0, depth);
   });
   return out;
 }

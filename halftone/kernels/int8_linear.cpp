@@ -13,6 +13,7 @@
 #include "halftone/kernels/int8_gemm.h"
 #include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/merged_weights_impl.h"
+#include "halftone/kernels/weight_grad.h"
 
 namespace halftone {
 
@@ -43,10 +44,10 @@ std::uint64_t next_int8_stream() {
 
 namespace {
 
-/// sum_t g[t] x[t]^T of more rows than one integer sum can hold, too.
+/// sum_t g[t] x[t]^T of more rows than one integer sum can hold, too; added to `sum` if that is
+/// defined.
 Tensor weight_gradient(const Tensor& g, const std::vector<Int8Matrix>& x_parts,
-                       std::uint64_t stream) {
-  Tensor sum;
+                       std::uint64_t stream, Tensor sum) {
   for (std::size_t i = 0; i < x_parts.size(); ++i) {
     const auto first = static_cast<std::int64_t>(i) * kMaxInt8Depth;
     const Tensor part = g.narrow(0, first, x_parts[i].depth);
@@ -94,9 +95,11 @@ struct Merged8 : torch::autograd::Function<Merged8> {
       grads[0] =
           int8_gemm(left, quantize_right(all_weights(weights).t(), {})).view(saved.front().sizes());
     }
-    if (needs_any_weight_grad(*ctx, weights.size()))
-      split_rows(weight_gradient(g, by_token(as_rows(saved.front())), random_word(stream, 1)),
-                 row_counts(weights), grads);
+    if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
+    const Tensor in_place = weight_grad_in_place(weights);
+    const Tensor dw =
+        weight_gradient(g, by_token(as_rows(saved.front())), random_word(stream, 1), in_place);
+    if (!in_place.defined()) split_rows(dw, row_counts(weights), grads);
     return grads;
   }
 };

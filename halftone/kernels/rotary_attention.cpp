@@ -42,7 +42,7 @@ struct Shape {
   // product; shorter blocks also compute fewer scores that causality throws away.
   std::int64_t block_rows() const {
     constexpr std::int64_t kFloats = 96 << 10;
-    return std::clamp<std::int64_t>(kFloats / (group() * steps) / 8 * 8, 8, 64);
+    return std::clamp<std::int64_t>(kFloats / (group() * steps) / 8 * 8, 8, 32);
   }
 };
 
