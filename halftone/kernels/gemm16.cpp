@@ -23,4 +23,17 @@ Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPat
   return at::mm(a.to(kFloat), b.to(kFloat)).to(out);
 }
 
+void gemm16_add(Tensor into, const Tensor& a, const Tensor& b, MatmulPath path) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  if (path == MatmulPath::kWidened && into.scalar_type() == kFloat && a.numel() > 0 &&
+      b.numel() > 0) {
+    into.addmm_(a.to(kFloat), b.to(kFloat));
+    return;
+  }
+  // The sum widens a product that was rounded to 16 bits: no pass of its own.
+  const torch::ScalarType narrow =
+      path == MatmulPath::kNative ? a.scalar_type() : into.scalar_type();
+  into.add_(gemm16(a, b, narrow, path));
+}
+
 }  // namespace halftone

@@ -20,6 +20,7 @@
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/merged_weights_impl.h"
+#include "halftone/kernels/weight_grad.h"
 
 namespace halftone {
 namespace {
@@ -37,7 +38,7 @@ MatmulPaths paths_for(ScalarType dtype) {
 Tensor linear_beside_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   std::vector<Tensor> outputs;
   for (const Tensor& weight : weights) outputs.push_back(at::linear(x, weight));
-  return at::cat(outputs, -1);
+  return outputs.size() == 1 ? outputs.front() : at::cat(outputs, -1);
 }
 
 /// What gemm16 takes on `path`: an operand of several products is widened once, not by each.
@@ -71,11 +72,11 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     const Tensor rows = as_rows(x.to(dtype));
     const Tensor rounded = rounded_weights(weights, dtype);
     const Tensor out = gemm16(operand_for(path, rows), rounded.t(), dtype, path);
-    ctx->save_for_backward({rows, rounded});
+    variable_list saved{rows, rounded};
+    saved.insert(saved.end(), weights.begin(), weights.end());
+    ctx->save_for_backward(std::move(saved));
     ctx->saved_data["shape"] = x.sizes().vec();
     ctx->saved_data["x_dtype"] = static_cast<std::int64_t>(x.scalar_type());
-    ctx->saved_data["w_dtype"] = static_cast<std::int64_t>(weights.front().scalar_type());
-    ctx->saved_data["w_rows"] = row_counts(weights);
     return out.view(with_last(x, rounded.size(0)));
   }
 
@@ -86,26 +87,31 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     const ScalarType dtype = rows.scalar_type();
     const MatmulPaths paths = paths_for(dtype);
     const auto x_dtype = static_cast<ScalarType>(ctx->saved_data["x_dtype"].toInt());
-    const auto w_dtype = static_cast<ScalarType>(ctx->saved_data["w_dtype"].toInt());
-    const std::vector<std::int64_t> counts = ctx->saved_data["w_rows"].toIntVector();
+    const variable_list weights(saved.begin() + 2, saved.end());
     const Tensor g = as_rows(output_grads.front()).to(dtype);
     const Tensor g_operand = operand_for(paths.input_gradient, g);
-    variable_list grads(counts.size() + 2);  // x, the weights, the dtype
+    variable_list grads(weights.size() + 2);  // x, the weights, the dtype
     if (ctx->needs_input_grad(0)) {
       // Rounded as the product of 16-bit operands is, then in the dtype x came in.
       const Tensor dx = gemm16(g_operand, saved[1], dtype, paths.input_gradient);
       grads[0] = dx.to(x_dtype).view(ctx->saved_data["shape"].toIntVector());
     }
-    if (!needs_any_weight_grad(*ctx, counts.size())) return grads;
+    if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     const bool shared = paths.weight_gradient == paths.input_gradient;
-    const Tensor dw = gemm16((shared ? g_operand : g).t(), operand_for(paths.weight_gradient, rows),
-                             w_dtype, paths.weight_gradient);
-    split_rows(dw, counts, grads);
+    const Tensor g_t = (shared ? g_operand : g).t();
+    const Tensor x_operand = operand_for(paths.weight_gradient, rows);
+    if (const Tensor sum = weight_grad_in_place(weights); sum.defined()) {
+      gemm16_add(sum, g_t, x_operand, paths.weight_gradient);
+    } else {
+      const ScalarType w_dtype = weights.front().scalar_type();
+      split_rows(gemm16(g_t, x_operand, w_dtype, paths.weight_gradient), row_counts(weights),
+                 grads);
+    }
     return grads;
   }
 };
 
-// fp32 weights that lie apart: each product goes to its place in the result, nothing is copied.
+// fp32. Weights that lie apart: each product goes to its place in the result, nothing is copied.
 struct Merged32 : torch::autograd::Function<Merged32> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights) {
     const Tensor rows = as_rows(x);
@@ -141,7 +147,10 @@ struct Merged32 : torch::autograd::Function<Merged32> {
     variable_list grads(saved.size());
     if (ctx->needs_input_grad(0)) grads[0] = input_grad(g, weights, merged).view(saved[0].sizes());
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
-    split_rows(at::mm(g.t(), rows), row_counts(weights), grads);
+    if (Tensor sum = weight_grad_in_place(weights); sum.defined())
+      sum.addmm_(g.t(), rows);
+    else
+      split_rows(at::mm(g.t(), rows), row_counts(weights), grads);
     return grads;
   }
 
@@ -211,7 +220,6 @@ Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   if (x.is_cpu() && (dtype == torch::kBFloat16 || dtype == torch::kHalf))
     return Merged16::apply(x, at::TensorList(weights), dtype);
   if (int8) return int8_merged_linear(x, weights);
-  if (weights.size() == 1) return at::linear(x, weights.front());
   if (x.is_cpu() && dtype == torch::kFloat && x.numel() > 0)
     return Merged32::apply(x, at::TensorList(weights));
   return linear_beside_linear(x, weights);

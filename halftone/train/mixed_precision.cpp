@@ -11,6 +11,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/kernels/weight_grad.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/clip.h"
 
@@ -76,6 +77,11 @@ ForwardContext MixedPrecision::forward_context(std::int64_t pass) const {
   return {.autocast = Autocast(device_.type(), dtype, policy_.autocast),
           .int8_matmul = Int8Matmul(
               {.step = static_cast<std::uint64_t>(pass), .enabled = policy_.int8_matmul})};
+}
+
+void MixedPrecision::backward(const torch::Tensor& loss) {
+  const AccumulateInPlace in_place;
+  scaled(loss).backward();
 }
 
 StepResult MixedPrecision::step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip) {

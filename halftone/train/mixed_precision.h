@@ -55,7 +55,7 @@ class MixedPrecision {
   /// loss * scale.
   torch::Tensor scaled(const torch::Tensor& loss) { return scaler_.scale(loss); }
   /// Back-propagates it.
-  void backward(const torch::Tensor& loss) { scaled(loss).backward(); }
+  void backward(const torch::Tensor& loss);
 
   /// Unscales and clips the gradients of each optimizer, updates unless one of them overflowed, and
   /// moves the scale. Without a loss scale as well, gradients that are not finite skip the update.

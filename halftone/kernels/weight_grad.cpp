@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/weight_grad.h"
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/graph_task.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <vector>
+
+#include "halftone/kernels/merged_weights_impl.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+
+thread_local int regions = 0;
+
+bool has_hooks(const Tensor& weight) {
+  if (!torch::autograd::impl::hooks(weight).empty() ||
+      torch::autograd::impl::post_acc_grad_hooks(weight) != nullptr)
+    return true;
+  const auto accumulator = torch::autograd::impl::try_get_grad_accumulator(weight);
+  return accumulator &&
+         (!accumulator->pre_hooks().empty() || !accumulator->post_hooks().empty() ||
+          !accumulator->tensor_pre_hooks().empty() || !accumulator->retains_grad_hooks().empty());
+}
+
+bool takes_in_place(const Tensor& weight) {
+  if (!weight.is_leaf() || !weight.requires_grad()) return false;
+  const Tensor& grad = weight.grad();
+  return grad.defined() && grad.is_contiguous() && !grad.requires_grad() &&
+         grad.scalar_type() == weight.scalar_type() && grad.sizes() == weight.sizes() &&
+         grad.device() == weight.device() && !has_hooks(weight);
+}
+
+/// Whether this is a backward() that reaches every leaf.
+bool accumulates_everywhere() {
+  const auto* chosen = torch::autograd::get_current_graph_task_exec_info();
+  return chosen != nullptr && chosen->empty();
+}
+
+}  // namespace
+
+AccumulateInPlace::AccumulateInPlace() { ++regions; }
+AccumulateInPlace::~AccumulateInPlace() { --regions; }
+
+Tensor weight_grad_in_place(at::TensorList weights) {
+  if (regions == 0 || torch::GradMode::is_enabled() || !accumulates_everywhere()) return {};
+  std::vector<Tensor> grads;
+  for (const Tensor& weight : weights) {
+    if (!takes_in_place(weight)) return {};
+    grads.push_back(weight.grad());
+  }
+  return merged_view(grads);
+}
+
+}  // namespace halftone

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gradients of weights, added by the product that computes them. Autograd would take a new tensor
+// from each layer and add it to .grad: two more passes over memory of the weights' size, and that
+// memory.
+#pragma once
+
+#include <torch/types.h>
+
+namespace halftone {
+
+/// While it lives, backward() in this thread adds the weight gradients of halftone's layers to .grad
+/// as they are computed. The numbers are those of autograd, up to the order of additions. Only for
+/// weights that autograd would treat alike: leaves whose .grad is there, dense and of their dtype,
+/// without hooks; never under create_graph, nor in autograd::grad() or backward(inputs). A weight
+/// must not be differentiated by two threads at once.
+class AccumulateInPlace {
+ public:
+  AccumulateInPlace();
+  ~AccumulateInPlace();
+  AccumulateInPlace(const AccumulateInPlace&) = delete;
+  AccumulateInPlace& operator=(const AccumulateInPlace&) = delete;
+};
+
+/// Inside a backward(): where to add the gradient of `weights` (out_i, in), taken as one matrix below
+/// each other: a view of their .grad, (sum of out_i, in). Undefined where the gradient has to go
+/// through autograd.
+torch::Tensor weight_grad_in_place(at::TensorList weights);
+
+}  // namespace halftone

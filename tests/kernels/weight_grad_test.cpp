@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/weight_grad.h"
+
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "halftone/core/autocast.h"
+#include "halftone/kernels/int8_linear.h"
+#include "halftone/kernels/linear.h"
+#include "halftone/kernels/matmul_path.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+
+/// Two weights in one buffer with preset gradients in another, as an optimizer keeps them.
+struct Weights {
+  Weights() {
+    const Tensor values = torch::randn({7, 6}), grads = torch::ones({7, 6});
+    std::int64_t row = 0;
+    for (const std::int64_t rows : {4, 3}) {
+      parameters.push_back(values.narrow(0, row, rows).detach().requires_grad_());
+      parameters.back().mutable_grad() = grads.narrow(0, row, rows).detach();
+      row += rows;
+    }
+  }
+  Tensor grad() const { return at::cat({parameters[0].grad(), parameters[1].grad()}); }
+  std::vector<Tensor> parameters;
+};
+
+enum class Recipe { kFp32, kBf16Native, kBf16Widened, kInt8 };
+
+Tensor output(const Tensor& x, const Weights& weights, Recipe recipe) {
+  if (recipe == Recipe::kFp32) return merged_linear(x, weights.parameters);
+  if (recipe == Recipe::kInt8) {
+    const Int8Matmul region({.seed = 1});
+    return merged_linear(x, weights.parameters);
+  }
+  const Autocast autocast(torch::kCPU, torch::kBFloat16);
+  return merged_linear(x, weights.parameters);
+}
+
+TEST(AccumulateInPlace, GivesTheGradientsThatAutogradGives) {
+  torch::manual_seed(1);
+  const MatmulChoice before = matmul_paths();
+  const Tensor x = torch::randn({5, 6}), g = torch::randn({5, 7});
+  for (const Recipe recipe :
+       {Recipe::kFp32, Recipe::kBf16Native, Recipe::kBf16Widened, Recipe::kInt8}) {
+    set_matmul_paths(parse_matmul_choice(recipe == Recipe::kBf16Native ? "native" : "widened"));
+    torch::manual_seed(2);
+    const Weights through_autograd;
+    torch::manual_seed(2);
+    const Weights in_place;
+    output(x, through_autograd, recipe).backward(g);
+    const Tensor y = output(x, in_place, recipe);
+    const void* memory = in_place.parameters[0].grad().data_ptr();
+    {
+      const AccumulateInPlace region;
+      y.backward(g.to(y.scalar_type()));
+    }
+    EXPECT_EQ(in_place.parameters[0].grad().data_ptr(), memory);
+    EXPECT_TRUE(at::allclose(in_place.grad(), through_autograd.grad(), 1e-6, 1e-6));
+    EXPECT_FALSE(in_place.grad().equal(torch::ones({7, 6})));
+  }
+  set_matmul_paths(before);
+}
+
+TEST(AccumulateInPlace, LeavesGradAloneWhereAutogradWould) {
+  torch::manual_seed(3);
+  const Tensor x = torch::randn({5, 6});
+  const AccumulateInPlace region;
+  {
+    const Weights weights;
+    const auto grads =
+        torch::autograd::grad({output(x, weights, Recipe::kFp32).sum()}, weights.parameters);
+    EXPECT_TRUE(weights.grad().equal(torch::ones({7, 6})));
+    EXPECT_TRUE(grads[0].defined());
+  }
+  {
+    const Weights weights;
+    output(x, weights, Recipe::kFp32).sum().backward({}, {}, false, {{weights.parameters[0]}});
+    EXPECT_FALSE(weights.parameters[0].grad().equal(torch::ones({4, 6})));
+    EXPECT_TRUE(weights.parameters[1].grad().equal(torch::ones({3, 6})));
+  }
+}
+
+TEST(AccumulateInPlace, HooksSeeTheirGradient) {
+  torch::manual_seed(4);
+  const Tensor x = torch::randn({5, 6});
+  const Weights weights;
+  Tensor seen;
+  weights.parameters[1].register_hook([&](const Tensor& grad) {
+    seen = grad.clone();
+    return grad * 0;
+  });
+  const AccumulateInPlace region;
+  output(x, weights, Recipe::kFp32).sum().backward();
+  EXPECT_TRUE(at::allclose(seen, x.sum(0).expand({3, 6}), 1e-5, 1e-5));
+  EXPECT_TRUE(weights.parameters[1].grad().equal(torch::ones({3, 6})));
+  EXPECT_TRUE(at::allclose(weights.parameters[0].grad(), 1 + x.sum(0).expand({4, 6}), 1e-5, 1e-5));
+}
+
+TEST(AccumulateInPlace, TakesWeightsWithoutAGradient) {
+  const Tensor x = torch::ones({5, 6});
+  const Tensor weight = torch::ones({3, 6}).requires_grad_();
+  const AccumulateInPlace region;
+  halftone::linear(x, weight).sum().backward();
+  EXPECT_TRUE(weight.grad().equal(torch::full({3, 6}, 5.0F)));
+}
+
+TEST(AccumulateInPlace, IsOffOutsideABackward) {
+  const Weights weights;
+  EXPECT_FALSE(weight_grad_in_place(weights.parameters).defined());
+  const AccumulateInPlace region;
+  EXPECT_FALSE(weight_grad_in_place(weights.parameters).defined());
+}
+
+}  // namespace
+}  // namespace halftone
