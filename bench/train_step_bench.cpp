@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times whole optimizer steps (forward, backward, clip, AdamW) of one recipe on random tokens.
 //
-//   train_step_bench PRESET PRECISION BATCH SEQ_LEN THREADS
+//   train_step_bench PRESET PRECISION BATCH SEQ_LEN THREADS     (PRESET also: dim-64)
 //
 // Speaks the protocol of bench/compare/run.py: prints "ready", then for each number N read from
 // stdin runs N steps and prints their seconds as a JSON array.
@@ -18,12 +18,19 @@
 
 namespace {
 
+// What people start with to see something move; not worth a preset of its own.
+halftone::ModelConfig config_of(const std::string& preset) {
+  if (preset == "dim-64")
+    return {.dim = 64, .n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .max_seq_len = 2048};
+  return halftone::preset_config(preset);
+}
+
 class StepBench {
  public:
   StepBench(const std::string& preset, const std::string& precision, std::int64_t batch,
             std::int64_t seq_len)
       : precision_(halftone::parse_precision(precision), {}, torch::kCPU),
-        model_(halftone::preset_config(preset)),
+        model_(config_of(preset)),
         optimizer_(std::make_shared<halftone::AdamW>(parameters())),
         ids_(torch::randint(model_->config().vocab_size, {batch, seq_len + 1}, torch::kInt64)),
         mask_(torch::ones({batch * seq_len})) {}
@@ -67,6 +74,7 @@ int main(int argc, char** argv) {
     std::cerr << "usage: train_step_bench PRESET PRECISION BATCH SEQ_LEN THREADS\n";
     return 2;
   }
+  halftone::keep_freed_memory();
   torch::set_num_threads(std::stoi(argv[5]));
   torch::manual_seed(0);
   StepBench bench(argv[1], argv[2], std::stol(argv[3]), std::stol(argv[4]));

@@ -13,8 +13,10 @@
 #include "cli/program.h"
 #include "cli/tokenizer_command.h"
 #include "cli/train_command.h"
+#include "halftone/core/memory.h"
 
 int main(int argc, char** argv) {
+  halftone::keep_freed_memory();
   CLI::App app(
       "Mixed-precision training for C++ on LibTorch: you name a precision, halftone trains in it.",
       "halftone");

@@ -18,6 +18,7 @@ from make_minimind_golden import MiniMind  # noqa: E402
 
 
 SHAPES = {
+    "dim-64": dict(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=192),
     "tiny": dict(dim=128, n_layers=4, n_heads=4, n_kv_heads=2, hidden_dim=384),
     "minimind-26m": dict(dim=512, n_layers=8, n_heads=8, n_kv_heads=2, hidden_dim=1408),
     "minimind-104m": dict(dim=768, n_layers=16, n_heads=8, n_kv_heads=2, hidden_dim=2048),

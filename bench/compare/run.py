@@ -8,7 +8,7 @@
 Build first:  cmake --preset release -DHALFTONE_BUILD_BENCH=ON && cmake --build build
 All programs are started at once and take turns, a few steps each, so that what else happens on the
 machine meets all of them alike; the first round, and the first step of each turn, warm up. Prints a Markdown table: the median step,
-tokens/s, the ratio to our 32-true, and the share of the fp32 multiply-add peak that was measured in
+tokens/s, the ratio to our 32-true, the peak resident memory of the process, and the share of the fp32 multiply-add peak that was measured in
 the same rounds (6 flops per parameter and token, attention left out). --cap-avx2 limits LibTorch's,
 oneDNN's and MKL's kernels to AVX2: it shows which path is chosen there, not how such a CPU performs.
 """
@@ -21,7 +21,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PARAMETERS = {"tiny": None, "minimind-26m": 25_829_888, "minimind-104m": 104_030_976}
+PARAMETERS = {"dim-64": None, "tiny": None, "minimind-26m": 25_829_888, "minimind-104m": 104_030_976}
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"}
 
@@ -47,6 +47,11 @@ class Contestant:
 
     def median(self):
         return statistics.median(self.samples)
+
+    def peak_resident_bytes(self):
+        """The process's own record; with several contestants nothing else can tell them apart."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
     def close(self):
         self.process.stdin.close()
@@ -105,16 +110,18 @@ def main():
     capped = ", kernels capped to AVX2" if arguments.cap_avx2 else ""
     print(f"{arguments.preset}, {arguments.batch} x {arguments.seq_len} tokens, {cpu_model()}, "
           f"{arguments.threads} threads{capped}, {arguments.rounds} rounds of {arguments.steps} steps; fp32 peak {peak.median():.0f} GFLOP/s\n")
-    print("| recipe | step, ms (median) | min .. max | tokens/s | time / our 32-true | share of fp32 peak |")
-    print("|---|---|---|---|---|---|")
+    print("| recipe | step, ms (median) | min .. max | tokens/s | time / our 32-true | share of fp32 peak | peak MiB |")
+    print("|---|---|---|---|---|---|---|")
     base = next((c.median() for c in contestants if c.name == "halftone 32-true"), None)
     parameters = PARAMETERS[arguments.preset]
     for contestant in contestants:
         step = contestant.median()
         ratio = f"{step / base:.2f}" if base else "-"
         share = f"{6 * parameters * tokens / step / 1e9 / peak.median():.0%}" if parameters else "-"
-        print(f"| {contestant.name} | {step * 1e3:.0f} | {min(contestant.samples) * 1e3:.0f} .. "
-              f"{max(contestant.samples) * 1e3:.0f} | {tokens / step:.0f} | {ratio} | {share} |")
+        digits = 0 if step > 0.1 else 1
+        print(f"| {contestant.name} | {step * 1e3:.{digits}f} | {min(contestant.samples) * 1e3:.{digits}f} .. "
+              f"{max(contestant.samples) * 1e3:.{digits}f} | {tokens / step:.0f} | {ratio} | {share} | "
+              f"{contestant.peak_resident_bytes() / 2**20:.0f} |")
         contestant.close()
     peak.close()
 

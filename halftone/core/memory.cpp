@@ -5,7 +5,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
+#include <string_view>
 
 namespace halftone {
 
@@ -26,6 +28,15 @@ std::uint64_t peak_resident_bytes() {
 void reset_peak_resident_bytes() {
   ::malloc_trim(0);
   std::ofstream("/proc/self/clear_refs") << "5";  // Linux: the peak becomes what is resident now
+}
+
+void keep_freed_memory() {
+  const char* tunables = std::getenv("GLIBC_TUNABLES");
+  if (tunables != nullptr &&
+      std::string_view(tunables).find("glibc.malloc.") != std::string_view::npos)
+    return;
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, -1);  // never
 }
 
 }  // namespace halftone

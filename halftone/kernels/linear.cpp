@@ -210,6 +210,11 @@ ScalarType compute_dtype(const Tensor& x) {
              : x.scalar_type();
 }
 
+ScalarType input_dtype(const Tensor& x, const std::vector<Tensor>& weights) {
+  const bool kept = std::any_of(weights.begin(), weights.end(), keeps_fp32);
+  return kept ? x.scalar_type() : compute_dtype(x);
+}
+
 Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   const ScalarType dtype = compute_dtype(x);
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());

@@ -11,6 +11,10 @@ namespace halftone {
 /// device and x is floating and not double, else x's own.
 torch::ScalarType compute_dtype(const torch::Tensor& x);
 
+/// The dtype that products with x and `weights` round x to: compute_dtype(x), or x's own where a
+/// weight marked by mark_keep_fp32() takes it as it is.
+torch::ScalarType input_dtype(const torch::Tensor& x, const std::vector<torch::Tensor>& weights);
+
 /// y = x W^T, differentiable once, in compute_dtype(x); without autocast x and W must agree.
 /// Products are accumulated in fp32 or wider. 16-bit operands on the CPU are multiplied the way
 /// matmul_paths() says, for each of y, dX, dW; an fp32 weight gets its gradient without the detour

@@ -31,6 +31,12 @@ bool kept_in_fp32(const Tensor& x, const Tensor& weight) {
   return at::autocast::is_autocast_enabled(x.device().type()) && keeps_fp32(weight);
 }
 
+/// The dtype of the normed values: `dtype` only narrows.
+torch::ScalarType normed_dtype(const Tensor& x, torch::ScalarType dtype) {
+  const bool narrows = dtype == torch::kBFloat16 || dtype == torch::kHalf;
+  return x.scalar_type() == torch::kFloat && narrows ? dtype : x.scalar_type();
+}
+
 bool is_fused(const Tensor& x, const Tensor& branch, const Tensor& weight) {
   const torch::ScalarType dtype = x.scalar_type();
   if (!is_simd_operand(x) || x.dim() == 0 || x.numel() == 0) return false;
@@ -52,16 +58,20 @@ struct Gradients {
   Tensor d_weight;
 };
 
-/// `branch_dtype`: nothing where the branch's gradient is d_x itself.
+struct BranchAndNormed {
+  torch::ScalarType branch;
+  torch::ScalarType normed;
+};
+
 Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inverse_rms,
-                      const variable_list& output_grads, torch::ScalarType branch_dtype) {
+                      const variable_list& output_grads, const BranchAndNormed& dtypes) {
   const torch::ScalarType dtype = sum.scalar_type();
   const Tensor d_sum =
       output_grads[0].defined() ? output_grads[0].to(dtype).contiguous() : Tensor();
-  const Tensor d_normed = output_grads[1].to(dtype).contiguous();
+  const Tensor d_normed = output_grads[1].to(dtypes.normed).contiguous();
   Gradients grads{.d_x = at::empty_like(sum)};
-  if (branch_dtype != dtype)
-    grads.d_branch = at::empty(sum.sizes(), sum.options().dtype(branch_dtype));
+  if (dtypes.branch != dtype)
+    grads.d_branch = at::empty(sum.sizes(), sum.options().dtype(dtypes.branch));
   const std::int64_t width = sum.size(-1);
   const std::int64_t count = sum.numel() / width;
   const std::int64_t blocks = (count + kBlock - 1) / kBlock;
@@ -75,7 +85,8 @@ Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inv
                              .d_branch = mutable_data_of(grads.d_branch),
                              .width = width,
                              .type = kernel_type(dtype),
-                             .branch_type = kernel_type(branch_dtype)};
+                             .branch_type = kernel_type(dtypes.branch),
+                             .normed_type = kernel_type(dtypes.normed)};
   auto* sums = partial.data_ptr<float>();
   at::parallel_for(0, blocks, 1, [&](std::int64_t block, std::int64_t end) {
     for (; block < end; ++block)
@@ -89,18 +100,18 @@ Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inv
 struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x,
                                const std::optional<Tensor>& maybe_branch, const Tensor& weight,
-                               double eps) {
+                               double eps, torch::ScalarType dtype) {
     ctx->set_materialize_grads(false);
     const Tensor branch = maybe_branch.value_or(Tensor());
     const Tensor dense = x.contiguous();
     const Tensor joining = branch.defined() ? branch.contiguous() : Tensor();
     const Tensor scale = weight.contiguous();
     const Tensor sum = branch.defined() ? at::empty_like(dense) : Tensor();
-    const Tensor normed = at::empty_like(dense);
+    const Tensor normed = at::empty(dense.sizes(), dense.options().dtype(dtype));
     const std::int64_t width = dense.size(-1);
     const std::int64_t count = dense.numel() / width;
     const Tensor inverse_rms = at::empty({count}, x.options().dtype(torch::kFloat));
-    const torch::ScalarType branch_dtype = (branch.defined() ? branch : x).scalar_type();
+    const torch::ScalarType branch_dtype = branch.defined() ? branch.scalar_type() : dtype;
     const RmsNormRows rows{.x = data_of(dense),
                            .branch = data_of(joining),
                            .weight = data_of(scale),
@@ -110,7 +121,8 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
                            .width = width,
                            .eps = static_cast<float>(eps),
                            .type = kernel_type(x.scalar_type()),
-                           .branch_type = kernel_type(branch_dtype)};
+                           .branch_type = kernel_type(branch_dtype),
+                           .normed_type = kernel_type(dtype)};
     at::parallel_for(0, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
       rms_norm_rows(rows, begin, end);
     });
@@ -118,6 +130,7 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["branch"] = branch.defined();
     ctx->saved_data["branch_dtype"] = static_cast<std::int64_t>(branch_dtype);
+    ctx->saved_data["dtype"] = static_cast<std::int64_t>(dtype);
     return {sum.defined() ? sum : x, normed};
   }
 
@@ -128,12 +141,13 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
     const bool has_branch = ctx->saved_data["branch"].toBool();
     const auto branch_dtype =
         static_cast<torch::ScalarType>(ctx->saved_data["branch_dtype"].toInt());
+    const auto dtype = static_cast<torch::ScalarType>(ctx->saved_data["dtype"].toInt());
     Gradients grads{.d_x = output_grads[0]};
     if (output_grads[1].defined() && torch::GradMode::is_enabled()) {
       const double eps = ctx->saved_data["eps"].toDouble();
       const variable_list found = composed_grads(
-          [eps](const variable_list& in) {
-            return variable_list{rms_norm_reference(in[0], in[1], eps)};
+          [eps, dtype](const variable_list& in) {
+            return variable_list{rms_norm_reference(in[0], in[1], eps).to(dtype)};
           },
           {sum, weight}, {output_grads[1]});
       grads.d_x = !grads.d_x.defined() ? found[0]
@@ -141,18 +155,19 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
                                        : grads.d_x;
       grads.d_weight = found[1];
     } else if (output_grads[1].defined()) {
-      grads =
-          fused_grads(sum.contiguous(), weight.contiguous(), saved[2], output_grads, branch_dtype);
+      grads = fused_grads(sum.contiguous(), weight.contiguous(), saved[2], output_grads,
+                          {branch_dtype, dtype});
     }
     if (has_branch && !grads.d_branch.defined() && grads.d_x.defined())
       grads.d_branch = grads.d_x.to(branch_dtype);
-    return {grads.d_x, has_branch ? grads.d_branch : Tensor(), grads.d_weight, Tensor()};
+    return {grads.d_x, has_branch ? grads.d_branch : Tensor(), grads.d_weight, Tensor(), Tensor()};
   }
 };
 
-NormedSum fused(const Tensor& x, const Tensor& branch, const Tensor& weight, double eps) {
+NormedSum fused(const Tensor& x, const Tensor& branch, const Tensor& weight, double eps,
+                torch::ScalarType dtype) {
   const auto joining = branch.defined() ? std::optional<Tensor>(branch) : std::nullopt;
-  const variable_list outputs = AddRmsNorm::apply(x, joining, weight, eps);
+  const variable_list outputs = AddRmsNorm::apply(x, joining, weight, eps, dtype);
   return {outputs[0], outputs[1]};
 }
 
@@ -169,19 +184,26 @@ Tensor rms_norm_reference(const Tensor& x, const Tensor& weight, double eps) {
 }
 
 NormedSum add_rms_norm_reference(const Tensor& x, const Tensor& branch, const Tensor& weight,
-                                 double eps) {
+                                 double eps, torch::ScalarType dtype) {
   const Tensor sum = branch.defined() ? x + branch : x;
-  return {sum, rms_norm_reference(sum, weight, eps)};
+  const Tensor normed = rms_norm_reference(sum, weight, eps);
+  return {sum, normed.to(normed_dtype(normed, dtype))};
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  return is_fused(x, {}, weight) ? fused(x, {}, weight, eps).normed
+  return is_fused(x, {}, weight) ? fused(x, {}, weight, eps, x.scalar_type()).normed
                                  : rms_norm_reference(x, weight, eps);
 }
 
-NormedSum add_rms_norm(const Tensor& x, const Tensor& branch, const Tensor& weight, double eps) {
-  return is_fused(x, branch, weight) ? fused(x, branch, weight, eps)
-                                     : add_rms_norm_reference(x, branch, weight, eps);
+NormedSum add_rms_norm(const Tensor& x, const Tensor& branch, const Tensor& weight, double eps,
+                       torch::ScalarType dtype) {
+  const torch::ScalarType normed = normed_dtype(x, dtype);
+  // Narrowed values have the branch's dtype, or there is no branch.
+  const bool joins =
+      !branch.defined() || normed == x.scalar_type() || normed == branch.scalar_type();
+  return joins && is_fused(x, branch, weight)
+             ? fused(x, branch, weight, eps, normed)
+             : add_rms_norm_reference(x, branch, weight, eps, dtype);
 }
 
 }  // namespace halftone

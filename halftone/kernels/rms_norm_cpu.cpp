@@ -34,7 +34,7 @@ typename Element::Type* row_of(void* data, std::int64_t row, std::int64_t width)
   return data == nullptr ? nullptr : static_cast<typename Element::Type*>(data) + row * width;
 }
 
-template <class Element, class Branch>
+template <class Element, class Branch, class Normed>
 void norm_row(const RmsNormRows& rows, std::int64_t row) {
   const D d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
@@ -56,29 +56,29 @@ void norm_row(const RmsNormRows& rows, std::int64_t row) {
   rows.inverse_rms[row] = inverse_rms;
   const auto* values = sum != nullptr ? sum : x;
   const auto* weight = row_of<Element>(rows.weight, 0, width);
-  auto* normed = row_of<Element>(rows.normed, row, width);
+  auto* normed = row_of<Normed>(rows.normed, row, width);
   const V factor = hn::Set(d, inverse_rms);
   for (std::int64_t i = 0; i < width; i += lanes) {
     const V value = hn::Mul(load_some<Element>(d, values + i, width - i), factor);
     const V scaled =
         hn::Mul(Element::rounded(d, value), load_some<Element>(d, weight + i, width - i));
-    store_some<Element>(scaled, d, normed + i, width - i);
+    store_some<Normed>(scaled, d, normed + i, width - i);
   }
 }
 
-template <class Element, class Branch>
+template <class Element, class Branch, class Normed>
 void grad_row(const RmsNormGradRows& rows, std::int64_t row, float* d_weight) {
   const D d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t width = rows.width;
   const auto* sum = row_of<Element>(rows.sum, row, width);
   const auto* weight = row_of<Element>(rows.weight, 0, width);
-  const auto* g = row_of<Element>(rows.d_normed, row, width);
+  const auto* g = row_of<Normed>(rows.d_normed, row, width);
   const V factor = hn::Set(d, rows.inverse_rms[row]);
   V dot = hn::Zero(d);  // of the normed values and their gradients
   for (std::int64_t i = 0; i < width; i += lanes) {
     const V value = hn::Mul(load_some<Element>(d, sum + i, width - i), factor);
-    const V gradient = load_some<Element>(d, g + i, width - i);
+    const V gradient = load_some<Normed>(d, g + i, width - i);
     dot = hn::MulAdd(hn::Mul(gradient, load_some<Element>(d, weight + i, width - i)), value, dot);
     const V old = load_some<Float>(d, d_weight + i, width - i);
     store_some<Float>(hn::MulAdd(gradient, Element::rounded(d, value), old), d, d_weight + i,
@@ -90,7 +90,7 @@ void grad_row(const RmsNormGradRows& rows, std::int64_t row, float* d_weight) {
   auto* d_branch = row_of<Branch>(rows.d_branch, row, width);
   for (std::int64_t i = 0; i < width; i += lanes) {
     const V value = hn::Mul(load_some<Element>(d, sum + i, width - i), factor);
-    const V gradient = hn::Mul(load_some<Element>(d, g + i, width - i),
+    const V gradient = hn::Mul(load_some<Normed>(d, g + i, width - i),
                                load_some<Element>(d, weight + i, width - i));
     V result = hn::Mul(hn::NegMulAdd(value, mean, gradient), factor);
     if (d_sum != nullptr) result = hn::Add(result, load_some<Element>(d, d_sum + i, width - i));
@@ -99,43 +99,47 @@ void grad_row(const RmsNormGradRows& rows, std::int64_t row, float* d_weight) {
   }
 }
 
-template <class Element, class Branch>
-void norm_rows(const RmsNormRows& rows, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t row = begin; row < end; ++row) norm_row<Element, Branch>(rows, row);
-}
+template <class Element, class Branch, class Normed>
+struct Types {};
 
-template <class Element, class Branch>
-void grad_rows(const RmsNormGradRows& rows, std::int64_t begin, std::int64_t end, float* d_weight) {
-  for (std::int64_t row = begin; row < end; ++row) grad_row<Element, Branch>(rows, row, d_weight);
-}
-
-// A 16-bit stream has branches of its own dtype; an fp32 one takes any.
-void rms_norm_rows_simd(const RmsNormRows& rows, std::int64_t begin, std::int64_t end) {
-  if (rows.type == KernelType::kBFloat16) return norm_rows<BFloat16, BFloat16>(rows, begin, end);
-  if (rows.type == KernelType::kHalf) return norm_rows<Half, Half>(rows, begin, end);
+/// Calls `loop` with the types of `rows`. A 16-bit stream has branches of its own dtype; an fp32
+/// one takes any, and its normed values may have the branch's dtype.
+template <class Rows, class Loop>
+void with_types(const Rows& rows, const Loop& loop) {
+  if (rows.type == KernelType::kBFloat16) return loop(Types<BFloat16, BFloat16, BFloat16>());
+  if (rows.type == KernelType::kHalf) return loop(Types<Half, Half, Half>());
+  const bool narrow = rows.normed_type != KernelType::kFloat;
   switch (rows.branch_type) {
     case KernelType::kFloat:
-      return norm_rows<Float, Float>(rows, begin, end);
+      return loop(Types<Float, Float, Float>());
     case KernelType::kBFloat16:
-      return norm_rows<Float, BFloat16>(rows, begin, end);
+      return narrow ? loop(Types<Float, BFloat16, BFloat16>())
+                    : loop(Types<Float, BFloat16, Float>());
     case KernelType::kHalf:
-      return norm_rows<Float, Half>(rows, begin, end);
+      return narrow ? loop(Types<Float, Half, Half>()) : loop(Types<Float, Half, Float>());
   }
+}
+
+template <class Element, class Branch, class Normed>
+void norm_rows(const RmsNormRows& rows, std::int64_t begin, std::int64_t end,
+               Types<Element, Branch, Normed>) {
+  for (std::int64_t row = begin; row < end; ++row) norm_row<Element, Branch, Normed>(rows, row);
+}
+
+template <class Element, class Branch, class Normed>
+void grad_rows(const RmsNormGradRows& rows, std::int64_t begin, std::int64_t end, float* d_weight,
+               Types<Element, Branch, Normed>) {
+  for (std::int64_t row = begin; row < end; ++row)
+    grad_row<Element, Branch, Normed>(rows, row, d_weight);
+}
+
+void rms_norm_rows_simd(const RmsNormRows& rows, std::int64_t begin, std::int64_t end) {
+  with_types(rows, [&](auto types) { norm_rows(rows, begin, end, types); });
 }
 
 void rms_norm_grad_rows_simd(const RmsNormGradRows& rows, std::int64_t begin, std::int64_t end,
                              float* d_weight) {
-  if (rows.type == KernelType::kBFloat16)
-    return grad_rows<BFloat16, BFloat16>(rows, begin, end, d_weight);
-  if (rows.type == KernelType::kHalf) return grad_rows<Half, Half>(rows, begin, end, d_weight);
-  switch (rows.branch_type) {
-    case KernelType::kFloat:
-      return grad_rows<Float, Float>(rows, begin, end, d_weight);
-    case KernelType::kBFloat16:
-      return grad_rows<Float, BFloat16>(rows, begin, end, d_weight);
-    case KernelType::kHalf:
-      return grad_rows<Float, Half>(rows, begin, end, d_weight);
-  }
+  with_types(rows, [&](auto types) { grad_rows(rows, begin, end, d_weight, types); });
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR

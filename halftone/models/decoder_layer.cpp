@@ -34,9 +34,14 @@ DecoderLayerImpl::DecoderLayerImpl(const ModelConfig& config) {
 
 LayerOutput DecoderLayerImpl::forward(const LayerOutput& before, const Tensor& rotations,
                                       CacheSlot slot) {
-  const NormedSum in = attention_norm_->add(before.x, before.branch);
-  const NormedSum h = ffn_norm_->add(in.sum, attention_->forward(in.normed, rotations, slot));
-  if (dense_) return {h.sum, dense_(h.normed), {}};
+  const Tensor& x = before.x;
+  const NormedSum in = attention_norm_->add(x, before.branch, attention_->input_dtype(x));
+  const Tensor attended = attention_->forward(in.normed, rotations, slot);
+  if (dense_) {
+    const NormedSum h = ffn_norm_->add(in.sum, attended, dense_->input_dtype(in.sum));
+    return {h.sum, dense_(h.normed), {}};
+  }
+  const NormedSum h = ffn_norm_->add(in.sum, attended);
   const MoeOutput out = experts_(h.normed);
   return {h.sum, out.y, out.aux_loss};
 }

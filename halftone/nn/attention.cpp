@@ -51,4 +51,8 @@ Tensor AttentionImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlo
              : out;
 }
 
+torch::ScalarType AttentionImpl::input_dtype(const Tensor& x) const {
+  return halftone::input_dtype(x, {wq_->weight, wk_->weight, wv_->weight});
+}
+
 }  // namespace halftone

@@ -34,6 +34,9 @@ class AttentionImpl : public torch::nn::Module {
   /// x (B, T, dim), rotations (T, head_dim / 2) of these T positions; returns (B, T, dim).
   torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& rotations, CacheSlot slot);
 
+  /// The dtype that forward() rounds x to before anything else: x may come in it.
+  torch::ScalarType input_dtype(const torch::Tensor& x) const;
+
  private:
   // qkv (B, T, (heads + 2 kv_heads) d) -> (B, T, heads d).
   torch::Tensor mixed(const torch::Tensor& qkv, const torch::Tensor& rotations,

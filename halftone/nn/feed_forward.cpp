@@ -25,4 +25,8 @@ Tensor FeedForwardImpl::forward(const Tensor& x) {
   return is_training() && dropout_ > 0.0 ? at::dropout(out, dropout_, /*train=*/true) : out;
 }
 
+torch::ScalarType FeedForwardImpl::input_dtype(const Tensor& x) const {
+  return halftone::input_dtype(x, {w1_->weight, w3_->weight});
+}
+
 }  // namespace halftone

@@ -18,6 +18,9 @@ class FeedForwardImpl : public torch::nn::Module {
 
   torch::Tensor forward(const torch::Tensor& x);  // (..., dim) -> (..., dim)
 
+  /// The dtype that forward() rounds x to before anything else: x may come in it.
+  torch::ScalarType input_dtype(const torch::Tensor& x) const;
+
  private:
   double dropout_;
   Linear w1_{nullptr};

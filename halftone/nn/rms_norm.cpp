@@ -13,8 +13,8 @@ RmsNormImpl::RmsNormImpl(std::int64_t dim, double eps) : eps_(eps) {
 
 Tensor RmsNormImpl::forward(const Tensor& x) { return rms_norm(x, weight, eps_); }
 
-NormedSum RmsNormImpl::add(const Tensor& x, const Tensor& branch) {
-  return add_rms_norm(x, branch, weight, eps_);
+NormedSum RmsNormImpl::add(const Tensor& x, const Tensor& branch, torch::ScalarType dtype) {
+  return add_rms_norm(x, branch, weight, eps_, dtype);
 }
 
 }  // namespace halftone

@@ -17,9 +17,10 @@ class RmsNormImpl : public torch::nn::Module {
   RmsNormImpl(std::int64_t dim, double eps);
 
   torch::Tensor forward(const torch::Tensor& x);  // (..., dim) -> (..., dim)
-  /// What a residual branch adds to the stream x, and the sum normed; without a branch (undefined)
-  /// the sum is x.
-  NormedSum add(const torch::Tensor& x, const torch::Tensor& branch);
+  /// What a residual branch adds to the stream x, and the sum normed, rounded to `dtype` if that is
+  /// narrower; without a branch (undefined) the sum is x.
+  NormedSum add(const torch::Tensor& x, const torch::Tensor& branch,
+                torch::ScalarType dtype = torch::kFloat);
 
   torch::Tensor weight;  // (dim), ones
 

@@ -59,6 +59,34 @@ TEST(AddRmsNorm, A16BitBranchJoinsAnFp32Stream) {
   }
 }
 
+TEST(AddRmsNorm, NarrowsTheNormedValuesAsTheNextProductWould) {
+  torch::manual_seed(8);
+  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
+    for (const bool with_branch : {false, true}) {
+      const Tensor branch = with_branch ? torch::randn({9, 37}).to(dtype) : Tensor();
+      const Tensors in{torch::randn({9, 37}), branch, torch::randn({37})};
+      const auto narrow = [dtype](const Tensors& x) {
+        const NormedSum out = add_rms_norm(x[0], x[1], x[2], kEps, dtype);
+        return Tensors{out.sum, out.normed};
+      };
+      const auto cast = [dtype](const Tensors& x) {
+        const NormedSum out = add_rms_norm(x[0], x[1], x[2], kEps);
+        return Tensors{out.sum, out.normed.to(dtype)};
+      };
+      const test::ValuesAndGradients ours = test::differentiate(narrow, in);
+      const test::ValuesAndGradients theirs = test::differentiate(cast, in);
+      EXPECT_EQ(ours.values[1].scalar_type(), dtype);
+      for (std::size_t i = 0; i < 2; ++i) EXPECT_TRUE(ours.values[i].equal(theirs.values[i]));
+      for (std::size_t i = 0; i < ours.gradients.size(); ++i)
+        EXPECT_TRUE(ours.gradients[i].equal(theirs.gradients[i]));
+    }
+  }
+  const Tensors wide{torch::randn({3, 8}), torch::randn({3, 8}), torch::randn({8})};
+  const NormedSum mixed = add_rms_norm(wide[0], wide[1], wide[2], kEps, torch::kBFloat16);
+  EXPECT_TRUE(mixed.normed.equal(
+      add_rms_norm(wide[0], wide[1], wide[2], kEps).normed.to(torch::kBFloat16)));
+}
+
 TEST(AddRmsNorm, TakesStridedAndUnalignedOperands) {
   torch::manual_seed(3);
   const Tensor store = torch::randn({6, 40});
