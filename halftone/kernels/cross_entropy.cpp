@@ -2,6 +2,7 @@
 #include "halftone/kernels/cross_entropy.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full_like.h>
@@ -116,6 +117,13 @@ Tensor row_cross_entropy_reference(const Tensor& logits, const Tensor& targets,
 Tensor weighted_mean(const Tensor& losses, const Tensor& weights) {
   const Tensor total = weights.sum();
   return (losses * weights).sum() / at::where(total == 0, at::ones_like(total), total);
+}
+
+Tensor masked_mean_cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& mask) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const bool is_double = logits.scalar_type() == torch::kDouble;
+  const Tensor weights = mask.to(is_double ? torch::kDouble : torch::kFloat);
+  return weighted_mean(row_cross_entropy_reference(logits, targets, weights), weights);
 }
 
 }  // namespace halftone

@@ -23,8 +23,12 @@ torch::Tensor row_cross_entropy_to_gradient(torch::Tensor& logits, const torch::
 torch::Tensor row_cross_entropy_reference(const torch::Tensor& logits, const torch::Tensor& targets,
                                           const torch::Tensor& weights);
 
-/// sum(weights * losses) / sum(weights), or 0 where the sum of weights is 0; `losses` need not be
-/// finite where the weight is 0.
+/// sum(weights * losses) / sum(weights), or 0 where the weights add up to 0.
 torch::Tensor weighted_mean(const torch::Tensor& losses, const torch::Tensor& weights);
+
+/// weighted_mean() of row_cross_entropy_reference(), `mask` (N) of any dtype being the weights;
+/// autocast stays out of it. Differentiable in `logits`.
+torch::Tensor masked_mean_cross_entropy(const torch::Tensor& logits, const torch::Tensor& targets,
+                                        const torch::Tensor& mask);
 
 }  // namespace halftone
