@@ -8,15 +8,14 @@
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
-#include <ATen/record_function.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <limits>
-#include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/cross_entropy_impl.h"
+#include "halftone/kernels/observed_impl.h"
 
 namespace halftone {
 namespace {
@@ -57,10 +56,7 @@ Tensor row_cross_entropy_cpu(const Tensor& logits, const Tensor& targets, const 
   const Tensor target = targets.contiguous();
   const Tensor weight = weights.to(torch::kFloat).contiguous();
   check_range(target, weight, logits.size(1));
-  // Visible to whatever observes operations, as those of ATen are.
-  at::RecordFunction record(at::RecordScope::FUNCTION);
-  const std::vector<c10::IValue> inputs{logits, target, weight};
-  if (record.isActive()) record.before("halftone::cross_entropy", &inputs);
+  ObservedOperation observed("halftone::cross_entropy", {logits, target, weight});
   const Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(torch::kFloat));
   const CrossEntropyRows rows{.logits = write_gradient ? logits.mutable_data_ptr()
                                                        : const_cast<void*>(logits.const_data_ptr()),
@@ -74,7 +70,7 @@ Tensor row_cross_entropy_cpu(const Tensor& logits, const Tensor& targets, const 
   at::parallel_for(0, logits.size(0), grain, [&](std::int64_t begin, std::int64_t end) {
     cross_entropy_range(rows, begin, end);
   });
-  if (record.needsOutputs()) record.setOutputs(std::vector<c10::IValue>{losses});
+  observed.set_output(losses);
   return losses;
 }
 

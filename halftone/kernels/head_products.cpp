@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/kernels/head_products.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
@@ -20,16 +20,16 @@ namespace {
 using torch::ScalarType;
 using torch::Tensor;
 
-/// One piece of memory for the matrices of all chunks, the last of which is often smaller.
+/// One piece of memory for the matrices of all chunks of one size.
 class ChunkBuffer {
  public:
   ChunkBuffer(std::int64_t columns, ScalarType dtype) : columns_(columns), dtype_(dtype) {}
 
   /// (rows, columns), dense, with any content.
   Tensor rows(std::int64_t rows) {
-    if (!memory_.defined() || memory_.size(0) < rows)
+    if (!memory_.defined() || memory_.size(0) != rows)
       memory_ = at::empty({rows, columns_}, torch::TensorOptions(dtype_));
-    return memory_.narrow(0, 0, rows);
+    return memory_;
   }
 
  private:
@@ -40,9 +40,12 @@ class ChunkBuffer {
 
 /// sum += factor a b, in fp32.
 void add_product(const Tensor& a, const Tensor& b, double factor, Tensor& sum) {
-  const double keep = sum.defined() ? 1.0 : 0.0;
-  if (!sum.defined()) sum = at::empty({a.size(0), b.size(1)}, a.options());
-  at::addmm_out(sum, sum, a, b, /*beta=*/keep, /*alpha=*/factor);
+  if (sum.defined()) {
+    sum.addmm_(a, b, /*beta=*/1.0, /*alpha=*/factor);
+  } else {
+    sum = at::mm(a, b);
+    if (factor != 1.0) sum.mul_(factor);
+  }
 }
 
 class Products32 : public HeadProducts {
@@ -58,7 +61,8 @@ class Products32 : public HeadProducts {
 
   void hidden_gradient(const Tensor& gradient, double factor, const Tensor& out) override {
     Tensor result = out;
-    at::addmm_out(result, result, gradient, weight_, /*beta=*/0.0, /*alpha=*/factor);
+    at::mm_out(result, gradient, weight_);
+    if (factor != 1.0) out.mul_(factor);
   }
 
   void add_weight_gradient(const Tensor& gradient, double factor, Tensor& sum) override {
@@ -124,8 +128,7 @@ class Products16 : public HeadProducts {
   void add_weight_gradient(const Tensor& gradient, double factor, Tensor& sum) override {
     if (paths_.weight_gradient == MatmulPath::kWidened)
       return add_product(widened_gradient(gradient).t(), wide_hidden_, factor, sum);
-    const bool is_first = !sum.defined();
-    if (is_first) sum = at::empty(weight_.sizes(), weight_.options().dtype(torch::kFloat));
+    if (!sum.defined()) sum = at::zeros_like(weight_, torch::kFloat);
     // In blocks that are still in the cache when they are added.
     const std::int64_t block =
         std::max<std::int64_t>(1, kBlockElements / std::max<std::int64_t>(1, weight_.size(1)));
@@ -133,10 +136,8 @@ class Products16 : public HeadProducts {
       const std::int64_t count = std::min(block, weight_.size(0) - first);
       Tensor product = products_.rows(count);
       at::mm_out(product, gradient.narrow(1, first, count).t(), hidden_);
-      Tensor wide = wide_products_.rows(count).copy_(product);
-      const Tensor target = sum.narrow(0, first, count);
-      if (is_first) target.zero_();
-      target.add_(wide, factor);
+      const Tensor wide = wide_products_.rows(count).copy_(product);
+      sum.narrow(0, first, count).add_(wide, factor);
     }
   }
 

@@ -2,9 +2,9 @@
 #include "halftone/kernels/linear_cross_entropy.h"
 
 #include <ATen/autocast_mode.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/graph_task.h>
@@ -54,10 +54,10 @@ class ChunkPass {
         problem_(problem),
         wanted_(wanted),
         products_(head_products(weight, problem.recipe)),
-        losses_(at::empty({hidden.size(0)}, fp32())) {
+        losses_(at::zeros({hidden.size(0)}, fp32())) {
     const Tensor total = problem.weights.sum();
     shares_ = problem.weights / at::where(total == 0, at::ones_like(total), total);
-    if (wanted_.hidden) solution_.d_hidden = at::empty(hidden.sizes(), fp32());
+    if (wanted_.hidden) solution_.d_hidden = at::zeros(hidden.sizes(), fp32());
   }
 
   Solution run() {
