@@ -3,6 +3,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/linear_cross_entropy.h"
 
 namespace halftone {
 
@@ -14,6 +15,11 @@ Tensor masked_cross_entropy(const Tensor& logits, const Tensor& targets, const T
                  "[masked_cross_entropy] expected logits (N, V), targets (N), mask (N), got ",
                  logits.sizes(), ", ", targets.sizes(), ", ", mask.sizes());
   return masked_mean_cross_entropy(logits, targets, mask);
+}
+
+Tensor masked_linear_cross_entropy(const Tensor& hidden, const Tensor& weight,
+                                   const Tensor& targets, const Tensor& mask) {
+  return linear_cross_entropy(hidden.flatten(0, -2), weight, targets.flatten(), mask.flatten());
 }
 
 }  // namespace halftone
