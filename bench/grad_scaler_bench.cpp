@@ -47,7 +47,7 @@ class Bench {
       : model_(halftone::preset_config(preset)),
         optimizer_(model_->parameters(), {.lr = 1e-9}),
         ids_(torch::randint(model_->config().vocab_size, {batch, seq_len + 1}, torch::kInt64)),
-        mask_(torch::ones({batch * seq_len})) {
+        mask_(torch::ones({batch, seq_len})) {
     for (GradScaler* scaler : {&fixed_, &measuring_}) scaler->scale(torch::ones({}));
     forward_backward();
     for (const torch::Tensor& parameter : model_->parameters())
@@ -85,10 +85,7 @@ class Bench {
   void forward_backward() {
     optimizer_.zero_grad();
     const std::int64_t length = ids_.size(1) - 1;
-    const halftone::ModelOutput output = model_->forward(ids_.narrow(1, 0, length));
-    const torch::Tensor loss = halftone::masked_cross_entropy(
-        output.logits.flatten(0, 1), ids_.narrow(1, 1, length).flatten(), mask_);
-    (loss + output.aux_loss).backward();
+    model_->loss(ids_.narrow(1, 0, length), ids_.narrow(1, 1, length), mask_).total().backward();
   }
   void train() {
     forward_backward();
@@ -115,7 +112,7 @@ class Bench {
   GradScaler fixed_{{.init_scale = 1024.0}};
   GradScaler measuring_{{.init_scale = 1024.0, .adaptive = true, .adaptive_interval = 1}};
   torch::Tensor ids_;   // (B, T + 1)
-  torch::Tensor mask_;  // (B * T)
+  torch::Tensor mask_;  // (B, T)
   std::vector<torch::Tensor> gradients_;
   std::vector<Case> cases_;
 };

@@ -33,7 +33,7 @@ class StepBench {
         model_(config_of(preset)),
         optimizer_(std::make_shared<halftone::AdamW>(parameters())),
         ids_(torch::randint(model_->config().vocab_size, {batch, seq_len + 1}, torch::kInt64)),
-        mask_(torch::ones({batch * seq_len})) {}
+        mask_(torch::ones({batch, seq_len})) {}
 
   void step() {
     optimizer_->zero_grad();
@@ -41,10 +41,7 @@ class StepBench {
     {
       const auto region = precision_.forward_context(pass_++);
       const std::int64_t length = ids_.size(1) - 1;
-      const halftone::ModelOutput output = model_->forward(ids_.narrow(1, 0, length));
-      loss = halftone::masked_cross_entropy(output.logits.flatten(0, 1),
-                                            ids_.narrow(1, 1, length).flatten(), mask_) +
-             output.aux_loss;
+      loss = model_->loss(ids_.narrow(1, 0, length), ids_.narrow(1, 1, length), mask_).total();
     }
     precision_.backward(loss);
     precision_.step({optimizer_}, {.value = 1.0});
@@ -64,7 +61,7 @@ class StepBench {
   std::shared_ptr<halftone::AdamW> optimizer_;
   std::int64_t pass_ = 0;
   torch::Tensor ids_;   // (B, T + 1)
-  torch::Tensor mask_;  // (B * T)
+  torch::Tensor mask_;  // (B, T)
 };
 
 }  // namespace

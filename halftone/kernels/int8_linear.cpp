@@ -35,7 +35,6 @@ Int8Matmul::~Int8Matmul() { innermost = outer_; }
 
 bool is_int8_matmul_enabled() { return innermost != nullptr && innermost->options_.enabled; }
 
-/// The random stream of the next layer in the innermost region.
 std::uint64_t next_int8_stream() {
   if (innermost == nullptr) return 0;
   const Int8Options& options = innermost->options_;

@@ -35,6 +35,9 @@ class Int8Matmul {
 
 bool is_int8_matmul_enabled();
 
+/// The random stream of the next layer in the innermost region.
+std::uint64_t next_int8_stream();
+
 /// x W^T for each of `weights`, side by side, differentiable once. Each product's two inputs are
 /// rounded to int8 with one scale for each row (of the matrix whose rows it sums along, the weights
 /// being one matrix), x and W to the nearest, gradients stochastically; sums are exact int32,

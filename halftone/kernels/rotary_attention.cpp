@@ -17,6 +17,7 @@
 #include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/linear.h"
+#include "halftone/kernels/observed_impl.h"
 #include "halftone/kernels/rope.h"
 #include "halftone/kernels/rotary_attention_impl.h"
 #include "halftone/kernels/sgemm.h"
@@ -226,6 +227,7 @@ const float* rotation_data(const Tensor& real_rotations) {
 struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
   static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& rotations,
                         std::int64_t heads, std::int64_t kv_heads) {
+    ObservedOperation observed("halftone::rotary_attention", {qkv});
     const Tensor dense = qkv.contiguous();
     const Tensor table = at::view_as_real(rotations).contiguous();  // (T, d / 2, 2)
     const Shape shape = shape_of(dense, {heads, kv_heads});
@@ -237,6 +239,7 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
       for (; index < end; ++index)
         attend(Group(shape, dense, rotation_data(table), index), shape, dense, out, sums);
     });
+    observed.set_output(out);
     ctx->save_for_backward({qkv, rotations, log_sums});
     ctx->saved_data["heads"] = heads;
     ctx->saved_data["kv_heads"] = kv_heads;
@@ -252,6 +255,7 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
       };
       return {composed_grads(compose, {saved[0]}, output_grads)[0], Tensor(), Tensor(), Tensor()};
     }
+    ObservedOperation observed("halftone::rotary_attention_gradient", {output_grads[0], saved[0]});
     const Tensor qkv = saved[0].contiguous();
     const Tensor table = at::view_as_real(saved[1]).contiguous();
     const Tensor d_out = output_grads[0].to(qkv.scalar_type()).contiguous();
@@ -262,6 +266,7 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
       for (; index < end; ++index)
         attend_grad(Group(shape, qkv, rotation_data(table), index), shape, qkv, d_out, sums, d_qkv);
     });
+    observed.set_output(d_qkv);
     return {d_qkv, Tensor(), Tensor(), Tensor()};
   }
 };

@@ -11,6 +11,7 @@
 #include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/matrix_rows_impl.h"
+#include "halftone/kernels/observed_impl.h"
 #include "halftone/kernels/swiglu_impl.h"
 
 namespace halftone {
@@ -24,6 +25,7 @@ constexpr std::int64_t kGrain = 8;  // rows worth a thread
 
 struct Swiglu : torch::autograd::Function<Swiglu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate_up) {
+    ObservedOperation observed("halftone::swiglu", {gate_up});
     const Tensor dense = gate_up.contiguous();
     const std::int64_t width = dense.size(-1) / 2;
     const Tensor out = at::empty(with_last(dense, width), dense.options());
@@ -33,6 +35,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
                           .type = kernel_type(dense.scalar_type())};
     at::parallel_for(0, out.numel() / width, kGrain,
                      [&](std::int64_t begin, std::int64_t end) { swiglu_rows(rows, begin, end); });
+    observed.set_output(out);
     ctx->save_for_backward({gate_up});
     return out;
   }
@@ -43,6 +46,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
       return composed_grads(
           [](const variable_list& in) { return variable_list{swiglu_reference(in[0])}; }, {gate_up},
           output_grads);
+    ObservedOperation observed("halftone::swiglu_gradient", {output_grads[0], gate_up});
     const Tensor dense = gate_up.contiguous();
     const Tensor d_out = output_grads[0].to(dense.scalar_type()).contiguous();
     const Tensor d_gate_up = at::empty_like(dense);
@@ -55,6 +59,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
     at::parallel_for(0, d_out.numel() / width, kGrain, [&](std::int64_t begin, std::int64_t end) {
       swiglu_grad_rows(rows, begin, end);
     });
+    observed.set_output(d_gate_up);
     return {d_gate_up};
   }
 };

@@ -30,7 +30,7 @@ MiniMindLMImpl::MiniMindLMImpl(const ModelConfig& config)
   norm_ = register_module("norm", RmsNorm(config.dim, config.norm_eps));
 }
 
-ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
+HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
   HALFTONE_CHECK(ids.dim() == 2, "[minimind] expected ids (B, T), got ", ids.sizes());
   const std::int64_t begin = cache != nullptr ? cache->length() : 0;
   const std::int64_t steps = ids.size(1);
@@ -49,7 +49,17 @@ ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
   }
   if (cache != nullptr) cache->advance(steps);
   if (!aux_loss.defined()) aux_loss = at::zeros({}, ids.options().dtype(torch::kFloat));
-  return {tok_embeddings_->logits(norm_->add(stream.x, stream.branch).normed), aux_loss};
+  return {norm_->add(stream.x, stream.branch).normed, aux_loss};
+}
+
+ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
+  const HiddenOutput output = hidden(ids, cache);
+  return {tok_embeddings_->logits(output.hidden), output.aux_loss};
+}
+
+LossOutput MiniMindLMImpl::loss(const Tensor& ids, const Tensor& targets, const Tensor& mask) {
+  const HiddenOutput output = hidden(ids);
+  return {tok_embeddings_->loss(output.hidden, targets, mask), output.aux_loss};
 }
 
 KvCache MiniMindLMImpl::make_cache(std::int64_t capacity) const {

@@ -24,6 +24,18 @@ struct ModelOutput {
   torch::Tensor aux_loss;  // scalar fp32: the routers' load-balance terms; 0 for a dense model
 };
 
+struct HiddenOutput {
+  torch::Tensor hidden;    // (B, T, dim), normalised: what the output head multiplies
+  torch::Tensor aux_loss;  // as in ModelOutput
+};
+
+struct LossOutput {
+  torch::Tensor cross_entropy;  // scalar fp32: masked_cross_entropy() of the logits
+  torch::Tensor aux_loss;       // as in ModelOutput
+
+  torch::Tensor total() const { return cross_entropy + aux_loss; }
+};
+
 /// The language model. It does not know its precision: that is the dtype of its parameters and the
 /// autocast state of the calling thread. Parameters carry MiniMind's names; the matrix that
 /// `tok_embeddings.weight` and `output.weight` share is registered once, under the first name, so
@@ -37,6 +49,14 @@ class MiniMindLMImpl : public torch::nn::Module {
   /// ids (B, T) int64. With a cache the T ids follow the cache.length() ones it holds, and it
   /// advances by T. Throws c10::Error when the positions exceed max_seq_len.
   ModelOutput forward(const torch::Tensor& ids, KvCache* cache = nullptr);
+
+  /// forward() up to the output head, of which a caller may want a few positions only.
+  HiddenOutput hidden(const torch::Tensor& ids, KvCache* cache = nullptr);
+
+  /// The loss of forward(ids), without ever holding all logits. ids and targets (B, T) int64, mask
+  /// (B, T); targets are ignored where masked.
+  LossOutput loss(const torch::Tensor& ids, const torch::Tensor& targets,
+                  const torch::Tensor& mask);
 
   /// A cache for `capacity` positions, at most max_seq_len.
   KvCache make_cache(std::int64_t capacity) const;

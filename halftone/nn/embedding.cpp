@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/nn/embedding.h"
 
-#include <ATen/ops/embedding.h>
-
 #include <cmath>
 
+#include "halftone/kernels/embedding.h"
 #include "halftone/kernels/linear.h"
+#include "halftone/nn/loss.h"
 
 namespace halftone {
 
@@ -15,11 +15,16 @@ EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim) {
 }
 
 torch::Tensor EmbeddingImpl::forward(const torch::Tensor& ids) {
-  return at::embedding(weight, ids);
+  return halftone::embedding(weight, ids);
 }
 
 torch::Tensor EmbeddingImpl::logits(const torch::Tensor& hidden) {
   return halftone::linear(hidden, weight);
+}
+
+torch::Tensor EmbeddingImpl::loss(const torch::Tensor& hidden, const torch::Tensor& targets,
+                                  const torch::Tensor& mask) {
+  return masked_linear_cross_entropy(hidden, weight, targets, mask);
 }
 
 }  // namespace halftone

@@ -18,6 +18,11 @@ class EmbeddingImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& ids);    // (B, T) int64 -> (B, T, dim)
   torch::Tensor logits(const torch::Tensor& hidden);  // (..., dim) -> (..., vocab)
 
+  /// masked_cross_entropy() of the logits of `hidden` (..., dim), without holding all of them.
+  /// targets (...) int64, mask (...).
+  torch::Tensor loss(const torch::Tensor& hidden, const torch::Tensor& targets,
+                     const torch::Tensor& mask);
+
   torch::Tensor weight;  // (vocab, dim)
 };
 TORCH_MODULE(Embedding);

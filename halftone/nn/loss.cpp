@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/nn/loss.h"
 
-#include <ATen/autocast_mode.h>
-#include <ATen/ops/cross_entropy_loss.h>
-#include <ATen/ops/full_like.h>
-#include <ATen/ops/ones_like.h>
-#include <ATen/ops/where.h>
-
 #include "halftone/core/error.h"
+#include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/linear_cross_entropy.h"
 
 namespace halftone {
 
@@ -18,16 +14,12 @@ Tensor masked_cross_entropy(const Tensor& logits, const Tensor& targets, const T
                      logits.size(0) == targets.size(0),
                  "[masked_cross_entropy] expected logits (N, V), targets (N), mask (N), got ",
                  logits.sizes(), ", ", targets.sizes(), ", ", mask.sizes());
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const bool is_double = logits.scalar_type() == torch::kDouble;
-  const Tensor wide = is_double ? logits : logits.to(torch::kFloat);
-  const Tensor weights = mask.to(wide.scalar_type());
-  // A masked target may be anything, such as padding outside the vocabulary.
-  constexpr std::int64_t kIgnored = -100;
-  const Tensor counted = at::where(weights != 0, targets, at::full_like(targets, kIgnored));
-  const Tensor each = at::cross_entropy_loss(wide, counted, {}, at::Reduction::None, kIgnored);
-  const Tensor total = weights.sum();
-  return (each * weights).sum() / at::where(total == 0, at::ones_like(total), total);
+  return masked_mean_cross_entropy(logits, targets, mask);
+}
+
+Tensor masked_linear_cross_entropy(const Tensor& hidden, const Tensor& weight,
+                                   const Tensor& targets, const Tensor& mask) {
+  return linear_cross_entropy(hidden.flatten(0, -2), weight, targets.flatten(), mask.flatten());
 }
 
 }  // namespace halftone

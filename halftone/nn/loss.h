@@ -13,4 +13,10 @@ namespace halftone {
 torch::Tensor masked_cross_entropy(const torch::Tensor& logits, const torch::Tensor& targets,
                                    const torch::Tensor& mask);
 
+/// masked_cross_entropy() of the logits linear(hidden, weight), which are never all in memory: on
+/// the CPU, chunks of rows give loss and gradients in the forward pass. Differentiable once.
+/// hidden (..., dim), weight (V, dim), targets (...) int64, mask (...).
+torch::Tensor masked_linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
+                                          const torch::Tensor& targets, const torch::Tensor& mask);
+
 }  // namespace halftone

@@ -5,8 +5,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "halftone/nn/loss.h"
-
 namespace halftone {
 
 EvalResult evaluate(MiniMindLM& model, const BatchLoader& loader, const MixedPrecision& precision,
@@ -23,11 +21,9 @@ EvalResult evaluate(MiniMindLM& model, const BatchLoader& loader, const MixedPre
   for (std::int64_t i = 0; i < loader.batches_per_epoch(); ++i) {
     const Batch batch = loader.batch_at(i);
     const auto region = precision.forward_context();
-    const ModelOutput output = model->forward(batch.input_ids.to(device));
-    const torch::Tensor loss =
-        masked_cross_entropy(output.logits.flatten(0, 1), batch.target_ids.to(device).flatten(),
-                             batch.loss_mask.to(device).flatten());
-    nats += loss.item<double>() * static_cast<double>(batch.tokens);
+    const LossOutput loss = model->loss(batch.input_ids.to(device), batch.target_ids.to(device),
+                                        batch.loss_mask.to(device));
+    nats += loss.cross_entropy.item<double>() * static_cast<double>(batch.tokens);
     result.tokens += batch.tokens;
     result.bytes += (bytes_of.index_select(0, batch.target_ids.flatten()) *
                      batch.loss_mask.flatten().to(torch::kInt64))

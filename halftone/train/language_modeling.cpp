@@ -5,8 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "halftone/nn/loss.h"
-
 namespace halftone {
 
 LanguageModeling::LanguageModeling(MiniMindLM model, const LanguageModelingOptions& options)
@@ -15,12 +13,10 @@ LanguageModeling::LanguageModeling(MiniMindLM model, const LanguageModelingOptio
 }
 
 torch::Tensor LanguageModeling::training_step(const Batch& batch, std::int64_t /*index*/) {
-  const ModelOutput output = model_->forward(batch.input_ids);
-  const torch::Tensor cross_entropy = masked_cross_entropy(
-      output.logits.flatten(0, 1), batch.target_ids.flatten(), batch.loss_mask.flatten());
+  const LossOutput loss = model_->loss(batch.input_ids, batch.target_ids, batch.loss_mask);
   count_tokens(batch.tokens);
-  if (model_->config().use_moe) log("aux_loss", output.aux_loss);
-  return cross_entropy + output.aux_loss;
+  if (model_->config().use_moe) log("aux_loss", loss.aux_loss);
+  return loss.total();
 }
 
 std::vector<OptimizerSetup> LanguageModeling::configure_optimizers() {

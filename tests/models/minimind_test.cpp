@@ -76,6 +76,31 @@ double relative_error(const Tensor& a, const Tensor& b) {
       .item<double>();
 }
 
+TEST(MiniMind, LossIsThatOfItsLogits) {
+  for (const bool use_moe : {false, true}) {
+    torch::manual_seed(3);
+    MiniMindLM model(small_config(use_moe));
+    const Tensor ids = torch::randint(model->config().vocab_size, {2, 13});
+    const Tensor mask = torch::rand({2, 12}) > 0.3;
+    const Tensor x = ids.narrow(1, 0, 12), targets = ids.narrow(1, 1, 12);
+    const ModelOutput output = model->forward(x);
+    const Tensor expected =
+        masked_cross_entropy(output.logits.flatten(0, 1), targets.flatten(), mask.flatten());
+    (expected + output.aux_loss).backward();
+    const std::vector<Tensor> parameters = model->parameters();
+    std::vector<Tensor> gradients;
+    for (const Tensor& parameter : parameters) gradients.push_back(parameter.grad().clone());
+    model->zero_grad();
+    const LossOutput loss = model->loss(x, targets, mask);
+    loss.total().backward();
+    EXPECT_NEAR(loss.cross_entropy.item<double>(), expected.item<double>(), 1e-5);
+    EXPECT_TRUE(loss.aux_loss.equal(output.aux_loss));
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      EXPECT_TRUE(parameters[i].grad().allclose(gradients[i], 1e-3, 1e-5)) << i;
+    EXPECT_TRUE(model->hidden(x).hidden.sizes().equals({2, 12, model->config().dim}));
+  }
+}
+
 class MiniMindGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(MiniMindGolden, LogitsLossAndGradientsEqualPyTorchs) {

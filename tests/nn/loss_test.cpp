@@ -65,6 +65,37 @@ TEST(MaskedCrossEntropy, InfinitiesThatCountAreReported) {
   EXPECT_FALSE(std::isfinite(loss.item<float>()));
 }
 
+TEST(MaskedCrossEntropy, RefusesACountedTargetOutside) {
+  const Tensor logits = torch::zeros({2, 3});
+  const Tensor ones = torch::ones({2});
+  for (const std::int64_t target : {-100, -1, 3})
+    EXPECT_THROW(masked_cross_entropy(logits, torch::tensor({std::int64_t{0}, target}), ones),
+                 c10::Error);
+}
+
+TEST(MaskedLinearCrossEntropy, IsTheLossOfTheLogits) {
+  torch::manual_seed(3);
+  const Tensor hidden = torch::randn({2, 5, 4});
+  const Tensor weight = torch::randn({7, 4});
+  const Tensor targets = torch::randint(7, {2, 5});
+  const Tensor mask = torch::rand({2, 5}) > 0.4;
+  const auto run = [&](const auto& loss_of) {
+    const Tensor h = hidden.clone().requires_grad_();
+    const Tensor w = weight.clone().requires_grad_();
+    const Tensor loss = loss_of(h, w);
+    loss.backward();
+    return std::vector<Tensor>{loss.detach(), h.grad(), w.grad()};
+  };
+  const std::vector<Tensor> made = run([&](const Tensor& h, const Tensor& w) {
+    return masked_linear_cross_entropy(h, w, targets, mask);
+  });
+  const std::vector<Tensor> expected = run([&](const Tensor& h, const Tensor& w) {
+    return masked_cross_entropy(at::linear(h, w).flatten(0, 1), targets.flatten(), mask.flatten());
+  });
+  for (std::size_t i = 0; i < made.size(); ++i)
+    EXPECT_TRUE(made[i].allclose(expected[i], 1e-5, 1e-6)) << i;
+}
+
 TEST(MaskedCrossEntropy, RefusesWrongShapes) {
   const Tensor logits = torch::zeros({2, 3});
   const Tensor two = torch::zeros({2}, torch::kLong);

@@ -243,6 +243,11 @@ struct Language {
     return scale *
            masked_cross_entropy(logits, tokens.narrow(1, 1, 16).flatten(), torch::ones({32}));
   }
+  torch::Tensor chunked_loss() {
+    const Autocast autocast(torch::kCPU, torch::kHalf);
+    return model->loss(tokens.narrow(1, 0, 16), tokens.narrow(1, 1, 16), torch::ones({2, 16}))
+        .cross_entropy;
+  }
   void multiply(const std::string& parameter, double factor) {
     const torch::NoGradGuard no_grad;
     model->named_parameters()[parameter].mul_(factor);
@@ -272,6 +277,36 @@ TEST(NonFiniteFinder, FindsTheLayerOfALanguageModel) {
             "aten::copy_ in ToCopyBackward0, the backward pass of aten::_to_copy, after "
             "'tok_embeddings.weight' makes the first non-finite gradient; it reaches that of "
             "'tok_embeddings.weight'");
+}
+
+// The chunked loss takes gradients in the forward pass and writes them over the logits.
+TEST(NonFiniteFinder, FindsWhatReachesTheChunkedLoss) {
+  Language healthy;
+  const auto loss_of = [](Language& language) {
+    return find_first_non_finite(*language.model, [&] { return language.chunked_loss(); });
+  };
+  EXPECT_FALSE(loss_of(healthy).has_value());
+
+  Language head;
+  head.multiply("tok_embeddings.weight", 1e7);
+  auto origin = loss_of(head);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
+  EXPECT_EQ(origin->parameter, "tok_embeddings.weight");
+
+  Language logits;
+  logits.multiply("norm.weight", 3e4);
+  logits.multiply("tok_embeddings.weight", 200);
+  origin = loss_of(logits);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
+  EXPECT_EQ(origin->parameter, "tok_embeddings.weight") << to_string(*origin);
+
+  Language layer;
+  layer.multiply("layers.1.feed_forward.w2.weight", 1e7);
+  origin = loss_of(layer);
+  ASSERT_TRUE(origin.has_value());
+  EXPECT_EQ(origin->parameter, "layers.1.feed_forward.w2.weight") << to_string(*origin);
 }
 
 TEST(NonFiniteFinder, StopsWatchingAfterAnException) {

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/embedding.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/embedding_dense_backward.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/embedding_impl.h"
+#include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/matrix_rows_impl.h"
+#include "halftone/kernels/observed_impl.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// Contiguous int64 ids, each of them checked.
+Tensor checked_ids(const Tensor& ids, std::int64_t classes) {
+  HALFTONE_CHECK(ids.scalar_type() == torch::kLong || ids.scalar_type() == torch::kInt,
+                 "[embedding] expected int64 or int32 ids, got ", ids.scalar_type());
+  const Tensor flat = ids.to(torch::kLong).reshape({-1}).contiguous();
+  const auto* id = flat.const_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < flat.numel(); ++i)
+    HALFTONE_CHECK(0 <= id[i] && id[i] < classes, "[embedding] expected ids in 0 .. ", classes - 1,
+                   ", got ", id[i]);
+  return flat;
+}
+
+/// The rows of each id, by counting.
+struct Groups {
+  std::vector<std::int64_t> order;
+  std::vector<std::int64_t> starts;
+};
+
+Groups grouped(const Tensor& ids, std::int64_t classes) {
+  const auto* id = ids.const_data_ptr<std::int64_t>();
+  const std::int64_t count = ids.numel();
+  Groups groups{std::vector<std::int64_t>(static_cast<std::size_t>(count)),
+                std::vector<std::int64_t>(static_cast<std::size_t>(classes) + 1)};
+  std::int64_t* starts = groups.starts.data();
+  for (std::int64_t i = 0; i < count; ++i) ++starts[id[i]];
+  // Each becomes the end of its group, then, filled from behind, the beginning.
+  for (std::int64_t v = 1; v <= classes; ++v) starts[v] += starts[v - 1];
+  for (std::int64_t i = count - 1; i >= 0; --i)
+    groups.order[static_cast<std::size_t>(--starts[id[i]])] = i;
+  return groups;
+}
+
+struct Lookup : torch::autograd::Function<Lookup> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& weight, const Tensor& ids) {
+    ctx->save_for_backward({ids});
+    ctx->saved_data["classes"] = weight.size(0);
+    return at::embedding(weight, ids);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    const Tensor ids = ctx->get_saved_variables().front();
+    const std::int64_t classes = ctx->saved_data["classes"].toInt();
+    if (torch::GradMode::is_enabled())  // to be differentiated again
+      return {at::embedding_dense_backward(gradients.front(), ids, classes, /*padding_idx=*/-1,
+                                           /*scale_grad_by_freq=*/false),
+              {}};
+    return {embedding_gradient(gradients.front(), ids, classes), {}};
+  }
+};
+
+}  // namespace
+
+Tensor embedding(const Tensor& weight, const Tensor& ids) {
+  HALFTONE_CHECK(weight.dim() == 2, "[embedding] expected a weight (V, dim), got ", weight.sizes());
+  if (ids.is_cpu()) checked_ids(ids, weight.size(0));
+  const bool learns = torch::GradMode::is_enabled() && weight.requires_grad();
+  return learns && is_simd_operand(weight) ? Lookup::apply(weight, ids)
+                                           : at::embedding(weight, ids);
+}
+
+Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
+  HALFTONE_CHECK(gradient.dim() == ids.dim() + 1 &&
+                     gradient.sizes().slice(0, gradient.dim() - 1) == ids.sizes(),
+                 "[embedding] expected gradient (..., dim) and ids (...), got ", gradient.sizes(),
+                 " and ", ids.sizes());
+  const torch::NoGradGuard no_grad;
+  if (!is_simd_operand(gradient)) return embedding_gradient_reference(gradient, ids, classes);
+  const Tensor rows = as_rows(gradient).contiguous();
+  ObservedOperation observed("halftone::embedding_gradient", {rows, ids});
+  const Groups groups = grouped(checked_ids(ids, classes), classes);
+  const Tensor sums = at::empty({classes, rows.size(1)}, rows.options());
+  const EmbeddingGradient work{.rows = rows.const_data_ptr(),
+                               .sums = sums.mutable_data_ptr(),
+                               .type = kernel_type(rows.scalar_type()),
+                               .dim = rows.size(1),
+                               .order = groups.order.data(),
+                               .starts = groups.starts.data()};
+  const std::int64_t grain = std::max<std::int64_t>(1, 32768 / std::max<std::int64_t>(1, work.dim));
+  at::parallel_for(0, classes, grain, [&](std::int64_t begin, std::int64_t end) {
+    embedding_gradient_range(work, begin, end);
+  });
+  observed.set_output(sums);
+  return sums;
+}
+
+Tensor embedding_gradient_reference(const Tensor& gradient, const Tensor& ids,
+                                    std::int64_t classes) {
+  const bool narrow =
+      gradient.scalar_type() == torch::kBFloat16 || gradient.scalar_type() == torch::kHalf;
+  return at::embedding_dense_backward(narrow ? gradient.to(torch::kFloat) : gradient, ids, classes,
+                                      /*padding_idx=*/-1, /*scale_grad_by_freq=*/false)
+      .to(gradient.scalar_type());
+}
+
+}  // namespace halftone
