@@ -402,6 +402,10 @@ TEST_F(Program, RefusesPrecisionsThatCannotBe) {
       {training("--data poem.txt --out new --loss-scale adaptive"), "16-mixed and 16-true only"},
       {"bench --data poem.txt --recipes 17-true", "expected a recipe out of 32-true, "},
       {"bench --data poem.txt --precision 16-mixed", "--precision is not for this command"},
+      {"bench --data poem.txt --out new", "--out is not for this command: it writes nothing"},
+      {"bench --data poem.txt --overwrite", "--overwrite is not for this command"},
+      {"bench --data poem.txt --save-every 3", "--save-every is not for this command"},
+      {"bench --data poem.txt --keep-checkpoints 3", "--keep-checkpoints is not for this command"},
       {"bench", "--data"},
   });
 }
