@@ -9,6 +9,7 @@
 #include "halftone/core/memory.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/matmul_path.h"
+#include "halftone/optim/lr_scheduler.h"
 #include "halftone/precision/non_finite_finder.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/optimizer_state.h"
@@ -55,9 +56,7 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
   precision_.set_diagnosis([this] { return origin_of_non_finite(); });
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
-    std::vector<double>& rates = base_rates_.emplace_back();
-    for (const auto& group : setup.optimizer->param_groups())
-      rates.push_back(group.options().get_lr());
+    base_rates_.push_back(learning_rates(*setup.optimizer));
   }
 }
 
@@ -76,11 +75,10 @@ void FitLoop::set_learning_rates(std::int64_t group) {
   for (std::size_t i = 0; i < setups_.size(); ++i) {
     if (!setups_[i].schedule) continue;
     LrScheduleOptions schedule = *setups_[i].schedule;
-    auto& groups = optimizers_[i]->param_groups();
-    for (std::size_t g = 0; g < groups.size() && g < base_rates_[i].size(); ++g) {
-      schedule.lr = base_rates_[i][g];
-      groups[g].options().set_lr(length_.learning_rate(schedule, counters_, group));
-    }
+    halftone::set_learning_rates(*optimizers_[i], base_rates_[i], [&](double base) {
+      schedule.lr = base;
+      return length_.learning_rate(schedule, counters_, group);
+    });
   }
 }
 
