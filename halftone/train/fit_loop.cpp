@@ -87,7 +87,7 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   for (std::int64_t i = 0; i < group; ++i) {
     torch::Tensor loss;
     {
-      const auto region = precision_.forward_context(counters_.micro_step + i);
+      const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed);
       loss = task_.training_step(i, precision_.device());
     }
     HALFTONE_CHECK(loss.defined() && loss.numel() == 1,

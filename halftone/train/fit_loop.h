@@ -21,6 +21,7 @@ struct FitLoopOptions {
   RunLimits limits;
   std::int64_t accumulate = 1;  // micro-batches of one optimizer step
   GradientClip clip;
+  std::uint64_t seed = 0;  // of the random rounding in int8 products
 };
 
 /// Trains one optimizer step at a time. Everything that decides the next step (weights, moments,

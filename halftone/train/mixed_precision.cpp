@@ -71,11 +71,12 @@ void MixedPrecision::convert_module(torch::nn::Module& module) {
   scaler_.name_parameters(module);
 }
 
-ForwardContext MixedPrecision::forward_context(std::int64_t pass) const {
+ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t seed) const {
   const auto dtype = policy_.autocast ? std::optional(policy_.compute) : std::nullopt;
   return {.autocast = Autocast(device_.type(), dtype, policy_.autocast),
-          .int8_matmul = Int8Matmul(
-              {.step = static_cast<std::uint64_t>(pass), .enabled = policy_.int8_matmul})};
+          .int8_matmul = Int8Matmul({.seed = seed,
+                                     .step = static_cast<std::uint64_t>(pass),
+                                     .enabled = policy_.int8_matmul})};
 }
 
 StepResult MixedPrecision::step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip) {

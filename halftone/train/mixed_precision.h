@@ -49,8 +49,9 @@ class MixedPrecision {
   void convert_module(torch::nn::Module& module);
 
   /// The region for the forward pass and the loss; end it before backward(). `pass` counts the
-  /// run's passes that train: int8 gradients are rounded by random numbers of their own in each.
-  ForwardContext forward_context(std::int64_t pass = 0) const;
+  /// run's passes that train: int8 gradients are rounded by random numbers of their own in each,
+  /// which `seed` fixes.
+  ForwardContext forward_context(std::int64_t pass = 0, std::uint64_t seed = 0) const;
 
   /// loss * scale.
   torch::Tensor scaled(const torch::Tensor& loss) { return scaler_.scale(loss); }

@@ -144,7 +144,8 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   FitLoop loop(task, precision_,
                {.limits = limits,
                 .accumulate = options_.accumulate_grad_batches,
-                .clip = clip_for(options_)});
+                .clip = clip_for(options_),
+                .seed = options_.seed});
   loop_ = &loop;
   struct Closing {
     Trainer& trainer;
