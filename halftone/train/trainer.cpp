@@ -240,6 +240,8 @@ void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t 
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty())
       checkpoint.trainer.insert(callback_prefix(*callback), callback->state_dict());
+  // A step that a checkpoint counts must have its line, also when the power goes.
+  if (metrics_log_) metrics_log_->sync();
   halftone::save_checkpoint(folder, checkpoint, keep_last);
 }
 
