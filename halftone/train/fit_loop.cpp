@@ -2,6 +2,7 @@
 #include "halftone/train/fit_loop.h"
 
 #include <chrono>
+#include <exception>
 #include <string>
 
 #include "halftone/core/device.h"
@@ -99,7 +100,7 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   return total;
 }
 
-StepMetrics FitLoop::step() {
+StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
   const Clock::time_point start = Clock::now();
   TrainingModuleBase& module = task_.module();
   StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};
@@ -111,20 +112,28 @@ StepMetrics FitLoop::step() {
   metrics.lr = optimizers_.front()->param_groups().front().options().get_lr();
   metrics.scale = precision_.loss_scale();
   const StepResult result = precision_.step(optimizers_, options_.clip);
-
   metrics.tokens = module.take_tokens();
+  metrics.logged = module.logged().take();
+  std::exception_ptr hopeless;
+  try {
+    precision_.update();  // before it gives up, it computes the last batch once more
+  } catch (const SystemError&) {
+    hopeless = std::current_exception();
+  }
+
   ++counters_.step;
   counters_.micro_step += group;
   counters_.epochs = task_.epochs();
   if (result.stepped) counters_.schedule_step += group;
   counters_.tokens += metrics.tokens;
   metrics.loss = loss.item<double>();
-  metrics.logged = module.logged().take();
   metrics.grad_norm = result.grad_norm;
   metrics.skipped = !result.stepped;
   metrics.overflow = result.overflow;
   metrics.underflow_share = precision_.underflow_share();
   finish_metrics(metrics, std::chrono::duration<double>(Clock::now() - start).count());
+  if (record) record(metrics);
+  if (hopeless) std::rethrow_exception(hopeless);
   return metrics;
 }
 

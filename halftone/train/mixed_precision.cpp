@@ -106,7 +106,6 @@ StepResult MixedPrecision::step(const Optimizers& optimizers, const GradientClip
     all.grad_norm =
         optimizers.size() == 1 ? one.grad_norm : std::hypot(all.grad_norm, one.grad_norm);
   }
-  scaler_.update();
   return all;
 }
 

@@ -58,13 +58,15 @@ class MixedPrecision {
   /// Back-propagates it.
   void backward(const torch::Tensor& loss) { scaled(loss).backward(); }
 
-  /// Unscales and clips the gradients of each optimizer, updates unless one of them overflowed, and
-  /// moves the scale. Without a loss scale as well, gradients that are not finite skip the update.
-  /// In the result `stepped` says that all have stepped; grad_norm is that of all gradients. Throws
-  /// SystemError when no update was possible for too long (GradScalerOptions::max_skips_at_floor).
+  /// Unscales and clips the gradients of each optimizer, and updates unless one of them overflowed.
+  /// Without a loss scale as well, gradients that are not finite skip the update. In the result
+  /// `stepped` says that all have stepped; grad_norm is that of all gradients. Call update() next.
   StepResult step(const Optimizers& optimizers, const GradientClip& clip = {});
+  /// Moves the scale, once after each step(). Throws SystemError when no update was possible for
+  /// too long (GradScalerOptions::max_skips_at_floor), with all else done.
+  void update() { scaler_.update(); }
 
-  /// What step() asks before it gives up (GradScaler::set_diagnosis).
+  /// What update() asks before it gives up (GradScaler::set_diagnosis).
   void set_diagnosis(std::function<std::string()> diagnosis) {
     scaler_.set_diagnosis(std::move(diagnosis));
   }

@@ -195,10 +195,11 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
   while (!loop_->finished() && !stop_) {
     const std::int64_t epoch = loop_->counters().epochs + 1;
     if (std::exchange(epoch_is_new, false)) module.on_train_epoch_start(epoch);
-    StepMetrics metrics = loop_->step();
+    const StepMetrics metrics = loop_->step([this](StepMetrics& recorded) {
+      for (const auto& callback : options_.callbacks) callback->add_metrics(*this, recorded);
+      if (metrics_log_) metrics_log_->append(recorded);
+    });
     if (!std::exchange(batch_was_seen, true)) advise(task);
-    for (const auto& callback : options_.callbacks) callback->add_metrics(*this, metrics);
-    if (metrics_log_) metrics_log_->append(metrics);
 
     epoch_is_new = loop_->counters().epochs >= epoch;
     if (epoch_is_new) module.on_train_epoch_end(epoch);
