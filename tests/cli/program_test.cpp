@@ -434,7 +434,7 @@ TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
   EXPECT_EQ(forced.at("matmuls").at("choice"), "bf16=native,fp16=native");
   EXPECT_EQ(forced.at("matmuls").at("products").at(7).at("taken"), "native");
 
-  const Outcome text = halftone("doctor --remeasure");
+  const Outcome text = halftone("doctor --remeasure --threads 1");
   EXPECT_THAT(text.out, HasSubstr("recommended on this CPU: --precision "));
   EXPECT_THAT(text.out, HasSubstr("measured now"));
   expect_refused({{"doctor --threads 0", "expected 1 to 1024, got 0"},
