@@ -178,14 +178,15 @@ nlohmann::json read_record() {
   return record.is_object() ? record : nlohmann::json::object();
 }
 
+/// A choice stands under its conditions, as text, and the times that led to it under this.
+std::string timings_key(const std::string& key) { return key + "; times"; }
+
 std::optional<MatmulMeasurement> recorded(const std::string& key) {
   const nlohmann::json record = read_record();
-  const auto found = record.find(key);
-  if (found == record.end()) return std::nullopt;
   try {
-    MatmulMeasurement known{.choice = parse_matmul_choice(found->at("choice").get<std::string>()),
+    MatmulMeasurement known{.choice = parse_matmul_choice(record.at(key).get<std::string>()),
                             .recorded = true};
-    for (const nlohmann::json& timing : found->at("timings"))
+    for (const nlohmann::json& timing : record.at(timings_key(key)))
       known.timings.push_back({.product = timing.at("product"),
                                .native_ms = timing.at("native_ms"),
                                .widened_ms = timing.at("widened_ms"),
@@ -209,7 +210,8 @@ void write_record(const std::string& key, const MatmulMeasurement& measurement) 
                        {"widened_ms", timing.widened_ms},
                        {"small", timing.small}});
   nlohmann::json record = read_record();
-  record[key] = {{"choice", to_string(measurement.choice)}, {"timings", std::move(timings)}};
+  record[key] = to_string(measurement.choice);
+  record[timings_key(key)] = std::move(timings);
   const std::filesystem::path temporary = path.string() + fmt::format(".{}", getpid());
   std::ofstream(temporary) << record.dump(2) << '\n';
   std::filesystem::rename(temporary, path, error);

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/utils.h>
 
 #include <cstdlib>
 
@@ -54,6 +55,7 @@ class Doctor : public testing::Test {
   Doctor() {
     setenv("XDG_CACHE_HOME", folder_.path().c_str(), 1);
     unsetenv("HALFTONE_MATMUL");
+    torch::set_num_threads(1);
   }
   ~Doctor() override { unsetenv("HALFTONE_MATMUL"); }
 
@@ -64,6 +66,7 @@ TEST_F(Doctor, SaysWhereTheChoiceComesFrom) {
   const DoctorReport first = examine_machine();
   EXPECT_EQ(first.matmul_source, MatmulSource::kMeasuredNow);
   EXPECT_EQ(first.matmul_timings.size(), 8);
+  EXPECT_EQ(first.threads, 1);
   EXPECT_GT(first.peak_fp32_gflops, 0.0);
   EXPECT_GT(first.triad_bytes_per_s, 0.0);
   EXPECT_EQ(first.cache, folder_.path() / "halftone");
