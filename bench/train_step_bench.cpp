@@ -45,6 +45,7 @@ class StepBench {
     }
     precision_.backward(loss);
     precision_.step({optimizer_}, {.value = 1.0});
+    precision_.update();
   }
 
  private:

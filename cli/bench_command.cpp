@@ -124,6 +124,10 @@ TrainConfig bench_config(const ConfigArguments& flags) {
           "bench: {} is not for this command: it trains the recipes of --recipes with the seeds of "
           "--seeds for --max-steps each",
           flag_of(key)));
+  for (const char* key : {"out", "overwrite", "save_every", "keep_checkpoints"})
+    if (was_given(given, key))
+      throw UserError(
+          fmt::format("bench: {} is not for this command: it writes nothing", flag_of(key)));
   TrainConfig config = resolve_config(given);
   require_data(config, "train on");
   constexpr std::int64_t kSteps = 100;

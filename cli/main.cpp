@@ -7,6 +7,7 @@
 
 #include "cli/bench_command.h"
 #include "cli/data_command.h"
+#include "cli/doctor_command.h"
 #include "cli/eval_command.h"
 #include "cli/generate_command.h"
 #include "cli/help.h"
@@ -28,6 +29,7 @@ int main(int argc, char** argv) {
   halftone::cli::add_generate_command(app);
   halftone::cli::add_eval_command(app);
   halftone::cli::add_bench_command(app);
+  halftone::cli::add_doctor_command(app);
   halftone::add_data_command(app);
   halftone::add_tokenizer_command(app);
   app.footer(

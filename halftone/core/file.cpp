@@ -101,7 +101,7 @@ std::uint64_t File::size() const {
   return static_cast<std::uint64_t>(status.st_size);
 }
 
-void File::sync() {
+void File::sync() const {
   // EINVAL: a pipe or a file system that has nothing to wait for.
   if (::fsync(descriptor_) != 0 && errno != EINVAL) throw_file_error("write", path_, errno);
 }

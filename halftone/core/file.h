@@ -33,7 +33,7 @@ class File {
   void read_at(std::uint64_t offset, void* data, std::size_t bytes) const;
   std::uint64_t size() const;
   /// Waits until what was written is on the disk.
-  void sync();
+  void sync() const;
   /// Closes; throws what the system reports only now (as network file systems do).
   void close();
 

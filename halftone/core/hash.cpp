@@ -26,9 +26,19 @@ std::uint64_t round(std::uint64_t lane, std::uint64_t word) {
   return std::rotl(lane + word * kPrime2, 31) * kPrime1;
 }
 
-void consume(std::array<std::uint64_t, 4>& lanes, const char* stripe) {
-  for (std::size_t i = 0; i < lanes.size(); ++i)
-    lanes[i] = round(lanes[i], load<std::uint64_t>(stripe + 8 * i));
+/// All whole stripes of `bytes`, which are taken away. The lanes live in registers meanwhile.
+void consume(std::array<std::uint64_t, 4>& lanes, std::string_view& bytes) {
+  std::array<std::uint64_t, 4> local = lanes;
+  const char* at = bytes.data();
+  const char* const end = at + bytes.size() / kStripe * kStripe;
+  for (; at != end; at += kStripe) {
+    local[0] = round(local[0], load<std::uint64_t>(at));
+    local[1] = round(local[1], load<std::uint64_t>(at + 8));
+    local[2] = round(local[2], load<std::uint64_t>(at + 16));
+    local[3] = round(local[3], load<std::uint64_t>(at + 24));
+  }
+  lanes = local;
+  bytes.remove_prefix(static_cast<std::size_t>(end - bytes.data()));
 }
 
 std::uint64_t merge(const std::array<std::uint64_t, 4>& lanes) {
@@ -67,9 +77,10 @@ void Hasher::update(std::string_view bytes) {
     pending_size_ += taken;
     bytes.remove_prefix(taken);
     if (pending_size_ < kStripe) return;
-    consume(lanes_, pending_.data());
+    std::string_view whole(pending_.data(), kStripe);
+    consume(lanes_, whole);
   }
-  for (; bytes.size() >= kStripe; bytes.remove_prefix(kStripe)) consume(lanes_, bytes.data());
+  consume(lanes_, bytes);
   std::copy(bytes.begin(), bytes.end(), pending_.begin());
   pending_size_ = bytes.size();
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
@@ -73,13 +74,16 @@ std::int64_t BatchLoader::row_at(std::int64_t epoch, std::int64_t place) const {
       permuted_index(seed, static_cast<std::uint64_t>(place), static_cast<std::uint64_t>(rows_)));
 }
 
-// First id of a row and the one behind its last.
-std::pair<std::uint64_t, std::uint64_t> BatchLoader::range_of_row(std::int64_t row) const {
+// Fills the front of `ids` with a row's; returns how many they are.
+std::size_t BatchLoader::read_row(std::int64_t row, std::span<std::int64_t> ids) const {
   const auto at = static_cast<std::uint64_t>(row);
-  const auto length = static_cast<std::uint64_t>(options_.seq_len);
-  if (options_.pack) return {at * length, std::min(at * length + length + 1, data_.tokens->size())};
-  const auto [begin, end] = data_.tokens->sample_range(at);
-  return {begin, std::min(begin + length, end)};
+  const auto first = at * static_cast<std::uint64_t>(options_.seq_len);
+  const auto [begin, end] =
+      options_.pack ? std::pair(first, data_.tokens->size()) : data_.tokens->sample_range(at);
+  const auto most = static_cast<std::uint64_t>(options_.seq_len + (options_.pack ? 1 : 0));
+  const std::size_t count = std::min(most, end - begin);
+  data_.tokens->copy(begin, ids.first(count));
+  return count;
 }
 
 Batch BatchLoader::batch_at(std::int64_t position) const {
@@ -89,24 +93,28 @@ Batch BatchLoader::batch_at(std::int64_t position) const {
       batch.index * options_.batch_size * options_.world_size + options_.rank;
   const std::int64_t left = first < rows_ ? divide_up(rows_ - first, options_.world_size) : 0;
   const std::int64_t count = std::min(options_.batch_size, left);
-  const std::int64_t width = options_.seq_len + (options_.pack ? 1 : 0);
+  const std::int64_t length = options_.seq_len - (options_.pack ? 0 : 1);
   const std::int64_t shown = std::max<std::int64_t>(count, 1);
 
-  torch::Tensor ids = torch::full({shown, width}, data_.pad_id, torch::kInt64);
-  batch.loss_mask = torch::zeros({shown, width - 1});
-  auto* id = ids.data_ptr<std::int64_t>();
+  batch.input_ids = torch::empty({shown, length}, torch::kInt64);
+  batch.target_ids = torch::empty({shown, length}, torch::kInt64);
+  batch.loss_mask = torch::empty({shown, length});
+  auto* input = batch.input_ids.data_ptr<std::int64_t>();
+  auto* target = batch.target_ids.data_ptr<std::int64_t>();
   auto* mask = batch.loss_mask.data_ptr<float>();
-  for (std::int64_t j = 0; j < count; ++j, id += width, mask += width - 1) {
-    const auto [begin, end] = range_of_row(row_at(batch.epoch, first + j * options_.world_size));
-    data_.tokens->copy(begin, {id, end - begin});
-    for (std::uint64_t t = 1; t < end - begin; ++t) {
-      const bool counts = id[t] != data_.pad_id || data_.pad_id == data_.eos_id;
+  std::vector<std::int64_t> row(static_cast<std::size_t>(length + 1));
+  for (std::int64_t j = 0; j < shown; ++j, input += length, target += length, mask += length) {
+    const std::size_t filled =
+        j < count ? read_row(row_at(batch.epoch, first + j * options_.world_size), row) : 0;
+    std::fill(row.begin() + static_cast<std::ptrdiff_t>(filled), row.end(), data_.pad_id);
+    std::copy(row.begin(), row.end() - 1, input);
+    std::copy(row.begin() + 1, row.end(), target);
+    for (std::size_t t = 1; t < row.size(); ++t) {
+      const bool counts = t < filled && (row[t] != data_.pad_id || data_.pad_id == data_.eos_id);
       mask[t - 1] = counts ? 1.0F : 0.0F;
       batch.tokens += counts ? 1 : 0;
     }
   }
-  batch.input_ids = ids.slice(1, 0, width - 1).contiguous();
-  batch.target_ids = ids.slice(1, 1, width).contiguous();
   return batch;
 }
 

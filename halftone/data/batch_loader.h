@@ -13,7 +13,9 @@
 
 #include <torch/types.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "halftone/core/state_dict.h"
 #include "halftone/data/token_cache.h"
@@ -56,11 +58,13 @@ class BatchLoader {
   std::int64_t batches_per_epoch() const;      ///< of each process, the same for all
 
   /// A pure function of data, options and position = epoch * batches_per_epoch() + index, safe to
-  /// call from several threads.
+  /// call from several threads. Works on the calling thread alone.
   Batch batch_at(std::int64_t position) const;
 
   /// The batch at position(), which moves on.
   Batch next() { return batch_at(position_++); }
+  /// Moves on alone: for who has made batch_at(position()) already.
+  void skip() { ++position_; }
   std::int64_t position() const { return position_; }
 
   /// The position, and what it depends on, the same on every process. Loading throws UserError that
@@ -71,7 +75,7 @@ class BatchLoader {
 
  private:
   std::int64_t row_at(std::int64_t epoch, std::int64_t place) const;
-  std::pair<std::uint64_t, std::uint64_t> range_of_row(std::int64_t row) const;
+  std::size_t read_row(std::int64_t row, std::span<std::int64_t> ids) const;
 
   TokenizedData data_;
   LoaderOptions options_;

@@ -2,10 +2,13 @@
 #include "halftone/data/corpus.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <fstream>
+#include <system_error>
 
 #include "halftone/core/error.h"
 #include "halftone/core/hash.h"
@@ -59,6 +62,30 @@ std::uint64_t Corpus::content_hash() const {
     hash_file(file.path, hasher);
   }
   return hasher.digest();
+}
+
+std::optional<std::string> Corpus::stamp(double settled) const {
+  const auto seconds = [](const timespec& time) {
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  std::string text = fmt::format("{} {} {}\n", int{kRuleVersion}, options_.split_paragraphs,
+                                 options_.replace_invalid_utf8);
+  for (const CorpusFile& file : files_) {
+    struct stat status {};
+    if (::stat(file.path.c_str(), &status) != 0) return std::nullopt;
+    // The time of change can't be set by programs, unlike the time of modification.
+    if (seconds(now) - seconds(status.st_ctim) < settled) return std::nullopt;
+    std::error_code error;
+    const std::filesystem::path path = std::filesystem::canonical(file.path, error);
+    if (error) return std::nullopt;
+    text += fmt::format("{} {} {} {} {} {}.{:09} {}.{:09}\n", path.string(),
+                        static_cast<int>(file.kind), status.st_dev, status.st_ino, status.st_size,
+                        status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_ctim.tv_sec,
+                        status.st_ctim.tv_nsec);
+  }
+  return text;
 }
 
 bool Corpus::next(Piece& piece) {

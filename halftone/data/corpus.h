@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,10 @@ class Corpus {
   /// Changes when the content of a file, their order, or an option that changes samples does; not
   /// when files move. Reads every file.
   std::uint64_t content_hash() const;
+  /// What tells these files from others, and from themselves after a change, without reading them:
+  /// paths, inodes, sizes and times. Nothing for files that changed less than `settled` seconds
+  /// ago, since a change right after that could show the same time.
+  std::optional<std::string> stamp(double settled = 2.0) const;
 
   /// The next piece, or false after the last. Throws UserError that names file and place: text that
   /// is not UTF-8, a line that is not JSON or has no "text", no text in all files together.

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <charconv>
+#include <fstream>
 #include <optional>
 #include <system_error>
 
@@ -27,6 +29,49 @@ std::uint64_t hash_tokenizer(const TokenizerInterface& tokenizer) {
 
 std::uint64_t combine(std::uint64_t first, std::uint64_t second) {
   return hash_bytes(fmt::format("{:016x}{:016x}", first, second));
+}
+
+bool is_writable_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  return !error && access(folder.c_str(), W_OK | X_OK) == 0;
+}
+
+/// Beside the tokens: the hash of the text that has this stamp, and the hash of both.
+fs::path hash_path(const fs::path& folder, const std::string& stamp) {
+  return folder / fmt::format("{:016x}.text", hash_bytes(stamp));
+}
+
+std::string hash_line(const std::string& stamp, std::uint64_t content) {
+  return fmt::format("{:016x} {:016x}\n", content, combine(hash_bytes(stamp), content));
+}
+
+std::optional<std::uint64_t> remembered_hash(const fs::path& path, const std::string& stamp) {
+  std::string line;
+  std::getline(std::ifstream(path) >> std::ws, line);
+  std::uint64_t content = 0;
+  const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), content, 16);
+  if (error != std::errc() || hash_line(stamp, content) != line + "\n") return std::nullopt;
+  return content;
+}
+
+/// Where it can't be kept, it is computed again.
+void remember_hash(const fs::path& path, const std::string& stamp, std::uint64_t content) {
+  const fs::path temporary = path.string() + fmt::format(".tmp-{}", getpid());
+  std::ofstream(temporary) << hash_line(stamp, content);
+  std::error_code error;
+  fs::rename(temporary, path, error);
+  if (error) fs::remove(temporary, error);
+}
+
+std::uint64_t content_hash_of(const Corpus& corpus, const fs::path& folder, double settled) {
+  const std::optional<std::string> stamp = corpus.stamp(settled);
+  if (!stamp) return corpus.content_hash();
+  const fs::path path = hash_path(folder, *stamp);
+  if (const auto known = remembered_hash(path, *stamp)) return *known;
+  const std::uint64_t content = corpus.content_hash();
+  if (is_writable_folder(folder)) remember_hash(path, *stamp, content);
+  return content;
 }
 
 std::shared_ptr<const TokenFile> open_cached(const fs::path& path, std::uint64_t key) {
@@ -62,22 +107,16 @@ void write_tokens(Corpus& corpus, const TokenizerInterface& tokenizer, TokenFile
   writer.finish();
 }
 
-bool is_writable_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  return !error && access(folder.c_str(), W_OK | X_OK) == 0;
-}
-
 }  // namespace
 
 TokenizedData tokenize_corpus(Corpus& corpus, const TokenizerInterface& tokenizer,
                               const TokenCacheOptions& options) {
-  TokenizedData data{.content_hash = corpus.content_hash(),
+  fs::path folder = options.folder.empty() ? cache_folder() / "tokens" : options.folder;
+  TokenizedData data{.content_hash = content_hash_of(corpus, folder, options.settled),
                      .tokenizer_hash = hash_tokenizer(tokenizer),
                      .pad_id = tokenizer.pad_id,
                      .eos_id = tokenizer.eos_id};
   const std::uint64_t key = combine(data.content_hash, data.tokenizer_hash);
-  fs::path folder = options.folder.empty() ? cache_folder() / "tokens" : options.folder;
   const std::string name = fmt::format("{:016x}.tokens", key);
   if ((data.tokens = open_cached(folder / name, key))) return data;
 

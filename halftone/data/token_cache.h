@@ -28,6 +28,8 @@ struct TokenizerInterface {
 
 struct TokenCacheOptions {
   std::filesystem::path folder;  ///< empty: `tokens` in cache_folder()
+  double settled =
+      2.0;  ///< seconds that files must have been left alone to be known by their times
   /// Told bytes done and bytes in all while text is encoded; not called for tokens from the cache.
   std::function<void(std::uint64_t, std::uint64_t)> progress;
 };
@@ -42,8 +44,9 @@ struct TokenizedData {
 };
 
 /// Encodes each sample as bos, ids, eos, in one pass and constant memory, or takes what an earlier
-/// call with equal text and tokenizer left in the cache. A damaged cache file is made again; where
-/// the cache cannot be written, the system's temporary folder is used, with a note. Throws what
+/// call with equal text and tokenizer left in the cache. The text is known by its content, and
+/// files that were read before by Corpus::stamp(). A damaged cache file is made again; where the
+/// cache cannot be written, the system's temporary folder is used, with a note. Throws what
 /// Corpus::next throws, and SystemError when the disk is full. Rewinds the corpus first.
 TokenizedData tokenize_corpus(Corpus& corpus, const TokenizerInterface& tokenizer,
                               const TokenCacheOptions& options = {});

@@ -70,15 +70,24 @@ bool sizes_agree(const Header& header, std::uint64_t file_bytes) {
   return sizeof(Header) + ids + padding_after(ids) + (header.samples + 1) * 8 == file_bytes;
 }
 
+template <class Id>
+void widen(std::string_view bytes, std::span<std::int64_t> out) {
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    Id id = 0;
+    std::memcpy(&id, bytes.data() + i * sizeof(Id), sizeof(Id));
+    out[i] = id;
+  }
+}
+
 }  // namespace
 
-TokenFile::TokenFile(const fs::path& path) : file_(File::open_regular(path)) { load_header(path); }
+TokenFile::TokenFile(const fs::path& path) : file_(path) { load_header(path); }
 
 void TokenFile::load_header(const fs::path& path) {
   const std::uint64_t file_bytes = file_.size();
   if (file_bytes < sizeof(Header)) fail_damaged(path, "it is too short");
   Header header;
-  read_at(0, &header, sizeof(header));
+  std::memcpy(&header, bytes(0, sizeof(header)).data(), sizeof(header));
   if (std::string_view(header.magic.data(), header.magic.size()) != kMagic)
     fail_damaged(path, "it does not start as one");
   if (header.version != kVersion)
@@ -86,12 +95,9 @@ void TokenFile::load_header(const fs::path& path) {
   if (header.header_hash != header.hash() || !sizes_agree(header, file_bytes))
     fail_damaged(path, "its header is damaged");
   Hasher hasher;
-  std::string buffer(kBufferBytes, '\0');
-  for (std::uint64_t at = sizeof(Header); at < file_bytes; at += buffer.size()) {
-    buffer.resize(std::min<std::uint64_t>(kBufferBytes, file_bytes - at));
-    read_at(at, buffer.data(), buffer.size());
-    hasher.update(buffer);
-  }
+  for (std::uint64_t at = sizeof(Header); at < file_bytes; at += kBufferBytes)
+    hasher.update(bytes(at, std::min<std::uint64_t>(kBufferBytes, file_bytes - at)));
+  file_.release();
   if (hasher.digest() != header.content_hash) fail_damaged(path, "its content is damaged");
   id_bytes_ = header.id_bytes;
   tokens_ = header.tokens;
@@ -100,9 +106,16 @@ void TokenFile::load_header(const fs::path& path) {
   key_ = header.key;
 }
 
-void TokenFile::read_at(std::uint64_t offset, void* out, std::size_t bytes) const {
+std::string_view TokenFile::bytes(std::uint64_t offset, std::uint64_t count) const {
+  // A page brings its neighbours with it, up to this many bytes.
+  constexpr std::uint64_t kNeighbours = std::uint64_t{64} << 10U;
+  constexpr std::uint64_t kMost = std::uint64_t{8} << 20U;
+  if (read_.fetch_add(count + kNeighbours) > kMost) {
+    read_ = 0;
+    file_.release();
+  }
   try {
-    file_.read_at(offset, out, bytes);
+    return file_.bytes(offset, count);
   } catch (const UserError& error) {  // the file was whole when it was opened
     throw SystemError(fmt::format("reading the cached tokens failed: {}", error.what()));
   }
@@ -112,8 +125,9 @@ std::pair<std::uint64_t, std::uint64_t> TokenFile::sample_range(std::uint64_t sa
   HALFTONE_CHECK(sample < samples_, "[token_file] expected a sample below ", samples_, ", got ",
                  sample);
   const std::uint64_t id_bytes = tokens_ * id_bytes_;
+  const std::uint64_t at = sizeof(Header) + id_bytes + padding_after(id_bytes) + 8 * sample;
   std::array<std::uint64_t, 2> range{};
-  read_at(sizeof(Header) + id_bytes + padding_after(id_bytes) + 8 * sample, range.data(), 16);
+  std::memcpy(range.data(), bytes(at, sizeof(range)).data(), sizeof(range));
   return {range[0], range[1]};
 }
 
@@ -121,13 +135,11 @@ void TokenFile::copy(std::uint64_t begin, std::span<std::int64_t> out) const {
   HALFTONE_CHECK(begin <= tokens_ && out.size() <= tokens_ - begin,
                  "[token_file] expected ids of 0..", tokens_, ", got ", out.size(), " from ",
                  begin);
-  std::string bytes(out.size() * id_bytes_, '\0');
-  read_at(sizeof(Header) + begin * id_bytes_, bytes.data(), bytes.size());
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    std::uint32_t id = 0;
-    std::memcpy(&id, bytes.data() + i * id_bytes_, id_bytes_);
-    out[i] = id;
-  }
+  const std::string_view ids = bytes(sizeof(Header) + begin * id_bytes_, out.size() * id_bytes_);
+  if (id_bytes_ == 2)
+    widen<std::uint16_t>(ids, out);
+  else
+    widen<std::uint32_t>(ids, out);
 }
 
 /// The indexes of the samples gather in a second file, since their number is not known before.

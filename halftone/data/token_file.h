@@ -10,18 +10,21 @@
 //                                56  u64  XXH64 of the 56 bytes before
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <utility>
 
-#include "halftone/core/file.h"
+#include "halftone/core/mapped_file.h"
 
 namespace halftone {
 
 /// Reads ids where they lie on disk: no memory grows with the file, which stays readable when it is
-/// deleted. Every method is safe to call from several threads; SystemError when reading fails.
+/// deleted. Every method is safe to call from several threads; SystemError when the file has become
+/// shorter. It is mapped: MappedFile says what that cannot report.
 class TokenFile {
  public:
   /// Checks all of the file first. Throws UserError when it is not a whole, undamaged token file.
@@ -38,9 +41,10 @@ class TokenFile {
 
  private:
   void load_header(const std::filesystem::path& path);
-  void read_at(std::uint64_t offset, void* out, std::size_t bytes) const;
+  std::string_view bytes(std::uint64_t offset, std::uint64_t count) const;
 
-  File file_;
+  MappedFile file_;
+  mutable std::atomic<std::uint64_t> read_ = 0;  // since pages were released
   std::uint32_t id_bytes_ = 0;
   std::uint64_t tokens_ = 0;
   std::uint64_t samples_ = 0;

@@ -25,12 +25,6 @@ constexpr std::array<std::pair<const char*, MatmulPath MatmulPaths::*>, 4> kDire
 constexpr std::array<std::pair<const char*, MatmulPaths MatmulChoice::*>, 2> kDtypes{
     {{"bf16", &MatmulChoice::bf16}, {"fp16", &MatmulChoice::fp16}}};
 
-const char* name_of(MatmulPath path) {
-  for (const auto& [name, value] : kPathNames)
-    if (value == path) return name;
-  return "?";
-}
-
 MatmulPath parse_path(std::string_view text) {
   for (const auto& [name, value] : kPathNames)
     if (name == text) return value;
@@ -59,12 +53,12 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
 
 MatmulChoice decide() {
   const char* text = std::getenv("HALFTONE_MATMUL");
-  if (text == nullptr || *text == '\0') return measured_matmul_paths();
+  if (text == nullptr || *text == '\0') return measured_matmul_paths().choice;
   try {
     const MatmulChoice named = parse_matmul_choice(text);
     // Every dtype and direction named: nothing left to measure.
     const MatmulChoice other = parse_matmul_choice(text, parse_matmul_choice("native"));
-    return named == other ? named : parse_matmul_choice(text, measured_matmul_paths());
+    return named == other ? named : parse_matmul_choice(text, measured_matmul_paths().choice);
   } catch (const UserError& error) {
     throw UserError(fmt::format("environment variable HALFTONE_MATMUL: {}", error.what()));
   }
@@ -75,14 +69,20 @@ std::optional<MatmulChoice> choice_in_force;
 
 }  // namespace
 
+std::string to_string(MatmulPath path) {
+  for (const auto& [name, value] : kPathNames)
+    if (value == path) return name;
+  return "?";
+}
+
 std::string to_string(const MatmulChoice& choice) {
   std::string text;
   for (const auto& [dtype, paths] : kDtypes) {
     const MatmulPath base = (choice.*paths).forward;
-    text += fmt::format("{}{}={}", text.empty() ? "" : ",", dtype, name_of(base));
+    text += fmt::format("{}{}={}", text.empty() ? "" : ",", dtype, to_string(base));
     for (const auto& [direction, member] : kDirections) {
       const MatmulPath path = (choice.*paths).*member;
-      if (path != base) text += fmt::format(",{}.{}={}", dtype, direction, name_of(path));
+      if (path != base) text += fmt::format(",{}.{}={}", dtype, direction, to_string(path));
     }
   }
   return text;

@@ -34,6 +34,7 @@ struct MatmulChoice {
 /// "bf16=native,fp16=widened", or with directions, "bf16.forward=widened"; parse_ reads the same,
 /// and one word for everything ("widened"). What the text leaves out stays as in `base`.
 std::string to_string(const MatmulChoice& choice);
+std::string to_string(MatmulPath path);
 MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base = {});
 
 /// The ways in force. The first call decides: the environment variable HALFTONE_MATMUL, else what

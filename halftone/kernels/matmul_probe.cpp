@@ -21,6 +21,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/core/paths.h"
@@ -87,20 +89,30 @@ std::array<double, 2> best_times(const Work& work, int rounds) {
   return best;
 }
 
-MatmulPath faster(const Work& small, const Work& real) {
+MatmulTiming time_ways(const Work& small, const Work& real) {
   constexpr auto kNative = static_cast<std::size_t>(MatmulPath::kNative);
   constexpr auto kWidened = static_cast<std::size_t>(MatmulPath::kWidened);
+  constexpr double kMilliseconds = 1e3;
+  const auto timing = [](const std::array<double, 2>& seconds, bool is_small) {
+    return MatmulTiming{.native_ms = kMilliseconds * seconds[kNative],
+                        .widened_ms = kMilliseconds * seconds[kWidened],
+                        .small = is_small};
+  };
   const std::array<double, 2> first = best_times(small, 2);
-  if (first[kNative] > kHopeless * first[kWidened]) return MatmulPath::kWidened;
-  const std::array<double, 2> best = best_times(real, kRounds);
-  return best[kNative] * kNativeGain < best[kWidened] ? MatmulPath::kNative : MatmulPath::kWidened;
+  if (first[kNative] > kHopeless * first[kWidened]) return timing(first, true);
+  return timing(best_times(real, kRounds), false);
 }
 
-MatmulPath faster_gemm(const Operands& small, const Operands& real) {
+MatmulPath faster_way(const MatmulTiming& timing) {
+  return timing.native_ms * kNativeGain < timing.widened_ms ? MatmulPath::kNative
+                                                            : MatmulPath::kWidened;
+}
+
+MatmulTiming time_gemm(const Operands& small, const Operands& real) {
   const auto work = [](const Operands& operands) {
     return [operands](MatmulPath path) { gemm16(operands.a, operands.b, operands.out, path); };
   };
-  return faster(work(small), work(real));
+  return time_ways(work(small), work(real));
 }
 
 Work attention_work(ScalarType dtype, std::int64_t steps) {
@@ -121,13 +133,19 @@ Work attention_work(ScalarType dtype, std::int64_t steps) {
   };
 }
 
-MatmulPaths measure(ScalarType dtype) {
+MatmulPaths measure(ScalarType dtype, std::vector<MatmulTiming>& timings) {
   const auto small = directions_of(dtype, 4);
   const auto real = directions_of(dtype, 1);
-  return {.forward = faster_gemm(small[0], real[0]),
-          .input_gradient = faster_gemm(small[1], real[1]),
-          .weight_gradient = faster_gemm(small[2], real[2]),
-          .attention = faster(attention_work(dtype, 32), attention_work(dtype, 128))};
+  const auto faster = [&](const char* direction, MatmulTiming timing) {
+    timing.product = fmt::format("{}.{}", dtype == torch::kBFloat16 ? "bf16" : "fp16", direction);
+    timings.push_back(std::move(timing));
+    return faster_way(timings.back());
+  };
+  return {.forward = faster("forward", time_gemm(small[0], real[0])),
+          .input_gradient = faster("input_gradient", time_gemm(small[1], real[1])),
+          .weight_gradient = faster("weight_gradient", time_gemm(small[2], real[2])),
+          .attention = faster("attention",
+                              time_ways(attention_work(dtype, 32), attention_work(dtype, 128)))};
 }
 
 std::string processor() {
@@ -154,31 +172,46 @@ std::string conditions() {
   return text;
 }
 
-std::filesystem::path record_path() { return cache_folder() / "matmul.json"; }
-
 nlohmann::json read_record() {
-  std::ifstream file(record_path());
+  std::ifstream file(matmul_record_path());
   nlohmann::json record = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
   return record.is_object() ? record : nlohmann::json::object();
 }
 
-std::optional<MatmulChoice> recorded(const std::string& key) {
+/// A choice stands under its conditions, as text, and the times that led to it under this.
+std::string timings_key(const std::string& key) { return key + "; times"; }
+
+std::optional<MatmulMeasurement> recorded(const std::string& key) {
   const nlohmann::json record = read_record();
-  const auto found = record.find(key);
-  if (found == record.end() || !found->is_string()) return std::nullopt;
   try {
-    return parse_matmul_choice(found->get<std::string>());
+    MatmulMeasurement known{.choice = parse_matmul_choice(record.at(key).get<std::string>()),
+                            .recorded = true};
+    for (const nlohmann::json& timing : record.at(timings_key(key)))
+      known.timings.push_back({.product = timing.at("product"),
+                               .native_ms = timing.at("native_ms"),
+                               .widened_ms = timing.at("widened_ms"),
+                               .small = timing.at("small")});
+    return known;
   } catch (const UserError&) {
+    return std::nullopt;
+  } catch (const nlohmann::json::exception&) {
     return std::nullopt;
   }
 }
 
-void write_record(const std::string& key, const MatmulChoice& choice) {
-  const std::filesystem::path path = record_path();
+void write_record(const std::string& key, const MatmulMeasurement& measurement) {
+  const std::filesystem::path path = matmul_record_path();
   std::error_code error;
   std::filesystem::create_directories(path.parent_path(), error);
+  nlohmann::json timings = nlohmann::json::array();
+  for (const MatmulTiming& timing : measurement.timings)
+    timings.push_back({{"product", timing.product},
+                       {"native_ms", timing.native_ms},
+                       {"widened_ms", timing.widened_ms},
+                       {"small", timing.small}});
   nlohmann::json record = read_record();
-  record[key] = to_string(choice);
+  record[key] = to_string(measurement.choice);
+  record[timings_key(key)] = std::move(timings);
   const std::filesystem::path temporary = path.string() + fmt::format(".{}", getpid());
   std::ofstream(temporary) << record.dump(2) << '\n';
   std::filesystem::rename(temporary, path, error);
@@ -187,26 +220,30 @@ void write_record(const std::string& key, const MatmulChoice& choice) {
 
 }  // namespace
 
-MatmulChoice measure_matmul_paths() {
+std::filesystem::path matmul_record_path() { return cache_folder() / "matmul.json"; }
+
+MatmulMeasurement measure_matmul_paths() {
   const torch::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  MatmulChoice choice;
+  MatmulMeasurement measurement;
   // Inside a parallel region every library works on the calling thread alone, whose processor time
   // tells the ways apart even where other programs use the machine. The other thread only waits.
 #pragma omp parallel num_threads(2)
   {
 #pragma omp master
-    choice = {.bf16 = measure(torch::kBFloat16), .fp16 = measure(torch::kHalf)};
+    measurement.choice = {.bf16 = measure(torch::kBFloat16, measurement.timings),
+                          .fp16 = measure(torch::kHalf, measurement.timings)};
   }
-  return choice;
+  return measurement;
 }
 
-MatmulChoice measured_matmul_paths() {
+MatmulMeasurement measured_matmul_paths(MatmulRecord record) {
   const std::string key = conditions();
-  if (const std::optional<MatmulChoice> known = recorded(key)) return *known;
-  const MatmulChoice choice = measure_matmul_paths();
-  write_record(key, choice);
-  return choice;
+  if (record == MatmulRecord::kUse)
+    if (std::optional<MatmulMeasurement> known = recorded(key)) return *std::move(known);
+  MatmulMeasurement measurement = measure_matmul_paths();
+  write_record(key, measurement);
+  return measurement;
 }
 
 }  // namespace halftone

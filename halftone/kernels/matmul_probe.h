@@ -1,16 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
+#include <string>
+#include <vector>
+
 #include "halftone/kernels/matmul_path.h"
 
 namespace halftone {
 
+/// The two ways of one product as they were timed on one thread: the least of several rounds.
+struct MatmulTiming {
+  std::string product;  ///< "bf16.forward", "fp16.attention"
+  double native_ms = 0;
+  double widened_ms = 0;
+  /// On a problem of a quarter of each size: there the native way was slow beyond hope, and was not
+  /// tried on the real one.
+  bool small = false;
+};
+
+struct MatmulMeasurement {
+  MatmulChoice choice;
+  std::vector<MatmulTiming> timings;
+  bool recorded = false;  ///< by an earlier process or call
+};
+
 /// Times every way on this machine, a few milliseconds each. Leaves random generators alone.
-MatmulChoice measure_matmul_paths();
+MatmulMeasurement measure_matmul_paths();
+
+enum class MatmulRecord { kUse, kReplace };
 
 /// What an earlier process measured under the same conditions (processor, instruction-set caps in
-/// the environment, LibTorch, threads), else a new measurement, which it then records. A record
-/// that cannot be read or written is no error.
-MatmulChoice measured_matmul_paths();
+/// the environment, LibTorch, threads), else a new measurement, which it then records; with
+/// kReplace it measures in any case. A record that cannot be read or written is no error.
+MatmulMeasurement measured_matmul_paths(MatmulRecord record = MatmulRecord::kUse);
+
+/// Where the measurements are kept. The file need not exist.
+std::filesystem::path matmul_record_path();
 
 }  // namespace halftone

@@ -12,21 +12,34 @@ std::string base_rate_key(std::size_t group) { return fmt::format("base_lr.{}", 
 
 }  // namespace
 
+std::vector<double> learning_rates(const torch::optim::Optimizer& optimizer) {
+  std::vector<double> rates;
+  for (const auto& group : optimizer.param_groups()) rates.push_back(group.options().get_lr());
+  return rates;
+}
+
+void set_learning_rates(torch::optim::Optimizer& optimizer, const std::vector<double>& base_rates,
+                        const std::function<double(double base)>& rate_of) {
+  auto& groups = optimizer.param_groups();
+  for (std::size_t g = 0; g < groups.size() && g < base_rates.size(); ++g)
+    groups[g].options().set_lr(rate_of(base_rates[g]));
+}
+
 LrScheduler::LrScheduler(torch::optim::Optimizer& optimizer, LrScheduleOptions options,
                          std::int64_t total_steps)
-    : optimizer_(optimizer), options_(options), total_steps_(total_steps) {
-  for (const auto& group : optimizer.param_groups())
-    base_rates_.push_back(group.options().get_lr());
+    : optimizer_(optimizer),
+      options_(options),
+      total_steps_(total_steps),
+      base_rates_(learning_rates(optimizer)) {
   set_rates();
 }
 
 void LrScheduler::set_rates() {
-  auto& groups = optimizer_.param_groups();
-  for (std::size_t g = 0; g < groups.size() && g < base_rates_.size(); ++g) {
-    options_.lr = base_rates_[g];
-    groups[g].options().set_lr(
-        learning_rate(options_, static_cast<double>(position_), static_cast<double>(total_steps_)));
-  }
+  set_learning_rates(optimizer_, base_rates_, [this](double base) {
+    options_.lr = base;
+    return learning_rate(options_, static_cast<double>(position_),
+                         static_cast<double>(total_steps_));
+  });
 }
 
 void LrScheduler::step() {

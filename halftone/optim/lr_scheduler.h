@@ -3,12 +3,20 @@
 
 #include <torch/optim/optimizer.h>
 
+#include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "halftone/core/state_dict.h"
 #include "halftone/optim/lr_schedule.h"
 
 namespace halftone {
+
+/// The learning rates of an optimizer's groups.
+std::vector<double> learning_rates(const torch::optim::Optimizer& optimizer);
+/// Sets each group's to rate_of(its base rate); groups beyond `base_rates` keep theirs.
+void set_learning_rates(torch::optim::Optimizer& optimizer, const std::vector<double>& base_rates,
+                        const std::function<double(double base)>& rate_of);
 
 /// Moves the learning rates of any optimizer along a schedule, in a loop of your own; what LibTorch
 /// lacks beside StepLR, and can be saved. Each parameter group follows the schedule from the rate

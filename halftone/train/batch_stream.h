@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <optional>
@@ -13,6 +14,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/state_dict.h"
+#include "halftone/data/prefetcher.h"
 
 namespace halftone {
 
@@ -25,6 +27,15 @@ concept ResumableLoader = requires(Loader& loader, const StateDict& state) {
   { loader.batches_per_epoch() } -> std::convertible_to<std::int64_t>;
   { loader.state_dict() } -> std::convertible_to<StateDict>;
   loader.load_state_dict(state);
+};
+
+/// One that gives any thread the batch of any position, as BatchLoader does: batches are made ahead
+/// while the step runs.
+template <class Loader>
+concept PrefetchableLoader = ResumableLoader<Loader> &&
+    requires(Loader& loader, const Loader& constant) {
+  constant.batch_at(std::int64_t{});
+  loader.skip();
 };
 
 /// `batch` on `device`: tensors, torch::data::Example, pairs and containers of them, and whatever
@@ -98,23 +109,52 @@ class BatchStream {
   std::optional<std::int64_t> batches_per_epoch_;
 };
 
+/// What a loader that knows its position answers by itself. The position is that of the batches
+/// that were taken, whatever was made ahead.
 template <ResumableLoader Loader>
-class BatchStream<Loader> {
+class LoaderStream {
  public:
-  explicit BatchStream(Loader& loader) : loader_(loader) {
+  explicit LoaderStream(Loader& loader) : loader_(loader) {
     HALFTONE_CHECK(loader.batches_per_epoch() > 0,
                    "[trainer] expected a loader with batches, got one without any");
   }
 
-  auto next() { return loader_.next(); }
   std::int64_t index() const { return loader_.position() % loader_.batches_per_epoch(); }
   std::int64_t epochs() const { return loader_.position() / loader_.batches_per_epoch(); }
   std::optional<std::int64_t> batches_per_epoch() const { return loader_.batches_per_epoch(); }
   StateDict state_dict() const { return loader_.state_dict(); }
   void load_state_dict(const StateDict& state) { loader_.load_state_dict(state); }
 
- private:
+ protected:
   Loader& loader_;
+};
+
+template <ResumableLoader Loader>
+class BatchStream<Loader> : public LoaderStream<Loader> {
+ public:
+  using LoaderStream<Loader>::LoaderStream;
+  auto next() { return this->loader_.next(); }
+};
+
+template <PrefetchableLoader Loader>
+class BatchStream<Loader> : public LoaderStream<Loader> {
+ public:
+  explicit BatchStream(Loader& loader)
+      : LoaderStream<Loader>(loader),
+        ahead_(
+            [&loader](std::int64_t position) { return std::as_const(loader).batch_at(position); },
+            kBatchesAhead) {}
+
+  auto next() {
+    auto batch = ahead_.take(this->loader_.position());
+    this->loader_.skip();
+    return batch;
+  }
+
+ private:
+  static constexpr std::size_t kBatchesAhead = 4;
+
+  Prefetcher<decltype(std::declval<const Loader&>().batch_at(0))> ahead_;
 };
 
 }  // namespace halftone

@@ -2,6 +2,7 @@
 #include "halftone/train/fit_loop.h"
 
 #include <chrono>
+#include <exception>
 #include <string>
 
 #include "halftone/core/device.h"
@@ -9,6 +10,7 @@
 #include "halftone/core/memory.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/matmul_path.h"
+#include "halftone/optim/lr_scheduler.h"
 #include "halftone/precision/non_finite_finder.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/optimizer_state.h"
@@ -55,9 +57,7 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
   precision_.set_diagnosis([this] { return origin_of_non_finite(); });
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
-    std::vector<double>& rates = base_rates_.emplace_back();
-    for (const auto& group : setup.optimizer->param_groups())
-      rates.push_back(group.options().get_lr());
+    base_rates_.push_back(learning_rates(*setup.optimizer));
   }
 }
 
@@ -76,11 +76,10 @@ void FitLoop::set_learning_rates(std::int64_t group) {
   for (std::size_t i = 0; i < setups_.size(); ++i) {
     if (!setups_[i].schedule) continue;
     LrScheduleOptions schedule = *setups_[i].schedule;
-    auto& groups = optimizers_[i]->param_groups();
-    for (std::size_t g = 0; g < groups.size() && g < base_rates_[i].size(); ++g) {
-      schedule.lr = base_rates_[i][g];
-      groups[g].options().set_lr(length_.learning_rate(schedule, counters_, group));
-    }
+    halftone::set_learning_rates(*optimizers_[i], base_rates_[i], [&](double base) {
+      schedule.lr = base;
+      return length_.learning_rate(schedule, counters_, group);
+    });
   }
 }
 
@@ -89,7 +88,7 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   for (std::int64_t i = 0; i < group; ++i) {
     torch::Tensor loss;
     {
-      const auto region = precision_.forward_context(counters_.micro_step + i);
+      const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed);
       loss = task_.training_step(i, precision_.device());
     }
     HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
@@ -101,7 +100,7 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   return total;
 }
 
-StepMetrics FitLoop::step() {
+StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
   const Clock::time_point start = Clock::now();
   TrainingModuleBase& module = task_.module();
   StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};
@@ -113,20 +112,28 @@ StepMetrics FitLoop::step() {
   metrics.lr = optimizers_.front()->param_groups().front().options().get_lr();
   metrics.scale = precision_.loss_scale();
   const StepResult result = precision_.step(optimizers_, options_.clip);
-
   metrics.tokens = module.take_tokens();
+  metrics.logged = module.logged().take();
+  std::exception_ptr hopeless;
+  try {
+    precision_.update();  // before it gives up, it computes the last batch once more
+  } catch (const SystemError&) {
+    hopeless = std::current_exception();
+  }
+
   ++counters_.step;
   counters_.micro_step += group;
   counters_.epochs = task_.epochs();
   if (result.stepped) counters_.schedule_step += group;
   counters_.tokens += metrics.tokens;
   metrics.loss = loss.item<double>();
-  metrics.logged = module.logged().take();
   metrics.grad_norm = result.grad_norm;
   metrics.skipped = !result.stepped;
   metrics.overflow = result.overflow;
   metrics.underflow_share = precision_.underflow_share();
   finish_metrics(metrics, std::chrono::duration<double>(Clock::now() - start).count());
+  if (record) record(metrics);
+  if (hopeless) std::rethrow_exception(hopeless);
   return metrics;
 }
 

@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct FitLoopOptions {
   RunLimits limits;
   std::int64_t accumulate = 1;  // micro-batches of one optimizer step
   GradientClip clip;
+  std::uint64_t seed = 0;  // of the random rounding in int8 products
 };
 
 /// Trains one optimizer step at a time. Everything that decides the next step (weights, moments,
@@ -36,8 +38,9 @@ class FitLoop {
   FitLoop& operator=(const FitLoop&) = delete;
 
   /// One update from `accumulate` micro-batches: losses under autocast, scaled backward, then
-  /// unscale, clip and step. Waits for the device once, for the returned numbers.
-  StepMetrics step();
+  /// unscale, clip and step. Waits for the device once, for the returned numbers. `record` gets
+  /// them first, and may add to them: before SystemError says that no update is possible any more.
+  StepMetrics step(const std::function<void(StepMetrics&)>& record = {});
 
   bool finished() const { return length_.finished(counters_); }
   double progress() const { return length_.progress(counters_); }

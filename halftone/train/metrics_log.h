@@ -24,6 +24,8 @@ class MetricsLog {
   /// Throws SystemError when the disk is full.
   void append(const StepMetrics& metrics);
   void append_validation(std::int64_t step, const std::map<std::string, double>& values);
+  /// Waits until the lines are on the disk; append() does not.
+  void sync() const { file_.sync(); }
 
  private:
   void write_line(const std::string& line);

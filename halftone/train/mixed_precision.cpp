@@ -72,11 +72,12 @@ void MixedPrecision::convert_module(torch::nn::Module& module) {
   scaler_.name_parameters(module);
 }
 
-ForwardContext MixedPrecision::forward_context(std::int64_t pass) const {
+ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t seed) const {
   const auto dtype = policy_.autocast ? std::optional(policy_.compute) : std::nullopt;
   return {.autocast = Autocast(device_.type(), dtype, policy_.autocast),
-          .int8_matmul = Int8Matmul(
-              {.step = static_cast<std::uint64_t>(pass), .enabled = policy_.int8_matmul})};
+          .int8_matmul = Int8Matmul({.seed = seed,
+                                     .step = static_cast<std::uint64_t>(pass),
+                                     .enabled = policy_.int8_matmul})};
 }
 
 void MixedPrecision::backward(const torch::Tensor& loss) {
@@ -111,7 +112,6 @@ StepResult MixedPrecision::step(const Optimizers& optimizers, const GradientClip
     all.grad_norm =
         optimizers.size() == 1 ? one.grad_norm : std::hypot(all.grad_norm, one.grad_norm);
   }
-  scaler_.update();
   return all;
 }
 

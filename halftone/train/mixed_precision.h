@@ -49,21 +49,24 @@ class MixedPrecision {
   void convert_module(torch::nn::Module& module);
 
   /// The region for the forward pass and the loss; end it before backward(). `pass` counts the
-  /// run's passes that train: int8 gradients are rounded by random numbers of their own in each.
-  ForwardContext forward_context(std::int64_t pass = 0) const;
+  /// run's passes that train: int8 gradients are rounded by random numbers of their own in each,
+  /// which `seed` fixes.
+  ForwardContext forward_context(std::int64_t pass = 0, std::uint64_t seed = 0) const;
 
   /// loss * scale.
   torch::Tensor scaled(const torch::Tensor& loss) { return scaler_.scale(loss); }
   /// Back-propagates it.
   void backward(const torch::Tensor& loss);
 
-  /// Unscales and clips the gradients of each optimizer, updates unless one of them overflowed, and
-  /// moves the scale. Without a loss scale as well, gradients that are not finite skip the update.
-  /// In the result `stepped` says that all have stepped; grad_norm is that of all gradients. Throws
-  /// SystemError when no update was possible for too long (GradScalerOptions::max_skips_at_floor).
+  /// Unscales and clips the gradients of each optimizer, and updates unless one of them overflowed.
+  /// Without a loss scale as well, gradients that are not finite skip the update. In the result
+  /// `stepped` says that all have stepped; grad_norm is that of all gradients. Call update() next.
   StepResult step(const Optimizers& optimizers, const GradientClip& clip = {});
+  /// Moves the scale, once after each step(). Throws SystemError when no update was possible for
+  /// too long (GradScalerOptions::max_skips_at_floor), with all else done.
+  void update() { scaler_.update(); }
 
-  /// What step() asks before it gives up (GradScaler::set_diagnosis).
+  /// What update() asks before it gives up (GradScaler::set_diagnosis).
   void set_diagnosis(std::function<std::string()> diagnosis) {
     scaler_.set_diagnosis(std::move(diagnosis));
   }

@@ -117,7 +117,8 @@ TrainerOptions trainer_options_for(const TrainConfig& config) {
           .accumulate_grad_batches = config.accumulate,
           .gradient_clip_val = config.grad_clip,
           .scaler = scaler_options(config),
-          .keep_fp32 = config.keep_fp32};
+          .keep_fp32 = config.keep_fp32,
+          .seed = static_cast<std::uint64_t>(config.seed)};
 }
 
 }  // namespace halftone

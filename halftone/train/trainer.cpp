@@ -144,7 +144,8 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   FitLoop loop(task, precision_,
                {.limits = limits,
                 .accumulate = options_.accumulate_grad_batches,
-                .clip = clip_for(options_)});
+                .clip = clip_for(options_),
+                .seed = options_.seed});
   loop_ = &loop;
   struct Closing {
     Trainer& trainer;
@@ -194,10 +195,11 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
   while (!loop_->finished() && !stop_) {
     const std::int64_t epoch = loop_->counters().epochs + 1;
     if (std::exchange(epoch_is_new, false)) module.on_train_epoch_start(epoch);
-    StepMetrics metrics = loop_->step();
+    const StepMetrics metrics = loop_->step([this](StepMetrics& recorded) {
+      for (const auto& callback : options_.callbacks) callback->add_metrics(*this, recorded);
+      if (metrics_log_) metrics_log_->append(recorded);
+    });
     if (!std::exchange(batch_was_seen, true)) advise(task);
-    for (const auto& callback : options_.callbacks) callback->add_metrics(*this, metrics);
-    if (metrics_log_) metrics_log_->append(metrics);
 
     epoch_is_new = loop_->counters().epochs >= epoch;
     if (epoch_is_new) module.on_train_epoch_end(epoch);
@@ -239,6 +241,8 @@ void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t 
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty())
       checkpoint.trainer.insert(callback_prefix(*callback), callback->state_dict());
+  // A step that a checkpoint counts must have its line, also when the power goes.
+  if (metrics_log_) metrics_log_->sync();
   halftone::save_checkpoint(folder, checkpoint, keep_last);
 }
 

@@ -43,6 +43,7 @@ struct TrainerOptions {
   GradScalerOptions scaler;             // of precisions with loss scaling
   /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32().
   std::vector<std::string> keep_fp32;
+  std::uint64_t seed = 0;   // of the random rounding in int8 products
   std::string config_toml;  // what the run's config.toml says; empty: these options
 };
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <map>
@@ -401,8 +402,44 @@ TEST_F(Program, RefusesPrecisionsThatCannotBe) {
       {training("--data poem.txt --out new --loss-scale adaptive"), "16-mixed and 16-true only"},
       {"bench --data poem.txt --recipes 17-true", "expected a recipe out of 32-true, "},
       {"bench --data poem.txt --precision 16-mixed", "--precision is not for this command"},
+      {"bench --data poem.txt --out new", "--out is not for this command: it writes nothing"},
+      {"bench --data poem.txt --overwrite", "--overwrite is not for this command"},
+      {"bench --data poem.txt --save-every 3", "--save-every is not for this command"},
+      {"bench --data poem.txt --keep-checkpoints 3", "--keep-checkpoints is not for this command"},
       {"bench", "--data"},
   });
+}
+
+TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
+  const Outcome outcome = halftone("doctor --json --threads 1");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "");
+  const auto report = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(report.at("threads"), 1);
+  EXPECT_GT(report.at("memory").at("total_bytes"), 0);
+  EXPECT_GT(report.at("speed").at("peak_fp32_gflops"), 0.0);
+  const auto& layers = report.at("speed").at("layers");
+  ASSERT_EQ(layers.size(), 4);
+  for (const auto& layer : layers) EXPECT_GT(layer.at("layer_ms"), 0.0) << layer;
+  const std::string recommended = report.at("recommended").at("precision");
+  EXPECT_TRUE(std::any_of(layers.begin(), layers.end(), [&](const auto& layer) {
+    return layer.at("precision") == recommended;
+  })) << recommended;
+  for (const auto& product : report.at("matmuls").at("products"))
+    EXPECT_THAT(product.at("taken"), testing::AnyOf("native", "widened"));
+
+  const auto forced = nlohmann::json::parse(
+      halftone("doctor --json --threads 1", "export HALFTONE_MATMUL=bf16=native,fp16=native").out);
+  EXPECT_EQ(forced.at("matmuls").at("decided_by"), "environment");
+  EXPECT_EQ(forced.at("matmuls").at("choice"), "bf16=native,fp16=native");
+  EXPECT_EQ(forced.at("matmuls").at("products").at(7).at("taken"), "native");
+
+  const Outcome text = halftone("doctor --remeasure --threads 1");
+  EXPECT_THAT(text.out, HasSubstr("recommended on this CPU: --precision "));
+  EXPECT_THAT(text.out, HasSubstr("measured now"));
+  expect_refused({{"doctor --threads 0", "expected 1 to 1024, got 0"},
+                  {"doctor --remesure", "did you mean --remeasure?"},
+                  {"doctor now", "'now' was not expected"}});
 }
 
 TEST_F(Program, TextSurvivesTheTokenizer) {

@@ -234,6 +234,46 @@ TEST_F(CachedTokens, AreMadeAgainWhenDamaged) {
   EXPECT_EQ(read_text(files[0]), whole);
 }
 
+/// Bytes that this process has asked the system to read, mapped files left out.
+std::uint64_t bytes_read() {
+  std::ifstream io("/proc/self/io");
+  std::string key;
+  std::uint64_t bytes = 0;
+  io >> key >> bytes;
+  EXPECT_EQ(key, "rchar:");
+  return bytes;
+}
+
+TEST(TokenizeCorpus, KnowsFilesThatItHasReadByTheirStamp) {
+  constexpr std::size_t kBytes = std::size_t{8} << 20U;
+  const TempFolder folder;
+  std::string text(kBytes, 'x');
+  write_text(folder / "a.txt", text);
+  const auto tokenize = [&](double settled = 0.0) {
+    Corpus corpus({.paths = {folder / "a.txt"}});
+    return tokenize_corpus(corpus, byte_tokenizer(),
+                           {.folder = folder / "cache", .settled = settled});
+  };
+  const TokenizedData first = tokenize();
+  const std::uint64_t before = bytes_read();
+  EXPECT_EQ(tokenize().content_hash, first.content_hash);
+  EXPECT_LT(bytes_read() - before, kBytes / 2) << "the head of the file tells its kind";
+
+  const std::uint64_t recent = bytes_read();
+  EXPECT_EQ(tokenize(3600.0).content_hash, first.content_hash);
+  EXPECT_GT(bytes_read() - recent, kBytes) << "what has just changed is read";
+
+  for (const fs::path& path : entries(folder / "cache"))
+    if (path.extension() == ".text") write_text(path, "0123456789abcdef 0\n");
+  EXPECT_EQ(tokenize().content_hash, first.content_hash) << "a damaged note is not believed";
+
+  text.back() = 'y';
+  write_text(folder / "a.txt", text);
+  const TokenizedData changed = tokenize();
+  EXPECT_NE(changed.content_hash, first.content_hash);
+  EXPECT_EQ(ids_of(*changed.tokens, kBytes, kBytes + 1).front(), 'y' + 3);
+}
+
 TEST_F(CachedTokens, GoElsewhereWhereTheCacheCannotBeWritten) {
   write_text(cache(), "a file where the folder should be");
   std::vector<std::string> said;

@@ -50,17 +50,47 @@ TEST(MatmulProbe, LeavesTheRandomGeneratorAlone) {
   EXPECT_FALSE(state.tensors.empty());
 }
 
-TEST(MatmulProbe, RecordsAndReadsItsChoice) {
+TEST(MatmulProbe, ChoosesTheNativeWayWhereItIsClearlyFaster) {
+  const MatmulMeasurement measurement = measure_matmul_paths();
+  ASSERT_EQ(measurement.timings.size(), 8);
+  for (const MatmulTiming& timing : measurement.timings) {
+    EXPECT_GT(timing.native_ms, 0.0) << timing.product;
+    EXPECT_GT(timing.widened_ms, 0.0) << timing.product;
+    const MatmulChoice with_native =
+        parse_matmul_choice(timing.product + "=native", measurement.choice);
+    const bool is_native = with_native == measurement.choice;
+    EXPECT_EQ(is_native, !timing.small && timing.native_ms * 1.25 < timing.widened_ms)
+        << timing.product;
+  }
+}
+
+TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
   namespace fs = std::filesystem;
   const fs::path cache = fs::path(test::kBuildDir) / "matmul_probe_cache";
   fs::remove_all(cache);
   setenv("XDG_CACHE_HOME", cache.c_str(), 1);
-  const MatmulChoice choice = measured_matmul_paths();
+  const MatmulMeasurement first = measured_matmul_paths();
   const fs::path record = cache / "halftone" / "matmul.json";
+  ASSERT_EQ(matmul_record_path(), record);
   ASSERT_TRUE(fs::exists(record));
-  EXPECT_EQ(measured_matmul_paths(), choice);
-  std::ofstream(record) << "{ damaged";
-  EXPECT_NO_THROW(measured_matmul_paths());
+  const MatmulMeasurement again = measured_matmul_paths();
+  EXPECT_FALSE(first.recorded);
+  EXPECT_TRUE(again.recorded);
+  EXPECT_EQ(again.choice, first.choice);
+  ASSERT_EQ(again.timings.size(), first.timings.size());
+  for (std::size_t i = 0; i < first.timings.size(); ++i) {
+    EXPECT_EQ(again.timings[i].product, first.timings[i].product);
+    EXPECT_EQ(again.timings[i].native_ms, first.timings[i].native_ms);
+    EXPECT_EQ(again.timings[i].widened_ms, first.timings[i].widened_ms);
+    EXPECT_EQ(again.timings[i].small, first.timings[i].small);
+  }
+  const MatmulMeasurement anew = measured_matmul_paths(MatmulRecord::kReplace);
+  EXPECT_EQ(measured_matmul_paths().timings[0].native_ms, anew.timings[0].native_ms);
+  EXPECT_FALSE(anew.recorded);
+  for (const char* damaged : {"{ damaged", "[1]", "{}"}) {
+    std::ofstream(record) << damaged;
+    EXPECT_NO_THROW(measured_matmul_paths()) << damaged;
+  }
   fs::remove_all(cache);
   std::ofstream(cache.string()) << "a file where the folder should be";
   EXPECT_NO_THROW(measured_matmul_paths());

@@ -11,6 +11,7 @@
 #include <torch/optim/sgd.h>
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -246,8 +247,36 @@ TEST(Trainer, EndsWhenEveryUpdateOverflows) {
   const auto module = regression();
   module->poisoned_index = 0;
   TensorLoader loader(samples(8), {.batch_size = 8});
-  Trainer trainer({.max_steps = 100, .accelerator = "cpu"});
+  const TempFolder folder;
+  Trainer trainer({.max_steps = 100, .accelerator = "cpu", .default_root_dir = folder / "run"});
   EXPECT_THROW(trainer.fit(module, loader), SystemError);
+  const std::string metrics = test::read_text(folder / "run" / "metrics.jsonl");
+  const std::int64_t skips = GradScalerOptions().max_skips_at_floor;
+  EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), skips)
+      << "the step that ends the run has its line, too";
+  EXPECT_THAT(metrics, HasSubstr("{\"step\":" + std::to_string(skips) + ","));
+}
+
+TEST(Trainer, SeedsTheRandomRoundingOfInt8) {
+  struct Line : TrainingModule<> {
+    torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+      return (layer(batch.data) - batch.target).square().mean();
+    }
+    std::vector<OptimizerSetup> configure_optimizers() override {
+      return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
+    }
+    Linear layer = register_module("layer", Linear(8, 1));
+  };
+  const auto weight_with = [](std::uint64_t seed) {
+    torch::manual_seed(7);
+    Line module;
+    TensorLoader loader = loader_of(8);
+    Trainer({.max_steps = 4, .precision = "int8-mixed", .accelerator = "cpu", .seed = seed})
+        .fit(module, loader);
+    return module.parameters().front().detach();
+  };
+  EXPECT_TRUE(weight_with(1).equal(weight_with(1)));
+  EXPECT_FALSE(weight_with(1).equal(weight_with(2)));
 }
 
 struct ResumeCase {

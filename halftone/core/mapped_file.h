@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+#include "halftone/core/file.h"
+
+namespace halftone {
+
+/// A regular file's bytes, read where the system keeps them. The file stays readable when it is
+/// deleted. Safe to use from several threads.
+///
+/// What a mapping cannot do is to report an error: a file that another program cuts off, or a disk
+/// that fails, in the moment between bytes() and the reading of what it returned ends the process
+/// with SIGBUS. Map files that are written whole and then renamed into place, as this project's own
+/// are; read others with File::read_at().
+class MappedFile {
+ public:
+  /// Throws UserError unless `path` is a regular file that can be read.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::uint64_t size() const { return size_; }  ///< when it was mapped
+  /// `count` bytes from `offset` on; REQUIRES that they lie within size(). Throws UserError when
+  /// the file has become shorter than it was.
+  std::string_view bytes(std::uint64_t offset, std::uint64_t count) const;
+  /// Takes the pages out of the process's memory, where they count as its own; reading brings them
+  /// back from the system's cache.
+  void release() const;
+
+ private:
+  std::filesystem::path path_;  // for errors
+  File file_;
+  std::uint64_t size_ = 0;
+  char* data_ = nullptr;
+};
+
+}  // namespace halftone

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/inspect/doctor.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <fmt/format.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "halftone/core/device.h"
+#include "halftone/core/error.h"
+#include "halftone/core/paths.h"
+#include "halftone/inspect/speed_impl.h"
+
+namespace halftone {
+namespace {
+
+/// What a coarser precision must gain to be worth it.
+constexpr double kGain = 1.1;
+constexpr double kProductsOfStep = 0.75;
+
+bool is_named_by_environment() {
+  const char* text = std::getenv("HALFTONE_MATMUL");
+  return text != nullptr && *text != '\0';
+}
+
+MatmulSource source_of(const MatmulMeasurement& measurement) {
+  if (is_named_by_environment()) return MatmulSource::kEnvironment;
+  return measurement.recorded ? MatmulSource::kRecord : MatmulSource::kMeasuredNow;
+}
+
+std::vector<int> cuda_capabilities() {
+  std::vector<int> capabilities;
+  for (int i = 0; i < cuda_device_count(); ++i)
+    capabilities.push_back(
+        cuda_compute_capability({torch::kCUDA, static_cast<c10::DeviceIndex>(i)}));
+  return capabilities;
+}
+
+}  // namespace
+
+Recommendation recommend_precision(const std::vector<LayerSpeed>& layers) {
+  HALFTONE_CHECK(!layers.empty(), "[doctor] expected the speed of at least one precision");
+  const LayerSpeed& reference = layers.front();
+  const auto products = [&](const LayerSpeed& layer) { return layer.seconds / reference.seconds; };
+  const auto step = [&](const LayerSpeed& layer) {
+    return 1 - kProductsOfStep + kProductsOfStep * products(layer);
+  };
+  const LayerSpeed* best = &reference;
+  const LayerSpeed* passed_over = nullptr;  // faster, by too little
+  for (const LayerSpeed& layer : layers) {
+    if (step(layer) * kGain < step(*best)) {
+      best = &layer;
+      passed_over = nullptr;
+    } else if (layer.seconds < (passed_over == nullptr ? best : passed_over)->seconds) {
+      passed_over = &layer;
+    }
+  }
+  std::string reason =
+      best == &reference
+          ? fmt::format("no other precision makes a step a tenth faster than {}",
+                        reference.precision)
+          : fmt::format(
+                "a layer's products take {:.2f} of their time in {}, so a step should take "
+                "about {:.2f}",
+                products(*best), reference.precision, step(*best));
+  if (passed_over != nullptr)
+    reason += fmt::format("; {} (products {:.2f}, step {:.2f}) gains too little over that",
+                          passed_over->precision, products(*passed_over), step(*passed_over));
+  return {.precision = best->precision, .reason = std::move(reason)};
+}
+
+DoctorReport examine_machine(MatmulRecord record) {
+  const MatmulMeasurement measurement = measured_matmul_paths(record);
+  DoctorReport report{.processor = this_processor(),
+                      .memory = system_memory(),
+                      .cache = cache_folder(),
+                      .cache_free_bytes = free_disk_bytes(cache_folder()),
+                      .cuda_capabilities = cuda_capabilities(),
+                      .libtorch_version = TORCH_VERSION,
+                      .libtorch_capability = at::get_cpu_capability(),
+                      .kernel_target = dispatched_target(),
+                      .threads = at::get_num_threads(),
+                      .matmuls = matmul_paths(),
+                      .matmul_source = source_of(measurement),
+                      .matmul_timings = measurement.timings};
+  report.peak_fp32_gflops = peak_fp32_gflops();
+  report.triad_bytes_per_s = triad_bytes_per_s();
+  report.layers = layer_speeds();
+  // Once more: a peak that is disturbed would flatter everything that is measured against it.
+  report.peak_fp32_gflops = std::max(report.peak_fp32_gflops, peak_fp32_gflops());
+  report.recommendation = recommend_precision(report.layers);
+  return report;
+}
+
+}  // namespace halftone

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// What this machine can do for training: facts, measurements, and what follows from them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "halftone/inspect/machine.h"
+#include "halftone/inspect/speed.h"
+#include "halftone/kernels/matmul_probe.h"
+
+namespace halftone {
+
+struct Recommendation {
+  std::string precision;
+  std::string reason;  ///< one sentence
+};
+
+/// The precision whose training step should take the least time, reckoned from its layer's: three
+/// quarters of an fp32 step are products (minimind-26m, measured), and the rest stays as it is. A
+/// later entry of `layers` (put the finer precision first) must make the step a tenth faster than
+/// the best before it, or its coarser numbers buy nothing. REQUIRES a first entry, 32-true, which
+/// the others are compared with.
+Recommendation recommend_precision(const std::vector<LayerSpeed>& layers);
+
+enum class MatmulSource { kEnvironment, kRecord, kMeasuredNow };
+
+struct DoctorReport {
+  Processor processor;
+  SystemMemory memory;
+  std::filesystem::path cache;
+  std::uint64_t cache_free_bytes = 0;
+  std::vector<int> cuda_capabilities;  ///< 86 for 8.6, by device
+
+  std::string libtorch_version;
+  std::string libtorch_capability;  ///< what LibTorch's own kernels are dispatched to
+  std::string kernel_target;        ///< what ours are, in Highway's names
+  std::int64_t threads = 0;         ///< of LibTorch's pool, which all of it was measured with
+
+  double peak_fp32_gflops = 0;
+  double triad_bytes_per_s = 0;
+  std::vector<LayerSpeed> layers;
+
+  MatmulChoice matmuls;  ///< in force
+  MatmulSource matmul_source = MatmulSource::kRecord;
+  std::vector<MatmulTiming> matmul_timings;
+
+  Recommendation recommendation;  ///< for the CPU
+};
+
+/// Measures for about two seconds with at::get_num_threads() threads; `record` says whether the
+/// ways of 16-bit products are measured anew as well. Throws UserError when HALFTONE_MATMUL names
+/// none.
+DoctorReport examine_machine(MatmulRecord record = MatmulRecord::kUse);
+
+}  // namespace halftone

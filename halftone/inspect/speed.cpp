@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/inspect/speed.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "halftone/core/autocast.h"
+#include "halftone/inspect/speed_impl.h"
+#include "halftone/kernels/int8_linear.h"
+#include "halftone/kernels/linear.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+
+template <class Work>
+double seconds_of(Work&& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+struct Recipe {
+  const char* precision;
+  std::optional<torch::ScalarType> autocast;
+  bool int8 = false;
+};
+
+constexpr std::array<Recipe, 4> kRecipes{{{"32-true", std::nullopt, false},
+                                          {"bf16-mixed", torch::kBFloat16, false},
+                                          {"16-mixed", torch::kHalf, false},
+                                          {"int8-mixed", std::nullopt, true}}};
+
+Tensor filled(std::int64_t rows, std::int64_t columns) {
+  return at::arange(rows * columns, torch::kFloat).mul_(0.37).sin_().view({rows, columns});
+}
+
+struct Layer {
+  Tensor x;       // (tokens, in)
+  Tensor weight;  // (out, in)
+  Tensor g;       // (tokens, out)
+};
+
+void forward_and_backward(const Layer& layer, const Recipe& recipe) {
+  Tensor y;
+  {
+    const Autocast autocast(torch::kCPU, recipe.autocast, recipe.autocast.has_value());
+    const Int8Matmul int8({.enabled = recipe.int8});
+    y = halftone::linear(layer.x, layer.weight);
+  }
+  torch::autograd::grad({y}, {layer.x, layer.weight}, {layer.g.to(y.scalar_type())});
+}
+
+}  // namespace
+
+double peak_fp32_gflops() {
+  constexpr std::int64_t kRounds = 8'000'000;
+  constexpr int kTries = 4;
+  const int threads = at::get_num_threads();
+  std::vector<std::array<float, kFmaChains>> sinks(static_cast<std::size_t>(threads));
+  for (auto& sink : sinks) std::iota(sink.begin(), sink.end(), 1.0F);
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    std::vector<double> flops(sinks.size());
+    const double seconds = seconds_of([&] {
+      at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (auto t = static_cast<std::size_t>(begin); t < static_cast<std::size_t>(end); ++t)
+          flops[t] = multiply_adds(kRounds, sinks[t].data());
+      });
+    });
+    best = std::max(best, std::accumulate(flops.begin(), flops.end(), 0.0) / seconds / 1e9);
+  }
+  return best;
+}
+
+double triad_bytes_per_s() {
+  constexpr std::int64_t kNumbers = std::int64_t{16} << 20U;
+  constexpr int kTries = 5;
+  const Tensor a = at::empty({kNumbers}), b = at::full({kNumbers}, 1.0F),
+               c = at::full({kNumbers}, 2.0F);
+  constexpr double kBytes = 3.0 * sizeof(float) * kNumbers;
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    const double seconds = seconds_of([&] {
+      at::parallel_for(0, kNumbers, kNumbers / 1024, [&](std::int64_t begin, std::int64_t end) {
+        triad(a.data_ptr<float>() + begin, b.const_data_ptr<float>() + begin,
+              c.const_data_ptr<float>() + begin, end - begin);
+      });
+    });
+    best = std::max(best, kBytes / seconds);
+  }
+  return best;
+}
+
+std::vector<LayerSpeed> layer_speeds(const LayerShape& shape, int rounds) {
+  const torch::AutoGradMode with_gradients(true);
+  const Layer layer{.x = filled(shape.tokens, shape.in).requires_grad_(),
+                    .weight = filled(shape.out, shape.in).requires_grad_(),
+                    .g = filled(shape.tokens, shape.out)};
+  const double flops = 6.0 * static_cast<double>(shape.tokens * shape.in * shape.out);
+  std::vector<LayerSpeed> speeds;
+  for (const Recipe& recipe : kRecipes)
+    speeds.push_back({recipe.precision, std::numeric_limits<double>::infinity(), 0.0});
+  for (int round = 0; round <= rounds; ++round) {
+    for (std::size_t i = 0; i < kRecipes.size(); ++i) {
+      const double seconds = seconds_of([&] { forward_and_backward(layer, kRecipes[i]); });
+      if (round > 0) speeds[i].seconds = std::min(speeds[i].seconds, seconds);  // 0 warms up
+    }
+  }
+  for (LayerSpeed& speed : speeds) speed.gflops = flops / speed.seconds / 1e9;
+  return speeds;
+}
+
+}  // namespace halftone

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// How fast this machine's CPU computes and reads, measured with the threads that LibTorch has
+// (at::get_num_threads()). Each figure is the best of several rounds: what the machine can do while
+// nothing else runs. Random generators are left alone.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace halftone {
+
+/// fp32 multiply-adds from registers alone, two flops each: the ceiling for fp32 products.
+double peak_fp32_gflops();
+
+/// Bytes read and written per second by a[i] = b[i] + 3 c[i] on arrays of 64 MiB (the triad of the
+/// STREAM benchmark; the reading that a store brings with it does not count, as there).
+double triad_bytes_per_s();
+
+/// One linear layer in a training step of a precision: its product forward and both backward,
+/// with all that the precision's operands need (rounding, widening, quantising), as the library
+/// computes them.
+struct LayerSpeed {
+  std::string precision;  ///< "bf16-mixed"
+  double seconds = 0;
+  double gflops = 0;  ///< 6 tokens in out / seconds
+};
+
+/// The layer's shape: a row for each of 4 x 256 tokens, the feed-forward width of minimind-26m.
+struct LayerShape {
+  std::int64_t tokens = 1024;
+  std::int64_t in = 512;
+  std::int64_t out = 1408;
+};
+
+/// 32-true, bf16-mixed, 16-mixed and int8-mixed, in this order; their rounds take turns.
+std::vector<LayerSpeed> layer_speeds(const LayerShape& shape = {}, int rounds = 8);
+
+}  // namespace halftone

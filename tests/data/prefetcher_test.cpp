@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/data/prefetcher.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+namespace halftone {
+namespace {
+
+TEST(Prefetcher, GivesTheValuesInOrder) {
+  Prefetcher<std::string> values([](std::int64_t position) { return std::to_string(position); }, 3);
+  for (std::int64_t position = 5; position < 200; ++position)
+    ASSERT_EQ(values.take(position), std::to_string(position));
+}
+
+TEST(Prefetcher, BeginsAnewWhereverItIsAsked) {
+  Prefetcher<std::int64_t> squares([](std::int64_t position) { return position * position; }, 2);
+  for (const std::int64_t position : {3, 4, 10, 11, 3, 3, 0, 1}) {
+    EXPECT_EQ(squares.take(position), position * position);
+  }
+}
+
+TEST(Prefetcher, MovesWhatCannotBeCopied) {
+  Prefetcher<std::unique_ptr<std::int64_t>> values(
+      [](std::int64_t position) { return std::make_unique<std::int64_t>(position); }, 1);
+  EXPECT_EQ(*values.take(7), 7);
+  EXPECT_EQ(*values.take(8), 8);
+}
+
+TEST(Prefetcher, WorksAheadButNotTooFar) {
+  constexpr std::size_t kAhead = 3;
+  std::atomic<std::int64_t> taken = 0;
+  std::atomic<std::int64_t> made = 0;
+  std::atomic<bool> too_far = false;
+  const std::thread::id caller = std::this_thread::get_id();
+  std::atomic<bool> on_caller = false;
+  Prefetcher<std::int64_t> values(
+      [&](std::int64_t position) {
+        if (std::this_thread::get_id() == caller) on_caller = true;
+        // Those that wait, the one being made, and the one just being taken.
+        if (position > taken + static_cast<std::int64_t>(kAhead) + 1) too_far = true;
+        ++made;
+        return position;
+      },
+      kAhead);
+  for (std::int64_t position = 0; position < 50; ++position) {
+    values.take(position);
+    ++taken;
+    // It works on while nobody asks.
+    while (made < taken + static_cast<std::int64_t>(kAhead)) std::this_thread::yield();
+  }
+  EXPECT_FALSE(too_far);
+  EXPECT_FALSE(on_caller);
+}
+
+TEST(Prefetcher, AnErrorComesWithItsOwnPosition) {
+  std::atomic<bool> broken = true;
+  Prefetcher<std::int64_t> values(
+      [&](std::int64_t position) {
+        if (broken && position == 4) throw std::runtime_error("the fourth");
+        return position;
+      },
+      8);
+  for (std::int64_t position = 0; position < 4; ++position)
+    ASSERT_EQ(values.take(position), position);
+  for (int again = 0; again < 2; ++again) {
+    try {
+      values.take(4);
+      FAIL() << "expected an error";
+    } catch (const std::runtime_error& error) {
+      EXPECT_STREQ(error.what(), "the fourth");
+    }
+  }
+  EXPECT_EQ(values.take(5), 5) << "one position's error is not another's";
+  broken = false;
+  EXPECT_EQ(values.take(4), 4);
+}
+
+TEST(Prefetcher, LeavesNoThreadBehind) {
+  std::atomic<bool> alive = false;
+  struct Mark {
+    std::atomic<bool>& alive;
+    explicit Mark(std::atomic<bool>& flag) : alive(flag) { alive = true; }
+    ~Mark() { alive = false; }
+  };
+  {
+    Prefetcher<std::int64_t> values(
+        [&](std::int64_t position) {
+          thread_local const Mark mark(alive);
+          return position;
+        },
+        1);
+    values.take(0);
+    EXPECT_TRUE(alive);
+  }
+  EXPECT_FALSE(alive) << "the thread has ended, whatever it was waiting for";
+  const Prefetcher<std::int64_t> never_asked([](std::int64_t position) { return position; }, 1);
+}
+
+}  // namespace
+}  // namespace halftone

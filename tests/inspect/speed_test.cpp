@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/inspect/speed.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "halftone/core/random.h"
+#include "halftone/inspect/speed_impl.h"
+
+namespace halftone {
+namespace {
+
+TEST(MultiplyAdds, ComputeWhatTheyAreCountedFor) {
+  std::array<float, kFmaChains> sink{};
+  std::iota(sink.begin(), sink.end(), 1.0F);
+  const double flops = multiply_adds(10, sink.data());
+  const double lanes = flops / (10.0 * kFmaChains * 2.0);
+  EXPECT_EQ(lanes, std::round(lanes));
+  // Each chain starts at c and goes towards 1 by a factor of 0.999; every lane of it alike.
+  const double factor = std::pow(0.999, 10);
+  double expected = 0;
+  for (int c = 1; c <= kFmaChains; ++c) expected += 1.0 + (c - 1.0) * factor;
+  EXPECT_NEAR(sink[0], lanes * expected, 1e-3 * lanes * expected);
+}
+
+TEST(Triad, FillsEveryElementOfOddLengths) {
+  for (const std::int64_t count : {0, 1, 7, 16, 33, 100}) {
+    const auto size = static_cast<std::size_t>(count);
+    std::vector<float> a(size + 1, -1.0F), b(size), c(size);
+    std::iota(b.begin(), b.end(), 0.0F);
+    std::iota(c.begin(), c.end(), 100.0F);
+    triad(a.data(), b.data(), c.data(), count);
+    for (std::size_t i = 0; i < size; ++i) EXPECT_EQ(a[i], b[i] + 3.0F * c[i]) << count;
+    EXPECT_EQ(a[size], -1.0F) << count;
+  }
+}
+
+TEST(LayerSpeeds, AreOfEachRecipeOnce) {
+  const auto state = rng_state(torch::kCPU);
+  const std::vector<LayerSpeed> speeds = layer_speeds({.tokens = 8, .in = 16, .out = 24}, 2);
+  ASSERT_EQ(speeds.size(), 4);
+  EXPECT_EQ(speeds[0].precision, "32-true");
+  EXPECT_EQ(speeds[3].precision, "int8-mixed");
+  for (const LayerSpeed& speed : speeds) {
+    EXPECT_TRUE(std::isfinite(speed.seconds) && speed.seconds > 0) << speed.precision;
+    EXPECT_NEAR(speed.gflops * speed.seconds * 1e9, 6.0 * 8 * 16 * 24, 1e-3) << speed.precision;
+  }
+  const auto after = rng_state(torch::kCPU);
+  for (const auto& [name, tensor] : state.tensors) EXPECT_TRUE(after.tensor(name).equal(tensor));
+}
+
+TEST(LayerSpeeds, AreMeasuredInsideARegionWithoutGradients) {
+  const torch::NoGradGuard no_grad;
+  EXPECT_EQ(layer_speeds({.tokens = 4, .in = 8, .out = 8}, 1).size(), 4);
+}
+
+}  // namespace
+}  // namespace halftone
