@@ -13,6 +13,7 @@
 #include "cli/arguments.h"
 #include "cli/program.h"
 #include "halftone/halftone.h"
+#include "halftone/nn/packed_parameters.h"
 
 namespace halftone::cli {
 namespace {
@@ -63,6 +64,7 @@ void run_generate(GenerateArguments arguments, const ConfigArguments& flags) {
       parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
       device);
   precision.convert_module(*trained.model);
+  pack_parameters(*trained.model);
   const std::vector<std::int64_t> prompt = prompt_ids(trained.tokenizer, arguments.prompt);
   const std::int64_t context = trained.model->config().max_seq_len;
   if (static_cast<std::int64_t>(prompt.size()) > context)

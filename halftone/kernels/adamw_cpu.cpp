@@ -108,6 +108,9 @@ void adamw_range_simd(const AdamWRange& range, const AdamWConstants& c) {
   }
 }
 
+// The numbers of better instruction sets are lower.
+bool is_avx2_or_better() { return HWY_TARGET <= HWY_AVX2; }
+
 }  // namespace halftone::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -115,8 +118,10 @@ HWY_AFTER_NAMESPACE();
 namespace halftone {
 
 HWY_EXPORT(adamw_range_simd);
+HWY_EXPORT(is_avx2_or_better);
 
-bool has_simd_kernels() { return (hwy::SupportedTargets() & ((HWY_AVX2 << 1) - 1)) != 0; }
+// Not hwy::SupportedTargets(), which asks the CPU each time: slow in a virtual machine.
+bool has_simd_kernels() { return HWY_DYNAMIC_DISPATCH(is_avx2_or_better)(); }
 
 void adamw_range(const AdamWRange& range, const AdamWConstants& constants) {
   HWY_DYNAMIC_DISPATCH(adamw_range_simd)(range, constants);

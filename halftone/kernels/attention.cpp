@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/decode_attention.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/kernels/matmul_path.h"
 
@@ -23,6 +24,8 @@ Tensor causal_attention(const Tensor& query, const Tensor& key, const Tensor& va
                  "[causal_attention] expected at least as many keys as queries, got ", keys,
                  " and ", steps);
   const torch::ScalarType dtype = compute_dtype(query);
+  if (dropout == 0.0 && takes_decode_attention(query, key, value, dtype))
+    return decode_attention(query, key, value, dtype);
   const bool half = dtype == torch::kBFloat16 || dtype == torch::kHalf;
   const bool widen =
       half && query.is_cpu() &&

@@ -19,6 +19,7 @@
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/kernels/matrix_rows_impl.h"
+#include "halftone/kernels/matvec.h"
 #include "halftone/kernels/merged_weights_impl.h"
 #include "halftone/kernels/weight_grad.h"
 
@@ -222,6 +223,7 @@ Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);
+  if (!int8 && takes_matvec(x, weights, dtype)) return matvec(x, weights, dtype);
   if (x.is_cpu() && (dtype == torch::kBFloat16 || dtype == torch::kHalf))
     return Merged16::apply(x, at::TensorList(weights), dtype);
   if (int8) return int8_merged_linear(x, weights);

@@ -31,31 +31,59 @@ void check(const ModelConfig& config, const std::vector<std::int64_t>& prompt,
                                   config.vocab_size, id));
 }
 
+/// The likeliest tokens from the front, sorted as far as they were asked for: a choice seldom needs
+/// more of a vocabulary than its head.
+class LikeliestFirst {
+ public:
+  explicit LikeliestFirst(const std::vector<double>& logits)
+      : logits_(logits), order_(logits.size()) {
+    std::iota(order_.begin(), order_.end(), std::size_t{0});
+  }
+
+  /// The `rank`-th likeliest; of equals, the one with the lower id.
+  std::size_t operator[](std::size_t rank) {
+    while (sorted_ <= rank) sort_more();
+    return order_[rank];
+  }
+
+ private:
+  void sort_more() {
+    const std::size_t end = std::min(order_.size(), std::max(kFirst, 4 * sorted_));
+    const auto place = [&](std::size_t i) {
+      return order_.begin() + static_cast<std::ptrdiff_t>(i);
+    };
+    const auto likelier = [&](std::size_t a, std::size_t b) {
+      return logits_[a] > logits_[b] || (logits_[a] == logits_[b] && a < b);
+    };
+    if (end < order_.size()) std::nth_element(place(sorted_), place(end), order_.end(), likelier);
+    std::sort(place(sorted_), place(end), likelier);
+    sorted_ = end;
+  }
+
+  static constexpr std::size_t kFirst = 64;
+  const std::vector<double>& logits_;
+  std::vector<std::size_t> order_;
+  std::size_t sorted_ = 0;
+};
+
 /// Index of the choice that `uniform`, in [0, 1), falls on among the likeliest that make top_p.
-std::int64_t sample(const Tensor& logits, const SamplingOptions& options, double uniform) {
-  const Tensor wide = logits.to(torch::kCPU, torch::kDouble).contiguous();
-  const double* values = wide.const_data_ptr<double>();
-  const auto count = static_cast<std::size_t>(wide.numel());
-  std::vector<std::size_t> order(count);
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  const auto likelier = [&](std::size_t a, std::size_t b) {
-    return values[a] > values[b] || (values[a] == values[b] && a < b);
-  };
-  if (options.greedy)
-    return static_cast<std::int64_t>(*std::min_element(order.begin(), order.end(), likelier));
-  std::sort(order.begin(), order.end(), likelier);
-  std::vector<double> weights(count);
-  const double largest = values[order.front()];
-  double total = 0.0;
-  for (std::size_t i = 0; i < count; ++i)
-    total += weights[i] = std::exp((values[order[i]] - largest) / options.temperature);
+std::int64_t sample(const std::vector<double>& logits, const SamplingOptions& options,
+                    double uniform) {
+  const auto largest = std::max_element(logits.begin(), logits.end());  // the first of equals
+  if (options.greedy) return largest - logits.begin();
+  std::vector<double> weights(logits.size());  // by id
+  std::transform(logits.begin(), logits.end(), weights.begin(),
+                 [&](double logit) { return std::exp((logit - *largest) / options.temperature); });
+  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  LikeliestFirst likeliest(logits);
   std::size_t kept = 0;
   double mass = 0.0;
-  while (kept < count && (kept == 0 || mass < options.top_p * total)) mass += weights[kept++];
+  while (kept < logits.size() && (kept == 0 || mass < options.top_p * total))
+    mass += weights[likeliest[kept++]];
   double left = uniform * mass;
-  for (std::size_t i = 0; i < kept; ++i)
-    if ((left -= weights[i]) < 0.0) return static_cast<std::int64_t>(order[i]);
-  return static_cast<std::int64_t>(order[kept - 1]);
+  for (std::size_t rank = 0; rank < kept; ++rank)
+    if ((left -= weights[likeliest[rank]]) < 0.0) return static_cast<std::int64_t>(likeliest[rank]);
+  return static_cast<std::int64_t>(likeliest[kept - 1]);
 }
 
 /// Puts the model in evaluation mode while it lives.
@@ -73,12 +101,15 @@ class EvaluationMode {
   bool was_training_;
 };
 
-/// Logits (V) of the token after `ids`, which follow what the cache holds.
-Tensor next_logits(MiniMindLM& model, const std::vector<std::int64_t>& ids, KvCache& cache) {
-  const torch::Device device = model->parameters().front().device();
+/// Logits of the token after `ids`, which follow what the cache holds.
+std::vector<double> next_logits(MiniMindLM& model, const std::vector<std::int64_t>& ids,
+                                torch::Device device, KvCache& cache) {
   const Tensor input = torch::tensor(ids, torch::kLong).to(device).unsqueeze(0);
-  const Tensor logits = model->forward(input, &cache).logits[0][-1];
-  if (!logits.isfinite().all().item<bool>())
+  const Tensor last = model->forward(input, &cache).logits[0][-1];
+  const Tensor wide = last.to(torch::kCPU, torch::kDouble).contiguous();
+  const auto* values = wide.const_data_ptr<double>();
+  std::vector<double> logits(values, values + wide.numel());
+  if (!std::all_of(logits.begin(), logits.end(), [](double x) { return std::isfinite(x); }))
     throw SystemError("the model's logits are not finite: its weights have overflowed");
   return logits;
 }
@@ -90,6 +121,7 @@ void generate(MiniMindLM& model, std::vector<std::int64_t> prompt, const Samplin
   check(model->config(), prompt, options);
   const torch::InferenceMode inference;
   const EvaluationMode evaluation(model);
+  const torch::Device device = model->parameters().front().device();
   const std::int64_t limit = model->config().max_seq_len;
   const auto keep_last = [&](std::int64_t count) {
     const auto size = static_cast<std::int64_t>(prompt.size());
@@ -104,7 +136,7 @@ void generate(MiniMindLM& model, std::vector<std::int64_t> prompt, const Samplin
     const double uniform =
         static_cast<double>(random_word(options.seed, static_cast<std::uint64_t>(i)) >> 11U) *
         0x1p-53;
-    const std::int64_t id = sample(next_logits(model, unread, cache), options, uniform);
+    const std::int64_t id = sample(next_logits(model, unread, device, cache), options, uniform);
     if (id == options.eos || !on_token(id)) return;
     prompt.push_back(id);
     unread = {id};

@@ -292,6 +292,17 @@ TEST_F(Program, AReaderWhoLeavesIsNoFailure) {
   EXPECT_EQ(cut.err, "");
 }
 
+TEST_F(Program, GeneratesTheSameTextWithAnyNumberOfThreads) {
+  for (const std::string precision : {"32-true", "bf16-true", "16-true", "bf16-mixed"}) {
+    const std::string words =
+        "generate run --prompt a --greedy --max-new-tokens 12 --precision " + precision;
+    const Outcome one = halftone(words + " --threads 1"), two = halftone(words + " --threads 2");
+    ASSERT_EQ(one.code, 0) << one.err;
+    EXPECT_GT(one.out.size(), 2U);
+    EXPECT_EQ(two.out, one.out) << precision;
+  }
+}
+
 TEST_F(Program, NumbersThatStayBrokenEndTheRunAndNameATensor) {
   const Outcome outcome =
       halftone(std::string("train --data poem.txt --tokenizer tok --out broken") + kModel +

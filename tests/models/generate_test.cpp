@@ -3,7 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "halftone/core/autocast.h"
 #include "halftone/core/error.h"
+#include "halftone/nn/packed_parameters.h"
 
 namespace halftone {
 namespace {
@@ -60,6 +64,31 @@ TEST(Generate, TinyTopPIsGreedy) {
   MiniMindLM model = small_model();
   EXPECT_EQ(generated(model, {4, 5}, {.top_p = 1e-9, .max_new_tokens = 10}),
             generated(model, {4, 5}, {.greedy = true, .max_new_tokens = 10}));
+}
+
+TEST(Generate, TopPOfOneCanReachEveryToken) {
+  MiniMindLM model = small_model();
+  std::set<std::int64_t> seen;
+  for (std::uint64_t seed = 0; seed < 40; ++seed)
+    for (const std::int64_t id : generated(
+             model, {1}, {.temperature = 100.0, .top_p = 1.0, .seed = seed, .max_new_tokens = 20}))
+      seen.insert(id);
+  EXPECT_EQ(seen.size(), 50U);
+}
+
+TEST(Generate, PackedWeightsGiveTheSameIdsInEveryDtype) {
+  for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+    for (const bool autocast : {false, true}) {
+      MiniMindLM model = small_model();
+      model->to(dtype);
+      const Autocast region(torch::kCPU, torch::kBFloat16, autocast);
+      const SamplingOptions options{.temperature = 2.0, .seed = 3, .max_new_tokens = 30};
+      const Ids ids = generated(model, {1, 2}, options);
+      pack_parameters(*model);
+      EXPECT_EQ(generated(model, {1, 2}, options), ids);
+      EXPECT_EQ(model->parameters().front().scalar_type(), dtype);
+    }
+  }
 }
 
 TEST(Generate, GoesOnBeyondTheContext) {

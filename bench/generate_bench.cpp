@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Times greedy generation with random weights: the prompt, then NEW tokens one by one.
+//
+//   generate_bench PRESET PRECISION PROMPT NEW THREADS
+//
+// Speaks the protocol of bench/compare/run.py: prints "ready", then for each number N read from
+// stdin generates N times and prints the seconds as a JSON array.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <chrono>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "halftone/halftone.h"
+#include "halftone/nn/packed_parameters.h"
+
+int main(int argc, char** argv) {
+  if (argc != 6) {
+    std::cerr << "usage: generate_bench PRESET PRECISION PROMPT NEW THREADS\n";
+    return 2;
+  }
+  torch::set_num_threads(std::stoi(argv[5]));
+  torch::manual_seed(0);
+  halftone::MiniMindLM model(halftone::preset_config(argv[1]));
+  halftone::MixedPrecision precision(halftone::parse_precision(argv[2]), {}, torch::kCPU);
+  precision.convert_module(*model);
+  halftone::pack_parameters(*model);
+  std::vector<std::int64_t> prompt;
+  for (std::int64_t i = 0; i < std::stol(argv[3]); ++i)
+    prompt.push_back((17 + 31 * i) % model->config().vocab_size);
+  const auto run = [&] {
+    const auto region = precision.forward_context();
+    halftone::generate(model, prompt, {.greedy = true, .max_new_tokens = std::stol(argv[4])},
+                       [](std::int64_t) { return true; });
+  };
+  run();
+  std::cout << "ready" << std::endl;
+  for (int times = 0; std::cin >> times;) {
+    std::vector<double> seconds;
+    for (int i = 0; i < times; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      run();
+      seconds.push_back(
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    std::cout << fmt::format("[{}]", fmt::join(seconds, ",")) << std::endl;
+  }
+  return 0;
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/decode_attention.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/decode_attention_impl.h"
+#include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/matvec_impl.h"
+
+namespace halftone {
+namespace {
+
+using torch::ScalarType;
+using torch::Tensor;
+
+/// Element 0 of head `head` of `batch`.
+const char* head_of(const Tensor& cache, std::int64_t batch, std::int64_t head) {
+  const std::int64_t offset = batch * cache.stride(0) + head * cache.stride(1);
+  return static_cast<const char*>(cache.const_data_ptr()) +
+         offset * static_cast<std::int64_t>(cache.element_size());
+}
+
+/// scores (queries, steps) = queries keys^T.
+void score(const float* queries, std::int64_t count, const Tensor& key, const char* keys,
+           float* scores) {
+  const std::int64_t steps = key.size(2);
+  const std::int64_t size = key.size(3);
+  const KernelType type = kernel_type(key.scalar_type());
+  for (std::int64_t first = 0; first < count; first += kMaxMatvecRows)
+    matvec_range({.x = queries + first * size,
+                  .weight = keys,
+                  .stride = key.stride(2),
+                  .rows = std::min(kMaxMatvecRows, count - first),
+                  .columns = size,
+                  .weight_type = type,
+                  .product_type = type,
+                  .out_type = KernelType::kFloat},
+                 0, steps, scores + first * steps, steps);
+}
+
+}  // namespace
+
+bool takes_decode_attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                            ScalarType dtype) {
+  const auto fits = [&](const Tensor& t) {
+    return is_simd_operand(t) && t.scalar_type() == dtype && t.stride(3) == 1;
+  };
+  return !torch::GradMode::is_enabled() && is_simd_operand(query) && query.size(2) == 1 &&
+         key.size(2) >= 1 && fits(key) && fits(value);
+}
+
+Tensor decode_attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                        ScalarType dtype) {
+  HALFTONE_CHECK(takes_decode_attention(query, key, value, dtype),
+                 "[decode_attention] expected what takes_decode_attention() accepts, got a query "
+                 "of ",
+                 query.sizes(), " and keys of ", key.sizes());
+  const std::int64_t batches = query.size(0);
+  const std::int64_t heads = query.size(1);
+  const std::int64_t size = query.size(3);
+  const std::int64_t key_heads = key.size(1);
+  const std::int64_t steps = key.size(2);
+  HALFTONE_CHECK(key.size(0) == batches && key.size(3) == size && key.sizes() == value.sizes() &&
+                     key_heads > 0 && heads % key_heads == 0,
+                 "[decode_attention] expected query (B, H, 1, d), key and value (B, K, S, d), got ",
+                 query.sizes(), ", ", key.sizes(), ", ", value.sizes());
+  const std::int64_t group = heads / key_heads;
+  const Tensor rounded = query.to(dtype).contiguous();
+  std::vector<float> queries(static_cast<std::size_t>(query.numel()));
+  widen(rounded.const_data_ptr(), kernel_type(dtype), query.numel(), queries.data());
+  const Tensor out = at::empty({batches, heads, 1, size}, query.options().dtype(dtype));
+  const auto width = static_cast<std::int64_t>(out.element_size());
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
+  auto* target = static_cast<char*>(out.mutable_data_ptr());
+  constexpr std::int64_t kGrain = 65536;  // multiplications that are worth a thread
+  const std::int64_t each = 2 * group * steps * size;
+  at::parallel_for(0, batches * key_heads, kGrain / std::max(each, std::int64_t{1}) + 1,
+                   [&](std::int64_t begin, std::int64_t end) {
+                     std::vector<float> scores(static_cast<std::size_t>(group * steps));
+                     for (std::int64_t i = begin; i < end; ++i) {
+                       const std::int64_t batch = i / key_heads;
+                       const std::int64_t head = i % key_heads;
+                       score(queries.data() + i * group * size, group, key,
+                             head_of(key, batch, head), scores.data());
+                       mix_values({.scores = scores.data(),
+                                   .values = head_of(value, batch, head),
+                                   .stride = value.stride(2),
+                                   .scale = scale,
+                                   .queries = group,
+                                   .steps = steps,
+                                   .size = size,
+                                   .type = kernel_type(dtype)},
+                                  target + i * group * size * width);
+                     }
+                   });
+  return out;
+}
+
+}  // namespace halftone

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/types.h>
+
+#include <vector>
+
+namespace halftone {
+
+/// Whether matvec() has a kernel for these operands and is the faster way: gradients are off, 1 to
+/// 8 rows of fp32, bf16 or fp16 on a CPU with AVX2 or better, weights of `dtype` or fp32 whose rows
+/// are dense.
+bool takes_matvec(const torch::Tensor& x, const std::vector<torch::Tensor>& weights,
+                  torch::ScalarType dtype);
+
+/// merged_linear() for few rows: x W^T for each of `weights`, side by side; x and W rounded to
+/// `dtype`, exact products, fp32 sums, rounded once to `dtype`. A row's result depends neither on
+/// the other rows nor on the other weights nor on the number of threads. Not differentiable.
+/// x (..., in), weights (out_i, in); returns (..., sum of out_i). REQUIRES takes_matvec().
+torch::Tensor matvec(const torch::Tensor& x, const std::vector<torch::Tensor>& weights,
+                     torch::ScalarType dtype);
+
+}  // namespace halftone

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/nn/packed_parameters.h"
+
+#include <cstdint>
+
+#include "halftone/core/large_pages.h"
+
+namespace halftone {
+namespace {
+
+constexpr std::int64_t kLine = 64;  // each parameter begins with a cache line
+
+std::int64_t room_of(const torch::Tensor& parameter) {
+  return (static_cast<std::int64_t>(parameter.nbytes()) + kLine - 1) / kLine * kLine;
+}
+
+}  // namespace
+
+void pack_parameters(torch::nn::Module& module) {
+  const torch::NoGradGuard no_grad;
+  std::int64_t total = 0;
+  for (const torch::Tensor& parameter : module.parameters())
+    if (parameter.is_cpu()) total += room_of(parameter);
+  const torch::Tensor buffer = empty_on_large_pages(total);
+  std::int64_t offset = 0;
+  for (torch::Tensor& parameter : module.parameters()) {
+    if (!parameter.is_cpu()) continue;
+    const auto bytes = static_cast<std::int64_t>(parameter.nbytes());
+    const torch::Tensor place =
+        buffer.narrow(0, offset, bytes).view(parameter.scalar_type()).view(parameter.sizes());
+    place.copy_(parameter);
+    parameter.set_data(place);
+    offset += room_of(parameter);
+  }
+}
+
+}  // namespace halftone

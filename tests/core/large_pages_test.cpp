@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/core/large_pages.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+
+namespace halftone {
+namespace {
+
+TEST(LargePages, GiveAlignedMemoryThatOutlivesItsFirstTensor) {
+  constexpr std::uintptr_t kPage = 1U << 21U;
+  for (const std::int64_t bytes : {std::int64_t{0}, std::int64_t{1}, std::int64_t{5} << 20U}) {
+    torch::Tensor kept;
+    {
+      const torch::Tensor buffer = empty_on_large_pages(bytes);
+      EXPECT_EQ(buffer.sizes(), (std::vector<std::int64_t>{bytes}));
+      EXPECT_EQ(buffer.scalar_type(), torch::kByte);
+      EXPECT_EQ(bytes == 0 ? 0 : reinterpret_cast<std::uintptr_t>(buffer.data_ptr()) % kPage, 0U);
+      kept = buffer.slice(0, bytes / 2);
+      kept.fill_(7);
+    }
+    EXPECT_EQ(kept.sum().item<std::int64_t>(), 7 * kept.numel());
+  }
+  EXPECT_THROW(empty_on_large_pages(-1), c10::Error);
+}
+
+}  // namespace
+}  // namespace halftone
