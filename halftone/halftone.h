@@ -43,6 +43,7 @@
 #include "halftone/nn/linear.h"
 #include "halftone/nn/loss.h"
 #include "halftone/nn/moe.h"
+#include "halftone/nn/packed_parameters.h"
 #include "halftone/nn/rms_norm.h"
 #include "halftone/nn/rope.h"
 #include "halftone/optim/adamw.h"

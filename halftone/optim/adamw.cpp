@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "halftone/core/error.h"
+#include "halftone/core/large_pages.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/adamw.h"
 #include "halftone/kernels/gradient_stats.h"
@@ -86,6 +87,14 @@ void check_parameter(const std::string& name, const torch::Tensor& parameter) {
                  name, "' to be a dense leaf tensor");
 }
 
+// Every step reads and writes these from end to end.
+torch::Tensor flat_zeros(std::int64_t size, const torch::TensorOptions& options) {
+  if (!options.device().is_cpu()) return torch::zeros({size}, options);
+  const torch::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
+  const auto width = static_cast<std::int64_t>(c10::elementSize(dtype));
+  return empty_on_large_pages(size * width).view(dtype).zero_();
+}
+
 }  // namespace
 
 AdamW::AdamW(NamedTensors named_parameters, AdamWOptions options)
@@ -142,10 +151,10 @@ void AdamW::allocate_buffers() {
   for (std::size_t b = 0; b < buffers_.size(); ++b) {
     const auto options = slots_[buffers_[b].slots.front()].variables.front().options();
     const auto plain = torch::TensorOptions().device(options.device());
-    buffers_[b].weights = torch::zeros({sizes[b]}, plain.dtype(options.dtype()));
-    buffers_[b].gradients = torch::zeros_like(buffers_[b].weights);
-    buffers_[b].exp_avg = torch::zeros({sizes[b]}, plain.dtype(torch::kFloat));
-    buffers_[b].exp_avg_sq = torch::zeros({sizes[b]}, plain.dtype(torch::kFloat));
+    buffers_[b].weights = flat_zeros(sizes[b], plain.dtype(options.dtype()));
+    buffers_[b].gradients = flat_zeros(sizes[b], plain.dtype(options.dtype()));
+    buffers_[b].exp_avg = flat_zeros(sizes[b], plain.dtype(torch::kFloat));
+    buffers_[b].exp_avg_sq = flat_zeros(sizes[b], plain.dtype(torch::kFloat));
     buffers_[b].step = torch::zeros({}, plain.dtype(torch::kLong));
   }
   for (Slot& slot : slots_) attach(slot);
