@@ -82,9 +82,13 @@ bool widens_product(const Tensor& a, const Tensor& b) {
   return path_of(a, b) == MatmulPath::kWidened && is_exact_in_fp32(a.scalar_type());
 }
 
+/// Attention is measured on a short sequence, where LibTorch's own kernel looks worse than on the
+/// longer ones of training. So it stays wherever the CPU multiplies the dtype at speed.
 bool widens_attention(const Tensor& query) {
   const ScalarType dtype = query.scalar_type();
-  return !original_only && is_half(dtype) && paths_of(dtype).attention == MatmulPath::kWidened &&
+  if (original_only || !is_half(dtype)) return false;
+  const MatmulPaths paths = paths_of(dtype);
+  return paths.attention == MatmulPath::kWidened && paths.forward == MatmulPath::kWidened &&
          is_exact_in_fp32(dtype);
 }
 
