@@ -4,6 +4,7 @@
 
     python3 bench/compare/run.py [--preset minimind-26m] [--batch 4] [--seq-len 256] [--rounds 7] [--steps 3]
                                  [--python PYTHON_WITH_TORCH] [--cap-avx2]
+                                 [--pytorch-recipes fp32,bf16-autocast,bf16-autocast+halftone]
 
 Build first:  cmake --preset release -DHALFTONE_BUILD_BENCH=ON && cmake --build build
 All programs are started at once and take turns, a few steps each, so that what else happens on the
@@ -76,7 +77,8 @@ def parse_arguments():
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--python", help="interpreter that can import torch; without it PyTorch is left out")
     parser.add_argument("--recipes", default="32-true,bf16-mixed,16-mixed,bf16-true,16-true")
-    parser.add_argument("--pytorch-recipes", default="fp32,bf16-autocast,fp16-autocast")
+    parser.add_argument("--pytorch-recipes", default="fp32,bf16-autocast,fp16-autocast",
+                        help="with +halftone behind it: with libhalftone_cpu_gemm.so loaded")
     parser.add_argument("--cap-avx2", action="store_true")
     return parser.parse_args()
 
@@ -91,8 +93,9 @@ def start(arguments):
         contestants[-1].wait_until_ready()
     for recipe in filter(None, arguments.pytorch_recipes.split(",") if arguments.python else []):
         script = ROOT / "bench/compare/pytorch_train_step.py"
-        contestants.append(Contestant(f"PyTorch {recipe}", [arguments.python, script, arguments.preset, recipe, *shape],
-                                      environment))
+        library = arguments.build / "libhalftone_cpu_gemm.so"
+        command = [arguments.python, script, arguments.preset, recipe, *shape, library]
+        contestants.append(Contestant(f"PyTorch {recipe}", command, environment))
         contestants[-1].wait_until_ready()
     peak = Contestant("peak", [arguments.build / "bench/peak_bench", arguments.threads], environment)
     peak.wait_until_ready()
