@@ -8,10 +8,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <chrono>
+#include <cstdlib>
+#include <ctime>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "halftone/halftone.h"
@@ -65,6 +67,16 @@ class StepBench {
   torch::Tensor mask_;  // (B, T)
 };
 
+/// On the wall, or with HALFTONE_BENCH_CLOCK=cpu the process's own, which other programs on the
+/// machine leave alone.
+double seconds_now() {
+  static const char* const name = std::getenv("HALFTONE_BENCH_CLOCK");
+  static const bool own = name != nullptr && std::string_view(name) == "cpu";
+  timespec time{};
+  clock_gettime(own ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -81,10 +93,9 @@ int main(int argc, char** argv) {
   for (int steps = 0; std::cin >> steps;) {
     std::vector<double> seconds;
     for (int i = 0; i < steps; ++i) {
-      const auto start = std::chrono::steady_clock::now();
+      const double start = seconds_now();
       bench.step();
-      seconds.push_back(
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      seconds.push_back(seconds_now() - start);
     }
     std::cout << fmt::format("[{}]", fmt::join(seconds, ",")) << std::endl;
   }

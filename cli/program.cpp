@@ -18,6 +18,7 @@
 #include "halftone/core/file.h"
 #include "halftone/core/terminal.h"
 #include "halftone/core/text.h"
+#include "halftone/kernels/fast_cpu_gemms.h"
 #include "halftone/train/config_schema.h"
 
 namespace halftone::cli {
@@ -162,6 +163,7 @@ int complain_about_file(const std::filesystem::filesystem_error& error) {
 }
 
 int run_guarded(CLI::App& app, std::vector<std::string> args) try {
+  use_fast_cpu_gemms();
   return parse_and_run(app, std::move(args));
 } catch (const Exit& exit) {
   return exit.code;

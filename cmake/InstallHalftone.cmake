@@ -3,6 +3,7 @@ include(CMakePackageConfigHelpers)
 set(_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/halftone")
 
 install(TARGETS halftone halftone_options EXPORT halftoneTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS halftone_cpu_gemm LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY halftone DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h" PATTERN "*_impl.h" EXCLUDE PATTERN "*-inl.h" EXCLUDE PATTERN "pch.h" EXCLUDE)
 if(HALFTONE_BUILD_CLI)

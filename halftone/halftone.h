@@ -26,6 +26,7 @@
 #include "halftone/data/token_cache.h"
 #include "halftone/data/tokenizer.h"
 #include "halftone/io/safetensors.h"
+#include "halftone/kernels/fast_cpu_gemms.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/kernels/matmul_path.h"

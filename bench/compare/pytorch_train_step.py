@@ -2,18 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same optimizer step as bench/train_step_bench.cpp, in PyTorch, for bench/compare/run.py.
 
-    pytorch_train_step.py PRESET RECIPE BATCH SEQ_LEN THREADS
+    pytorch_train_step.py PRESET RECIPE BATCH SEQ_LEN THREADS [LIBRARY]
 
-RECIPE: fp32, bf16-autocast, fp16-autocast, each also with -compile behind it (torch.compile of the model and its loss). The model is the one of tests/golden/make_minimind_golden.py.
+RECIPE: fp32, bf16-autocast, fp16-autocast, each also with -compile behind it (torch.compile of the model and its
+loss), and at the end +halftone: the same with LIBRARY (build/libhalftone_cpu_gemm.so) loaded. The model is the one of
+tests/golden/make_minimind_golden.py. HALFTONE_BENCH_CLOCK=cpu times the process, not the wall.
 """
 import json
+import os
 import pathlib
 import sys
 import time
 
 import torch
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "golden"))
 from make_minimind_golden import MiniMind  # noqa: E402
 
 
@@ -27,7 +31,7 @@ COMMON = dict(vocab_size=6400, norm_eps=1e-5, rope_theta=1e6, use_moe=False)
 
 
 def main():
-    preset_name, recipe, batch, seq_len, threads = sys.argv[1:]
+    preset_name, recipe, batch, seq_len, threads, *library = sys.argv[1:]
     batch, seq_len = int(batch), int(seq_len)
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
@@ -35,10 +39,15 @@ def main():
     model = MiniMind(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     ids = torch.randint(config["vocab_size"], (batch, seq_len + 1))
+    if recipe.endswith("+halftone"):
+        torch.ops.load_library(library[0] if library else ROOT / "build" / "libhalftone_cpu_gemm.so")
+        recipe = recipe.removesuffix("+halftone")
     compiled = recipe.endswith("-compile")
     dtype = {"fp32": None, "bf16-autocast": torch.bfloat16,
              "fp16-autocast": torch.float16}[recipe.removesuffix("-compile")]
     scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
+
+    now = time.process_time if os.environ.get("HALFTONE_BENCH_CLOCK") == "cpu" else time.perf_counter
 
     def loss_of(ids):
         logits, aux_loss = model(ids[:, :-1])
@@ -62,9 +71,9 @@ def main():
     for line in sys.stdin:
         seconds = []
         for _ in range(int(line)):
-            start = time.perf_counter()
+            start = now()
             step()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(now() - start)
         print(json.dumps(seconds), flush=True)
 
 

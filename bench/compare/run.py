@@ -3,7 +3,8 @@
 """Whole training steps of every recipe, ours and PyTorch's, side by side on this machine.
 
     python3 bench/compare/run.py [--preset minimind-26m] [--batch 4] [--seq-len 256] [--rounds 7] [--steps 3]
-                                 [--python PYTHON_WITH_TORCH] [--cap-avx2]
+                                 [--python PYTHON_WITH_TORCH] [--cap-avx2] [--cpu-time]
+                                 [--pytorch-recipes fp32,bf16-autocast,bf16-autocast+halftone]
 
 Build first:  cmake --preset release -DHALFTONE_BUILD_BENCH=ON && cmake --build build
 All programs are started at once and take turns, a few steps each, so that what else happens on the
@@ -11,6 +12,7 @@ machine meets all of them alike; the first round, and the first step of each tur
 tokens/s, the ratio to our 32-true, the peak resident memory of the process, and the share of the fp32 multiply-add peak that was measured in
 the same rounds (6 flops per parameter and token, attention left out). --cap-avx2 limits LibTorch's,
 oneDNN's and MKL's kernels to AVX2: it shows which path is chosen there, not how such a CPU performs.
+--cpu-time takes each program's own processor time: with --threads 1 it can be compared on a machine that is not quiet.
 """
 import argparse
 import json
@@ -76,13 +78,16 @@ def parse_arguments():
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--python", help="interpreter that can import torch; without it PyTorch is left out")
     parser.add_argument("--recipes", default="32-true,bf16-mixed,16-mixed,bf16-true,16-true")
-    parser.add_argument("--pytorch-recipes", default="fp32,bf16-autocast,fp16-autocast")
+    parser.add_argument("--pytorch-recipes", default="fp32,bf16-autocast,fp16-autocast",
+                        help="with +halftone behind it: with libhalftone_cpu_gemm.so loaded")
     parser.add_argument("--cap-avx2", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time instead of the wall's")
     return parser.parse_args()
 
 
 def start(arguments):
-    environment = {**os.environ, **(AVX2 if arguments.cap_avx2 else {})}
+    environment = {**os.environ, **(AVX2 if arguments.cap_avx2 else {}),
+                   "HALFTONE_BENCH_CLOCK": "cpu" if arguments.cpu_time else "wall"}
     shape = [arguments.batch, arguments.seq_len, arguments.threads]
     contestants = []
     for recipe in filter(None, arguments.recipes.split(",")):
@@ -91,8 +96,9 @@ def start(arguments):
         contestants[-1].wait_until_ready()
     for recipe in filter(None, arguments.pytorch_recipes.split(",") if arguments.python else []):
         script = ROOT / "bench/compare/pytorch_train_step.py"
-        contestants.append(Contestant(f"PyTorch {recipe}", [arguments.python, script, arguments.preset, recipe, *shape],
-                                      environment))
+        library = arguments.build / "libhalftone_cpu_gemm.so"
+        command = [arguments.python, script, arguments.preset, recipe, *shape, library]
+        contestants.append(Contestant(f"PyTorch {recipe}", command, environment))
         contestants[-1].wait_until_ready()
     peak = Contestant("peak", [arguments.build / "bench/peak_bench", arguments.threads], environment)
     peak.wait_until_ready()
@@ -108,16 +114,17 @@ def main():
         print(f"round {round_number}/{arguments.rounds}", file=sys.stderr)
     tokens = arguments.batch * arguments.seq_len
     capped = ", kernels capped to AVX2" if arguments.cap_avx2 else ""
+    clock = "of processor time " if arguments.cpu_time else ""
     print(f"{arguments.preset}, {arguments.batch} x {arguments.seq_len} tokens, {cpu_model()}, "
           f"{arguments.threads} threads{capped}, {arguments.rounds} rounds of {arguments.steps} steps; fp32 peak {peak.median():.0f} GFLOP/s\n")
-    print("| recipe | step, ms (median) | min .. max | tokens/s | time / our 32-true | share of fp32 peak | peak MiB |")
+    print(f"| recipe | step, ms {clock}(median) | min .. max | tokens/s | time / our 32-true | share of fp32 peak | peak MiB |")
     print("|---|---|---|---|---|---|---|")
     base = next((c.median() for c in contestants if c.name == "halftone 32-true"), None)
     parameters = PARAMETERS[arguments.preset]
     for contestant in contestants:
         step = contestant.median()
         ratio = f"{step / base:.2f}" if base else "-"
-        share = f"{6 * parameters * tokens / step / 1e9 / peak.median():.0%}" if parameters else "-"
+        share = f"{6 * parameters * tokens / step / 1e9 / peak.median():.0%}" if parameters and not arguments.cpu_time else "-"
         digits = 0 if step > 0.1 else 1
         print(f"| {contestant.name} | {step * 1e3:.{digits}f} | {min(contestant.samples) * 1e3:.{digits}f} .. "
               f"{max(contestant.samples) * 1e3:.{digits}f} | {tokens / step:.0f} | {ratio} | {share} | "

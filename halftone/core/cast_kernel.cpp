@@ -45,9 +45,4 @@ void call_in(torch::ScalarType dtype, torch::DeviceType device, const c10::Opera
   op.callBoxed(stack);
 }
 
-void QuietOverride::Filter::process(const c10::Warning& warning) {
-  if (warning.msg().find("Overriding a previously registered kernel") == std::string::npos)
-    next->process(warning);
-}
-
 }  // namespace halftone

@@ -17,6 +17,7 @@
 
 #include "halftone/core/cast_kernel_impl.h"
 #include "halftone/core/error.h"
+#include "halftone/core/quiet_override.h"
 
 namespace halftone {
 namespace {

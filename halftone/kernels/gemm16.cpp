@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/fast_cpu_gemms.h"
 
 namespace halftone {
 
@@ -19,7 +20,10 @@ Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPat
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (a.numel() == 0 || b.numel() == 0)
     return at::zeros({a.size(0), b.size(1)}, a.options().dtype(out));
-  if (path == MatmulPath::kNative) return at::mm(a, b).to(out);
+  if (path == MatmulPath::kNative) {
+    const OriginalCpuGemms native;
+    return at::mm(a, b).to(out);
+  }
   return at::mm(a.to(kFloat), b.to(kFloat)).to(out);
 }
 

@@ -26,6 +26,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/paths.h"
+#include "halftone/kernels/fast_cpu_gemms.h"
 #include "halftone/kernels/gemm16.h"
 
 namespace halftone {
@@ -224,6 +225,7 @@ std::filesystem::path matmul_record_path() { return cache_folder() / "matmul.jso
 
 MatmulMeasurement measure_matmul_paths() {
   const torch::NoGradGuard no_grad;
+  const OriginalCpuGemms original;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   MatmulMeasurement measurement;
   // Inside a parallel region every library works on the calling thread alone, whose processor time

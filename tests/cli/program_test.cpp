@@ -453,6 +453,14 @@ TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
                   {"doctor now", "'now' was not expected"}});
 }
 
+TEST_F(Program, RefusesAnUnknownSwitchOfTheFastProducts) {
+  const std::string words = "tokenizer encode --tokenizer tok --text a";
+  const Outcome refused = halftone(words, "export HALFTONE_CPU_GEMM=fast");
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("HALFTONE_CPU_GEMM: expected on or off, got 'fast'"));
+  EXPECT_EQ(halftone(words, "export HALFTONE_CPU_GEMM=off").out, halftone(words).out);
+}
+
 TEST_F(Program, TextSurvivesTheTokenizer) {
   const std::string poem = read_text(work() / "poem.txt");
   write_text(work() / "ids.txt",

@@ -24,4 +24,8 @@ run("${WORK}/build/consumer")
 if(EXISTS "${WORK}/prefix/bin/halftone")
   run("${WORK}/prefix/bin/halftone" --help)
 endif()
+# The library for programs that do not link halftone, from where it was installed.
+file(GLOB_RECURSE library "${WORK}/prefix/libhalftone_cpu_gemm.so")
+run(${CMAKE_COMMAND} -E env HALFTONE_CPU_GEMM=on HALFTONE_MATMUL=widened
+    "${HALFTONE_BUILD}/tests/kernels/cpu_gemm_library_program" "${library}" on)
 message(STATUS "${output}")

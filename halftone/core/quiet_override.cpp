@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/core/quiet_override.h"
+
+#include <string>
+
+namespace halftone {
+
+void QuietOverride::Filter::process(const c10::Warning& warning) {
+  if (warning.msg().find("Overriding a previously registered kernel") == std::string::npos)
+    next->process(warning);
+}
+
+}  // namespace halftone
