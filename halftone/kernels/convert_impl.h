@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "halftone/kernels/simd_impl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -103,6 +105,20 @@ struct BFloat16 {
                d16, to);
   }
 };
+
+/// What `loop` gives for the element type that `type` names.
+template <class Loop>
+auto with_element(KernelType type, const Loop& loop) {
+  switch (type) {
+    case KernelType::kBFloat16:
+      return loop(BFloat16());
+    case KernelType::kHalf:
+      return loop(Half());
+    case KernelType::kFloat:
+      break;
+  }
+  return loop(Float());
+}
 
 /// Up to a vector; 0 beyond `count`.
 template <class Element, class D>

@@ -150,14 +150,9 @@ void cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t begin, std::i
 }
 
 void cross_entropy_range_simd(const CrossEntropyRows& rows, std::int64_t begin, std::int64_t end) {
-  switch (rows.type) {
-    case KernelType::kFloat:
-      return cross_entropy_rows<Float>(rows, begin, end);
-    case KernelType::kBFloat16:
-      return cross_entropy_rows<BFloat16>(rows, begin, end);
-    case KernelType::kHalf:
-      return cross_entropy_rows<Half>(rows, begin, end);
-  }
+  return with_element(rows.type, [&](auto element) {
+    return cross_entropy_rows<decltype(element)>(rows, begin, end);
+  });
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR

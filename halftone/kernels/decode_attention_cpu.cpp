@@ -97,14 +97,9 @@ void mix_all(const DecodeGroup& group, typename Element::Type* out) {
 }  // namespace
 
 void mix_values_simd(const DecodeGroup& group, void* out) {
-  switch (group.type) {
-    case KernelType::kFloat:
-      return mix_all<Float>(group, static_cast<float*>(out));
-    case KernelType::kBFloat16:
-      return mix_all<BFloat16>(group, static_cast<std::uint16_t*>(out));
-    case KernelType::kHalf:
-      return mix_all<Half>(group, static_cast<std::uint16_t*>(out));
-  }
+  return with_element(group.type, [&](auto element) {
+    return mix_all<decltype(element)>(group, static_cast<typename decltype(element)::Type*>(out));
+  });
 }
 
 }  // namespace halftone::HWY_NAMESPACE

@@ -84,14 +84,9 @@ void sum_groups(const EmbeddingGradient& gradient, std::int64_t begin, std::int6
 
 void embedding_gradient_range_simd(const EmbeddingGradient& gradient, std::int64_t begin,
                                    std::int64_t end) {
-  switch (gradient.type) {
-    case KernelType::kFloat:
-      return sum_groups<Float>(gradient, begin, end);
-    case KernelType::kBFloat16:
-      return sum_groups<BFloat16>(gradient, begin, end);
-    case KernelType::kHalf:
-      return sum_groups<Half>(gradient, begin, end);
-  }
+  return with_element(gradient.type, [&](auto element) {
+    return sum_groups<decltype(element)>(gradient, begin, end);
+  });
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR

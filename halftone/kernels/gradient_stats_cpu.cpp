@@ -71,15 +71,8 @@ SquareSum sum_squares(const void* elements, std::int64_t size) {
 }
 
 SquareSum sum_of_squares_simd(const void* elements, std::int64_t size, KernelType type) {
-  switch (type) {
-    case KernelType::kFloat:
-      return sum_squares<Float>(elements, size);
-    case KernelType::kBFloat16:
-      return sum_squares<BFloat16>(elements, size);
-    case KernelType::kHalf:
-      return sum_squares<Half>(elements, size);
-  }
-  return {};
+  return with_element(type,
+                      [&](auto element) { return sum_squares<decltype(element)>(elements, size); });
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR

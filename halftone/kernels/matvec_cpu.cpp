@@ -112,14 +112,9 @@ void multiply(const MatvecOperands& operands, std::int64_t begin, std::int64_t e
 template <class Element>
 void multiply_to(const MatvecOperands& operands, std::int64_t begin, std::int64_t end, void* out,
                  std::int64_t out_stride) {
-  switch (operands.out_type) {
-    case KernelType::kFloat:
-      return multiply<Element, Float>(operands, begin, end, out, out_stride);
-    case KernelType::kBFloat16:
-      return multiply<Element, BFloat16>(operands, begin, end, out, out_stride);
-    case KernelType::kHalf:
-      return multiply<Element, Half>(operands, begin, end, out, out_stride);
-  }
+  return with_element(operands.out_type, [&](auto element) {
+    return multiply<Element, decltype(element)>(operands, begin, end, out, out_stride);
+  });
 }
 
 template <class Element>
@@ -133,14 +128,8 @@ void widen_all(const void* from, std::int64_t count, float* to) {
 }  // namespace
 
 void widen_simd(const void* from, KernelType type, std::int64_t count, float* to) {
-  switch (type) {
-    case KernelType::kFloat:
-      return widen_all<Float>(from, count, to);
-    case KernelType::kBFloat16:
-      return widen_all<BFloat16>(from, count, to);
-    case KernelType::kHalf:
-      return widen_all<Half>(from, count, to);
-  }
+  return with_element(type,
+                      [&](auto element) { return widen_all<decltype(element)>(from, count, to); });
 }
 
 void matvec_simd(const MatvecOperands& operands, std::int64_t begin, std::int64_t end, void* out,

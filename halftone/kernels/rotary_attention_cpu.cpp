@@ -77,25 +77,13 @@ void store_rows(const HeadRows& rows, const float* from, void* data) {
 }
 
 void load_head_simd(const HeadRows& rows, const void* from, float* to) {
-  switch (rows.type) {
-    case KernelType::kFloat:
-      return load_rows<Float>(rows, from, to);
-    case KernelType::kBFloat16:
-      return load_rows<BFloat16>(rows, from, to);
-    case KernelType::kHalf:
-      return load_rows<Half>(rows, from, to);
-  }
+  return with_element(rows.type,
+                      [&](auto element) { return load_rows<decltype(element)>(rows, from, to); });
 }
 
 void store_head_simd(const HeadRows& rows, const float* from, void* to) {
-  switch (rows.type) {
-    case KernelType::kFloat:
-      return store_rows<Float>(rows, from, to);
-    case KernelType::kBFloat16:
-      return store_rows<BFloat16>(rows, from, to);
-    case KernelType::kHalf:
-      return store_rows<Half>(rows, from, to);
-  }
+  return with_element(rows.type,
+                      [&](auto element) { return store_rows<decltype(element)>(rows, from, to); });
 }
 
 void clear_rest(float* row, std::int64_t seen, std::int64_t stride) {

@@ -99,25 +99,13 @@ void grad_rows(const SwigluGradRows& rows, std::int64_t begin, std::int64_t end)
 }
 
 void swiglu_rows_simd(const SwigluRows& rows, std::int64_t begin, std::int64_t end) {
-  switch (rows.type) {
-    case KernelType::kFloat:
-      return forward_rows<Float>(rows, begin, end);
-    case KernelType::kBFloat16:
-      return forward_rows<BFloat16>(rows, begin, end);
-    case KernelType::kHalf:
-      return forward_rows<Half>(rows, begin, end);
-  }
+  return with_element(
+      rows.type, [&](auto element) { return forward_rows<decltype(element)>(rows, begin, end); });
 }
 
 void swiglu_grad_rows_simd(const SwigluGradRows& rows, std::int64_t begin, std::int64_t end) {
-  switch (rows.type) {
-    case KernelType::kFloat:
-      return grad_rows<Float>(rows, begin, end);
-    case KernelType::kBFloat16:
-      return grad_rows<BFloat16>(rows, begin, end);
-    case KernelType::kHalf:
-      return grad_rows<Half>(rows, begin, end);
-  }
+  return with_element(rows.type,
+                      [&](auto element) { return grad_rows<decltype(element)>(rows, begin, end); });
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR

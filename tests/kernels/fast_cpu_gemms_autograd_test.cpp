@@ -18,7 +18,6 @@ namespace halftone {
 namespace {
 
 using test::conversions_in;
-using test::WaysScope;
 using torch::ScalarType;
 using torch::Tensor;
 
@@ -31,15 +30,7 @@ double rounding_of(ScalarType dtype) { return dtype == torch::kBFloat16 ? 0x1p-8
 
 Tensor wide(const Tensor& tensor) { return tensor.to(torch::kDouble); }
 
-class FastCpuGemmsAutograd : public testing::TestWithParam<std::string> {
- protected:
-  void SetUp() override {
-    ASSERT_TRUE(use_fast_cpu_gemms());
-    torch::manual_seed(1);
-  }
-  bool widens() const { return GetParam() == "widened"; }
-  WaysScope scope_{GetParam()};
-};
+class FastCpuGemmsAutograd : public test::FastCpuGemmsTest {};
 
 INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemmsAutograd, testing::Values("native", "widened"),
                          [](const auto& instance) { return instance.param; });

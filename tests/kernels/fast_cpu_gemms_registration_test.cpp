@@ -47,15 +47,7 @@ double relative_error(const Tensor& actual, const Tensor& exact) {
   return ((wide(actual) - exact).norm() / exact.norm()).item<double>();
 }
 
-class FastCpuGemmsElsewhere : public testing::TestWithParam<std::string> {
- protected:
-  void SetUp() override {
-    ASSERT_TRUE(use_fast_cpu_gemms());
-    torch::manual_seed(1);
-  }
-  bool widens() const { return GetParam() == "widened"; }
-  WaysScope scope_{GetParam()};
-};
+class FastCpuGemmsElsewhere : public test::FastCpuGemmsTest {};
 
 INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemmsElsewhere, testing::Values("native", "widened"),
                          [](const auto& instance) { return instance.param; });

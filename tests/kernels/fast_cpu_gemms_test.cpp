@@ -68,15 +68,7 @@ std::vector<Layout> layouts() {
            }}};
 }
 
-class FastCpuGemms : public testing::TestWithParam<std::string> {
- protected:
-  void SetUp() override {
-    ASSERT_TRUE(use_fast_cpu_gemms());
-    torch::manual_seed(1);
-  }
-  bool widens() const { return GetParam() == "widened"; }
-  WaysScope scope_{GetParam()};
-};
+class FastCpuGemms : public test::FastCpuGemmsTest {};
 
 INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemms, testing::Values("native", "widened"),
                          [](const auto& instance) { return instance.param; });

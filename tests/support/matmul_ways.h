@@ -3,12 +3,14 @@
 #pragma once
 
 #include <ATen/record_function.h>
+#include <gtest/gtest.h>
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 
+#include "halftone/kernels/fast_cpu_gemms.h"
 #include "halftone/kernels/matmul_path.h"
 
 namespace halftone::test {
@@ -25,6 +27,17 @@ class WaysScope {
 
  private:
   MatmulChoice before_;
+};
+
+/// With LibTorch's products replaced, once for each way.
+class FastCpuGemmsTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(use_fast_cpu_gemms());
+    torch::manual_seed(1);
+  }
+  bool widens() const { return GetParam() == "widened"; }
+  WaysScope scope_{GetParam()};
 };
 
 /// How many tensors change their dtype in `work`, on this thread: none on LibTorch's own way.
