@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "halftone/core/random.h"
+#include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/int8_gemm.h"
 #include "halftone/kernels/matmul_path.h"
 
@@ -174,7 +175,10 @@ class Products16 : public HeadProducts {
 class Products8 : public HeadProducts {
  public:
   Products8(const Tensor& weight, std::uint64_t stream)
-      : weight_(weight), by_class_(quantize_right(weight, {})), stream_(stream) {}
+      : weight_(weight),
+        by_class_(quantized_once({weight}, /*transposed=*/false,
+                                 [&] { return quantize_right(weight, {}); })),
+        stream_(stream) {}
 
   Tensor logits(const Tensor& hidden) override {
     hidden_ = hidden;
@@ -223,7 +227,9 @@ class Products8 : public HeadProducts {
 };
 
 /// The rounding of an output head's weight.
-Tensor rounded_weight(const Tensor& weight, ScalarType dtype) { return weight.to(dtype); }
+Tensor rounded_weight(const Tensor& weight, ScalarType dtype) {
+  return rounded_once({weight}, dtype, [&] { return weight.to(dtype); });
+}
 
 }  // namespace
 

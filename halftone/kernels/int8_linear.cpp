@@ -10,6 +10,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/int8_gemm.h"
 #include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/merged_weights_impl.h"
@@ -68,11 +69,17 @@ Tensor all_weights(at::TensorList weights) {
   return merged.defined() ? merged : at::cat(weights);
 }
 
+Int8Matrix quantized_weights(at::TensorList weights, bool transposed) {
+  return quantized_once(weights, transposed, [&] {
+    const Tensor all = all_weights(weights);
+    return quantize_right(transposed ? all.t() : all, {});
+  });
+}
+
 struct Merged8 : torch::autograd::Function<Merged8> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
                         std::int64_t stream) {
-    const Tensor out =
-        int8_gemm(quantize_left(as_rows(x), {}), quantize_right(all_weights(weights), {}));
+    const Tensor out = int8_gemm(quantize_left(as_rows(x), {}), quantized_weights(weights, false));
     variable_list saved{x};
     saved.insert(saved.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(saved));
@@ -91,8 +98,7 @@ struct Merged8 : torch::autograd::Function<Merged8> {
     variable_list grads(saved.size() + 1);  // x, the weights, the stream
     if (ctx->needs_input_grad(0)) {
       const Int8Matrix left = quantize_left(g, {true, random_word(stream, 0)});
-      grads[0] =
-          int8_gemm(left, quantize_right(all_weights(weights).t(), {})).view(saved.front().sizes());
+      grads[0] = int8_gemm(left, quantized_weights(weights, true)).view(saved.front().sizes());
     }
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     const Tensor in_place = weight_grad_in_place(weights);

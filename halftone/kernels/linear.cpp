@@ -15,6 +15,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/composed_grads_impl.h"
+#include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/matmul_path.h"
@@ -48,7 +49,7 @@ Tensor operand_for(MatmulPath path, const Tensor& narrow) {
 }
 
 /// The weights below each other, rounded to `dtype`.
-Tensor rounded_weights(at::TensorList weights, ScalarType dtype) {
+Tensor round_weights(at::TensorList weights, ScalarType dtype) {
   if (const Tensor merged = merged_view(weights); merged.defined()) return merged.to(dtype);
   const Tensor merged = at::empty({total_rows(weights), weights.front().size(1)},
                                   weights.front().options().dtype(dtype));
@@ -71,7 +72,8 @@ struct Merged16 : torch::autograd::Function<Merged16> {
                         ScalarType dtype) {
     const MatmulPath path = paths_for(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
-    const Tensor rounded = rounded_weights(weights, dtype);
+    const Tensor rounded =
+        rounded_once(weights, dtype, [&] { return round_weights(weights, dtype); });
     const Tensor out = gemm16(operand_for(path, rows), rounded.t(), dtype, path);
     variable_list saved{rows, rounded};
     saved.insert(saved.end(), weights.begin(), weights.end());

@@ -3,12 +3,14 @@
 
 #include <chrono>
 #include <exception>
+#include <optional>
 #include <string>
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/memory.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/precision/non_finite_finder.h"
@@ -85,6 +87,9 @@ void FitLoop::set_learning_rates(std::int64_t group) {
 
 torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   torch::Tensor total = torch::zeros({}, torch::device(precision_.device()));
+  // The weights do not change before the update: each is rounded once for all micro-batches.
+  std::optional<ConvertedWeights> converted;
+  if (group > 1) converted.emplace();
   for (std::int64_t i = 0; i < group; ++i) {
     torch::Tensor loss;
     {

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/converted_weights.h"
+
+#include "halftone/kernels/merged_weights_impl.h"
+
+namespace halftone {
+namespace {
+
+thread_local ConvertedWeights* innermost = nullptr;
+
+}  // namespace
+
+ConvertedWeights::ConvertedWeights() : outer_(innermost) { innermost = this; }
+ConvertedWeights::~ConvertedWeights() { innermost = outer_; }
+
+template <class Value>
+Value ConvertedWeights::once(at::TensorList weights, Format format,
+                             const std::function<Value()>& convert) {
+  if (innermost == nullptr) return convert();
+  std::vector<std::uint32_t> versions;
+  for (const torch::Tensor& weight : weights) {
+    if (weight.is_inference()) return convert();  // it has no version
+    versions.push_back(static_cast<std::uint32_t>(weight._version()));
+  }
+  const Key key{weights.front().const_data_ptr(), total_rows(weights), weights.front().size(1),
+                format};
+  Entry& entry = innermost->entries_[key];
+  if (entry.versions != versions) entry = {std::move(versions), convert()};
+  return std::get<Value>(entry.value);
+}
+
+torch::Tensor rounded_once(at::TensorList weights, torch::ScalarType dtype,
+                           const std::function<torch::Tensor()>& convert) {
+  using Format = ConvertedWeights::Format;
+  const Format format = dtype == torch::kHalf ? Format::kHalf : Format::kBFloat16;
+  return ConvertedWeights::once<torch::Tensor>(weights, format, convert);
+}
+
+Int8Matrix quantized_once(at::TensorList weights, bool transposed,
+                          const std::function<Int8Matrix()>& convert) {
+  using Format = ConvertedWeights::Format;
+  const Format format = transposed ? Format::kInt8Transposed : Format::kInt8;
+  return ConvertedWeights::once<Int8Matrix>(weights, format, convert);
+}
+
+}  // namespace halftone

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights in the format of a product, converted once for several forward passes.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <tuple>
+#include <variant>
+#include <vector>
+
+#include "halftone/kernels/int8_gemm.h"
+
+namespace halftone {
+
+/// While it lives, what halftone's layers of this thread make of their weights (16 bits, or int8)
+/// is kept and used again, as long as the weights' version counters stand still: for the
+/// micro-batches of one optimizer step. Writing to weights without autograd's knowledge (through
+/// data_ptr() or .data()) inside such a region is not noticed. Regions nest; the innermost keeps.
+class ConvertedWeights {
+ public:
+  ConvertedWeights();
+  ~ConvertedWeights();
+  ConvertedWeights(const ConvertedWeights&) = delete;
+  ConvertedWeights& operator=(const ConvertedWeights&) = delete;
+
+ private:
+  enum class Format { kBFloat16, kHalf, kInt8, kInt8Transposed };
+  using Key = std::tuple<const void*, std::int64_t, std::int64_t, Format>;
+  struct Entry {
+    std::vector<std::uint32_t> versions;
+    std::variant<torch::Tensor, Int8Matrix> value;
+  };
+  template <class Value>
+  static Value once(at::TensorList weights, Format format, const std::function<Value()>& convert);
+
+  std::map<Key, Entry> entries_;
+  ConvertedWeights* outer_;
+
+  friend torch::Tensor rounded_once(at::TensorList, torch::ScalarType,
+                                    const std::function<torch::Tensor()>&);
+  friend Int8Matrix quantized_once(at::TensorList, bool, const std::function<Int8Matrix()>&);
+};
+
+/// What `convert` makes of `weights` in bf16 or fp16, or made before in the innermost region.
+torch::Tensor rounded_once(at::TensorList weights, torch::ScalarType dtype,
+                           const std::function<torch::Tensor()>& convert);
+/// The same of int8 operands, of the weights or of their transpose.
+Int8Matrix quantized_once(at::TensorList weights, bool transposed,
+                          const std::function<Int8Matrix()>& convert);
+
+}  // namespace halftone
