@@ -36,7 +36,7 @@ class Row {
  public:
   using T = typename Element::Type;
 
-  HWY_INLINE Row(T* data, std::int64_t size) : data_(data), size_(size), rest_{} {
+  HWY_INLINE Row(T* data, std::int64_t size) : data_(data), size_(size) {
     const D d;
     whole_ = size - size % lanes();
     if (whole_ == size) return;
@@ -78,7 +78,7 @@ class Row {
   T* data_;
   std::int64_t size_;
   std::int64_t whole_;
-  T rest_[HWY_MAX_BYTES / sizeof(float)];
+  T rest_[HWY_MAX_BYTES / sizeof(float)] = {};
 };
 
 // The largest value; nan if there is a nan.

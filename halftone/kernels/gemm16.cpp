@@ -27,7 +27,7 @@ Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPat
   return at::mm(a.to(kFloat), b.to(kFloat)).to(out);
 }
 
-void gemm16_add(Tensor into, const Tensor& a, const Tensor& b, MatmulPath path) {
+void gemm16_add(const Tensor& into, const Tensor& a, const Tensor& b, MatmulPath path) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (path == MatmulPath::kWidened && into.scalar_type() == kFloat && a.numel() > 0 &&
       b.numel() > 0) {

@@ -16,7 +16,7 @@ torch::Tensor gemm16(const torch::Tensor& a, const torch::Tensor& b, torch::Scal
 
 /// into += a b, rounded to the dtype of `into` as gemm16() would before it is added; `into` (M, N),
 /// fp32 or the matrices' dtype.
-void gemm16_add(torch::Tensor into, const torch::Tensor& a, const torch::Tensor& b,
+void gemm16_add(const torch::Tensor& into, const torch::Tensor& a, const torch::Tensor& b,
                 MatmulPath path);
 
 }  // namespace halftone

@@ -173,6 +173,7 @@ struct Merged32 : torch::autograd::Function<Merged32> {
 
 /// Weights marked to stay in fp32 take x widened; the others share their rounding of it.
 Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
+  const Tensor wide = widened(x);
   std::vector<Tensor> rounded, outputs;
   std::vector<std::int64_t> counts;
   for (const Tensor& weight : weights) {
@@ -180,15 +181,19 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
     rounded.push_back(weight);
     counts.push_back(weight.size(0));
   }
-  const std::vector<Tensor> products =
-      rounded.empty() ? rounded : merged_linear(x, rounded).split_with_sizes(counts, -1);
+  if (rounded.empty()) {
+    const KeepFp32Scope scope(weights.front());
+    const Int8Matmul no_int8({.enabled = false});
+    for (const Tensor& weight : weights) outputs.push_back(widened(weight));
+    return merged_linear(wide, outputs);
+  }
+  const std::vector<Tensor> products = merged_linear(x, rounded).split_with_sizes(counts, -1);
   auto product = products.begin();
-  const Tensor wide = widened(x);
   for (const Tensor& weight : weights) {
     const KeepFp32Scope scope(weight);
     outputs.push_back(keeps_fp32(weight) ? at::linear(wide, widened(weight)) : *product++);
   }
-  return outputs.size() == 1 ? outputs.front() : at::cat(outputs, -1);
+  return at::cat(outputs, -1);
 }
 
 void check(const Tensor& x, const std::vector<Tensor>& weights, bool autocast) {

@@ -57,7 +57,7 @@ double seconds_of(const std::function<void()>& work) {
   return now() - start;
 }
 
-Tensor filled(std::vector<std::int64_t> shape, ScalarType dtype) {
+Tensor filled(const std::vector<std::int64_t>& shape, ScalarType dtype) {
   const std::int64_t count = c10::multiply_integers(shape);
   return at::arange(count, torch::kFloat).mul_(0.37).sin_().view(shape).to(dtype);
 }

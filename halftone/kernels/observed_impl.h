@@ -18,8 +18,9 @@ class ObservedOperation {
     if (record_.isActive()) record_.before(name, &inputs_);
   }
 
-  void set_output(const torch::Tensor& output) {
-    if (record_.needsOutputs()) record_.setOutputs(std::vector<c10::IValue>{output});
+  void set_output(const torch::Tensor& output) { set_outputs({output}); }
+  void set_outputs(std::vector<c10::IValue> outputs) {
+    if (record_.needsOutputs()) record_.setOutputs(std::move(outputs));
   }
 
  private:

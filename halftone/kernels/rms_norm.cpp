@@ -66,7 +66,9 @@ struct BranchAndNormed {
 
 Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inverse_rms,
                       const variable_list& output_grads, const BranchAndNormed& dtypes) {
-  ObservedOperation observed("halftone::rms_norm_gradient", {output_grads[1], sum, weight});
+  const Tensor& passed_on = output_grads[output_grads[0].defined() ? 0 : 1];
+  ObservedOperation observed("halftone::rms_norm_gradient",
+                             {output_grads[1], passed_on, sum, weight});
   const torch::ScalarType dtype = sum.scalar_type();
   const Tensor d_sum =
       output_grads[0].defined() ? output_grads[0].to(dtype).contiguous() : Tensor();
@@ -95,8 +97,9 @@ Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inv
       rms_norm_grad_rows(rows, block * kBlock, std::min((block + 1) * kBlock, count),
                          sums + block * width);
   });
-  observed.set_output(grads.d_x);
   grads.d_weight = partial.sum(0).to(weight.scalar_type());
+  observed.set_outputs(
+      {grads.d_x, grads.d_branch.defined() ? grads.d_branch : grads.d_x, grads.d_weight});
   return grads;
 }
 
@@ -106,7 +109,7 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
                                double eps, torch::ScalarType dtype) {
     ctx->set_materialize_grads(false);
     const Tensor branch = maybe_branch.value_or(Tensor());
-    ObservedOperation observed("halftone::rms_norm", {x, weight});
+    ObservedOperation observed("halftone::rms_norm", {x, branch.defined() ? branch : x, weight});
     const Tensor dense = x.contiguous();
     const Tensor joining = branch.defined() ? branch.contiguous() : Tensor();
     const Tensor scale = weight.contiguous();
@@ -130,7 +133,7 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
     at::parallel_for(0, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
       rms_norm_rows(rows, begin, end);
     });
-    observed.set_output(normed);
+    observed.set_outputs({sum.defined() ? sum : x, normed});
     ctx->save_for_backward({sum.defined() ? sum : x, weight, inverse_rms});
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["branch"] = branch.defined();

@@ -8,11 +8,11 @@
 
 namespace halftone {
 
-/// While it lives, backward() in this thread adds the weight gradients of halftone's layers to .grad
-/// as they are computed. The numbers are those of autograd, up to the order of additions. Only for
-/// weights that autograd would treat alike: leaves whose .grad is there, dense and of their dtype,
-/// without hooks; never under create_graph, nor in autograd::grad() or backward(inputs). A weight
-/// must not be differentiated by two threads at once.
+/// While it lives, backward() in this thread adds the weight gradients of halftone's layers to
+/// .grad as they are computed. The numbers are those of autograd, up to the order of additions.
+/// Only for weights that autograd would treat alike: leaves whose .grad is there, dense and of
+/// their dtype, without hooks; never under create_graph, nor in autograd::grad() or
+/// backward(inputs). A weight must not be differentiated by two threads at once.
 class AccumulateInPlace {
  public:
   AccumulateInPlace();
@@ -21,9 +21,9 @@ class AccumulateInPlace {
   AccumulateInPlace& operator=(const AccumulateInPlace&) = delete;
 };
 
-/// Inside a backward(): where to add the gradient of `weights` (out_i, in), taken as one matrix below
-/// each other: a view of their .grad, (sum of out_i, in). Undefined where the gradient has to go
-/// through autograd.
+/// Inside a backward(): where to add the gradient of `weights` (out_i, in), taken as one matrix
+/// below each other: a view of their .grad, (sum of out_i, in). Undefined where the gradient has to
+/// go through autograd.
 torch::Tensor weight_grad_in_place(at::TensorList weights);
 
 }  // namespace halftone

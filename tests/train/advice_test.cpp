@@ -164,7 +164,7 @@ TEST(AdviceFacts, AreCollectedFromAModule) {
   std::vector<std::string> names;
   for (const WeightWidths& weight : facts.widths) names.push_back(weight.name);
   EXPECT_THAT(names, ElementsAre("tied", "mix", "first.weight", "conv.weight", "block.w1.weight",
-                                 "block.w2.weight", "block.w3.weight"));
+                                 "block.w3.weight", "block.w2.weight"));
   EXPECT_EQ(facts.widths[2].in, 6);
   EXPECT_EQ(facts.widths[2].out, 8);
   EXPECT_EQ(facts.widths[3].in, 4);
