@@ -60,6 +60,7 @@ struct Gradients {
 };
 
 struct BranchAndNormed {
+  bool has_branch;
   torch::ScalarType branch;
   torch::ScalarType normed;
 };
@@ -74,7 +75,7 @@ Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inv
       output_grads[0].defined() ? output_grads[0].to(dtype).contiguous() : Tensor();
   const Tensor d_normed = output_grads[1].to(dtypes.normed).contiguous();
   Gradients grads{.d_x = at::empty_like(sum)};
-  if (dtypes.branch != dtype)
+  if (dtypes.has_branch && dtypes.branch != dtype)
     grads.d_branch = at::empty(sum.sizes(), sum.options().dtype(dtypes.branch));
   const std::int64_t width = sum.size(-1);
   const std::int64_t count = sum.numel() / width;
@@ -164,7 +165,7 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
       grads.d_weight = found[1];
     } else if (output_grads[1].defined()) {
       grads = fused_grads(sum.contiguous(), weight.contiguous(), saved[2], output_grads,
-                          {branch_dtype, dtype});
+                          {has_branch, branch_dtype, dtype});
     }
     if (has_branch && !grads.d_branch.defined() && grads.d_x.defined())
       grads.d_branch = grads.d_x.to(branch_dtype);
