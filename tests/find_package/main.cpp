@@ -110,14 +110,18 @@ std::string text_of(const std::string& run) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: consumer TEXT_FILE\n");
+    return 2;
+  }
   const torch::Tensor x = torch::randn({32, 16});
   const torch::Tensor target = x.flip({1});
   const std::filesystem::path run =
       std::filesystem::temp_directory_path() / ("halftone-consumer-" + std::to_string(::getpid()));
   const bool fits =
       fit(x, target) < 0.1F && fit_with_sgd(x, target) < 0.5F && fit_with_trainer(x, target) < 0.1;
-  const bool trains = train(__FILE__, run.string()).steps == 3;
+  const bool trains = train(argv[1], run.string()).steps == 3;
   const bool writes = text_of(run.string()) == text_of(run.string());
   std::filesystem::remove_all(run);
   const bool right = fits && trains && writes;
