@@ -17,9 +17,6 @@ HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
 struct Weights {
   V weight, exp_avg, exp_avg_sq;
 };
@@ -69,11 +66,10 @@ HWY_INLINE void update_vector(typename Element::Type* weights,
 template <class Element, bool kStochastic>
 void update_range(const AdamWRange& range, const AdamWConstants& c) {
   using T = typename Element::Type;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(D()));
   auto* weights = static_cast<T*>(range.weights);
   const auto* gradients = static_cast<const T*>(range.gradients);
   std::int64_t i = 0;
-  for (; i + lanes <= range.size; i += lanes) {
+  for (; i + lanes() <= range.size; i += lanes()) {
     update_vector<Element, kStochastic>(weights + i, gradients + i, range.exp_avg + i,
                                         range.exp_avg_sq + i,
                                         range.first_index + static_cast<std::uint32_t>(i), c);

@@ -19,6 +19,12 @@ HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+/// Floats in a vector.
+HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(D())); }
+
 struct Float {
   using Type = float;
   template <class D>

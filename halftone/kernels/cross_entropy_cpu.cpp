@@ -27,9 +27,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 void cross_entropy_range_simd(const CrossEntropyRows&, std::int64_t, std::int64_t) {}
 #else
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
 // A row as vectors; what the last one lacks is -inf, whose exponential is 0.
 template <class Element>
 class Row {
@@ -43,8 +40,6 @@ class Row {
     Element::store(hn::Set(d, -std::numeric_limits<float>::infinity()), d, rest_);
     std::memcpy(rest_, data + whole_, static_cast<std::size_t>(size - whole_) * sizeof(T));
   }
-
-  static HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(D())); }
 
   // body(vector) for all of it, in order.
   template <class Body>

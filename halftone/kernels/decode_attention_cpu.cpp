@@ -20,11 +20,6 @@ namespace halftone::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace {
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(D())); }
-
 /// Up to a vector of scores; -inf beyond `count`.
 HWY_INLINE V load_scores(const float* from, std::int64_t count) {
   const D d;

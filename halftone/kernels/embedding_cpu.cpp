@@ -21,9 +21,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 void embedding_gradient_range_simd(const EmbeddingGradient&, std::int64_t, std::int64_t) {}
 #else
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
 // The rows of one id; at least one.
 template <class T>
 struct Group {
@@ -37,19 +34,18 @@ struct Group {
 template <class Element, class T>
 HWY_INLINE void sum_tile(const Group<T>& group, std::int64_t column, T* to) {
   const D d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   V a = hn::Zero(d), b = a, c = a, e = a;
   for (const std::int64_t* row = group.begin; row != group.end; ++row) {
     const T* from = group.rows + *row * group.dim + column;
     a = hn::Add(a, Element::load(d, from));
-    b = hn::Add(b, Element::load(d, from + lanes));
-    c = hn::Add(c, Element::load(d, from + 2 * lanes));
-    e = hn::Add(e, Element::load(d, from + 3 * lanes));
+    b = hn::Add(b, Element::load(d, from + lanes()));
+    c = hn::Add(c, Element::load(d, from + 2 * lanes()));
+    e = hn::Add(e, Element::load(d, from + 3 * lanes()));
   }
   Element::store(a, d, to + column);
-  Element::store(b, d, to + column + lanes);
-  Element::store(c, d, to + column + 2 * lanes);
-  Element::store(e, d, to + column + 3 * lanes);
+  Element::store(b, d, to + column + lanes());
+  Element::store(c, d, to + column + 2 * lanes());
+  Element::store(e, d, to + column + 3 * lanes());
 }
 
 // Less than a tile, one column at a time.

@@ -19,12 +19,7 @@ namespace halftone::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace {
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
 constexpr std::int64_t kMaxLanes = HWY_MAX_BYTES / sizeof(float);
-
-std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(D())); }
 
 /// fp32 elements rounded to Narrow's format as they are loaded.
 template <class Narrow>

@@ -21,9 +21,6 @@ void rms_norm_rows_simd(const RmsNormRows&, std::int64_t, std::int64_t) {}
 void rms_norm_grad_rows_simd(const RmsNormGradRows&, std::int64_t, std::int64_t, float*) {}
 #else
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
 template <class Element>
 const typename Element::Type* row_of(const void* data, std::int64_t row, std::int64_t width) {
   return data == nullptr ? nullptr : static_cast<const typename Element::Type*>(data) + row * width;
@@ -37,13 +34,12 @@ typename Element::Type* row_of(void* data, std::int64_t row, std::int64_t width)
 template <class Element, class Branch, class Normed>
 void norm_row(const RmsNormRows& rows, std::int64_t row) {
   const D d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t width = rows.width;
   const auto* x = row_of<Element>(rows.x, row, width);
   const auto* branch = row_of<Branch>(rows.branch, row, width);
   auto* sum = row_of<Element>(rows.sum, row, width);
   V squares = hn::Zero(d);
-  for (std::int64_t i = 0; i < width; i += lanes) {
+  for (std::int64_t i = 0; i < width; i += lanes()) {
     V value = load_some<Element>(d, x + i, width - i);
     if (branch != nullptr) {
       value = Element::rounded(d, hn::Add(value, load_some<Branch>(d, branch + i, width - i)));
@@ -58,7 +54,7 @@ void norm_row(const RmsNormRows& rows, std::int64_t row) {
   const auto* weight = row_of<Element>(rows.weight, 0, width);
   auto* normed = row_of<Normed>(rows.normed, row, width);
   const V factor = hn::Set(d, inverse_rms);
-  for (std::int64_t i = 0; i < width; i += lanes) {
+  for (std::int64_t i = 0; i < width; i += lanes()) {
     const V value = hn::Mul(load_some<Element>(d, values + i, width - i), factor);
     const V scaled =
         hn::Mul(Element::rounded(d, value), load_some<Element>(d, weight + i, width - i));
@@ -69,14 +65,13 @@ void norm_row(const RmsNormRows& rows, std::int64_t row) {
 template <class Element, class Branch, class Normed>
 void grad_row(const RmsNormGradRows& rows, std::int64_t row, float* d_weight) {
   const D d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t width = rows.width;
   const auto* sum = row_of<Element>(rows.sum, row, width);
   const auto* weight = row_of<Element>(rows.weight, 0, width);
   const auto* g = row_of<Normed>(rows.d_normed, row, width);
   const V factor = hn::Set(d, rows.inverse_rms[row]);
   V dot = hn::Zero(d);  // of the normed values and their gradients
-  for (std::int64_t i = 0; i < width; i += lanes) {
+  for (std::int64_t i = 0; i < width; i += lanes()) {
     const V value = hn::Mul(load_some<Element>(d, sum + i, width - i), factor);
     const V gradient = load_some<Normed>(d, g + i, width - i);
     dot = hn::MulAdd(hn::Mul(gradient, load_some<Element>(d, weight + i, width - i)), value, dot);
@@ -88,7 +83,7 @@ void grad_row(const RmsNormGradRows& rows, std::int64_t row, float* d_weight) {
   const auto* d_sum = row_of<Element>(rows.d_sum, row, width);
   auto* d_x = row_of<Element>(rows.d_x, row, width);
   auto* d_branch = row_of<Branch>(rows.d_branch, row, width);
-  for (std::int64_t i = 0; i < width; i += lanes) {
+  for (std::int64_t i = 0; i < width; i += lanes()) {
     const V value = hn::Mul(load_some<Element>(d, sum + i, width - i), factor);
     const V gradient = hn::Mul(load_some<Normed>(d, g + i, width - i),
                                load_some<Element>(d, weight + i, width - i));

@@ -28,11 +28,6 @@ void recompute_weights_simd(const ScoreBlock&, const float*, std::int64_t, float
 void softmax_grad_simd(const ScoreBlock&, const float*, float*) {}
 #else
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(D())); }
-
 // (a + jb) (c + js), or with kBack (a + jb) (c - js), for pairs side by side.
 template <bool kBack>
 HWY_INLINE V rotate(V pairs, V rotation) {

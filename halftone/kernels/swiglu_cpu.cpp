@@ -21,9 +21,6 @@ void swiglu_rows_simd(const SwigluRows&, std::int64_t, std::int64_t) {}
 void swiglu_grad_rows_simd(const SwigluGradRows&, std::int64_t, std::int64_t) {}
 #else
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
 // 1 / (1 + e^-z), from e^-|z|, which can't overflow.
 HWY_INLINE V sigmoid(V z) {
   const D d;
@@ -37,8 +34,7 @@ template <class Element>
 void swiglu_row(const typename Element::Type* gate, const typename Element::Type* up,
                 std::int64_t width, typename Element::Type* out) {
   const D d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  for (std::int64_t i = 0; i < width; i += lanes) {
+  for (std::int64_t i = 0; i < width; i += lanes()) {
     const V z = load_some<Element>(d, gate + i, width - i);
     const V silu = Element::rounded(d, hn::Mul(z, sigmoid(z)));
     const V result = hn::Mul(silu, load_some<Element>(d, up + i, width - i));
@@ -58,9 +54,8 @@ struct GradRow {
 template <class Element>
 void swiglu_grad_row(const GradRow<Element>& row, std::int64_t width) {
   const D d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const V one = hn::Set(d, 1.0F);
-  for (std::int64_t i = 0; i < width; i += lanes) {
+  for (std::int64_t i = 0; i < width; i += lanes()) {
     const V z = load_some<Element>(d, row.gate + i, width - i);
     const V g = load_some<Element>(d, row.d_out + i, width - i);
     const V s = sigmoid(z);
