@@ -112,6 +112,12 @@ std::string matmul_text(const DoctorReport& report) {
         fmt::format("  {:<22} {:>7.2f} ms {:>7.2f} ms   {}{}\n", timing.product, timing.native_ms,
                     timing.widened_ms, to_string(chosen_way(report, timing.product)),
                     timing.small ? " (times of a small problem)" : "");
+  const LibraryTiming& fp32 = report.fp32_timing;
+  text += fmt::format(
+      "\nlibraries for fp32 products, on one thread: BLAS {:.2f} ms, oneDNN {}; taken: {}\n",
+      fp32.blas_ms,
+      fp32.onednn_ms > 0 ? fmt::format("{:.2f} ms", fp32.onednn_ms) : "does not run here",
+      to_string(report.matmuls.fp32));
   return text + "  " + explanation(report) + "\n";
 }
 
@@ -140,6 +146,10 @@ std::string json_of(const DoctorReport& report) {
                         {"widened_ms", timing.widened_ms},
                         {"small_problem", timing.small},
                         {"taken", to_string(chosen_way(report, timing.product))}});
+  ordered_json fp32 = {{"blas_ms", report.fp32_timing.blas_ms},
+                       {"onednn_ms", nullptr},
+                       {"taken", to_string(report.matmuls.fp32)}};
+  if (report.fp32_timing.onednn_ms > 0) fp32["onednn_ms"] = report.fp32_timing.onednn_ms;
   const ordered_json document = {
       {"halftone", HALFTONE_VERSION},
       {"libtorch", report.libtorch_version},
@@ -164,7 +174,8 @@ std::string json_of(const DoctorReport& report) {
        {{"choice", to_string(report.matmuls)},
         {"decided_by", name_of(report.matmul_source)},
         {"record", matmul_record_path().string()},
-        {"products", std::move(products)}}},
+        {"products", std::move(products)},
+        {"fp32", std::move(fp32)}}},
       {"recommended",
        {{"precision", report.recommendation.precision}, {"reason", report.recommendation.reason}}}};
   return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

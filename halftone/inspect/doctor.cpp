@@ -86,7 +86,8 @@ DoctorReport examine_machine(MatmulRecord record) {
                       .threads = at::get_num_threads(),
                       .matmuls = matmul_paths(),
                       .matmul_source = source_of(measurement),
-                      .matmul_timings = measurement.timings};
+                      .matmul_timings = measurement.timings,
+                      .fp32_timing = measurement.fp32};
   report.peak_fp32_gflops = peak_fp32_gflops();
   report.triad_bytes_per_s = triad_bytes_per_s();
   report.layers = layer_speeds();

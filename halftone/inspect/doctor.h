@@ -46,6 +46,7 @@ struct DoctorReport {
   MatmulChoice matmuls;  ///< in force
   MatmulSource matmul_source = MatmulSource::kRecord;
   std::vector<MatmulTiming> matmul_timings;
+  LibraryTiming fp32_timing;
 
   Recommendation recommendation;  ///< for the CPU
 };

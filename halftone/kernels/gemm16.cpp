@@ -7,13 +7,15 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/fast_cpu_gemms.h"
+#include "halftone/kernels/gemm32.h"
 
 namespace halftone {
 
 using torch::kFloat;
 using torch::Tensor;
 
-Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPath path) {
+Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPath path,
+              GemmLibrary fp32) {
   HALFTONE_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0),
                  "[gemm16] expected matrices (M, K) and (K, N), got ", a.sizes(), " and ",
                  b.sizes());
@@ -24,14 +26,14 @@ Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPat
     const OriginalCpuGemms native;
     return at::mm(a, b).to(out);
   }
-  return at::mm(a.to(kFloat), b.to(kFloat)).to(out);
+  return gemm32(a.to(kFloat), b.to(kFloat), fp32).to(out);
 }
 
 void gemm16_add(const Tensor& into, const Tensor& a, const Tensor& b, MatmulPath path) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (path == MatmulPath::kWidened && into.scalar_type() == kFloat && a.numel() > 0 &&
       b.numel() > 0) {
-    into.addmm_(a.to(kFloat), b.to(kFloat));
+    gemm32_add(into, a.to(kFloat), b.to(kFloat));
     return;
   }
   // The sum widens a product that was rounded to 16 bits: no pass of its own.

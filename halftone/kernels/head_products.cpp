@@ -12,6 +12,7 @@
 
 #include "halftone/core/random.h"
 #include "halftone/kernels/converted_weights.h"
+#include "halftone/kernels/gemm32.h"
 #include "halftone/kernels/int8_gemm.h"
 #include "halftone/kernels/matmul_path.h"
 
@@ -42,9 +43,9 @@ class ChunkBuffer {
 /// sum += factor a b, in fp32.
 void add_product(const Tensor& a, const Tensor& b, double factor, Tensor& sum) {
   if (sum.defined()) {
-    sum.addmm_(a, b, /*beta=*/1.0, /*alpha=*/factor);
+    gemm32_add(sum, a, b, factor);
   } else {
-    sum = at::mm(a, b);
+    sum = gemm32(a, b);
     if (factor != 1.0) sum.mul_(factor);
   }
 }
@@ -57,12 +58,12 @@ class Products32 : public HeadProducts {
   Tensor logits(const Tensor& hidden) override {
     hidden_ = hidden.to(torch::kFloat);
     Tensor out = logits_.rows(hidden.size(0));
-    return at::mm_out(out, hidden_, weight_.t());
+    gemm32_out(out, hidden_, weight_.t());
+    return out;
   }
 
   void hidden_gradient(const Tensor& gradient, double factor, const Tensor& out) override {
-    Tensor result = out;
-    at::mm_out(result, gradient, weight_);
+    gemm32_out(out, gradient, weight_);
     if (factor != 1.0) out.mul_(factor);
   }
 
@@ -98,8 +99,9 @@ class Products16 : public HeadProducts {
     wide_gradient_ = Tensor();
     Tensor out = logits_.rows(hidden.size(0));
     if (paths_.forward == MatmulPath::kNative) return at::mm_out(out, hidden_, weight_.t());
-    Tensor wide = wide_.rows(hidden.size(0));
-    return out.copy_(at::mm_out(wide, wide_hidden_, wide_weight_.t()));
+    const Tensor wide = wide_.rows(hidden.size(0));
+    gemm32_out(wide, wide_hidden_, wide_weight_.t());
+    return out.copy_(wide);
   }
 
   // Up to 2^15, half the range. A native product is rounded to fp16, too: the bounds of its sums
@@ -120,8 +122,7 @@ class Products16 : public HeadProducts {
     if (paths_.input_gradient == MatmulPath::kNative) {
       out.copy_(at::mm(gradient, weight_));
     } else {
-      Tensor result = out;
-      at::mm_out(result, widened_gradient(gradient), wide_weight_);
+      gemm32_out(out, widened_gradient(gradient), wide_weight_);
     }
     if (factor != 1.0) out.mul_(factor);
   }

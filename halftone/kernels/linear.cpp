@@ -5,7 +5,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -17,6 +16,7 @@
 #include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/gemm16.h"
+#include "halftone/kernels/gemm32.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/kernels/matrix_rows_impl.h"
@@ -120,12 +120,11 @@ struct Merged32 : torch::autograd::Function<Merged32> {
     const Tensor rows = as_rows(x);
     const Tensor out = at::empty({rows.size(0), total_rows(weights)}, x.options());
     if (const Tensor merged = merged_view(weights); merged.defined()) {
-      at::mm_out(const_cast<Tensor&>(out), rows, merged.t());
+      gemm32_out(out, rows, merged.t());
     } else {
       std::int64_t column = 0;
       for (const Tensor& weight : weights) {
-        Tensor part = out.narrow(1, column, weight.size(0));
-        at::mm_out(part, rows, weight.t());
+        gemm32_out(out.narrow(1, column, weight.size(0)), rows, weight.t());
         column += weight.size(0);
       }
     }
@@ -151,20 +150,23 @@ struct Merged32 : torch::autograd::Function<Merged32> {
     if (ctx->needs_input_grad(0)) grads[0] = input_grad(g, weights, merged).view(saved[0].sizes());
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     if (Tensor sum = weight_grad_in_place(weights); sum.defined())
-      sum.addmm_(g.t(), rows);
+      gemm32_add(sum, g.t(), rows);
     else
-      split_rows(at::mm(g.t(), rows), row_counts(weights), grads);
+      split_rows(gemm32(g.t(), rows), row_counts(weights), grads);
     return grads;
   }
 
  private:
   static Tensor input_grad(const Tensor& g, const variable_list& weights, const Tensor& merged) {
-    if (merged.defined()) return at::mm(g, merged);
+    if (merged.defined()) return gemm32(g, merged);
     Tensor dx;
     std::int64_t column = 0;
     for (const Tensor& weight : weights) {
       const Tensor part = g.narrow(1, column, weight.size(0));
-      dx = dx.defined() ? dx.addmm_(part, weight) : at::mm(part, weight);
+      if (dx.defined())
+        gemm32_add(dx, part, weight);
+      else
+        dx = gemm32(part, weight);
       column += weight.size(0);
     }
     return dx;

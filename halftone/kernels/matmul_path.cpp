@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::array<std::pair<const char*, MatmulPath>, 2> kPathNames{
     {{"native", MatmulPath::kNative}, {"widened", MatmulPath::kWidened}}};
+constexpr std::array<std::pair<const char*, GemmLibrary>, 2> kLibraryNames{
+    {{"blas", GemmLibrary::kBlas}, {"onednn", GemmLibrary::kOneDnn}}};
 constexpr std::array<std::pair<const char*, MatmulPath MatmulPaths::*>, 4> kDirections{
     {{"forward", &MatmulPaths::forward},
      {"input_gradient", &MatmulPaths::input_gradient},
@@ -28,13 +30,29 @@ constexpr std::array<std::pair<const char*, MatmulPaths MatmulChoice::*>, 2> kDt
 MatmulPath parse_path(std::string_view text) {
   for (const auto& [name, value] : kPathNames)
     if (name == text) return value;
-  throw UserError(fmt::format("expected native or widened as the way of a matmul, got '{}'", text));
+  throw UserError(
+      fmt::format("expected native or widened as the way of a 16-bit matmul, got '{}'", text));
+}
+
+std::optional<GemmLibrary> library_named(std::string_view text) {
+  for (const auto& [name, value] : kLibraryNames)
+    if (name == text) return value;
+  return std::nullopt;
 }
 
 void apply_item(std::string_view item, MatmulChoice& choice) {
   const std::size_t equals = item.find('=');
   const std::string_view key = equals == item.npos ? "" : item.substr(0, equals);
-  const MatmulPath path = parse_path(equals == item.npos ? item : item.substr(equals + 1));
+  const std::string_view word = equals == item.npos ? item : item.substr(equals + 1);
+  const std::optional<GemmLibrary> library = library_named(word);
+  if (key == "fp32" && !library)
+    throw UserError(
+        fmt::format("expected blas or onednn as the library of an fp32 matmul, got '{}'", word));
+  if (library && (key == "fp32" || equals == item.npos)) {
+    choice.fp32 = *library;
+    return;
+  }
+  const MatmulPath path = parse_path(word);
   bool known = false;
   for (const auto& [dtype, paths] : kDtypes) {
     for (const auto& [direction, member] : kDirections) {
@@ -46,8 +64,8 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
   }
   if (!known)
     throw UserError(fmt::format(
-        "expected bf16 or fp16, with .forward, .input_gradient, .weight_gradient or .attention "
-        "behind it, before the '=' of a matmul choice, got '{}'",
+        "expected fp32, or bf16 or fp16, with .forward, .input_gradient, .weight_gradient or "
+        ".attention behind it, before the '=' of a matmul choice, got '{}'",
         key));
 }
 
@@ -57,7 +75,7 @@ MatmulChoice decide() {
   try {
     const MatmulChoice named = parse_matmul_choice(text);
     // Every dtype and direction named: nothing left to measure.
-    const MatmulChoice other = parse_matmul_choice(text, parse_matmul_choice("native"));
+    const MatmulChoice other = parse_matmul_choice(text, parse_matmul_choice("native,onednn"));
     return named == other ? named : parse_matmul_choice(text, measured_matmul_paths().choice);
   } catch (const UserError& error) {
     throw UserError(fmt::format("environment variable HALFTONE_MATMUL: {}", error.what()));
@@ -75,6 +93,12 @@ std::string to_string(MatmulPath path) {
   return "?";
 }
 
+std::string to_string(GemmLibrary library) {
+  for (const auto& [name, value] : kLibraryNames)
+    if (value == library) return name;
+  return "?";
+}
+
 std::string to_string(const MatmulChoice& choice) {
   std::string text;
   for (const auto& [dtype, paths] : kDtypes) {
@@ -85,7 +109,7 @@ std::string to_string(const MatmulChoice& choice) {
       if (path != base) text += fmt::format(",{}.{}={}", dtype, direction, to_string(path));
     }
   }
-  return text;
+  return text + ",fp32=" + to_string(choice.fp32);
 }
 
 MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// How 16-bit matrices are multiplied on this CPU. A 16-bit GEMM without 16-bit instructions can be
-// forty times slower than fp32, so the way is chosen by measurement, not by name; every way has the
-// same inputs, rounded to the format, and accumulates in fp32.
+// How matrices are multiplied on this CPU. A 16-bit GEMM without 16-bit instructions can be forty
+// times slower than fp32, so the way is chosen by measurement, not by name; every way has the same
+// inputs, rounded to the format, and accumulates in fp32.
 #pragma once
 
 #include <torch/types.h>
@@ -25,16 +25,25 @@ struct MatmulPaths {
   bool operator==(const MatmulPaths&) const = default;
 };
 
+/// Whose fp32 product is called. (What is widened to fp32 is multiplied by it, too.)
+enum class GemmLibrary {
+  kBlas,    // LibTorch's at::mm: MKL, or the BLAS it was built with
+  kOneDnn,  // gemm32.h
+};
+
 struct MatmulChoice {
   MatmulPaths bf16;
   MatmulPaths fp16;
+  GemmLibrary fp32 = GemmLibrary::kBlas;
   bool operator==(const MatmulChoice&) const = default;
 };
 
-/// "bf16=native,fp16=widened", or with directions, "bf16.forward=widened"; parse_ reads the same,
-/// and one word for everything ("widened"). What the text leaves out stays as in `base`.
+/// "bf16=native,fp16=widened,fp32=onednn", or with directions, "bf16.forward=widened"; parse_ reads
+/// the same, one word for everything in 16 bits ("widened") and one for fp32 ("blas"). What the
+/// text leaves out stays as in `base`.
 std::string to_string(const MatmulChoice& choice);
 std::string to_string(MatmulPath path);
+std::string to_string(GemmLibrary library);
 MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base = {});
 
 /// The ways in force. The first call decides: the environment variable HALFTONE_MATMUL, else what

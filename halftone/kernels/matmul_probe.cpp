@@ -7,6 +7,7 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <fmt/format.h>
 #include <torch/version.h>
 #include <unistd.h>
@@ -28,6 +29,7 @@
 #include "halftone/core/paths.h"
 #include "halftone/kernels/fast_cpu_gemms.h"
 #include "halftone/kernels/gemm16.h"
+#include "halftone/kernels/gemm32.h"
 
 namespace halftone {
 namespace {
@@ -44,6 +46,9 @@ constexpr int kRounds = 8;
 constexpr double kNativeGain = 1.25;
 /// A way this much slower on a small problem is not tried on the real one.
 constexpr double kHopeless = 4.0;
+/// The same for oneDNN's fp32 product: what it gains is a tenth, and the least of the times of one
+/// thread is repeated to a hundredth.
+constexpr double kOneDnnGain = 1.03;
 
 /// Processor time of this thread: what other programs take does not count.
 double seconds_of(const std::function<void()>& work) {
@@ -77,23 +82,25 @@ std::array<Operands, 3> directions_of(ScalarType dtype, std::int64_t shrink) {
 
 using Work = std::function<void(MatmulPath)>;
 
-/// Best time of each way, rounds interleaved so that a disturbance meets all of them.
-std::array<double, 2> best_times(const Work& work, int rounds) {
+/// Best time of each of two ways, rounds interleaved so that a disturbance meets both.
+template <class Way>
+std::array<double, 2> best_times(const std::function<void(Way)>& work, int rounds) {
   std::array<double, 2> best{};
   best.fill(std::numeric_limits<double>::infinity());
   for (int round = 0; round <= rounds; ++round) {
     for (std::size_t i = 0; i < best.size(); ++i) {
-      const double time = seconds_of([&] { work(static_cast<MatmulPath>(i)); });
+      const double time = seconds_of([&] { work(static_cast<Way>(i)); });
       if (round > 0) best[i] = std::min(best[i], time);  // round 0 builds the kernels
     }
   }
   return best;
 }
 
+constexpr double kMilliseconds = 1e3;
+
 MatmulTiming time_ways(const Work& small, const Work& real) {
   constexpr auto kNative = static_cast<std::size_t>(MatmulPath::kNative);
   constexpr auto kWidened = static_cast<std::size_t>(MatmulPath::kWidened);
-  constexpr double kMilliseconds = 1e3;
   const auto timing = [](const std::array<double, 2>& seconds, bool is_small) {
     return MatmulTiming{.native_ms = kMilliseconds * seconds[kNative],
                         .widened_ms = kMilliseconds * seconds[kWidened],
@@ -109,9 +116,11 @@ MatmulPath faster_way(const MatmulTiming& timing) {
                                                             : MatmulPath::kWidened;
 }
 
-MatmulTiming time_gemm(const Operands& small, const Operands& real) {
-  const auto work = [](const Operands& operands) {
-    return [operands](MatmulPath path) { gemm16(operands.a, operands.b, operands.out, path); };
+MatmulTiming time_gemm(const Operands& small, const Operands& real, GemmLibrary fp32) {
+  const auto work = [fp32](const Operands& operands) {
+    return [operands, fp32](MatmulPath path) {
+      gemm16(operands.a, operands.b, operands.out, path, fp32);
+    };
   };
   return time_ways(work(small), work(real));
 }
@@ -134,7 +143,28 @@ Work attention_work(ScalarType dtype, std::int64_t steps) {
   };
 }
 
-MatmulPaths measure(ScalarType dtype, std::vector<MatmulTiming>& timings) {
+LibraryTiming time_libraries() {
+  const auto directions = directions_of(torch::kFloat, 1);
+  std::vector<Tensor> results;
+  for (const Operands& operands : directions)
+    results.push_back(at::empty({operands.a.size(0), operands.b.size(1)}, torch::kFloat));
+  const std::function<void(GemmLibrary)> work = [&](GemmLibrary library) {
+    if (library == GemmLibrary::kOneDnn && !has_onednn_gemm32()) return;
+    for (std::size_t i = 0; i < directions.size(); ++i)
+      gemm32_out(results[i], directions[i].a, directions[i].b, library);
+  };
+  const std::array<double, 2> seconds = best_times(work, kRounds);
+  const double onednn = seconds[static_cast<std::size_t>(GemmLibrary::kOneDnn)];
+  return {.blas_ms = kMilliseconds * seconds[static_cast<std::size_t>(GemmLibrary::kBlas)],
+          .onednn_ms = has_onednn_gemm32() ? kMilliseconds * onednn : 0.0};
+}
+
+GemmLibrary faster_library(const LibraryTiming& timing) {
+  const bool onednn = timing.onednn_ms > 0.0 && timing.onednn_ms * kOneDnnGain < timing.blas_ms;
+  return onednn ? GemmLibrary::kOneDnn : GemmLibrary::kBlas;
+}
+
+MatmulPaths measure(ScalarType dtype, GemmLibrary fp32, std::vector<MatmulTiming>& timings) {
   const auto small = directions_of(dtype, 4);
   const auto real = directions_of(dtype, 1);
   const auto faster = [&](const char* direction, MatmulTiming timing) {
@@ -142,9 +172,9 @@ MatmulPaths measure(ScalarType dtype, std::vector<MatmulTiming>& timings) {
     timings.push_back(std::move(timing));
     return faster_way(timings.back());
   };
-  return {.forward = faster("forward", time_gemm(small[0], real[0])),
-          .input_gradient = faster("input_gradient", time_gemm(small[1], real[1])),
-          .weight_gradient = faster("weight_gradient", time_gemm(small[2], real[2])),
+  return {.forward = faster("forward", time_gemm(small[0], real[0], fp32)),
+          .input_gradient = faster("input_gradient", time_gemm(small[1], real[1], fp32)),
+          .weight_gradient = faster("weight_gradient", time_gemm(small[2], real[2], fp32)),
           .attention = faster("attention",
                               time_ways(attention_work(dtype, 32), attention_work(dtype, 128)))};
 }
@@ -181,12 +211,16 @@ nlohmann::json read_record() {
 
 /// A choice stands under its conditions, as text, and the times that led to it under this.
 std::string timings_key(const std::string& key) { return key + "; times"; }
+std::string libraries_key(const std::string& key) { return key + "; fp32 times"; }
 
 std::optional<MatmulMeasurement> recorded(const std::string& key) {
   const nlohmann::json record = read_record();
   try {
-    MatmulMeasurement known{.choice = parse_matmul_choice(record.at(key).get<std::string>()),
-                            .recorded = true};
+    const nlohmann::json& libraries = record.at(libraries_key(key));
+    MatmulMeasurement known{
+        .choice = parse_matmul_choice(record.at(key).get<std::string>()),
+        .fp32 = {.blas_ms = libraries.at("blas_ms"), .onednn_ms = libraries.at("onednn_ms")},
+        .recorded = true};
     for (const nlohmann::json& timing : record.at(timings_key(key)))
       known.timings.push_back({.product = timing.at("product"),
                                .native_ms = timing.at("native_ms"),
@@ -213,6 +247,8 @@ void write_record(const std::string& key, const MatmulMeasurement& measurement) 
   nlohmann::json record = read_record();
   record[key] = to_string(measurement.choice);
   record[timings_key(key)] = std::move(timings);
+  record[libraries_key(key)] = {{"blas_ms", measurement.fp32.blas_ms},
+                                {"onednn_ms", measurement.fp32.onednn_ms}};
   const std::filesystem::path temporary = path.string() + fmt::format(".{}", getpid());
   std::ofstream(temporary) << record.dump(2) << '\n';
   std::filesystem::rename(temporary, path, error);
@@ -233,8 +269,13 @@ MatmulMeasurement measure_matmul_paths() {
 #pragma omp parallel num_threads(2)
   {
 #pragma omp master
-    measurement.choice = {.bf16 = measure(torch::kBFloat16, measurement.timings),
-                          .fp16 = measure(torch::kHalf, measurement.timings)};
+    {
+      measurement.fp32 = time_libraries();
+      const GemmLibrary fp32 = faster_library(measurement.fp32);
+      measurement.choice = {.bf16 = measure(torch::kBFloat16, fp32, measurement.timings),
+                            .fp16 = measure(torch::kHalf, fp32, measurement.timings),
+                            .fp32 = fp32};
+    }
   }
   return measurement;
 }

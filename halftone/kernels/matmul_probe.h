@@ -19,9 +19,16 @@ struct MatmulTiming {
   bool small = false;
 };
 
+/// A layer's three fp32 products by each library, timed alike.
+struct LibraryTiming {
+  double blas_ms = 0;
+  double onednn_ms = 0;  ///< 0: has_onednn_gemm32() is false
+};
+
 struct MatmulMeasurement {
   MatmulChoice choice;
   std::vector<MatmulTiming> timings;
+  LibraryTiming fp32;
   bool recorded = false;  ///< by an earlier process or call
 };
 

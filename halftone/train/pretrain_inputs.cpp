@@ -74,7 +74,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
                                    const PreparationProgress& progress) {
   const torch::Device device = resolve_device(config.device);
   const PrecisionPolicy precision = parse_precision(config.precision);
-  if (device.is_cpu() && precision.compute != torch::kFloat32) matmul_paths();  // may refuse
+  if (device.is_cpu()) matmul_paths();  // may refuse
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   Corpus corpus = open_corpus(config);
   if (!tokenizer)

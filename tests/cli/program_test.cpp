@@ -439,10 +439,13 @@ TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
   for (const auto& product : report.at("matmuls").at("products"))
     EXPECT_THAT(product.at("taken"), testing::AnyOf("native", "widened"));
 
-  const auto forced = nlohmann::json::parse(
-      halftone("doctor --json --threads 1", "export HALFTONE_MATMUL=bf16=native,fp16=native").out);
+  const auto forced =
+      nlohmann::json::parse(halftone("doctor --json --threads 1",
+                                     "export HALFTONE_MATMUL=bf16=native,fp16=native,fp32=blas")
+                                .out);
   EXPECT_EQ(forced.at("matmuls").at("decided_by"), "environment");
-  EXPECT_EQ(forced.at("matmuls").at("choice"), "bf16=native,fp16=native");
+  EXPECT_EQ(forced.at("matmuls").at("choice"), "bf16=native,fp16=native,fp32=blas");
+  EXPECT_EQ(forced.at("matmuls").at("fp32").at("taken"), "blas");
   EXPECT_EQ(forced.at("matmuls").at("products").at(7).at("taken"), "native");
 
   const Outcome text = halftone("doctor --remeasure --threads 1");

@@ -9,6 +9,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/gemm32.h"
 #include "halftone/kernels/matmul_probe.h"
 #include "support/paths.h"
 
@@ -16,21 +17,24 @@ namespace halftone {
 namespace {
 
 TEST(MatmulChoice, TextRoundTrips) {
-  for (const char* text :
-       {"bf16=native,fp16=widened", "bf16=widened,bf16.attention=native,fp16=native",
-        "bf16=native,bf16.weight_gradient=widened,fp16=widened"})
+  for (const char* text : {"bf16=native,fp16=widened,fp32=blas",
+                           "bf16=widened,bf16.attention=native,fp16=native,fp32=onednn",
+                           "bf16=native,bf16.weight_gradient=widened,fp16=widened,fp32=onednn"})
     EXPECT_EQ(to_string(parse_matmul_choice(text)), text);
 }
 
 TEST(MatmulChoice, OneWordNamesEverythingAndTheRestStays) {
-  EXPECT_EQ(to_string(parse_matmul_choice("native")), "bf16=native,fp16=native");
-  const MatmulChoice base = parse_matmul_choice("native");
-  EXPECT_EQ(to_string(parse_matmul_choice("fp16=widened", base)), "bf16=native,fp16=widened");
+  EXPECT_EQ(to_string(parse_matmul_choice("native")), "bf16=native,fp16=native,fp32=blas");
+  const MatmulChoice base = parse_matmul_choice("native,onednn");
+  EXPECT_EQ(to_string(parse_matmul_choice("fp16=widened", base)),
+            "bf16=native,fp16=widened,fp32=onednn");
+  EXPECT_EQ(to_string(parse_matmul_choice("blas", base)), "bf16=native,fp16=native,fp32=blas");
 }
 
 TEST(MatmulChoice, RefusesUnknownWords) {
-  for (const char* text : {"", "fast", "bf16=", "bf17=native", "bf16.sideways=native", "native,",
-                           "=native", "bf16=native,,"})
+  for (const char* text :
+       {"", "fast", "bf16=", "bf17=native", "bf16.sideways=native", "native,", "=native",
+        "bf16=native,,", "fp32=native", "fp32=", "bf16=blas", "onednn=fp32"})
     EXPECT_THROW(parse_matmul_choice(text), UserError) << text;
 }
 
@@ -62,6 +66,11 @@ TEST(MatmulProbe, ChoosesTheNativeWayWhereItIsClearlyFaster) {
     EXPECT_EQ(is_native, !timing.small && timing.native_ms * 1.25 < timing.widened_ms)
         << timing.product;
   }
+  EXPECT_GT(measurement.fp32.blas_ms, 0.0);
+  EXPECT_EQ(measurement.fp32.onednn_ms > 0.0, has_onednn_gemm32());
+  const bool faster =
+      has_onednn_gemm32() && measurement.fp32.onednn_ms * 1.03 < measurement.fp32.blas_ms;
+  EXPECT_EQ(measurement.choice.fp32, faster ? GemmLibrary::kOneDnn : GemmLibrary::kBlas);
 }
 
 TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
@@ -84,6 +93,8 @@ TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
     EXPECT_EQ(again.timings[i].widened_ms, first.timings[i].widened_ms);
     EXPECT_EQ(again.timings[i].small, first.timings[i].small);
   }
+  EXPECT_EQ(again.fp32.blas_ms, first.fp32.blas_ms);
+  EXPECT_EQ(again.fp32.onednn_ms, first.fp32.onednn_ms);
   const MatmulMeasurement anew = measured_matmul_paths(MatmulRecord::kReplace);
   EXPECT_EQ(measured_matmul_paths().timings[0].native_ms, anew.timings[0].native_ms);
   EXPECT_FALSE(anew.recorded);
