@@ -215,42 +215,6 @@ void quantize_columns_simd(const Int8Source& source, const Int8Format& format, s
     quantize(source, format, {c, std::min(kStrip, end - c)}, quads, scales, sums);
 }
 
-#if HWY_TARGET == HWY_SCALAR
-void transpose_quads_simd(const QuadBlock& block, std::uint32_t* target, std::int64_t stride) {
-  for (std::int64_t r = 0; r < block.rows; ++r)
-    for (std::int64_t c = 0; c < block.columns; ++c)
-      target[c * stride + r] = block.quads[r * block.stride + c];
-}
-#else
-// Four rows of four quads at a time.
-HWY_INLINE void transpose_four(const std::uint32_t* from, std::int64_t from_stride,
-                               std::uint32_t* to, std::int64_t to_stride) {
-  const hn::Full128<std::uint32_t> d;
-  const hn::Full128<std::uint64_t> d2;
-  const auto a = hn::LoadU(d, from), b = hn::LoadU(d, from + from_stride);
-  const auto c = hn::LoadU(d, from + 2 * from_stride), e = hn::LoadU(d, from + 3 * from_stride);
-  const auto ab_low = hn::BitCast(d2, hn::InterleaveLower(d, a, b));
-  const auto ab_high = hn::BitCast(d2, hn::InterleaveUpper(d, a, b));
-  const auto ce_low = hn::BitCast(d2, hn::InterleaveLower(d, c, e));
-  const auto ce_high = hn::BitCast(d2, hn::InterleaveUpper(d, c, e));
-  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d2, ab_low, ce_low)), d, to);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d2, ab_low, ce_low)), d, to + to_stride);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d2, ab_high, ce_high)), d, to + 2 * to_stride);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d2, ab_high, ce_high)), d, to + 3 * to_stride);
-}
-
-void transpose_quads_simd(const QuadBlock& block, std::uint32_t* target, std::int64_t stride) {
-  const std::int64_t rows = block.rows / 4 * 4, columns = block.columns / 4 * 4;
-  for (std::int64_t r = 0; r < rows; r += 4)
-    for (std::int64_t c = 0; c < columns; c += 4)
-      transpose_four(block.quads + r * block.stride + c, block.stride, target + c * stride + r,
-                     stride);
-  for (std::int64_t r = 0; r < block.rows; ++r)
-    for (std::int64_t c = r < rows ? columns : 0; c < block.columns; ++c)
-      target[c * stride + r] = block.quads[r * block.stride + c];
-}
-#endif  // HWY_TARGET == HWY_SCALAR
-
 HWY_INLINE void dequantize_some(const Int8Sums& block, std::int64_t row, std::int64_t column,
                                 bool accumulate, float* out) {
   const D d;
@@ -288,7 +252,6 @@ namespace halftone {
 
 HWY_EXPORT(quantize_rows_simd);
 HWY_EXPORT(quantize_columns_simd);
-HWY_EXPORT(transpose_quads_simd);
 HWY_EXPORT(dequantize_simd);
 
 void quantize_rows(const Int8Source& source, const Int8Format& format, std::int64_t begin,
@@ -299,10 +262,6 @@ void quantize_rows(const Int8Source& source, const Int8Format& format, std::int6
 void quantize_columns(const Int8Source& source, const Int8Format& format, std::int64_t begin,
                       std::int64_t end, std::uint32_t* quads, float* scales, std::int32_t* sums) {
   HWY_DYNAMIC_DISPATCH(quantize_columns_simd)(source, format, begin, end, quads, scales, sums);
-}
-
-void transpose_quads(const QuadBlock& block, std::uint32_t* target, std::int64_t stride) {
-  HWY_DYNAMIC_DISPATCH(transpose_quads_simd)(block, target, stride);
 }
 
 void dequantize(const Int8Sums& block, bool accumulate, float* out) {

@@ -16,6 +16,7 @@
 #include "halftone/core/random.h"
 #include "halftone/kernels/int8_composed.h"
 #include "halftone/kernels/int8_impl.h"
+#include "halftone/kernels/transpose_impl.h"
 
 namespace halftone {
 namespace {
@@ -88,7 +89,7 @@ Quads view_of(const Int8Matrix& matrix) {
 void copy_depth_major(const Quads& source, std::int64_t rows, std::int64_t depth,
                       std::uint32_t* target, std::int64_t target_stride) {
   if (source.depth_stride == 1)
-    return transpose_quads({source.data, source.row_stride, rows, depth}, target, target_stride);
+    return transpose_words({source.data, source.row_stride, rows, depth}, target, target_stride);
   for (std::int64_t d = 0; d < depth; ++d)
     std::copy_n(source.data + d * source.depth_stride, rows, target + d * target_stride);
 }
@@ -104,7 +105,7 @@ Tensor row_major(const Int8Matrix& left) {
     const std::int64_t first = begin * kBlock;
     const std::int64_t count = std::min(end * kBlock, rows) - first;
     for (std::int64_t d0 = 0; d0 < depth; d0 += kBlock)
-      transpose_quads({view.data + first + d0 * rows, rows, std::min(kBlock, depth - d0), count},
+      transpose_words({view.data + first + d0 * rows, rows, std::min(kBlock, depth - d0), count},
                       quads_of(out) + first * depth + d0, depth);
   });
   return out;

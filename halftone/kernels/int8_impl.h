@@ -34,17 +34,6 @@ void quantize_rows(const Int8Source& source, const Int8Format& format, std::int6
 void quantize_columns(const Int8Source& source, const Int8Format& format, std::int64_t begin,
                       std::int64_t end, std::uint32_t* quads, float* scales, std::int32_t* sums);
 
-/// A block of a matrix of quads, rows `stride` quads apart.
-struct QuadBlock {
-  const std::uint32_t* quads;
-  std::int64_t stride;
-  std::int64_t rows;
-  std::int64_t columns;
-};
-
-/// target[c][r] = block[r][c], rows of the target `stride` quads apart.
-void transpose_quads(const QuadBlock& block, std::uint32_t* target, std::int64_t stride);
-
 /// A block of (rows, columns) integer sums and what turns them into fp32.
 struct Int8Sums {
   const std::int32_t* sums;  // dense
