@@ -9,6 +9,7 @@
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/rotary_attention_cpu.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 // After highway.h.
@@ -40,6 +41,9 @@ HWY_INLINE V rotate(V pairs, V rotation) {
   return kBack ? hn::OddEven(difference, sum) : hn::OddEven(sum, difference);
 }
 
+// Positions lie too far apart for the processor to see what comes next.
+constexpr std::int64_t kAhead = 8;
+
 template <class Element>
 void load_rows(const HeadRows& rows, const void* data, float* to) {
   const D d;
@@ -47,6 +51,7 @@ void load_rows(const HeadRows& rows, const void* data, float* to) {
   for (std::int64_t p = 0; p < rows.positions; ++p) {
     const auto* from = static_cast<const typename Element::Type*>(data) + p * rows.stride;
     for (std::int64_t i = 0; i < size; i += lanes()) {
+      hwy::Prefetch(from + kAhead * rows.stride + i);
       V value = load_some<Element>(d, from + i, size - i);
       if (rows.rotations != nullptr)
         value = Element::rounded(
