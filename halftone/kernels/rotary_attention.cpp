@@ -9,16 +9,18 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/attention.h"
+#include "halftone/kernels/brgemm16.h"
 #include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/linear.h"
+#include "halftone/kernels/matmul_path.h"
 #include "halftone/kernels/observed_impl.h"
 #include "halftone/kernels/rope.h"
+#include "halftone/kernels/rotary_attention16.h"
 #include "halftone/kernels/rotary_attention_impl.h"
 #include "halftone/kernels/sgemm.h"
 
@@ -29,25 +31,14 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-struct Shape {
-  std::int64_t batch;
-  std::int64_t steps;
-  std::int64_t heads;
-  std::int64_t kv_heads;
-  std::int64_t size;  // of a head
+// Few enough queries that the scores of a group stay in the second cache, and enough for a product;
+// shorter blocks also compute fewer scores that causality throws away.
+std::int64_t block_rows(const AttentionShape& shape) {
+  constexpr std::int64_t kFloats = 96 << 10;
+  return std::clamp<std::int64_t>(kFloats / (shape.group() * shape.steps) / 8 * 8, 8, 32);
+}
 
-  std::int64_t group() const { return heads / kv_heads; }
-  std::int64_t width() const { return (heads + 2 * kv_heads) * size; }
-  float scale() const { return 1.0F / std::sqrt(static_cast<float>(size)); }
-  // Few enough queries that the scores of a group stay in the second cache, and enough for a
-  // product; shorter blocks also compute fewer scores that causality throws away.
-  std::int64_t block_rows() const {
-    constexpr std::int64_t kFloats = 96 << 10;
-    return std::clamp<std::int64_t>(kFloats / (group() * steps) / 8 * 8, 8, 32);
-  }
-};
-
-Shape shape_of(const Tensor& qkv, const HeadCounts& counts) {
+AttentionShape shape_of(const Tensor& qkv, const HeadCounts& counts) {
   return {.batch = qkv.size(0),
           .steps = qkv.size(1),
           .heads = counts.heads,
@@ -65,7 +56,7 @@ struct Block {
 // One batch entry's key head and the query heads that share it, in fp32.
 class Group {
  public:
-  Group(const Shape& shape, const Tensor& qkv, const float* rotations, std::int64_t index)
+  Group(const AttentionShape& shape, const Tensor& qkv, const float* rotations, std::int64_t index)
       : shape_(shape),
         type_(kernel_type(qkv.scalar_type())),
         element_(static_cast<std::int64_t>(qkv.element_size())),
@@ -157,7 +148,7 @@ class Group {
                  data + group_offset(block, stride, h));
   }
 
-  Shape shape_;
+  AttentionShape shape_;
   KernelType type_;
   std::int64_t element_;  // bytes
   const float* rotations_;
@@ -168,16 +159,16 @@ class Group {
 };
 
 template <class Function>
-void for_each_block(const Shape& shape, const Function& function) {
-  for (std::int64_t first = 0; first < shape.steps; first += shape.block_rows())
-    function(Block{first, std::min(shape.block_rows(), shape.steps - first)});
+void for_each_block(const AttentionShape& shape, const Function& function) {
+  for (std::int64_t first = 0; first < shape.steps; first += block_rows(shape))
+    function(Block{first, std::min(block_rows(shape), shape.steps - first)});
 }
 
-std::vector<float> block_buffer(const Shape& shape, std::int64_t columns) {
-  return std::vector<float>(static_cast<std::size_t>(shape.group() * shape.block_rows() * columns));
+std::vector<float> block_buffer(const AttentionShape& shape, std::int64_t columns) {
+  return std::vector<float>(static_cast<std::size_t>(shape.group() * block_rows(shape) * columns));
 }
 
-void attend(const Group& group, const Shape& shape, const Tensor& qkv, const Tensor& out,
+void attend(const Group& group, const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
             float* log_sums) {
   std::vector<float> queries = block_buffer(shape, shape.size), outputs = queries;
   std::vector<float> scores = block_buffer(shape, shape.steps);
@@ -192,8 +183,8 @@ void attend(const Group& group, const Shape& shape, const Tensor& qkv, const Ten
   });
 }
 
-void attend_grad(const Group& group, const Shape& shape, const Tensor& qkv, const Tensor& d_out,
-                 const float* log_sums, const Tensor& d_qkv) {
+void attend_grad(const Group& group, const AttentionShape& shape, const Tensor& qkv,
+                 const Tensor& d_out, const float* log_sums, const Tensor& d_qkv) {
   std::vector<float> queries = block_buffer(shape, shape.size), d_outputs = queries;
   std::vector<float> d_queries = queries;
   std::vector<float> weights = block_buffer(shape, shape.steps), d_scores = weights;
@@ -224,18 +215,36 @@ const float* rotation_data(const Tensor& real_rotations) {
   return real_rotations.const_data_ptr<float>();
 }
 
+/// Whether the products take bf16 factors: where those of linear() do.
+bool multiplies_bf16(const Tensor& qkv, MatmulPath MatmulPaths::*direction) {
+  return qkv.scalar_type() == torch::kBFloat16 && has_brgemm16() &&
+         matmul_paths().bf16.*direction == MatmulPath::kNative;
+}
+
+const std::uint16_t* bits_of(const Tensor& bf16) {
+  return static_cast<const std::uint16_t*>(bf16.const_data_ptr());
+}
+
+std::uint16_t* writable_bits_of(const Tensor& bf16) {
+  return static_cast<std::uint16_t*>(bf16.data_ptr());
+}
+
 struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
   static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& rotations,
                         std::int64_t heads, std::int64_t kv_heads) {
     ObservedOperation observed("halftone::rotary_attention", {qkv});
     const Tensor dense = qkv.contiguous();
     const Tensor table = at::view_as_real(rotations).contiguous();  // (T, d / 2, 2)
-    const Shape shape = shape_of(dense, {heads, kv_heads});
+    const AttentionShape shape = shape_of(dense, {heads, kv_heads});
     const Tensor out = at::empty({shape.batch, shape.steps, heads * shape.size}, dense.options());
     const Tensor log_sums =
         at::empty({shape.batch, heads, shape.steps}, dense.options().dtype(torch::kFloat));
     auto* sums = log_sums.data_ptr<float>();
+    const bool bf16 = multiplies_bf16(dense, &MatmulPaths::forward);
     at::parallel_for(0, shape.batch * kv_heads, 1, [&](std::int64_t index, std::int64_t end) {
+      if (bf16)
+        return attend16({shape, bits_of(dense), rotation_data(table)}, index, end,
+                        writable_bits_of(out), sums);
       for (; index < end; ++index)
         attend(Group(shape, dense, rotation_data(table), index), shape, dense, out, sums);
     });
@@ -260,9 +269,13 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
     const Tensor table = at::view_as_real(saved[1]).contiguous();
     const Tensor d_out = output_grads[0].to(qkv.scalar_type()).contiguous();
     const Tensor d_qkv = at::empty_like(qkv);
-    const Shape shape = shape_of(qkv, counts);
+    const AttentionShape shape = shape_of(qkv, counts);
     const auto* sums = saved[2].const_data_ptr<float>();
+    const bool bf16 = multiplies_bf16(qkv, &MatmulPaths::input_gradient);
     at::parallel_for(0, shape.batch * shape.kv_heads, 1, [&](std::int64_t index, std::int64_t end) {
+      if (bf16)
+        return attend_grad16({shape, bits_of(qkv), rotation_data(table)}, index, end,
+                             bits_of(d_out), sums, writable_bits_of(d_qkv));
       for (; index < end; ++index)
         attend_grad(Group(shape, qkv, rotation_data(table), index), shape, qkv, d_out, sums, d_qkv);
     });
@@ -279,7 +292,7 @@ void check(const Tensor& qkv, const Tensor& rotations, const HeadCounts& counts)
       qkv.dim() == 3 && qkv.size(2) % (2 * (counts.heads + 2 * counts.kv_heads)) == 0,
       "[rotary_attention] expected qkv (B, T, (heads + 2 kv_heads) d) with an even d, got ",
       qkv.sizes());
-  const Shape shape = shape_of(qkv, counts);
+  const AttentionShape shape = shape_of(qkv, counts);
   HALFTONE_CHECK(rotations.dim() == 2 && rotations.size(0) == shape.steps &&
                      rotations.size(1) == shape.size / 2,
                  "[rotary_attention] expected rotations (T, d / 2), got ", rotations.sizes());

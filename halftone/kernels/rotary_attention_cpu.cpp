@@ -23,6 +23,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_SCALAR
 void load_head_simd(const HeadRows&, const void*, float*) {}
+void load_head16_simd(const HeadRows&, const std::uint16_t*, std::uint16_t*) {}
 void store_head_simd(const HeadRows&, const float*, void*) {}
 void softmax_scores_simd(const ScoreBlock&, float*, float*, std::int64_t) {}
 void recompute_weights_simd(const ScoreBlock&, const float*, std::int64_t, float*) {}
@@ -44,8 +45,8 @@ HWY_INLINE V rotate(V pairs, V rotation) {
 // Positions lie too far apart for the processor to see what comes next.
 constexpr std::int64_t kAhead = 8;
 
-template <class Element>
-void load_rows(const HeadRows& rows, const void* data, float* to) {
+template <class Element, class Target>
+void load_rows(const HeadRows& rows, const void* data, typename Target::Type* to) {
   const D d;
   const std::int64_t size = rows.size;
   for (std::int64_t p = 0; p < rows.positions; ++p) {
@@ -56,7 +57,7 @@ void load_rows(const HeadRows& rows, const void* data, float* to) {
       if (rows.rotations != nullptr)
         value = Element::rounded(
             d, rotate<false>(value, load_some<Float>(d, rows.rotations + p * size + i, size - i)));
-      store_some<Float>(value, d, to + p * size + i, size - i);
+      store_some<Target>(value, d, to + p * size + i, size - i);
     }
   }
 }
@@ -77,8 +78,12 @@ void store_rows(const HeadRows& rows, const float* from, void* data) {
 }
 
 void load_head_simd(const HeadRows& rows, const void* from, float* to) {
-  return with_element(rows.type,
-                      [&](auto element) { return load_rows<decltype(element)>(rows, from, to); });
+  return with_element(
+      rows.type, [&](auto element) { return load_rows<decltype(element), Float>(rows, from, to); });
+}
+
+void load_head16_simd(const HeadRows& rows, const std::uint16_t* from, std::uint16_t* to) {
+  load_rows<BFloat16, BFloat16>(rows, from, to);
 }
 
 void store_head_simd(const HeadRows& rows, const float* from, void* to) {
@@ -188,6 +193,7 @@ HWY_AFTER_NAMESPACE();
 namespace halftone {
 
 HWY_EXPORT(load_head_simd);
+HWY_EXPORT(load_head16_simd);
 HWY_EXPORT(store_head_simd);
 HWY_EXPORT(softmax_scores_simd);
 HWY_EXPORT(recompute_weights_simd);
@@ -195,6 +201,10 @@ HWY_EXPORT(softmax_grad_simd);
 
 void load_head(const HeadRows& rows, const void* from, float* to) {
   HWY_DYNAMIC_DISPATCH(load_head_simd)(rows, from, to);
+}
+
+void load_head16(const HeadRows& rows, const std::uint16_t* from, std::uint16_t* to) {
+  HWY_DYNAMIC_DISPATCH(load_head16_simd)(rows, from, to);
 }
 
 void store_head(const HeadRows& rows, const float* from, void* to) {

@@ -2,11 +2,25 @@
 // The loops of rotary_attention_cpu.cpp; free of LibTorch, so that they compile quickly.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "halftone/kernels/simd_impl.h"
 
 namespace halftone {
+
+/// Of the projections of rotary_attention().
+struct AttentionShape {
+  std::int64_t batch;
+  std::int64_t steps;
+  std::int64_t heads;
+  std::int64_t kv_heads;
+  std::int64_t size;  // of a head
+
+  std::int64_t group() const { return heads / kv_heads; }
+  std::int64_t width() const { return (heads + 2 * kv_heads) * size; }
+  float scale() const { return 1.0F / std::sqrt(static_cast<float>(size)); }
+};
 
 /// One head's vectors at consecutive positions of a (positions, width) matrix of `type`, and fp32
 /// rows of `size` elements each, dense. `rotations` (positions, size): cosine and sine of each pair
@@ -21,6 +35,8 @@ struct HeadRows {
 
 /// Rotates, rounds to `type` and widens.
 void load_head(const HeadRows& rows, const void* from, float* to);
+/// The same of bf16, as bits, into dense rows of bf16.
+void load_head16(const HeadRows& rows, const std::uint16_t* from, std::uint16_t* to);
 /// Rotates back and rounds to `type`.
 void store_head(const HeadRows& rows, const float* from, void* to);
 

@@ -5,7 +5,10 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
+#include "halftone/kernels/brgemm16.h"
+#include "halftone/kernels/matmul_path.h"
 #include "halftone/nn/rope.h"
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"
@@ -55,18 +58,35 @@ Tensor projections(const Case& c) {
   return torch::randn({c.batch, c.steps, (c.heads + 2 * c.kv_heads) * c.size});
 }
 
+/// Restores the choice that was in force.
+class PathScope {
+ public:
+  explicit PathScope(const char* path) : before_(matmul_paths()) {
+    set_matmul_paths(parse_matmul_choice(path));
+  }
+  ~PathScope() { set_matmul_paths(before_); }
+
+ private:
+  MatmulChoice before_;
+};
+
 TEST(RotaryAttention, EqualsTheFormulaOnOddSizesInEveryDtype) {
   torch::manual_seed(1);
   const Case cases[] = {{1, 1, 1, 1, 2},  {2, 5, 4, 2, 6},    {1, 65, 4, 1, 16},
-                        {2, 64, 2, 2, 8}, {1, 130, 8, 2, 64}, {3, 37, 6, 3, 10}};
+                        {2, 64, 2, 2, 8}, {1, 130, 8, 2, 64}, {3, 37, 6, 3, 10},
+                        {2, 1, 8, 2, 64}, {1, 33, 3, 1, 34}};
   test::for_each_instruction_set([&] {
     for (const Case& c : cases) {
       const Tensor rotations = rotations_of(c);
       for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
         // The definition keeps 16-bit softmax weights in some of LibTorch's kernels.
         const double tolerance = dtype == torch::kFloat ? 4e-6 : 3 * test::tolerance_of(dtype);
-        test::expect_equals_definition(fused_of(c, rotations), formula_of(c, rotations),
-                                       {projections(c).to(dtype)}, tolerance);
+        const Tensor qkv = projections(c).to(dtype);
+        for (const char* path : {"native", "widened"}) {
+          const PathScope scope(path);
+          test::expect_equals_definition(fused_of(c, rotations), formula_of(c, rotations), {qkv},
+                                         tolerance);
+        }
       }
     }
   });
@@ -85,40 +105,132 @@ TEST(RotaryAttention, EqualsItsDefinitionInLibTorchsOperations) {
   EXPECT_LT(test::relative_error(ours.gradients[0], theirs.gradients[0]), 4e-6);
 }
 
+TEST(RotaryAttention, ProductsOfBf16AreAsExactAsLibTorchs) {
+  if (!has_brgemm16()) GTEST_SKIP() << "no bf16 products on this machine";
+  torch::manual_seed(5);
+  const PathScope scope("native");
+  const Case c{2, 150, 8, 2, 64};
+  const Tensor rotations = rotations_of(c), qkv = projections(c).to(torch::kBFloat16);
+  const auto composed = [&](const Tensors& in) {
+    return Tensors{rotary_attention_reference(in[0], rotations, {c.heads, c.kv_heads})};
+  };
+  const auto exact = test::differentiate(formula_of(c, rotations), {qkv.to(torch::kDouble)});
+  const auto ours = test::differentiate(fused_of(c, rotations), {qkv});
+  const auto theirs = test::differentiate(composed, {qkv});
+  EXPECT_LT(test::relative_error(ours.values[0], exact.values[0]),
+            1.1 * test::relative_error(theirs.values[0], exact.values[0]));
+  for (const auto& [first, heads] : {std::pair{0, c.heads}, {8, c.kv_heads}, {10, c.kv_heads}}) {
+    const auto part = [&, from = first, count = heads](const test::ValuesAndGradients& of) {
+      return of.gradients[0].narrow(-1, from * c.size, count * c.size);
+    };
+    EXPECT_LT(test::relative_error(part(ours), part(exact)),
+              1.1 * test::relative_error(part(theirs), part(exact)))
+        << "from head " << first;
+  }
+}
+
+TEST(RotaryAttention, TakesProductsOfBf16WhereTheChoiceSaysSo) {
+  if (!has_brgemm16()) GTEST_SKIP() << "no bf16 products on this machine";
+  torch::manual_seed(6);
+  const Case c{1, 40, 4, 2, 16};
+  const Tensor rotations = rotations_of(c), qkv = projections(c).to(torch::kBFloat16);
+  const auto run = [&](const char* path) {
+    const PathScope scope(path);
+    return test::differentiate(fused_of(c, rotations), {qkv});
+  };
+  const auto widened = run("widened"), native = run("native");
+  EXPECT_FALSE(native.values[0].equal(widened.values[0]));
+  EXPECT_FALSE(native.gradients[0].equal(widened.gradients[0]));
+  const auto forward = run("bf16.forward=native"), backward = run("bf16.input_gradient=native");
+  EXPECT_TRUE(forward.values[0].equal(native.values[0]));
+  EXPECT_FALSE(forward.gradients[0].equal(native.gradients[0]));
+  EXPECT_TRUE(backward.values[0].equal(widened.values[0]));
+  EXPECT_FALSE(backward.gradients[0].equal(widened.gradients[0]));
+  at::globalContext().setUserEnabledMkldnn(false);  // which takes LibTorch's products away
+  const auto without = run("native");
+  at::globalContext().setUserEnabledMkldnn(true);
+  EXPECT_TRUE(without.values[0].equal(widened.values[0]));
+}
+
+struct Variant {
+  torch::ScalarType dtype;
+  const char* path;
+};
+constexpr Variant kVariants[] = {
+    {torch::kFloat, "widened"}, {torch::kBFloat16, "widened"}, {torch::kBFloat16, "native"}};
+
 TEST(RotaryAttention, LargeScoresDoNotOverflow) {
+  torch::manual_seed(8);
   const Case c{1, 9, 2, 1, 8};
-  const Tensor rotations = rotations_of(c), qkv = projections(c) * 100;
-  const test::ValuesAndGradients out = test::differentiate(fused_of(c, rotations), {qkv});
-  EXPECT_TRUE(out.values[0].isfinite().all().item<bool>());
-  EXPECT_LT(
-      test::relative_error(out.values[0], formula_of(c, rotations)({qkv.to(torch::kDouble)})[0]),
-      1e-3);
+  const Tensor rotations = rotations_of(c);
+  for (const Variant& variant : kVariants) {
+    const PathScope scope(variant.path);
+    // bf16 rounds the rotated queries and keys: their scores are some 1e5, off by hundreds.
+    const bool wide = variant.dtype == torch::kFloat;
+    const Tensor qkv = (projections(c) * 100).to(variant.dtype);
+    const test::ValuesAndGradients out = test::differentiate(fused_of(c, rotations), {qkv});
+    EXPECT_TRUE(out.values[0].isfinite().all().item<bool>());
+    EXPECT_TRUE(out.gradients[0].isfinite().all().item<bool>());
+    EXPECT_LT(
+        test::relative_error(out.values[0], formula_of(c, rotations)({qkv.to(torch::kDouble)})[0]),
+        wide ? 1e-3 : 0.2);
+  }
 }
 
 TEST(RotaryAttention, NonFiniteValuesReachTheQueriesThatSeeThem) {
+  torch::manual_seed(7);
   const Case c{1, 20, 2, 1, 4};
   const Tensor rotations = rotations_of(c);
-  for (const float bad :
-       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    for (const std::int64_t column : {8, 12}) {  // a key's, a value's first element
-      Tensor qkv = projections(c);
-      qkv[0][7][column] = bad;
-      const test::ValuesAndGradients out = test::differentiate(fused_of(c, rotations), {qkv});
-      // A value that is hidden is multiplied by a weight of 0, which does not undo nan.
-      if (column == 8) {
-        EXPECT_TRUE(out.values[0][0].narrow(0, 0, 7).isfinite().all().item<bool>());
+  for (const Variant& variant : kVariants) {
+    const PathScope scope(variant.path);
+    for (const float bad :
+         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+      for (const std::int64_t column : {8, 12}) {  // a key's, a value's first element
+        Tensor qkv = projections(c).to(variant.dtype);
+        qkv[0][7][column] = bad;
+        const test::ValuesAndGradients out = test::differentiate(fused_of(c, rotations), {qkv});
+        // A value that is hidden is multiplied by a weight of 0, which does not undo nan.
+        if (column == 8) {
+          EXPECT_TRUE(out.values[0][0].narrow(0, 0, 7).isfinite().all().item<bool>());
+        }
+        // An infinite key gives its queries nan, inf or, where the product is -inf, nothing at all.
+        const auto later = [](const Tensor& of) { return of.narrow(1, 7, 13).isfinite(); };
+        const Tensor expected = formula_of(c, rotations)({qkv.to(torch::kDouble)})[0];
+        EXPECT_TRUE(later(out.values[0]).equal(later(expected))) << column;
+        EXPECT_FALSE(later(out.values[0]).all().item<bool>()) << column;
+        EXPECT_FALSE(out.gradients[0].isfinite().all().item<bool>());
       }
-      for (std::int64_t t = 7; t < c.steps; ++t)
-        EXPECT_FALSE(out.values[0][0][t].isfinite().all().item<bool>()) << column << " at " << t;
-      EXPECT_FALSE(out.gradients[0].isfinite().all().item<bool>());
     }
+  }
+}
+
+TEST(RotaryAttention, NonFiniteGradientsStayNonFinite) {
+  torch::manual_seed(9);
+  const Case c{1, 40, 4, 2, 8};
+  const Tensor rotations = rotations_of(c);
+  for (const Variant& variant : kVariants) {
+    const PathScope scope(variant.path);
+    const Tensor qkv = projections(c).to(variant.dtype).requires_grad_();
+    const Tensor out = rotary_attention(qkv, rotations, {c.heads, c.kv_heads});
+    Tensor grad = torch::ones_like(out);
+    grad[0][35][0] = std::numeric_limits<float>::infinity();
+    const Tensor d_qkv = torch::autograd::grad({out}, {qkv}, {grad})[0];
+    const Tensor d_values = d_qkv[0].narrow(1, 6 * c.size, 2 * c.size);
+    for (std::int64_t t = 0; t <= 35; ++t)
+      EXPECT_FALSE(d_values[t][0].isfinite().item<bool>()) << t;
+    EXPECT_FALSE(d_qkv[0][35].narrow(0, 0, c.size).isfinite().any().item<bool>());
+    EXPECT_TRUE(d_values.narrow(1, c.size, c.size).isfinite().all().item<bool>());
   }
 }
 
 TEST(RotaryAttention, DoesNotDependOnTheNumberOfThreads) {
   torch::manual_seed(3);
   const Case c{2, 90, 4, 2, 16};
-  EXPECT_TRUE(test::is_thread_independent(fused_of(c, rotations_of(c)), {projections(c)}));
+  for (const Variant& variant : kVariants) {
+    const PathScope scope(variant.path);
+    EXPECT_TRUE(test::is_thread_independent(fused_of(c, rotations_of(c)),
+                                            {projections(c).to(variant.dtype)}));
+  }
 }
 
 TEST(RotaryAttention, TakesStridedAndEmptyOperands) {
