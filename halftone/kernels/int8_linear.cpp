@@ -12,6 +12,7 @@
 #include "halftone/core/random.h"
 #include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/int8_gemm.h"
+#include "halftone/kernels/linear_input_impl.h"
 #include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/merged_weights_impl.h"
 #include "halftone/kernels/weight_grad.h"
@@ -80,9 +81,7 @@ struct Merged8 : torch::autograd::Function<Merged8> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
                         std::int64_t stream) {
     const Tensor out = int8_gemm(quantize_left(as_rows(x), {}), quantized_weights(weights, false));
-    variable_list saved{x};
-    saved.insert(saved.end(), weights.begin(), weights.end());
-    ctx->save_for_backward(std::move(saved));
+    save_linear(ctx, weights.vec(), x, x);
     ctx->saved_data["stream"] = stream;
     return out.view(with_last(x, out.size(1)));
   }
@@ -91,19 +90,19 @@ struct Merged8 : torch::autograd::Function<Merged8> {
     HALFTONE_CHECK(!torch::GradMode::is_enabled(),
                    "[int8_linear] expected a first derivative, got create_graph: an int8 linear "
                    "layer can be differentiated once");
-    const variable_list saved = ctx->get_saved_variables();
-    const variable_list weights(saved.begin() + 1, saved.end());
+    const SavedLinear saved(ctx);
+    const variable_list& weights = saved.others();
     const auto stream = std::bit_cast<std::uint64_t>(ctx->saved_data["stream"].toInt());
     const Tensor g = as_rows(output_grads.front());
-    variable_list grads(saved.size() + 1);  // x, the weights, the stream
+    variable_list grads(weights.size() + 2);  // x, the weights, the stream
     if (ctx->needs_input_grad(0)) {
       const Int8Matrix left = quantize_left(g, {true, random_word(stream, 0)});
-      grads[0] = int8_gemm(left, quantized_weights(weights, true)).view(saved.front().sizes());
+      grads[0] = saved.input_grad(int8_gemm(left, quantized_weights(weights, true)));
     }
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     const Tensor in_place = weight_grad_in_place(weights);
     const Tensor dw =
-        weight_gradient(g, by_token(as_rows(saved.front())), random_word(stream, 1), in_place);
+        weight_gradient(g, by_token(as_rows(saved.input())), random_word(stream, 1), in_place);
     if (!in_place.defined()) split_rows(dw, row_counts(weights), grads);
     return grads;
   }

@@ -18,6 +18,7 @@
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/gemm32.h"
 #include "halftone/kernels/int8_linear.h"
+#include "halftone/kernels/linear_input_impl.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/matvec.h"
@@ -75,33 +76,30 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     const Tensor rounded =
         rounded_once(weights, dtype, [&] { return round_weights(weights, dtype); });
     const Tensor out = gemm16(operand_for(path, rows), rounded.t(), dtype, path);
-    variable_list saved{rows, rounded};
-    saved.insert(saved.end(), weights.begin(), weights.end());
-    ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["shape"] = x.sizes().vec();
-    ctx->saved_data["x_dtype"] = static_cast<std::int64_t>(x.scalar_type());
+    variable_list others{rounded};
+    others.insert(others.end(), weights.begin(), weights.end());
+    save_linear(ctx, std::move(others), x, rows);
     return out.view(with_last(x, rounded.size(0)));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
     refuse_second_derivative();
-    const variable_list saved = ctx->get_saved_variables();
-    const Tensor& rows = saved[0];
-    const ScalarType dtype = rows.scalar_type();
+    const SavedLinear saved(ctx);
+    const Tensor& rounded = saved.others().front();
+    const ScalarType dtype = rounded.scalar_type();
     const MatmulPaths paths = paths_for(dtype);
-    const auto x_dtype = static_cast<ScalarType>(ctx->saved_data["x_dtype"].toInt());
-    const variable_list weights(saved.begin() + 2, saved.end());
+    const variable_list weights(saved.others().begin() + 1, saved.others().end());
     const Tensor g = as_rows(output_grads.front()).to(dtype);
     const Tensor g_operand = operand_for(paths.input_gradient, g);
     variable_list grads(weights.size() + 2);  // x, the weights, the dtype
     if (ctx->needs_input_grad(0)) {
       // Rounded as the product of 16-bit operands is, then in the dtype x came in.
-      const Tensor dx = gemm16(g_operand, saved[1], dtype, paths.input_gradient);
-      grads[0] = dx.to(x_dtype).view(ctx->saved_data["shape"].toIntVector());
+      grads[0] = saved.input_grad(gemm16(g_operand, rounded, dtype, paths.input_gradient));
     }
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     const bool shared = paths.weight_gradient == paths.input_gradient;
     const Tensor g_t = (shared ? g_operand : g).t();
+    const Tensor rows = as_rows(saved.input().to(dtype));
     const Tensor x_operand = operand_for(paths.weight_gradient, rows);
     if (const Tensor sum = weight_grad_in_place(weights); sum.defined()) {
       gemm16_add(sum, g_t, x_operand, paths.weight_gradient);
@@ -128,27 +126,20 @@ struct Merged32 : torch::autograd::Function<Merged32> {
         column += weight.size(0);
       }
     }
-    variable_list saved{x};
-    saved.insert(saved.end(), weights.begin(), weights.end());
-    ctx->save_for_backward(std::move(saved));
+    save_linear(ctx, weights.vec(), x, x);
     return out.view(with_last(x, out.size(1)));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const variable_list weights(saved.begin() + 1, saved.end());
-    if (torch::GradMode::is_enabled())
-      return composed_grads(
-          [](const variable_list& in) {
-            return variable_list{linear_beside_linear(in[0], {in.begin() + 1, in.end()})};
-          },
-          saved, output_grads);
+    const SavedLinear saved(ctx);
+    const variable_list& weights = saved.others();
+    if (torch::GradMode::is_enabled()) return grads_with_graph(saved, output_grads);
     const Tensor g = as_rows(output_grads.front());
-    const Tensor rows = as_rows(saved[0]);
     const Tensor merged = merged_view(weights);
-    variable_list grads(saved.size());
-    if (ctx->needs_input_grad(0)) grads[0] = input_grad(g, weights, merged).view(saved[0].sizes());
+    variable_list grads(weights.size() + 1);
+    if (ctx->needs_input_grad(0)) grads[0] = saved.input_grad(input_grad(g, weights, merged));
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
+    const Tensor rows = as_rows(saved.input());
     if (Tensor sum = weight_grad_in_place(weights); sum.defined())
       gemm32_add(sum, g.t(), rows);
     else
@@ -157,6 +148,16 @@ struct Merged32 : torch::autograd::Function<Merged32> {
   }
 
  private:
+  static variable_list grads_with_graph(const SavedLinear& saved, const variable_list& grads) {
+    variable_list inputs{saved.input()};
+    inputs.insert(inputs.end(), saved.others().begin(), saved.others().end());
+    return composed_grads(
+        [](const variable_list& in) {
+          return variable_list{linear_beside_linear(in[0], {in.begin() + 1, in.end()})};
+        },
+        inputs, grads);
+  }
+
   static Tensor input_grad(const Tensor& g, const variable_list& weights, const Tensor& merged) {
     if (merged.defined()) return gemm32(g, merged);
     Tensor dx;

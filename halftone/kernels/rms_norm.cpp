@@ -15,6 +15,7 @@
 #include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/linear_input_impl.h"
 #include "halftone/kernels/observed_impl.h"
 #include "halftone/kernels/rms_norm_impl.h"
 
@@ -181,6 +182,19 @@ NormedSum fused(const Tensor& x, const Tensor& branch, const Tensor& weight, dou
 }
 
 }  // namespace
+
+std::optional<Recipe> rms_norm_recipe(const Tensor& x) {
+  auto* node = dynamic_cast<torch::autograd::CppNode<AddRmsNorm>*>(x.grad_fn().get());
+  constexpr std::uint32_t kNormed = 1;  // the other output is the sum
+  if (node == nullptr || x.output_nr() != kNormed) return {};
+  AutogradContext& ctx = node->ctx_;
+  const variable_list saved = ctx.get_saved_variables();
+  const double eps = ctx.saved_data["eps"].toDouble();
+  const auto dtype = static_cast<torch::ScalarType>(ctx.saved_data["dtype"].toInt());
+  return Recipe{.inputs = {saved[0], saved[1]}, .compute = [eps, dtype](const variable_list& in) {
+                  return fused(in[0], {}, in[1], eps, dtype).normed;
+                }};
+}
 
 Tensor rms_norm_reference(const Tensor& x, const Tensor& weight, double eps) {
   const bool kept = kept_in_fp32(x, weight);

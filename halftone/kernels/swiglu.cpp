@@ -10,6 +10,7 @@
 #include "halftone/core/error.h"
 #include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/linear_input_impl.h"
 #include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/observed_impl.h"
 #include "halftone/kernels/swiglu_impl.h"
@@ -69,6 +70,13 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
 Tensor swiglu_reference(const Tensor& gate_up) {
   const std::vector<Tensor> parts = gate_up.chunk(2, -1);
   return at::silu(parts[0]) * parts[1];
+}
+
+std::optional<Recipe> swiglu_recipe(const Tensor& x) {
+  const auto* node = dynamic_cast<torch::autograd::CppNode<Swiglu>*>(x.grad_fn().get());
+  if (node == nullptr) return {};
+  return Recipe{.inputs = node->ctx_.get_saved_variables(),
+                .compute = [](const variable_list& in) { return Swiglu::apply(in[0]); }};
 }
 
 Tensor swiglu(const Tensor& gate_up) {
