@@ -35,12 +35,14 @@ Int8Matmul::Int8Matmul(const Int8Options& options) : options_(options), outer_(i
 
 Int8Matmul::~Int8Matmul() { innermost = outer_; }
 
-bool is_int8_matmul_enabled() { return innermost != nullptr && innermost->options_.enabled; }
+Int8Options int8_options() {
+  return innermost != nullptr ? innermost->options_ : Int8Options{.enabled = false};
+}
 
 std::uint64_t next_int8_stream() {
   if (innermost == nullptr) return 0;
-  const Int8Options& options = innermost->options_;
-  return random_word(random_word(options.seed, options.step), innermost->calls_++);
+  Int8Options& options = innermost->options_;
+  return random_word(random_word(options.seed, options.step), options.call++);
 }
 
 namespace {

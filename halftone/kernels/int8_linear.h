@@ -13,6 +13,7 @@ struct Int8Options {
   std::uint64_t seed = 0;  // of the stochastic rounding of gradients
   std::uint64_t step = 0;  // of this forward pass: no two passes of a run have the same
   bool enabled = true;     // false: fp32 again, inside another region
+  std::uint64_t call = 0;  // of a layer in this pass: which comes next
 };
 
 /// While it lives, halftone's linear layers of fp32 tensors go through int8_merged_linear
@@ -27,13 +28,16 @@ class Int8Matmul {
 
  private:
   Int8Options options_;
-  std::uint64_t calls_ = 0;
   Int8Matmul* outer_;
-  friend bool is_int8_matmul_enabled();
+  friend Int8Options int8_options();
   friend std::uint64_t next_int8_stream();
 };
 
-bool is_int8_matmul_enabled();
+/// Those of the innermost region, as they stand: a region of them repeats what comes now. Not
+/// enabled where there is none.
+Int8Options int8_options();
+
+inline bool is_int8_matmul_enabled() { return int8_options().enabled; }
 
 /// The random stream of the next layer in the innermost region.
 std::uint64_t next_int8_stream();

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "halftone/kernels/merged_weights_impl.h"
@@ -40,13 +41,23 @@ bool accumulates_everywhere() {
   return chosen != nullptr && chosen->empty();
 }
 
+bool is_in_place_backward() {
+  return regions > 0 && !torch::GradMode::is_enabled() && accumulates_everywhere();
+}
+
 }  // namespace
 
 AccumulateInPlace::AccumulateInPlace() { ++regions; }
 AccumulateInPlace::~AccumulateInPlace() { --regions; }
 
+bool accumulates_in_place(at::TensorList weights) {
+  return is_in_place_backward() && std::all_of(weights.begin(), weights.end(), [](const Tensor& w) {
+           return !w.requires_grad() || takes_in_place(w);
+         });
+}
+
 Tensor weight_grad_in_place(at::TensorList weights) {
-  if (regions == 0 || torch::GradMode::is_enabled() || !accumulates_everywhere()) return {};
+  if (!is_in_place_backward()) return {};
   std::vector<Tensor> grads;
   for (const Tensor& weight : weights) {
     if (!takes_in_place(weight)) return {};

@@ -21,6 +21,10 @@ class AccumulateInPlace {
   AccumulateInPlace& operator=(const AccumulateInPlace&) = delete;
 };
 
+/// Inside a backward(): whether the gradients of those `weights` that require one may go to .grad
+/// behind autograd's back.
+bool accumulates_in_place(at::TensorList weights);
+
 /// Inside a backward(): where to add the gradient of `weights` (out_i, in), taken as one matrix
 /// below each other: a view of their .grad, (sum of out_i, in). Undefined where the gradient has to
 /// go through autograd.

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/models/decoder_layer.h"
 
+#include <vector>
+
+#include "halftone/nn/recompute.h"
+
 namespace halftone {
 
 using torch::Tensor;
@@ -44,6 +48,21 @@ LayerOutput DecoderLayerImpl::forward(const LayerOutput& before, const Tensor& r
   const NormedSum h = ffn_norm_->add(in.sum, attended);
   const MoeOutput out = experts_(h.normed);
   return {h.sum, out.y, out.aux_loss};
+}
+
+LayerOutput recomputed(const std::shared_ptr<DecoderLayerImpl>& layer, const LayerOutput& before,
+                       const Tensor& rotations) {
+  const auto block = [layer, rotations](const std::vector<Tensor>& in) {
+    const LayerOutput stream{.x = in[0], .branch = in.size() > 1 ? in[1] : Tensor()};
+    const LayerOutput out = layer->forward(stream, rotations, {});
+    std::vector<Tensor> results{out.x, out.branch};
+    if (out.aux_loss.defined()) results.push_back(out.aux_loss);
+    return results;
+  };
+  std::vector<Tensor> inputs{before.x};
+  if (before.branch.defined()) inputs.push_back(before.branch);
+  const std::vector<Tensor> out = recomputed(block, inputs, layer->parameters());
+  return {out[0], out[1], out.size() > 2 ? out[2] : Tensor()};
 }
 
 }  // namespace halftone

@@ -5,6 +5,8 @@
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 
+#include <memory>
+
 #include "halftone/models/model_config.h"
 #include "halftone/nn/attention.h"
 #include "halftone/nn/feed_forward.h"
@@ -36,5 +38,9 @@ class DecoderLayerImpl : public torch::nn::Module {
   MoeFeedForward experts_{nullptr};
 };
 TORCH_MODULE(DecoderLayer);
+
+/// layer->forward() without a cache, which runs again in the backward pass (nn/recompute.h).
+LayerOutput recomputed(const std::shared_ptr<DecoderLayerImpl>& layer, const LayerOutput& before,
+                       const torch::Tensor& rotations);
 
 }  // namespace halftone

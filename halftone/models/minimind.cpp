@@ -8,6 +8,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/models/decoder_layer.h"
+#include "halftone/nn/recompute.h"
 
 namespace halftone {
 namespace {
@@ -42,8 +43,10 @@ HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
   LayerOutput stream{.x = x};
   Tensor aux_loss;
   for (std::int64_t i = 0; i < config_.n_layers; ++i) {
-    auto* layer = layers_[static_cast<std::size_t>(i)]->as<DecoderLayerImpl>();
-    stream = layer->forward(stream, rotations, {cache, i});
+    const auto layer = layers_->ptr<DecoderLayerImpl>(static_cast<std::size_t>(i));
+    stream = recomputes_blocks() && cache == nullptr
+                 ? recomputed(layer, stream, rotations)
+                 : layer->forward(stream, rotations, {cache, i});
     if (stream.aux_loss.defined())
       aux_loss = aux_loss.defined() ? aux_loss + stream.aux_loss : stream.aux_loss;
   }

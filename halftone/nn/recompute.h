@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Activations that are computed twice instead of kept (Chen et al. 2016).
+#pragma once
+
+#include <torch/types.h>
+
+#include <functional>
+#include <vector>
+
+namespace halftone {
+
+/// Part of a model, as a function of defined tensors.
+using Block = std::function<std::vector<torch::Tensor>(const std::vector<torch::Tensor>& inputs)>;
+
+/// block(inputs), for whose backward pass nothing is kept but `inputs`: the block runs a second
+/// time then, with the autocast, int8 region and state of LibTorch's default generators of the
+/// first, so that values and gradients are those of block(inputs) to the bit. `parameters` are all
+/// that it differentiates beside its inputs; they get their gradients as in any backward pass,
+/// autograd::grad() included. What else the block reads must stand as it is until then.
+/// Differentiable once. Where gradients are off: block(inputs).
+std::vector<torch::Tensor> recomputed(const Block& block, const std::vector<torch::Tensor>& inputs,
+                                      const std::vector<torch::Tensor>& parameters);
+
+/// While it lives, the models of this library that run in this thread recompute their blocks.
+/// Regions nest; the innermost counts. What it says of a forward pass holds for its backward pass.
+class RecomputeBlocks {
+ public:
+  explicit RecomputeBlocks(bool enabled = true);
+  ~RecomputeBlocks();
+  RecomputeBlocks(const RecomputeBlocks&) = delete;
+  RecomputeBlocks& operator=(const RecomputeBlocks&) = delete;
+
+ private:
+  bool outer_;
+};
+
+bool recomputes_blocks();
+
+}  // namespace halftone
