@@ -103,8 +103,8 @@ struct Merged8 : torch::autograd::Function<Merged8> {
     }
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     const Tensor in_place = weight_grad_in_place(weights);
-    const Tensor dw =
-        weight_gradient(g, by_token(as_rows(saved.input())), random_word(stream, 1), in_place);
+    const std::vector<Int8Matrix> x_parts = by_token(as_rows(saved.input(grads[0])));
+    const Tensor dw = weight_gradient(g, x_parts, random_word(stream, 1), in_place);
     if (!in_place.defined()) split_rows(dw, row_counts(weights), grads);
     return grads;
   }

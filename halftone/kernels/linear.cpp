@@ -99,7 +99,7 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     const bool shared = paths.weight_gradient == paths.input_gradient;
     const Tensor g_t = (shared ? g_operand : g).t();
-    const Tensor rows = as_rows(saved.input().to(dtype));
+    const Tensor rows = as_rows(saved.input(grads[0]).to(dtype));
     const Tensor x_operand = operand_for(paths.weight_gradient, rows);
     if (const Tensor sum = weight_grad_in_place(weights); sum.defined()) {
       gemm16_add(sum, g_t, x_operand, paths.weight_gradient);
@@ -139,7 +139,7 @@ struct Merged32 : torch::autograd::Function<Merged32> {
     variable_list grads(weights.size() + 1);
     if (ctx->needs_input_grad(0)) grads[0] = saved.input_grad(input_grad(g, weights, merged));
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
-    const Tensor rows = as_rows(saved.input());
+    const Tensor rows = as_rows(saved.input(grads[0]));
     if (Tensor sum = weight_grad_in_place(weights); sum.defined())
       gemm32_add(sum, g.t(), rows);
     else
@@ -149,7 +149,7 @@ struct Merged32 : torch::autograd::Function<Merged32> {
 
  private:
   static variable_list grads_with_graph(const SavedLinear& saved, const variable_list& grads) {
-    variable_list inputs{saved.input()};
+    variable_list inputs{saved.input({})};
     inputs.insert(inputs.end(), saved.others().begin(), saved.others().end());
     return composed_grads(
         [](const variable_list& in) {

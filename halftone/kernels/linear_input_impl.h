@@ -13,10 +13,12 @@
 
 namespace halftone {
 
-/// How a tensor is computed again, to the bit, from what the operation that made it keeps for its
-/// own backward pass. Differentiable as the operation is.
+/// How a tensor x is computed again, to the bit, from what the operation that made it keeps for its
+/// own backward pass. Differentiable as the operation is. `d_x` is the gradient that x will have,
+/// or undefined: one pass over the inputs may be enough for x and for their gradients.
 struct Recipe {
-  using Compute = std::function<torch::Tensor(const std::vector<torch::Tensor>& inputs)>;
+  using Compute = std::function<torch::Tensor(const std::vector<torch::Tensor>& inputs,
+                                              const torch::Tensor& d_x)>;
   std::vector<torch::Tensor> inputs;
   Compute compute;
 };
@@ -37,8 +39,11 @@ class SavedLinear {
   explicit SavedLinear(torch::autograd::AutogradContext* ctx);
 
   const torch::autograd::variable_list& others() const { return others_; }
-  /// The rows that were kept, or x computed again.
-  torch::Tensor input() const { return compute_ ? (*compute_)(input_) : input_.front(); }
+  /// The rows that were kept, or x computed again. d_x: what backward() will return for x, if that
+  /// is there already.
+  torch::Tensor input(const torch::Tensor& d_x) const {
+    return compute_ != nullptr ? (*compute_)(input_, d_x) : input_.front();
+  }
   /// The gradient of x from that of its rows.
   torch::Tensor input_grad(const torch::Tensor& d_rows) const;
 

@@ -191,7 +191,8 @@ std::optional<Recipe> rms_norm_recipe(const Tensor& x) {
   const variable_list saved = ctx.get_saved_variables();
   const double eps = ctx.saved_data["eps"].toDouble();
   const auto dtype = static_cast<torch::ScalarType>(ctx.saved_data["dtype"].toInt());
-  return Recipe{.inputs = {saved[0], saved[1]}, .compute = [eps, dtype](const variable_list& in) {
+  return Recipe{.inputs = {saved[0], saved[1]},
+                .compute = [eps, dtype](const variable_list& in, const Tensor&) {
                   return fused(in[0], {}, in[1], eps, dtype).normed;
                 }};
 }

@@ -6,6 +6,9 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/silu.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/composed_grads_impl.h"
@@ -24,6 +27,57 @@ using torch::autograd::variable_list;
 
 constexpr std::int64_t kGrain = 8;  // rows worth a thread
 
+/// d_gate_up, and the forward's result once more where `out` is defined.
+Tensor gradient(const Tensor& gate_up, const Tensor& d_out, const Tensor& out) {
+  ObservedOperation observed("halftone::swiglu_gradient", {d_out, gate_up});
+  const Tensor dense = gate_up.contiguous();
+  const Tensor d_rows = d_out.to(dense.scalar_type()).contiguous();
+  const Tensor d_gate_up = at::empty_like(dense);
+  const std::int64_t width = d_rows.size(-1);
+  const SwigluGradRows rows{.gate_up = dense.const_data_ptr(),
+                            .d_out = d_rows.const_data_ptr(),
+                            .d_gate_up = d_gate_up.data_ptr(),
+                            .out = out.defined() ? out.data_ptr() : nullptr,
+                            .width = width,
+                            .type = kernel_type(dense.scalar_type())};
+  at::parallel_for(0, d_rows.numel() / width, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    swiglu_grad_rows(rows, begin, end);
+  });
+  observed.set_outputs({d_gate_up, out.defined() ? out : d_gate_up});
+  return d_gate_up;
+}
+
+/// The gradient that was computed beside the result when a linear layer asked for the latter again,
+/// until autograd comes for it.
+class EarlyGradient : public torch::CustomClassHolder {
+ public:
+  void put(const Tensor& d_out, const Tensor& d_gate_up) {
+    d_out_ = d_out;
+    version_ = d_out._version();
+    d_gate_up_ = d_gate_up;
+  }
+
+  /// Undefined if it belongs to another gradient of the result: one that a second use of the result
+  /// or a hook has changed.
+  Tensor take(const Tensor& d_out) {
+    const bool fits = d_out_.is_same(d_out) && d_out_._version() == version_;
+    d_out_.reset();
+    const Tensor d_gate_up = std::exchange(d_gate_up_, {});
+    return fits ? d_gate_up : Tensor();
+  }
+
+ private:
+  Tensor d_out_;
+  std::int64_t version_ = 0;
+  Tensor d_gate_up_;
+};
+
+constexpr const char* kEarly = "early";
+
+c10::intrusive_ptr<EarlyGradient> early_gradient(AutogradContext& ctx) {
+  return c10::static_intrusive_pointer_cast<EarlyGradient>(ctx.saved_data[kEarly].toCapsule());
+}
+
 struct Swiglu : torch::autograd::Function<Swiglu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate_up) {
     ObservedOperation observed("halftone::swiglu", {gate_up});
@@ -38,6 +92,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
                      [&](std::int64_t begin, std::int64_t end) { swiglu_rows(rows, begin, end); });
     observed.set_output(out);
     ctx->save_for_backward({gate_up});
+    ctx->saved_data[kEarly] = c10::IValue::make_capsule(c10::make_intrusive<EarlyGradient>());
     return out;
   }
 
@@ -47,21 +102,9 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
       return composed_grads(
           [](const variable_list& in) { return variable_list{swiglu_reference(in[0])}; }, {gate_up},
           output_grads);
-    ObservedOperation observed("halftone::swiglu_gradient", {output_grads[0], gate_up});
-    const Tensor dense = gate_up.contiguous();
-    const Tensor d_out = output_grads[0].to(dense.scalar_type()).contiguous();
-    const Tensor d_gate_up = at::empty_like(dense);
-    const std::int64_t width = d_out.size(-1);
-    const SwigluGradRows rows{.gate_up = dense.const_data_ptr(),
-                              .d_out = d_out.const_data_ptr(),
-                              .d_gate_up = d_gate_up.data_ptr(),
-                              .width = width,
-                              .type = kernel_type(dense.scalar_type())};
-    at::parallel_for(0, d_out.numel() / width, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      swiglu_grad_rows(rows, begin, end);
-    });
-    observed.set_output(d_gate_up);
-    return {d_gate_up};
+    const auto early = early_gradient(*ctx);
+    const Tensor known = early->take(output_grads[0]);
+    return {known.defined() ? known : gradient(gate_up, output_grads[0], {})};
   }
 };
 
@@ -73,10 +116,17 @@ Tensor swiglu_reference(const Tensor& gate_up) {
 }
 
 std::optional<Recipe> swiglu_recipe(const Tensor& x) {
-  const auto* node = dynamic_cast<torch::autograd::CppNode<Swiglu>*>(x.grad_fn().get());
+  auto* node = dynamic_cast<torch::autograd::CppNode<Swiglu>*>(x.grad_fn().get());
   if (node == nullptr) return {};
-  return Recipe{.inputs = node->ctx_.get_saved_variables(),
-                .compute = [](const variable_list& in) { return Swiglu::apply(in[0]); }};
+  const variable_list inputs = node->ctx_.get_saved_variables();
+  const auto early = early_gradient(node->ctx_);
+  const auto compute = [early](const variable_list& in, const Tensor& d_x) {
+    if (!d_x.defined() || torch::GradMode::is_enabled()) return Tensor(Swiglu::apply(in[0]));
+    const Tensor again = at::empty(with_last(in[0], in[0].size(-1) / 2), in[0].options());
+    early->put(d_x, gradient(in[0], d_x, again));
+    return again;
+  };
+  return Recipe{.inputs = inputs, .compute = compute};
 }
 
 Tensor swiglu(const Tensor& gate_up) {

@@ -49,6 +49,7 @@ struct GradRow {
   const typename Element::Type* d_out;
   typename Element::Type* d_gate;
   typename Element::Type* d_up;
+  typename Element::Type* out;
 };
 
 template <class Element>
@@ -61,7 +62,9 @@ void swiglu_grad_row(const GradRow<Element>& row, std::int64_t width) {
     const V s = sigmoid(z);
     const V silu = Element::rounded(d, hn::Mul(z, s));
     store_some<Element>(hn::Mul(g, silu), d, row.d_up + i, width - i);
-    const V d_silu = Element::rounded(d, hn::Mul(g, load_some<Element>(d, row.up + i, width - i)));
+    const V up = load_some<Element>(d, row.up + i, width - i);
+    if (row.out != nullptr) store_some<Element>(hn::Mul(silu, up), d, row.out + i, width - i);
+    const V d_silu = Element::rounded(d, hn::Mul(g, up));
     // d silu / dz = s (1 + z (1 - s))
     const V slope = hn::Mul(s, hn::MulAdd(z, hn::Sub(one, s), one));
     store_some<Element>(hn::Mul(d_silu, slope), d, row.d_gate + i, width - i);
@@ -84,11 +87,13 @@ void grad_rows(const SwigluGradRows& rows, std::int64_t begin, std::int64_t end)
   for (std::int64_t r = begin; r < end; ++r) {
     const T* gate = static_cast<const T*>(rows.gate_up) + r * 2 * rows.width;
     T* d_gate = static_cast<T*>(rows.d_gate_up) + r * 2 * rows.width;
+    T* out = rows.out == nullptr ? nullptr : static_cast<T*>(rows.out) + r * rows.width;
     swiglu_grad_row<Element>({.gate = gate,
                               .up = gate + rows.width,
                               .d_out = static_cast<const T*>(rows.d_out) + r * rows.width,
                               .d_gate = d_gate,
-                              .d_up = d_gate + rows.width},
+                              .d_up = d_gate + rows.width,
+                              .out = out},
                              rows.width);
   }
 }

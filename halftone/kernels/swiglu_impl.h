@@ -18,11 +18,12 @@ struct SwigluRows {
 
 void swiglu_rows(const SwigluRows& rows, std::int64_t begin, std::int64_t end);
 
-/// Dense rows: gate_up and its gradient (2 width), d_out (width).
+/// Dense rows: gate_up and its gradient (2 width), d_out and out (width).
 struct SwigluGradRows {
   const void* gate_up;
   const void* d_out;
   void* d_gate_up;
+  void* out;  // the forward's result once more, or null
   std::int64_t width;
   KernelType type;
 };

@@ -133,6 +133,26 @@ TEST(LinearInput, IsKeptWhereItsOperationHasForgottenWhatItKept) {
   EXPECT_TRUE(slope.equal(input.detach().sum(0).expand({2, 4})));
 }
 
+TEST(LinearInput, GradientsOfAResultUsedTwiceOrHookedAreWhole) {
+  torch::manual_seed(13);
+  const Tensor gate_up = torch::randn({5, 48}).requires_grad_();
+  const Tensors weights = leaves_like({torch::randn({7, 24}), torch::randn({7, 24})});
+  const auto slope = [&](bool keep, bool hook) {
+    const Tensor input = swiglu(gate_up);
+    if (hook) input.register_hook([](const Tensor& grad) { return grad.mul_(3); });
+    const auto product = [&](const Tensor& weight) {
+      return halftone::linear(keep ? input.view_as(input) : input, weight);
+    };
+    const Tensor sum = (product(weights[0]) + product(weights[1]).sin()).sum();
+    return torch::autograd::grad({hook ? product(weights[0]).sum() : sum}, {gate_up, weights[0]});
+  };
+  for (const bool hook : {false, true}) {
+    const Tensors again = slope(false, hook), kept = slope(true, hook);
+    for (std::size_t i = 0; i < kept.size(); ++i)
+      EXPECT_TRUE(at::allclose(again[i], kept[i], 1e-5, 1e-6)) << hook << i;
+  }
+}
+
 TEST(LinearInput, BothResultsOfANormAreTheirOwn) {
   torch::manual_seed(12);
   const Tensor x = torch::randn({3, 8}).requires_grad_(), branch = torch::randn({3, 8});
