@@ -35,7 +35,9 @@ class StepBench {
         model_(config_of(preset)),
         optimizer_(std::make_shared<halftone::AdamW>(parameters())),
         ids_(torch::randint(model_->config().vocab_size, {batch, seq_len + 1}, torch::kInt64)),
-        mask_(torch::ones({batch, seq_len})) {}
+        mask_(torch::ones({batch, seq_len})) {
+    halftone::release_free_memory();  // as the trainer does: the weights have moved
+  }
 
   void step() {
     optimizer_->zero_grad();

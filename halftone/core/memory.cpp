@@ -25,8 +25,10 @@ std::uint64_t peak_resident_bytes() {
                                              : 0;
 }
 
+void release_free_memory() { ::malloc_trim(0); }
+
 void reset_peak_resident_bytes() {
-  ::malloc_trim(0);
+  release_free_memory();
   std::ofstream("/proc/self/clear_refs") << "5";  // Linux: the peak becomes what is resident now
 }
 

@@ -13,6 +13,9 @@ std::uint64_t peak_resident_bytes();
 /// can.
 void reset_peak_resident_bytes();
 
+/// Hands free memory back to the system, where it lies scattered too.
+void release_free_memory();
+
 /// For a program that trains, at its start: makes the C library keep what is freed, for the whole
 /// process, where it would hand large blocks back to the system. Steps ask for the same sizes again
 /// and again; once they have seen them, they get no new pages. Does nothing where the C library is

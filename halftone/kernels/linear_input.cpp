@@ -20,16 +20,16 @@ constexpr const char* kShape = "shape";
 constexpr const char* kDtype = "dtype";
 
 struct Computation : torch::CustomClassHolder {
-  explicit Computation(Recipe::Compute function) : compute(std::move(function)) {}
-  Recipe::Compute compute;
+  explicit Computation(Recomputation::Compute function) : compute(std::move(function)) {}
+  Recomputation::Compute compute;
 };
 
-std::optional<Recipe> recipe_of(const Tensor& x) {
-  // Written to since it was made, it is no longer what the recipe gives.
+std::optional<Recomputation> recomputation_of(const Tensor& x) {
+  // Written to since it was made, it is no longer what the recomputation gives.
   if (!x.grad_fn() || x._version() != 0) return {};
   try {
-    std::optional<Recipe> recipe = swiglu_recipe(x);
-    return recipe ? recipe : rms_norm_recipe(x);
+    std::optional<Recomputation> recomputation = swiglu_recomputation(x);
+    return recomputation ? recomputation : rms_norm_recomputation(x);
   } catch (const c10::Error&) {
     return {};  // what its operation kept is freed (a backward pass is over), or was written to
   }
@@ -42,10 +42,11 @@ void save_linear(AutogradContext* ctx, variable_list others, const Tensor& x, co
   ctx->saved_data[kShape] = x.sizes().vec();
   ctx->saved_data[kDtype] = static_cast<std::int64_t>(x.scalar_type());
   variable_list saved = std::move(others);
-  if (std::optional<Recipe> recipe = recipe_of(x)) {
-    std::move(recipe->inputs.begin(), recipe->inputs.end(), std::back_inserter(saved));
-    ctx->saved_data[kCompute] =
-        c10::IValue::make_capsule(c10::make_intrusive<Computation>(std::move(recipe->compute)));
+  if (std::optional<Recomputation> recomputation = recomputation_of(x)) {
+    std::move(recomputation->inputs.begin(), recomputation->inputs.end(),
+              std::back_inserter(saved));
+    ctx->saved_data[kCompute] = c10::IValue::make_capsule(
+        c10::make_intrusive<Computation>(std::move(recomputation->compute)));
   } else {
     saved.push_back(rows);
   }

@@ -16,7 +16,7 @@ namespace halftone {
 /// How a tensor x is computed again, to the bit, from what the operation that made it keeps for its
 /// own backward pass. Differentiable as the operation is. `d_x` is the gradient that x will have,
 /// or undefined: one pass over the inputs may be enough for x and for their gradients.
-struct Recipe {
+struct Recomputation {
   using Compute = std::function<torch::Tensor(const std::vector<torch::Tensor>& inputs,
                                               const torch::Tensor& d_x)>;
   std::vector<torch::Tensor> inputs;
@@ -25,11 +25,11 @@ struct Recipe {
 
 /// Of a result of swiglu(), and of the normed result of rms_norm() and add_rms_norm(), where
 /// autograd recorded their kernels; nothing for any other tensor.
-std::optional<Recipe> swiglu_recipe(const torch::Tensor& x);
-std::optional<Recipe> rms_norm_recipe(const torch::Tensor& x);
+std::optional<Recomputation> swiglu_recomputation(const torch::Tensor& x);
+std::optional<Recomputation> rms_norm_recomputation(const torch::Tensor& x);
 
 /// In the forward() of a linear layer of x: keeps `others` and what gives x again, which is `rows`
-/// (x as the product takes it) where no recipe does. Takes the place of save_for_backward().
+/// (x as the product takes it) where no recomputation does. Takes the place of save_for_backward().
 void save_linear(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list others,
                  const torch::Tensor& x, const torch::Tensor& rows);
 
@@ -49,7 +49,7 @@ class SavedLinear {
 
  private:
   torch::autograd::variable_list others_, input_;
-  const Recipe::Compute* compute_ = nullptr;  // ctx's
+  const Recomputation::Compute* compute_ = nullptr;  // ctx's
   std::vector<std::int64_t> shape_;
   torch::ScalarType dtype_;
 };

@@ -183,7 +183,7 @@ NormedSum fused(const Tensor& x, const Tensor& branch, const Tensor& weight, dou
 
 }  // namespace
 
-std::optional<Recipe> rms_norm_recipe(const Tensor& x) {
+std::optional<Recomputation> rms_norm_recomputation(const Tensor& x) {
   auto* node = dynamic_cast<torch::autograd::CppNode<AddRmsNorm>*>(x.grad_fn().get());
   constexpr std::uint32_t kNormed = 1;  // the other output is the sum
   if (node == nullptr || x.output_nr() != kNormed) return {};
@@ -191,10 +191,10 @@ std::optional<Recipe> rms_norm_recipe(const Tensor& x) {
   const variable_list saved = ctx.get_saved_variables();
   const double eps = ctx.saved_data["eps"].toDouble();
   const auto dtype = static_cast<torch::ScalarType>(ctx.saved_data["dtype"].toInt());
-  return Recipe{.inputs = {saved[0], saved[1]},
-                .compute = [eps, dtype](const variable_list& in, const Tensor&) {
-                  return fused(in[0], {}, in[1], eps, dtype).normed;
-                }};
+  return Recomputation{.inputs = {saved[0], saved[1]},
+                       .compute = [eps, dtype](const variable_list& in, const Tensor&) {
+                         return fused(in[0], {}, in[1], eps, dtype).normed;
+                       }};
 }
 
 Tensor rms_norm_reference(const Tensor& x, const Tensor& weight, double eps) {

@@ -115,7 +115,7 @@ Tensor swiglu_reference(const Tensor& gate_up) {
   return at::silu(parts[0]) * parts[1];
 }
 
-std::optional<Recipe> swiglu_recipe(const Tensor& x) {
+std::optional<Recomputation> swiglu_recomputation(const Tensor& x) {
   auto* node = dynamic_cast<torch::autograd::CppNode<Swiglu>*>(x.grad_fn().get());
   if (node == nullptr) return {};
   const variable_list inputs = node->ctx_.get_saved_variables();
@@ -126,7 +126,7 @@ std::optional<Recipe> swiglu_recipe(const Tensor& x) {
     early->put(d_x, gradient(in[0], d_x, again));
     return again;
   };
-  return Recipe{.inputs = inputs, .compute = compute};
+  return Recomputation{.inputs = inputs, .compute = compute};
 }
 
 Tensor swiglu(const Tensor& gate_up) {

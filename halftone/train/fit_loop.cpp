@@ -33,6 +33,7 @@ std::vector<OptimizerSetup> configured_optimizers(TrainingModuleBase& module,
   for (const OptimizerSetup& setup : setups)
     HALFTONE_CHECK(setup.optimizer != nullptr,
                    "[trainer] expected optimizers from configure_optimizers(), got a null pointer");
+  release_free_memory();  // the weights have moved into the optimizer's buffers
   return setups;
 }
 
