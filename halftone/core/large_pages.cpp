@@ -4,6 +4,7 @@
 #include <ATen/ops/from_blob.h>
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -11,18 +12,48 @@
 
 namespace halftone {
 
-torch::Tensor empty_on_large_pages(std::int64_t bytes) {
-  constexpr std::size_t kPage = std::size_t{1} << 21U;
-  HALFTONE_CHECK(bytes >= 0, "[empty_on_large_pages] expected a size of at least 0, got ", bytes);
-  const std::size_t size = (static_cast<std::size_t>(bytes) / kPage + 1) * kPage;
-  void* memory = std::aligned_alloc(kPage, size);
-  if (memory == nullptr) throw std::bad_alloc();
+namespace {
+
+constexpr std::size_t kPage = std::size_t{1} << 21U;
+
+// At least one page.
+std::size_t whole_pages(std::int64_t bytes) {
+  return (static_cast<std::size_t>(bytes) / kPage + 1) * kPage;
+}
+
+// A wish: a system without such pages gives ordinary ones.
+void wish_for_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t size) {
 #ifdef MADV_HUGEPAGE
-  // A wish: a system without such pages gives ordinary ones.
   ::madvise(memory, size, MADV_HUGEPAGE);
 #endif
+}
+
+}  // namespace
+
+torch::Tensor empty_on_large_pages(std::int64_t bytes) {
+  HALFTONE_CHECK(bytes >= 0, "[empty_on_large_pages] expected a size of at least 0, got ", bytes);
+  const std::size_t size = whole_pages(bytes);
+  void* memory = std::aligned_alloc(kPage, size);
+  if (memory == nullptr) throw std::bad_alloc();
+  wish_for_large_pages(memory, size);
   return at::from_blob(
       memory, {bytes}, [](void* p) { std::free(p); }, torch::kByte);
+}
+
+torch::Tensor zeros_on_large_pages(std::int64_t bytes) {
+  HALFTONE_CHECK(bytes >= 0, "[zeros_on_large_pages] expected a size of at least 0, got ", bytes);
+  const std::size_t size = whole_pages(bytes);
+  // A page more than is needed, so that there is an aligned start; the ends go back.
+  void* const mapped =
+      ::mmap(nullptr, size + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  auto* const first = static_cast<char*>(mapped);
+  const std::size_t before = (kPage - reinterpret_cast<std::uintptr_t>(first) % kPage) % kPage;
+  if (before > 0) ::munmap(first, before);
+  ::munmap(first + before + size, kPage - before);
+  wish_for_large_pages(first + before, size);
+  return at::from_blob(
+      first + before, {bytes}, [size](void* p) { ::munmap(p, size); }, torch::kByte);
 }
 
 }  // namespace halftone

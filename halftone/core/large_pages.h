@@ -13,4 +13,8 @@ namespace halftone {
 /// 4 KiB pages, whose addresses must be looked up 512 times as often.
 torch::Tensor empty_on_large_pages(std::int64_t bytes);
 
+/// The same, all zero. The pages are fresh ones, which the system clears when they are first
+/// touched: until then they take no memory, and nothing is written twice.
+torch::Tensor zeros_on_large_pages(std::int64_t bytes);
+
 }  // namespace halftone

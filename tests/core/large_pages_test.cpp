@@ -25,5 +25,25 @@ TEST(LargePages, GiveAlignedMemoryThatOutlivesItsFirstTensor) {
   EXPECT_THROW(empty_on_large_pages(-1), c10::Error);
 }
 
+TEST(LargePages, GiveZerosThatAreTheirOwn) {
+  constexpr std::uintptr_t kPage = 1U << 21U;
+  for (const std::int64_t bytes :
+       {std::int64_t{1}, std::int64_t{1} << 21U, std::int64_t{5} << 20U}) {
+    const torch::Tensor zeros = zeros_on_large_pages(bytes);
+    EXPECT_EQ(zeros.count_nonzero().item<std::int64_t>(), 0);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(zeros.data_ptr()) % kPage, 0U);
+    zeros.fill_(3);
+    // Memory that was used before must not come back as it was left.
+    EXPECT_EQ(zeros_on_large_pages(bytes).count_nonzero().item<std::int64_t>(), 0);
+    EXPECT_EQ(zeros.sum().item<std::int64_t>(), 3 * bytes);
+  }
+  for (int round = 0; round < 3; ++round) {
+    const torch::Tensor zeros = zeros_on_large_pages(1 << 20U);
+    EXPECT_EQ(zeros.count_nonzero().item<std::int64_t>(), 0);
+    zeros.fill_(9);
+  }
+  EXPECT_THROW(zeros_on_large_pages(-1), c10::Error);
+}
+
 }  // namespace
 }  // namespace halftone
