@@ -3,34 +3,36 @@
 
 #include <ATen/Parallel.h>
 
-#include <cmath>
+#include <algorithm>
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/adamw_impl.h"
 #include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/moments.h"
+#include "halftone/kernels/moments_impl.h"
+#include "halftone/kernels/split_master.h"
 #include "halftone/kernels/stochastic_rounding.h"
 
 namespace halftone {
 namespace {
 
-constexpr std::int64_t kGrain = 16384;                     // elements worth a thread
+constexpr std::int64_t kGrain = 64;                        // blocks worth a thread
 constexpr std::int64_t kKeySpan = std::int64_t{1} << 32U;  // indices that share a key
 
 bool stochastic(const AdamWTensors& tensors, const AdamWArguments& arguments) {
   return arguments.stochastic_rounding && tensors.weights.scalar_type() == torch::kBFloat16;
 }
 
+// The moments draw from a stream of their own.
+std::uint64_t moment_seed(const AdamWArguments& arguments) { return ~arguments.seed; }
+
 // lr / (1 - beta1^t) and sqrt(1 - beta2^t): fp64 scalars on the step's device.
 std::pair<torch::Tensor, torch::Tensor> corrections(const AdamWArguments& arguments) {
   const torch::Tensor step = arguments.step.to(torch::kDouble);
   return {arguments.lr / (1.0 - at::pow(arguments.beta1, step)),
           (1.0 - at::pow(arguments.beta2, step)).sqrt()};
-}
-
-// LibTorch's fp32 square root on the CPU is now and then one bit off; through fp64 it is exact.
-torch::Tensor exact_sqrt(const torch::Tensor& x) {
-  return x.is_cpu() ? x.to(torch::kDouble).sqrt().to(torch::kFloat) : x.sqrt();
 }
 
 void check_flat(const torch::Tensor& tensor, const torch::Tensor& weights, const char* name) {
@@ -41,16 +43,47 @@ void check_flat(const torch::Tensor& tensor, const torch::Tensor& weights, const
                  tensor.device());
 }
 
+void check_scales(const torch::Tensor& scales, const torch::Tensor& weights, const char* name) {
+  const std::int64_t count = moment_scales(weights.numel());
+  HALFTONE_CHECK(
+      scales.defined() && scales.scalar_type() == torch::kFloat && scales.dim() == 1 &&
+          scales.is_contiguous() && scales.numel() == count && scales.device() == weights.device(),
+      "[adamw] expected ", name, " to hold ", count, " fp32 scales on ", weights.device());
+}
+
+void check_moments(const AdamWTensors& tensors, const AdamWArguments& arguments) {
+  const torch::ScalarType dtype = tensors.exp_avg.scalar_type();
+  HALFTONE_CHECK((dtype == torch::kFloat || dtype == torch::kBFloat16 || dtype == torch::kByte) &&
+                     tensors.exp_avg_sq.scalar_type() == dtype,
+                 "[adamw] expected both moments in fp32, bf16 or uint8, got ", dtype, " and ",
+                 tensors.exp_avg_sq.scalar_type());
+  if (dtype != torch::kByte) return;
+  check_scales(tensors.exp_avg_scale, tensors.weights, "exp_avg_scale");
+  check_scales(tensors.exp_avg_sq_scale, tensors.weights, "exp_avg_sq_scale");
+  HALFTONE_CHECK(arguments.first_index % kMomentBlock == 0,
+                 "[adamw] expected 8-bit moments to begin at a multiple of ", kMomentBlock,
+                 ", got ", arguments.first_index);
+}
+
+void check_master(const AdamWTensors& tensors) {
+  if (!tensors.master_low.defined()) return;
+  const torch::ScalarType dtype = tensors.master_low.scalar_type();
+  HALFTONE_CHECK((dtype == torch::kShort || dtype == torch::kByte) &&
+                     tensors.weights.scalar_type() == torch::kBFloat16,
+                 "[adamw] expected master_low in int16 or uint8 beside bf16 weights, got ", dtype,
+                 " beside ", tensors.weights.scalar_type());
+  check_flat(tensors.master_low, tensors.weights, "master_low");
+}
+
 void check(const AdamWTensors& tensors, const AdamWArguments& arguments) {
   const torch::ScalarType dtype = tensors.weights.scalar_type();
   HALFTONE_CHECK(dtype == torch::kFloat || dtype == torch::kBFloat16 || dtype == torch::kHalf,
                  "[adamw] expected weights in fp32, bf16 or fp16, got ", dtype);
-  HALFTONE_CHECK(tensors.gradients.scalar_type() == dtype, "[adamw] expected gradients in ", dtype,
-                 ", the weights' dtype, got ", tensors.gradients.scalar_type());
-  HALFTONE_CHECK(tensors.exp_avg.scalar_type() == torch::kFloat &&
-                     tensors.exp_avg_sq.scalar_type() == torch::kFloat,
-                 "[adamw] expected fp32 moments, got ", tensors.exp_avg.scalar_type(), " and ",
-                 tensors.exp_avg_sq.scalar_type());
+  const torch::ScalarType gradients = tensors.gradients.scalar_type();
+  HALFTONE_CHECK(gradients == dtype || gradients == torch::kFloat, "[adamw] expected gradients in ",
+                 dtype, ", the weights' dtype, or in fp32, got ", gradients);
+  check_moments(tensors, arguments);
+  check_master(tensors);
   check_flat(tensors.weights, tensors.weights, "weights");
   check_flat(tensors.gradients, tensors.weights, "gradients");
   check_flat(tensors.exp_avg, tensors.weights, "exp_avg");
@@ -73,41 +106,137 @@ AdamWConstants constants_of(const AdamWTensors& tensors, const AdamWArguments& a
           .root_correction = static_cast<float>(root_correction.item<double>()),
           .eps = static_cast<float>(arguments.eps),
           .stochastic_rounding = stochastic(tensors, arguments),
-          .key = {0, 0}};
+          .key = {0, 0},
+          .moment_key = {0, 0}};
+}
+
+MomentType moment_type(torch::ScalarType dtype) {
+  if (dtype == torch::kByte) return MomentType::kInt8;
+  return dtype == torch::kFloat ? MomentType::kFloat : MomentType::kBFloat16;
+}
+
+MasterBits master_bits(const torch::Tensor& low) {
+  if (!low.defined()) return MasterBits::kNone;
+  return low.scalar_type() == torch::kByte ? MasterBits::k8 : MasterBits::k16;
+}
+
+// `size` elements from `begin` on. REQUIRES with 8-bit moments: they begin at a block.
+AdamWRange range_of(const AdamWTensors& t, std::int64_t begin, std::int64_t size) {
+  const auto at = [begin](const torch::Tensor& flat) -> void* {
+    if (!flat.defined()) return nullptr;
+    return static_cast<char*>(flat.mutable_data_ptr()) +
+           begin * static_cast<std::int64_t>(flat.element_size());
+  };
+  const auto scale = [begin](const torch::Tensor& scales) {
+    return scales.defined() ? scales.mutable_data_ptr<float>() + begin / kMomentBlock : nullptr;
+  };
+  return {.weights = at(t.weights),
+          .gradients = at(t.gradients),
+          .exp_avg = at(t.exp_avg),
+          .exp_avg_sq = at(t.exp_avg_sq),
+          .exp_avg_scale = scale(t.exp_avg_scale),
+          .exp_avg_sq_scale = scale(t.exp_avg_sq_scale),
+          .master_low = at(t.master_low),
+          .size = size,
+          .first_index = 0,
+          .type = kernel_type(t.weights.scalar_type()),
+          .gradient_type = kernel_type(t.gradients.scalar_type()),
+          .moments = moment_type(t.exp_avg.scalar_type()),
+          .master = master_bits(t.master_low)};
+}
+
+void set_key(std::uint32_t (&key)[2], std::uint64_t stream, std::int64_t index) {
+  const std::uint64_t word = random_word(stream, static_cast<std::uint64_t>(index / kKeySpan));
+  key[0] = static_cast<std::uint32_t>(word);
+  key[1] = static_cast<std::uint32_t>(word >> 32U);
 }
 
 void adamw_cpu(const AdamWTensors& tensors, const AdamWArguments& arguments) {
   if (arguments.found_inf.item<double>() != 0.0) return;
   const AdamWConstants shared = constants_of(tensors, arguments);
-  const std::uint64_t stream =
-      random_word(arguments.seed, static_cast<std::uint64_t>(arguments.step.item<std::int64_t>()));
-  const torch::ScalarType dtype = tensors.weights.scalar_type();
-  const KernelType type = kernel_type(dtype);
-  auto* weights = static_cast<char*>(tensors.weights.mutable_data_ptr());
-  const auto* gradients = static_cast<const char*>(tensors.gradients.const_data_ptr());
-  auto* exp_avg = tensors.exp_avg.mutable_data_ptr<float>();
-  auto* exp_avg_sq = tensors.exp_avg_sq.mutable_data_ptr<float>();
-  const auto width = static_cast<std::int64_t>(tensors.weights.element_size());
-
-  at::parallel_for(0, tensors.weights.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+  const auto step = static_cast<std::uint64_t>(arguments.step.item<std::int64_t>());
+  const std::uint64_t stream = random_word(arguments.seed, step);
+  const std::uint64_t moment_stream = random_word(moment_seed(arguments), step);
+  const std::int64_t size = tensors.weights.numel();
+  const auto update = [&](std::int64_t first_block, std::int64_t last_block) {
     AdamWConstants constants = shared;
-    while (begin < end) {
+    const std::int64_t end = std::min(size, last_block * kMomentBlock);
+    for (std::int64_t begin = first_block * kMomentBlock; begin < end;) {
       const std::int64_t index = arguments.first_index + begin;
       const std::int64_t stop = std::min(end, begin + kKeySpan - index % kKeySpan);
-      const std::uint64_t key = random_word(stream, static_cast<std::uint64_t>(index / kKeySpan));
-      constants.key[0] = static_cast<std::uint32_t>(key);
-      constants.key[1] = static_cast<std::uint32_t>(key >> 32U);
-      adamw_range({.weights = weights + begin * width,
-                   .gradients = gradients + begin * width,
-                   .exp_avg = exp_avg + begin,
-                   .exp_avg_sq = exp_avg_sq + begin,
-                   .size = stop - begin,
-                   .first_index = static_cast<std::uint32_t>(index),
-                   .type = type},
-                  constants);
+      set_key(constants.key, stream, index);
+      set_key(constants.moment_key, moment_stream, index);
+      AdamWRange range = range_of(tensors, begin, stop - begin);
+      range.first_index = static_cast<std::uint32_t>(index);
+      adamw_range(range, constants);
       begin = stop;
     }
-  });
+  };
+  at::parallel_for(0, moment_scales(size), kGrain, update);
+}
+
+// What is stored, as fp32 (n).
+torch::Tensor master_of(const AdamWTensors& tensors) {
+  if (!tensors.master_low.defined()) return tensors.weights.to(torch::kFloat);
+  return joined_master({tensors.weights, tensors.master_low});
+}
+
+torch::Tensor moment_of(const torch::Tensor& stored, const torch::Tensor& scales, Moment moment) {
+  if (stored.scalar_type() == torch::kByte)
+    return decoded_moments_reference(stored, scales, moment);
+  return stored.to(torch::kFloat);
+}
+
+void keep_where(const torch::Tensor& skip, const torch::Tensor& stored, const torch::Tensor& next) {
+  stored.copy_(at::where(skip, stored, next));
+}
+
+void store_weights(const AdamWTensors& tensors, const AdamWArguments& arguments,
+                   const torch::Tensor& weights, const torch::Tensor& skip) {
+  const auto words = [&] {
+    return step_words(arguments.seed, arguments.step, arguments.first_index, weights.numel());
+  };
+  const bool randomly = stochastic(tensors, arguments);
+  if (!tensors.master_low.defined()) {
+    keep_where(skip, tensors.weights,
+               randomly ? round_stochastically(weights, arguments.seed, arguments.step,
+                                               arguments.first_index)
+                        : weights.to(tensors.weights.scalar_type()));
+    return;
+  }
+  const torch::ScalarType low = tensors.master_low.scalar_type();
+  torch::Tensor master = weights;
+  if (low == torch::kByte)
+    master = randomly ? rounded_to_24_bits(weights, words()) : rounded_to_24_bits(weights);
+  const SplitMaster split = split_master(master, low);
+  keep_where(skip, tensors.weights, split.weights);
+  keep_where(skip, tensors.master_low, split.master_low);
+}
+
+void store_moments(const AdamWTensors& tensors, const AdamWArguments& arguments,
+                   const std::pair<torch::Tensor, torch::Tensor>& moments,
+                   const torch::Tensor& skip) {
+  const auto& [first, second] = moments;
+  if (tensors.exp_avg.scalar_type() == torch::kByte) {
+    const auto store = [&](const torch::Tensor& values, Moment moment, const torch::Tensor& codes,
+                           const torch::Tensor& scales) {
+      const torch::Tensor next_codes = torch::empty_like(codes);
+      const torch::Tensor next_scales = torch::empty_like(scales);
+      encode_moments_reference_(values, moment, next_codes, next_scales);
+      keep_where(skip, codes, next_codes);
+      keep_where(skip, scales, next_scales);
+    };
+    store(first, Moment::kFirst, tensors.exp_avg, tensors.exp_avg_scale);
+    store(second, Moment::kSecond, tensors.exp_avg_sq, tensors.exp_avg_sq_scale);
+  } else if (tensors.exp_avg.scalar_type() == torch::kBFloat16) {
+    const torch::Tensor words =
+        step_words(moment_seed(arguments), arguments.step, arguments.first_index, first.numel());
+    keep_where(skip, tensors.exp_avg, round_stochastically(first, words.bitwise_right_shift(16)));
+    keep_where(skip, tensors.exp_avg_sq, round_stochastically(second, words));
+  } else {
+    keep_where(skip, tensors.exp_avg, first);
+    keep_where(skip, tensors.exp_avg_sq, second);
+  }
 }
 
 }  // namespace
@@ -127,24 +256,19 @@ void adamw_reference_(const AdamWTensors& tensors, const AdamWArguments& argumen
   const auto [step_size, root_correction] = corrections(arguments);
   const torch::Tensor gradient =
       tensors.gradients.to(torch::kFloat) * arguments.gradient_factor.to(torch::kFloat);
-  const torch::Tensor first =
-      tensors.exp_avg + (gradient - tensors.exp_avg) * (1.0 - arguments.beta1);
+  const torch::Tensor exp_avg = moment_of(tensors.exp_avg, tensors.exp_avg_scale, Moment::kFirst);
+  const torch::Tensor exp_avg_sq =
+      moment_of(tensors.exp_avg_sq, tensors.exp_avg_sq_scale, Moment::kSecond);
+  const torch::Tensor first = exp_avg + (gradient - exp_avg) * (1.0 - arguments.beta1);
   const torch::Tensor second =
-      tensors.exp_avg_sq * arguments.beta2 + gradient * (1.0 - arguments.beta2) * gradient;
+      exp_avg_sq * arguments.beta2 + gradient * (1.0 - arguments.beta2) * gradient;
   const torch::Tensor denominator =
       exact_sqrt(second) / root_correction.to(torch::kFloat) + arguments.eps;
-  const torch::Tensor weights =
-      tensors.weights.to(torch::kFloat) * (1.0 - arguments.lr * arguments.weight_decay) -
-      first * step_size.to(torch::kFloat) / denominator;
-  const torch::Tensor rounded =
-      stochastic(tensors, arguments)
-          ? round_stochastically(weights, arguments.seed, arguments.step, arguments.first_index)
-          : weights.to(tensors.weights.scalar_type());
-
+  const torch::Tensor weights = master_of(tensors) * (1.0 - arguments.lr * arguments.weight_decay) -
+                                first * step_size.to(torch::kFloat) / denominator;
   const torch::Tensor skip = arguments.found_inf.ne(0);
-  tensors.weights.copy_(at::where(skip, tensors.weights, rounded));
-  tensors.exp_avg.copy_(at::where(skip, tensors.exp_avg, first));
-  tensors.exp_avg_sq.copy_(at::where(skip, tensors.exp_avg_sq, second));
+  store_weights(tensors, arguments, weights, skip);
+  store_moments(tensors, arguments, {first, second}, skip);
 }
 
 }  // namespace halftone

@@ -7,13 +7,21 @@
 
 namespace halftone {
 
-/// Flat, contiguous, equally long tensors. Weights are fp32, bf16 or fp16; gradients have their
-/// dtype; moments are fp32. Weights and moments are updated in place; nothing may overlap.
+/// Flat, contiguous, equally long tensors; nothing may overlap. Updated in place, gradients
+/// excepted. The dtypes say how each is stored:
+/// - weights fp32, bf16 or fp16; gradients of their dtype, or fp32;
+/// - moments both fp32, both bf16 (rounded stochastically: a bf16 exp_avg_sq that is rounded to
+///   nearest stands still, since 1 - beta2 of it is less than half its last place), or both uint8:
+///   codes and scales as in kernels/moments.h;
+/// - master_low for bf16 weights that are the top of a master (kernels/split_master.h).
 struct AdamWTensors {
-  torch::Tensor weights;     // (n)
-  torch::Tensor gradients;   // (n)
-  torch::Tensor exp_avg;     // (n)
-  torch::Tensor exp_avg_sq;  // (n)
+  torch::Tensor weights;           // (n)
+  torch::Tensor gradients;         // (n)
+  torch::Tensor exp_avg;           // (n)
+  torch::Tensor exp_avg_sq;        // (n)
+  torch::Tensor exp_avg_scale;     // (moment_scales(n)), with 8-bit moments
+  torch::Tensor exp_avg_sq_scale;  // likewise
+  torch::Tensor master_low;        // (n), int16 or uint8; undefined: the weights are all there is
 };
 
 struct AdamWArguments {
@@ -22,9 +30,9 @@ struct AdamWArguments {
   double beta2;
   double eps;
   double weight_decay;
-  bool stochastic_rounding;       // of bf16 weights
+  bool stochastic_rounding;       // of bf16 weights without a master, and of 24-bit masters
   std::uint64_t seed;             // the random bits are a function of (seed, step, index)
-  std::int64_t first_index;       // the index of element 0
+  std::int64_t first_index;       // of element 0; with 8-bit moments a multiple of 256
   torch::Tensor step;             // int64 scalar: this step's number, from 1
   torch::Tensor gradient_factor;  // floating scalar
   torch::Tensor found_inf;        // floating scalar; not 0: nothing is changed
@@ -34,7 +42,8 @@ struct AdamWArguments {
 ///   g = gradient * factor;  w -= w lr decay;  m += (1 - beta1) (g - m)
 ///   v = beta2 v + (1 - beta2) g g;  w -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) +
 ///   eps)
-/// The result does not depend on the number of threads, nor on how a range is cut into calls.
+/// What is stored in fewer bits is rounded after the whole of it. The result depends neither on the
+/// number of threads, nor on how a range is cut into calls (8-bit moments are cut between blocks).
 /// Reads scalars on the host only where the tensors are on the CPU.
 void adamw_(const AdamWTensors& tensors, const AdamWArguments& arguments);
 

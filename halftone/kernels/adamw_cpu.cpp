@@ -12,97 +12,386 @@
 #include <hwy/highway.h>
 
 #include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/moments_simd_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-struct Weights {
+#if HWY_TARGET == HWY_SCALAR
+void adamw_range_simd(const AdamWRange&, const AdamWConstants&) {}
+#else
+namespace {
+
+using DU = hn::RebindToUnsigned<D>;
+using VU = hn::Vec<DU>;
+
+struct State {
   V weight, exp_avg, exp_avg_sq;
 };
 
+struct NextState {
+  V weight, exp_avg, exp_avg_sq;
+  V root;  // of exp_avg_sq
+};
+
 // In PyTorch's order of operations.
-HWY_INLINE Weights update(Weights old, V gradient, const AdamWConstants& c) {
+HWY_INLINE NextState update(const State& old, V gradient, const AdamWConstants& c) {
   const D d;
   const V decayed = hn::Mul(old.weight, hn::Set(d, c.decay));
   const V exp_avg =
       hn::Add(old.exp_avg, hn::Mul(hn::Sub(gradient, old.exp_avg), hn::Set(d, c.first_weight)));
   const V squared = hn::Mul(hn::Mul(gradient, hn::Set(d, c.second_weight)), gradient);
   const V exp_avg_sq = hn::Add(hn::Mul(old.exp_avg_sq, hn::Set(d, c.second_keep)), squared);
-  const V root = hn::Div(hn::Sqrt(exp_avg_sq), hn::Set(d, c.root_correction));
+  const V root = hn::Sqrt(exp_avg_sq);
+  const V corrected = hn::Div(root, hn::Set(d, c.root_correction));
   const V change =
-      hn::Div(hn::Mul(exp_avg, hn::Set(d, c.step_size)), hn::Add(root, hn::Set(d, c.eps)));
-  return {hn::Sub(decayed, change), exp_avg, exp_avg_sq};
+      hn::Div(hn::Mul(exp_avg, hn::Set(d, c.step_size)), hn::Add(corrected, hn::Set(d, c.eps)));
+  return {hn::Sub(decayed, change), exp_avg, exp_avg_sq, root};
 }
 
 // rounding_bits() for a vector of consecutive indices.
-HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> random_bits(std::uint32_t first,
-                                                        const AdamWConstants& c) {
-  const hn::RebindToUnsigned<D> du;
-  auto x = hn::Xor(hn::Iota(du, first), hn::Set(du, c.key[0]));
+HWY_INLINE VU random_bits(std::uint32_t first, const std::uint32_t (&key)[2]) {
+  const DU du;
+  auto x = hn::Xor(hn::Iota(du, first), hn::Set(du, key[0]));
   x = hn::Mul(hn::Xor(x, hn::ShiftRight<16>(x)), hn::Set(du, 0x7FEB352DU));
-  x = hn::Add(x, hn::Set(du, c.key[1]));
+  x = hn::Add(x, hn::Set(du, key[1]));
   x = hn::Mul(hn::Xor(x, hn::ShiftRight<15>(x)), hn::Set(du, 0x846CA68BU));
   return hn::Xor(x, hn::ShiftRight<16>(x));
 }
 
-template <class Element, bool kStochastic>
-HWY_INLINE void update_vector(typename Element::Type* weights,
-                              const typename Element::Type* gradients, float* exp_avg,
-                              float* exp_avg_sq, std::uint32_t index, const AdamWConstants& c) {
-  const D d;
-  const V gradient = hn::Mul(Element::load(d, gradients), hn::Set(d, c.gradient_factor));
-  const Weights next = update(
-      {Element::load(d, weights), hn::LoadU(d, exp_avg), hn::LoadU(d, exp_avg_sq)}, gradient, c);
-  if constexpr (kStochastic) {
-    Element::store_stochastic(next.weight, random_bits(index, c), d, weights);
-  } else {
-    Element::store(next.weight, d, weights);
-  }
-  hn::StoreU(next.exp_avg, d, exp_avg);
-  hn::StoreU(next.exp_avg_sq, d, exp_avg_sq);
+template <class T>
+HWY_INLINE T* at(void* begin, std::int64_t i) {
+  return static_cast<T*>(begin) + i;
+}
+template <class T>
+HWY_INLINE const T* at(const void* begin, std::int64_t i) {
+  return static_cast<const T*>(begin) + i;
 }
 
-template <class Element, bool kStochastic>
-void update_range(const AdamWRange& range, const AdamWConstants& c) {
-  using T = typename Element::Type;
-  auto* weights = static_cast<T*>(range.weights);
-  const auto* gradients = static_cast<const T*>(range.gradients);
-  std::int64_t i = 0;
-  for (; i + lanes() <= range.size; i += lanes()) {
-    update_vector<Element, kStochastic>(weights + i, gradients + i, range.exp_avg + i,
-                                        range.exp_avg_sq + i,
-                                        range.first_index + static_cast<std::uint32_t>(i), c);
+// The ways in which weights are stored: what a step reads and what it leaves, from element i on.
+
+template <class Element>
+struct PlainWeights {
+  using Type = typename Element::Type;
+  static HWY_INLINE V load(const AdamWRange& range, std::int64_t i) {
+    return Element::load(D(), at<Type>(range.weights, i));
   }
-  const auto rest = static_cast<std::size_t>(range.size - i);
-  if (rest == 0) return;
-  // The same vector code on copies: where a range is cut does not show in the result.
-  T weight[HWY_MAX_BYTES / sizeof(float)] = {};
-  T gradient[HWY_MAX_BYTES / sizeof(float)] = {};
-  float first[HWY_MAX_BYTES / sizeof(float)] = {};
-  float second[HWY_MAX_BYTES / sizeof(float)] = {};
-  std::memcpy(weight, weights + i, rest * sizeof(T));
-  std::memcpy(gradient, gradients + i, rest * sizeof(T));
-  std::memcpy(first, range.exp_avg + i, rest * sizeof(float));
-  std::memcpy(second, range.exp_avg_sq + i, rest * sizeof(float));
-  update_vector<Element, kStochastic>(weight, gradient, first, second,
-                                      range.first_index + static_cast<std::uint32_t>(i), c);
-  std::memcpy(weights + i, weight, rest * sizeof(T));
-  std::memcpy(range.exp_avg + i, first, rest * sizeof(float));
-  std::memcpy(range.exp_avg_sq + i, second, rest * sizeof(float));
+  static HWY_INLINE void store(V weight, const AdamWRange& range, std::int64_t i,
+                               const AdamWConstants&) {
+    Element::store(weight, D(), at<Type>(range.weights, i));
+  }
+};
+
+struct RoundedWeights : PlainWeights<BFloat16> {
+  static HWY_INLINE void store(V weight, const AdamWRange& range, std::int64_t i,
+                               const AdamWConstants& c) {
+    const auto index = range.first_index + static_cast<std::uint32_t>(i);
+    BFloat16::store_stochastic(weight, random_bits(index, c.key), D(), at<Type>(range.weights, i));
+  }
+};
+
+HWY_INLINE VU upper_half(const AdamWRange& range, std::int64_t i) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  return hn::ShiftLeft<16>(
+      hn::PromoteTo(DU(), hn::LoadU(d16, at<std::uint16_t>(range.weights, i))));
 }
+
+HWY_INLINE void store_16(VU bits, std::uint16_t* to) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), bits)), d16, to);
+}
+
+// 24 bits and zeros.
+template <bool kStochastic>
+HWY_INLINE VU rounded_to_24_bits(V weight, std::uint32_t index, const AdamWConstants& c) {
+  const DU du;
+  const VU bits = hn::BitCast(du, weight);
+  VU raised;
+  if constexpr (kStochastic) {
+    raised = hn::Add(bits, hn::ShiftRight<24>(random_bits(index, c.key)));
+  } else {
+    const VU odd = hn::And(hn::ShiftRight<8>(bits), hn::Set(du, 1U));
+    raised = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FU)));
+  }
+  const auto finite = hn::RebindMask(du, hn::IsFinite(weight));
+  return hn::And(hn::IfThenElse(finite, raised, bits), hn::Set(du, 0xFFFFFF00U));
+}
+
+struct Split16Weights {
+  using Type = std::uint16_t;
+  using Low = std::uint16_t;
+  static HWY_INLINE V load(const AdamWRange& range, std::int64_t i) {
+    const hn::Rebind<Low, D> d16;
+    const VU low = hn::PromoteTo(DU(), hn::LoadU(d16, at<Low>(range.master_low, i)));
+    return hn::BitCast(D(), hn::Or(upper_half(range, i), low));
+  }
+  static HWY_INLINE void store(V weight, const AdamWRange& range, std::int64_t i,
+                               const AdamWConstants&) {
+    const DU du;
+    const VU bits = hn::BitCast(du, weight);
+    store_16(hn::ShiftRight<16>(bits), at<Type>(range.weights, i));
+    store_16(hn::And(bits, hn::Set(du, 0xFFFFU)), at<Low>(range.master_low, i));
+  }
+};
+
+template <bool kStochastic>
+struct Split8Weights {
+  using Type = std::uint16_t;
+  using Low = std::uint8_t;
+  static HWY_INLINE V load(const AdamWRange& range, std::int64_t i) {
+    const hn::Rebind<Low, D> d8;
+    const VU low = hn::PromoteTo(DU(), hn::LoadU(d8, at<Low>(range.master_low, i)));
+    return hn::BitCast(D(), hn::Or(upper_half(range, i), hn::ShiftLeft<8>(low)));
+  }
+  static HWY_INLINE void store(V weight, const AdamWRange& range, std::int64_t i,
+                               const AdamWConstants& c) {
+    const DU du;
+    const auto index = range.first_index + static_cast<std::uint32_t>(i);
+    const VU bits = rounded_to_24_bits<kStochastic>(weight, index, c);
+    store_16(hn::ShiftRight<16>(bits), at<Type>(range.weights, i));
+    const VU low = hn::And(hn::ShiftRight<8>(bits), hn::Set(du, 0xFFU));
+    const hn::Rebind<Low, D> d8;
+    hn::StoreU(hn::DemoteTo(d8, hn::BitCast(DI(), low)), d8, at<Low>(range.master_low, i));
+  }
+};
+
+// The ways in which moments are stored; start() and finish() frame what is done with a block.
+
+struct FloatMoments {
+  static HWY_INLINE void start(const AdamWRange&) {}
+  static HWY_INLINE V exp_avg(const AdamWRange& range, std::int64_t i) {
+    return hn::LoadU(D(), at<float>(range.exp_avg, i));
+  }
+  static HWY_INLINE V exp_avg_sq(const AdamWRange& range, std::int64_t i) {
+    return hn::LoadU(D(), at<float>(range.exp_avg_sq, i));
+  }
+  static HWY_INLINE void store(const NextState& next, const AdamWRange& range, std::int64_t i,
+                               const AdamWConstants&) {
+    hn::StoreU(next.exp_avg, D(), at<float>(range.exp_avg, i));
+    hn::StoreU(next.exp_avg_sq, D(), at<float>(range.exp_avg_sq, i));
+  }
+  static HWY_INLINE void finish(const AdamWRange&) {}
+};
+
+struct BFloat16Moments {
+  using T = BFloat16::Type;
+  static HWY_INLINE void start(const AdamWRange&) {}
+  static HWY_INLINE V exp_avg(const AdamWRange& range, std::int64_t i) {
+    return BFloat16::load(D(), at<T>(range.exp_avg, i));
+  }
+  static HWY_INLINE V exp_avg_sq(const AdamWRange& range, std::int64_t i) {
+    return BFloat16::load(D(), at<T>(range.exp_avg_sq, i));
+  }
+  static HWY_INLINE void store(const NextState& next, const AdamWRange& range, std::int64_t i,
+                               const AdamWConstants& c) {
+    const VU random = random_bits(range.first_index + static_cast<std::uint32_t>(i), c.moment_key);
+    BFloat16::store_stochastic(next.exp_avg, random, D(), at<T>(range.exp_avg, i));
+    BFloat16::store_stochastic(next.exp_avg_sq, hn::ShiftLeft<16>(random), D(),
+                               at<T>(range.exp_avg_sq, i));
+  }
+  static HWY_INLINE void finish(const AdamWRange&) {}
+};
+
+// A block's values wait here, in fp32, for its scales. Three loops instead of one: the chain from
+// code to code is too long for a CPU to look beyond it.
+class Int8Moments {
+ public:
+  HWY_INLINE Int8Moments() : largest_(hn::Zero(DI())), largest_root_(hn::Zero(DI())) {}
+  HWY_INLINE void start(const AdamWRange& range) {
+    const D d;
+    const V scale = hn::Set(d, *range.exp_avg_scale);
+    const V root_scale = hn::Set(d, *range.exp_avg_sq_scale);
+    for (std::int64_t i = 0; i < kMomentBlock; i += lanes()) {
+      const V code = decode(signed_, at<std::uint8_t>(range.exp_avg, i));
+      const V root_code = decode(unsigned_, at<std::uint8_t>(range.exp_avg_sq, i));
+      const V root = hn::Mul(root_code, root_scale);
+      hn::StoreU(hn::Mul(code, scale), d, first_ + i);
+      hn::StoreU(hn::Mul(root, root), d, second_ + i);
+    }
+  }
+  HWY_INLINE V exp_avg(const AdamWRange&, std::int64_t i) const {
+    return hn::LoadU(D(), first_ + i);
+  }
+  HWY_INLINE V exp_avg_sq(const AdamWRange&, std::int64_t i) const {
+    return hn::LoadU(D(), second_ + i);
+  }
+  HWY_INLINE void store(const NextState& next, const AdamWRange&, std::int64_t i,
+                        const AdamWConstants&) {
+    hn::StoreU(next.exp_avg, D(), first_ + i);
+    hn::StoreU(next.root, D(), second_ + i);
+    largest_ = larger_magnitude(largest_, next.exp_avg);
+    largest_root_ = larger_magnitude(largest_root_, next.root);
+  }
+  HWY_INLINE void finish(const AdamWRange& range) {
+    *range.exp_avg_scale = scale_of(largest_);
+    *range.exp_avg_sq_scale = scale_of(largest_root_);
+    encode_block(signed_, first_, *range.exp_avg_scale, at<std::uint8_t>(range.exp_avg, 0));
+    encode_block(unsigned_, second_, *range.exp_avg_sq_scale,
+                 at<std::uint8_t>(range.exp_avg_sq, 0));
+    largest_ = hn::Zero(DI());
+    largest_root_ = hn::Zero(DI());
+  }
+
+ private:
+  MapTables<false> signed_;
+  MapTables<true> unsigned_;
+  VI largest_, largest_root_;
+  float first_[kMomentBlock];   // exp_avg
+  float second_[kMomentBlock];  // exp_avg_sq, later its root
+};
+
+// A step is written for these three together, and goes through memory block by block.
+template <class W, class G, class M>
+struct Layout {
+  using Weights = W;
+  using Gradient = G;
+  using Moments = M;
+};
+
+template <class Layout>
+HWY_INLINE void update_block(const AdamWRange& range, const AdamWConstants& c,
+                             typename Layout::Moments& moments) {
+  using Weights = typename Layout::Weights;
+  using Gradient = typename Layout::Gradient;
+  const D d;
+  moments.start(range);
+  for (std::int64_t i = 0; i < kMomentBlock; i += lanes()) {
+    const V gradient = hn::Mul(Gradient::load(d, at<typename Gradient::Type>(range.gradients, i)),
+                               hn::Set(d, c.gradient_factor));
+    const NextState next =
+        update({Weights::load(range, i), moments.exp_avg(range, i), moments.exp_avg_sq(range, i)},
+               gradient, c);
+    Weights::store(next.weight, range, i, c);
+    moments.store(next, range, i, c);
+  }
+  moments.finish(range);
+}
+
+// Bytes of an element.
+struct Widths {
+  std::int64_t weight, gradient, moment, low;
+};
+
+HWY_INLINE Widths widths_of(const AdamWRange& range) {
+  const auto of = [](KernelType type) { return type == KernelType::kFloat ? 4 : 2; };
+  const std::int64_t moment = range.moments == MomentType::kFloat      ? 4
+                              : range.moments == MomentType::kBFloat16 ? 2
+                                                                       : 1;
+  const std::int64_t low = range.master == MasterBits::kNone ? 0
+                           : range.master == MasterBits::k8  ? 1
+                                                             : 2;
+  return {of(range.type), of(range.gradient_type), moment, low};
+}
+
+HWY_INLINE AdamWRange advanced(AdamWRange range, std::int64_t by) {
+  const Widths width = widths_of(range);
+  range.weights = at<char>(range.weights, by * width.weight);
+  range.gradients = at<char>(range.gradients, by * width.gradient);
+  range.exp_avg = at<char>(range.exp_avg, by * width.moment);
+  range.exp_avg_sq = at<char>(range.exp_avg_sq, by * width.moment);
+  if (range.moments == MomentType::kInt8) {
+    range.exp_avg_scale += by / kMomentBlock;
+    range.exp_avg_sq_scale += by / kMomentBlock;
+  }
+  if (range.master != MasterBits::kNone)
+    range.master_low = at<char>(range.master_low, by * width.low);
+  range.first_index += static_cast<std::uint32_t>(by);
+  range.size -= by;
+  return range;
+}
+
+// A block that ends early, made whole: the same code on copies, so that where a range is cut does
+// not show in the result. What is added is 0 and stays 0.
+class PaddedBlock {
+ public:
+  HWY_INLINE explicit PaddedBlock(const AdamWRange& range) : range_(range) {
+    const Widths width = widths_of(range);
+    const auto size = static_cast<std::size_t>(range.size);
+    copies_[0] = {range.weights, size * static_cast<std::size_t>(width.weight)};
+    copies_[1] = {range.exp_avg, size * static_cast<std::size_t>(width.moment)};
+    copies_[2] = {range.exp_avg_sq, size * static_cast<std::size_t>(width.moment)};
+    copies_[3] = {range.master_low, size * static_cast<std::size_t>(width.low)};
+    std::memset(bytes_, 0, sizeof bytes_);
+    for (int k = 0; k < 4; ++k)
+      if (copies_[k].bytes > 0) std::memcpy(bytes_[k], copies_[k].from, copies_[k].bytes);
+    std::memcpy(bytes_[4], range.gradients, size * static_cast<std::size_t>(width.gradient));
+    range_.weights = bytes_[0];
+    range_.exp_avg = bytes_[1];
+    range_.exp_avg_sq = bytes_[2];
+    range_.master_low = bytes_[3];
+    range_.gradients = bytes_[4];
+  }
+  const AdamWRange& range() const { return range_; }
+  HWY_INLINE void write_back() const {
+    for (int k = 0; k < 4; ++k)
+      if (copies_[k].bytes > 0) std::memcpy(copies_[k].from, bytes_[k], copies_[k].bytes);
+  }
+
+ private:
+  struct Copy {
+    void* from;
+    std::size_t bytes;
+  };
+  AdamWRange range_;
+  Copy copies_[4];
+  float bytes_[5][kMomentBlock];
+};
+
+template <class Layout>
+void update_range(const AdamWRange& range, const AdamWConstants& c) {
+  typename Layout::Moments moments;
+  std::int64_t i = 0;
+  for (; i + kMomentBlock <= range.size; i += kMomentBlock)
+    update_block<Layout>(advanced(range, i), c, moments);
+  if (i == range.size) return;
+  PaddedBlock rest(advanced(range, i));
+  update_block<Layout>(rest.range(), c, moments);
+  rest.write_back();
+}
+
+template <class Weights, class Gradient>
+void update_with(const AdamWRange& range, const AdamWConstants& c) {
+  switch (range.moments) {
+    case MomentType::kFloat:
+      return update_range<Layout<Weights, Gradient, FloatMoments> >(range, c);
+    case MomentType::kBFloat16:
+      return update_range<Layout<Weights, Gradient, BFloat16Moments> >(range, c);
+    case MomentType::kInt8:
+      return update_range<Layout<Weights, Gradient, Int8Moments> >(range, c);
+  }
+}
+
+template <class Gradient>
+void update_bfloat16(const AdamWRange& range, const AdamWConstants& c) {
+  switch (range.master) {
+    case MasterBits::k16:
+      return update_with<Split16Weights, Gradient>(range, c);
+    case MasterBits::k8:
+      return c.stochastic_rounding ? update_with<Split8Weights<true>, Gradient>(range, c)
+                                   : update_with<Split8Weights<false>, Gradient>(range, c);
+    case MasterBits::kNone:
+      return c.stochastic_rounding ? update_with<RoundedWeights, Gradient>(range, c)
+                                   : update_with<PlainWeights<BFloat16>, Gradient>(range, c);
+  }
+}
+
+}  // namespace
 
 void adamw_range_simd(const AdamWRange& range, const AdamWConstants& c) {
+  const bool wide = range.gradient_type == KernelType::kFloat;
   switch (range.type) {
     case KernelType::kFloat:
-      return update_range<Float, false>(range, c);
+      return update_with<PlainWeights<Float>, Float>(range, c);
     case KernelType::kHalf:
-      return update_range<Half, false>(range, c);
+      return wide ? update_with<PlainWeights<Half>, Float>(range, c)
+                  : update_with<PlainWeights<Half>, Half>(range, c);
     case KernelType::kBFloat16:
-      return c.stochastic_rounding ? update_range<BFloat16, true>(range, c)
-                                   : update_range<BFloat16, false>(range, c);
+      return wide ? update_bfloat16<Float>(range, c) : update_bfloat16<BFloat16>(range, c);
   }
 }
+
+#endif  // HWY_TARGET == HWY_SCALAR
 
 // The numbers of better instruction sets are lower.
 bool is_avx2_or_better() { return HWY_TARGET <= HWY_AVX2; }

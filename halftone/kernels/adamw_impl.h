@@ -8,6 +8,11 @@
 
 namespace halftone {
 
+/// How the moments are stored.
+enum class MomentType { kFloat, kBFloat16, kInt8 };
+/// The bits of a bfloat16 weight's master that are stored beside it.
+enum class MasterBits { kNone, k8, k16 };
+
 struct AdamWConstants {
   float gradient_factor;
   float decay;            // 1 - lr * weight_decay
@@ -18,17 +23,25 @@ struct AdamWConstants {
   float root_correction;  // sqrt(1 - beta2^t)
   float eps;
   bool stochastic_rounding;
-  std::uint32_t key[2];  // of the random bits, for these 2^32 indices
+  // Of the random bits, for these 2^32 indices.
+  std::uint32_t key[2];
+  std::uint32_t moment_key[2];
 };
 
 struct AdamWRange {
   void* weights;
   const void* gradients;
-  float* exp_avg;
-  float* exp_avg_sq;
+  void* exp_avg;
+  void* exp_avg_sq;
+  float* exp_avg_scale;  // of 8-bit moments, which begin at a block
+  float* exp_avg_sq_scale;
+  void* master_low;
   std::int64_t size;
   std::uint32_t first_index;  // low half; the range stays within 2^32 indices
   KernelType type;
+  KernelType gradient_type;  // type, or fp32
+  MomentType moments;
+  MasterBits master;  // with bfloat16 weights
 };
 
 void adamw_range(const AdamWRange& range, const AdamWConstants& constants);

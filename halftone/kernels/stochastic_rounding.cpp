@@ -39,17 +39,26 @@ torch::Tensor random_bits(const torch::Tensor& stream, std::int64_t first, std::
 
 }  // namespace
 
+torch::Tensor step_words(std::uint64_t seed, const torch::Tensor& step, std::int64_t first_index,
+                         std::int64_t count) {
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor seeds = torch::full({}, std::bit_cast<std::int64_t>(seed), step.options());
+  return random_bits(random_words(seeds, step.reshape({})), first_index, count);
+}
+
 torch::Tensor round_stochastically(const torch::Tensor& values, std::uint64_t seed,
                                    const torch::Tensor& step, std::int64_t first_index) {
+  const torch::Tensor words = step_words(seed, step, first_index, values.numel());
+  return round_stochastically(values, shift_right(words, 16));
+}
+
+torch::Tensor round_stochastically(const torch::Tensor& values, const torch::Tensor& words) {
   HALFTONE_CHECK(values.scalar_type() == torch::kFloat && values.dim() == 1,
                  "[round_stochastically] expected a flat fp32 tensor, got ", values.scalar_type(),
                  " ", values.sizes());
   const torch::NoGradGuard no_grad;
-  const torch::Tensor seeds = torch::full({}, std::bit_cast<std::int64_t>(seed), step.options());
-  const torch::Tensor random =
-      random_bits(random_words(seeds, step.reshape({})), first_index, values.numel());
   const torch::Tensor bits = values.contiguous().view(torch::kInt);
-  const torch::Tensor raised = bits + shift_right(random, 16).to(torch::kInt);
+  const torch::Tensor raised = bits + words.bitwise_and(0xFFFF).to(torch::kInt);
   const torch::Tensor truncated =
       raised.bitwise_and(static_cast<std::int64_t>(-65536)).view(torch::kFloat);
   return at::where(values.isfinite(), truncated, values).to(torch::kBFloat16);

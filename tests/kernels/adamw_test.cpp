@@ -179,7 +179,7 @@ TEST(AdamWKernel, RefusesWhatItCannotDo) {
   AdamWTensors tensors = random_tensors(8, torch::kDouble);
   EXPECT_THROW(adamw_(tensors, arguments), c10::Error);
   tensors = random_tensors(8, torch::kBFloat16);
-  tensors.gradients = tensors.gradients.to(torch::kFloat);
+  tensors.gradients = tensors.gradients.to(torch::kHalf);
   EXPECT_THROW(adamw_(tensors, arguments), c10::Error);
   tensors = random_tensors(8, torch::kFloat);
   tensors.exp_avg = torch::zeros({9});

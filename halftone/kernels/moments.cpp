@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/moments.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/moments_impl.h"
+
+namespace halftone {
+namespace {
+
+constexpr std::int64_t kGrain = 64;  // blocks worth a thread
+
+const DynamicMap& map_of(Moment moment) {
+  return moment == Moment::kFirst ? kSignedMap : kUnsignedMap;
+}
+
+void check(const torch::Tensor& codes, const torch::Tensor& scales, std::int64_t n) {
+  HALFTONE_CHECK(codes.scalar_type() == torch::kByte && codes.dim() == 1 && codes.numel() == n &&
+                     codes.is_contiguous(),
+                 "[moments] expected codes to be ", n, " flat bytes, got ", codes.scalar_type(),
+                 " ", codes.sizes());
+  HALFTONE_CHECK(scales.scalar_type() == torch::kFloat && scales.dim() == 1 &&
+                     scales.numel() == moment_scales(n) && scales.is_contiguous() &&
+                     scales.device() == codes.device(),
+                 "[moments] expected ", moment_scales(n), " fp32 scales on ", codes.device(),
+                 ", got ", scales.scalar_type(), " ", scales.sizes(), " on ", scales.device());
+}
+
+void check_values(const torch::Tensor& values) {
+  HALFTONE_CHECK(values.scalar_type() == torch::kFloat && values.dim() == 1,
+                 "[moments] expected flat fp32 values, got ", values.scalar_type(), " ",
+                 values.sizes());
+}
+
+// What lies midway between the values of neighbouring numbers, exactly.
+torch::Tensor midpoints(const DynamicMap& map, torch::Device device) {
+  std::vector<double> middle;
+  for (std::uint32_t number = 0; number < map.top; ++number)
+    middle.push_back((double{map.value(number)} + double{map.value(number + 1)}) / 2);
+  return torch::tensor(middle, torch::kDouble).to(device);
+}
+
+/// (blocks, 256), zeros behind the end.
+torch::Tensor in_blocks(const torch::Tensor& flat) {
+  const std::int64_t blocks = moment_scales(flat.numel());
+  return at::constant_pad_nd(flat, {0, blocks * kMomentBlock - flat.numel()})
+      .view({blocks, kMomentBlock});
+}
+
+template <class Loop>
+void over_blocks(std::int64_t size, const Loop& loop) {
+  at::parallel_for(0, moment_scales(size), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t from = begin * kMomentBlock;
+    loop(from, std::min(size, end * kMomentBlock) - from);
+  });
+}
+
+}  // namespace
+
+std::int64_t moment_scales(std::int64_t n) { return (n + kMomentBlock - 1) / kMomentBlock; }
+
+torch::Tensor exact_sqrt(const torch::Tensor& x) {
+  return x.is_cpu() ? x.to(torch::kDouble).sqrt().to(torch::kFloat) : x.sqrt();
+}
+
+torch::Tensor dynamic_map(Moment moment) {
+  const DynamicMap& map = map_of(moment);
+  std::vector<float> values;
+  for (std::uint32_t byte = 0; byte < 256; ++byte)
+    values.push_back(byte <= map.top ? map.value(byte) : -map.value(256 - byte));
+  return torch::tensor(values);
+}
+
+void encode_moments_(const torch::Tensor& values, Moment moment, const torch::Tensor& codes,
+                     const torch::Tensor& scales) {
+  check_values(values);
+  check(codes, scales, values.numel());
+  if (!values.is_cpu() || !has_simd_kernels())
+    return encode_moments_reference_(values, moment, codes, scales);
+  const torch::Tensor plain = values.contiguous();
+  const auto* from = plain.const_data_ptr<float>();
+  auto* bytes = codes.mutable_data_ptr<std::uint8_t>();
+  auto* scale = scales.mutable_data_ptr<float>();
+  over_blocks(plain.numel(), [&](std::int64_t begin, std::int64_t size) {
+    encode_moments(from + begin, size, moment == Moment::kSecond, bytes + begin,
+                   scale + begin / kMomentBlock);
+  });
+}
+
+torch::Tensor decoded_moments(const torch::Tensor& codes, const torch::Tensor& scales,
+                              Moment moment) {
+  check(codes, scales, codes.numel());
+  if (!codes.is_cpu() || !has_simd_kernels())
+    return decoded_moments_reference(codes, scales, moment);
+  torch::Tensor values = torch::empty(codes.sizes(), torch::kFloat);
+  const auto* bytes = codes.const_data_ptr<std::uint8_t>();
+  const auto* scale = scales.const_data_ptr<float>();
+  auto* to = values.mutable_data_ptr<float>();
+  over_blocks(codes.numel(), [&](std::int64_t begin, std::int64_t size) {
+    decode_moments(bytes + begin, scale + begin / kMomentBlock, size, moment == Moment::kSecond,
+                   to + begin);
+  });
+  return values;
+}
+
+void encode_moments_reference_(const torch::Tensor& values, Moment moment,
+                               const torch::Tensor& codes, const torch::Tensor& scales) {
+  check_values(values);
+  check(codes, scales, values.numel());
+  const torch::NoGradGuard no_grad;
+  const DynamicMap& map = map_of(moment);
+  if (values.numel() == 0) return;
+  const torch::Tensor stored =
+      in_blocks(moment == Moment::kSecond ? exact_sqrt(values) : values.contiguous());
+  const torch::Tensor scale = stored.abs().amax(1, true);
+  const torch::Tensor usable = scale.ge(kLeastScale) & scale.isfinite();
+  const torch::Tensor x = stored * scale.reciprocal();
+  // Numbers of magnitudes: as many as there are midpoints at or below.
+  torch::Tensor number =
+      at::bucketize(x.abs().to(torch::kDouble), midpoints(map, values.device()), true, true);
+  if (moment == Moment::kFirst)
+    number = at::where(x.lt(0), (256 - number.clamp_max(map.top - 1)).bitwise_and(255), number);
+  number = at::where(usable, number, at::zeros_like(number));
+  codes.copy_(number.flatten().narrow(0, 0, values.numel()));
+  scales.copy_(scale.flatten());
+}
+
+torch::Tensor decoded_moments_reference(const torch::Tensor& codes, const torch::Tensor& scales,
+                                        Moment moment) {
+  check(codes, scales, codes.numel());
+  const torch::Tensor map = dynamic_map(moment).to(codes.device());
+  const torch::Tensor number = in_blocks(codes).to(torch::kInt).flatten();
+  const torch::Tensor stored =
+      (map.index_select(0, number).view({-1, kMomentBlock}) * scales.unsqueeze(1))
+          .flatten()
+          .narrow(0, 0, codes.numel());
+  return moment == Moment::kSecond ? stored * stored : stored;
+}
+
+}  // namespace halftone

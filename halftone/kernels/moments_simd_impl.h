@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// 8-bit codes to fp32 vectors and back. Included by the *_cpu.cpp files after convert_impl.h, once
+// for each instruction set: hence the toggling guard. Nothing here is compiled for HWY_SCALAR.
+#if defined(HALFTONE_KERNELS_MOMENTS_SIMD_IMPL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HALFTONE_KERNELS_MOMENTS_SIMD_IMPL_H_
+#undef HALFTONE_KERNELS_MOMENTS_SIMD_IMPL_H_
+#else
+#define HALFTONE_KERNELS_MOMENTS_SIMD_IMPL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/moments_impl.h"
+
+#if HWY_TARGET != HWY_SCALAR
+HWY_BEFORE_NAMESPACE();
+namespace halftone::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DI = hn::RebindToSigned<D>;
+using VI = hn::Vec<DI>;
+
+/// One value for each decade, to be looked up by the decades of a vector.
+struct DecadeTable {
+  HWY_INLINE explicit DecadeTable(const std::array<float, 8>& from) {
+    // Instruction sets of fewer than eight lanes compile this too; they do not run it.
+    float padded[8 + HWY_MAX_BYTES / sizeof(float)] = {};
+    std::memcpy(padded, from.data(), sizeof from);
+    values = hn::LoadU(D(), padded);
+  }
+  HWY_INLINE V operator()(VI decade) const {
+    return hn::TableLookupLanes(values, hn::IndicesFromVec(D(), decade));
+  }
+  V values;
+};
+
+/// What a map needs in registers to go both ways.
+template <bool kRoot>
+struct MapTables {
+  static constexpr const DynamicMap& kMap = kRoot ? kUnsignedMap : kSignedMap;
+
+  HWY_INLINE MapTables()
+      : step(kMap.step),
+        origin(kMap.origin),
+        inverse(kMap.inverse),
+        shift(kMap.shift),
+        last(kMap.last),
+        threshold(kMap.threshold) {}
+
+  DecadeTable step, origin, inverse, shift, last, threshold;
+};
+
+/// Values of codes, of the scale 1.
+template <bool kRoot>
+HWY_INLINE V decode(const MapTables<kRoot>& tables, const std::uint8_t* codes) {
+  constexpr const DynamicMap& map = MapTables<kRoot>::kMap;
+  const D d;
+  const DI di;
+  const VI byte = hn::PromoteTo(di, hn::LoadU(hn::Rebind<std::uint8_t, D>(), codes));
+  VI number = byte;
+  V sign = hn::Zero(d);
+  if constexpr (!kRoot) {
+    const auto negative = hn::Gt(byte, hn::Set(di, static_cast<std::int32_t>(map.top)));
+    number = hn::IfThenElse(negative, hn::Sub(hn::Set(di, 256), byte), byte);
+    sign = hn::BitCast(d, hn::IfThenElseZero(negative, hn::Set(di, INT32_MIN)));
+  }
+  const V place = hn::Add(hn::ConvertTo(d, number), hn::Set(d, map.offset));
+  const VI exponent = hn::Sub(hn::ShiftRight<23>(hn::BitCast(di, place)),
+                              hn::Set(di, static_cast<std::int32_t>(map.exponent)));
+  const VI decade = hn::And(exponent, hn::Set(di, 7));
+  return hn::Or(hn::Add(hn::Mul(place, tables.step(decade)), tables.origin(decade)), sign);
+}
+
+/// The decade that the number nearest to `size` in [0, 1] is in: a binary search.
+template <bool kRoot>
+HWY_INLINE VI decade_of(const MapTables<kRoot>& tables, V size) {
+  constexpr const std::array<float, 8>& threshold = MapTables<kRoot>::kMap.threshold;
+  const D d;
+  const DI di;
+  const auto upper = hn::Ge(size, hn::Set(d, threshold[3]));
+  const V quarter = hn::IfThenElse(upper, hn::Set(d, threshold[5]), hn::Set(d, threshold[1]));
+  const auto odd_quarter = hn::RebindMask(di, hn::Ge(size, quarter));
+  VI decade = hn::IfThenElseZero(hn::RebindMask(di, upper), hn::Set(di, 4));
+  decade = hn::Add(decade, hn::IfThenElseZero(odd_quarter, hn::Set(di, 2)));
+  const auto odd = hn::RebindMask(di, hn::Ge(size, tables.threshold(decade)));
+  return hn::Add(decade, hn::IfThenElseZero(odd, hn::Set(di, 1)));
+}
+
+/// A number of the decade, as it would go on beyond its ends, whose value is at most a rounding
+/// error above `size`, and the next one's at most as much below.
+template <bool kRoot>
+HWY_INLINE V number_below(const MapTables<kRoot>& tables, V size, VI decade) {
+  return hn::Floor(hn::Add(hn::Mul(size, tables.inverse(decade)), tables.shift(decade)));
+}
+
+/// The number nearest to `size`: `below` or the next. The comparison is exact, since a difference
+/// of floats within a factor of two of each other is. Halfway goes away from 0.
+template <bool kRoot>
+HWY_INLINE V nearest_number(const MapTables<kRoot>& tables, V size, VI decade, V below) {
+  const D d;
+  const V one = hn::Set(d, 1.0F);
+  const V place = hn::Add(below, hn::Set(d, MapTables<kRoot>::kMap.offset));
+  const V step = tables.step(decade);
+  const V origin = tables.origin(decade);
+  const V low = hn::Add(hn::Mul(place, step), origin);
+  const V high = hn::Add(hn::Mul(hn::Add(place, one), step), origin);
+  const auto is_high = hn::Le(hn::Sub(high, size), hn::Sub(size, low));
+  return hn::Min(hn::Add(below, hn::IfThenElseZero(is_high, one)), tables.last(decade));
+}
+
+/// The code of x, whose magnitude is nearest to that of `number`, unless it is nearest to 1.
+template <bool kRoot>
+HWY_INLINE void store_code(V x, V number, std::uint8_t* codes) {
+  constexpr const DynamicMap& map = MapTables<kRoot>::kMap;
+  const D d;
+  const hn::RebindToUnsigned<D> du;
+  const auto is_top = hn::Ge(x, hn::Set(d, map.threshold[7]));  // there is no -1
+  number = hn::IfThenElse(is_top, hn::Set(d, static_cast<float>(map.top)), number);
+  if constexpr (!kRoot) number = hn::Or(number, hn::And(x, hn::Set(d, -0.0F)));
+  // In the last bits of a float of this size stands its integer.
+  const auto integer = hn::BitCast(du, hn::Add(number, hn::Set(d, 0x1.8p23F)));
+  const auto byte = hn::U8FromU32(hn::And(integer, hn::Set(du, 0xFFU)));
+  hn::StoreU(byte, hn::Rebind<std::uint8_t, D>(), codes);
+}
+
+template <bool kRoot>
+HWY_INLINE V magnitude(V x) {
+  return kRoot ? x : hn::Abs(x);
+}
+
+/// The codes of four vectors in [-1, 1] ([0, 1] for roots; a rounding error beyond does no harm).
+/// Each is one long chain of dependent instructions, of which a CPU sees too few at a time to find
+/// the next: hence four side by side.
+template <bool kRoot>
+HWY_INLINE void encode_four(const MapTables<kRoot>& tables, const float* values, V inverse,
+                            std::uint8_t* codes) {
+  const D d;
+  const std::int64_t n = lanes();
+  const V x0 = hn::Mul(hn::LoadU(d, values), inverse);
+  const V x1 = hn::Mul(hn::LoadU(d, values + n), inverse);
+  const V x2 = hn::Mul(hn::LoadU(d, values + 2 * n), inverse);
+  const V x3 = hn::Mul(hn::LoadU(d, values + 3 * n), inverse);
+  const VI decade0 = decade_of(tables, magnitude<kRoot>(x0));
+  const VI decade1 = decade_of(tables, magnitude<kRoot>(x1));
+  const VI decade2 = decade_of(tables, magnitude<kRoot>(x2));
+  const VI decade3 = decade_of(tables, magnitude<kRoot>(x3));
+  const V below0 = number_below(tables, magnitude<kRoot>(x0), decade0);
+  const V below1 = number_below(tables, magnitude<kRoot>(x1), decade1);
+  const V below2 = number_below(tables, magnitude<kRoot>(x2), decade2);
+  const V below3 = number_below(tables, magnitude<kRoot>(x3), decade3);
+  const V number0 = nearest_number(tables, magnitude<kRoot>(x0), decade0, below0);
+  const V number1 = nearest_number(tables, magnitude<kRoot>(x1), decade1, below1);
+  const V number2 = nearest_number(tables, magnitude<kRoot>(x2), decade2, below2);
+  const V number3 = nearest_number(tables, magnitude<kRoot>(x3), decade3, below3);
+  store_code<kRoot>(x0, number0, codes);
+  store_code<kRoot>(x1, number1, codes + n);
+  store_code<kRoot>(x2, number2, codes + 2 * n);
+  store_code<kRoot>(x3, number3, codes + 3 * n);
+}
+
+/// A whole block: its scale is its largest magnitude; nan when something in it is nan. A scale that
+/// is not finite, or too small, gives codes of 0.
+template <bool kRoot>
+HWY_INLINE void encode_block(const MapTables<kRoot>& tables, const float* values, float scale,
+                             std::uint8_t* codes) {
+  if (!(scale >= kLeastScale && scale <= 3.40282347e38F)) {
+    std::memset(codes, 0, kMomentBlock);
+    return;
+  }
+  const V inverse = hn::Set(D(), 1.0F / scale);
+  for (std::int64_t i = 0; i < kMomentBlock; i += 4 * lanes())
+    encode_four<kRoot>(tables, values + i, inverse, codes + i);
+}
+
+/// The running maximum of magnitudes. As integers, so that nan is larger than everything.
+HWY_INLINE VI larger_magnitude(VI largest, V x) {
+  return hn::Max(largest, hn::BitCast(DI(), hn::Abs(x)));
+}
+HWY_INLINE float scale_of(VI largest) {
+  const DI di;
+  return hn::GetLane(hn::BitCast(D(), hn::MaxOfLanes(di, largest)));
+}
+
+}  // namespace halftone::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // HWY_TARGET != HWY_SCALAR
+
+#endif  // HALFTONE_KERNELS_MOMENTS_SIMD_IMPL_H_
