@@ -5,20 +5,17 @@
 #include <torch/optim/adamw.h>
 
 #include <algorithm>
-#include <bit>
-#include <map>
-#include <tuple>
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/core/large_pages.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/adamw.h"
 #include "halftone/kernels/gradient_stats.h"
+#include "halftone/kernels/moments.h"
 
 namespace halftone {
 namespace {
-
-constexpr std::int64_t kAlignment = 64;  // bytes, of each parameter in its buffer
 
 using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
 
@@ -87,12 +84,28 @@ void check_parameter(const std::string& name, const torch::Tensor& parameter) {
                  name, "' to be a dense leaf tensor");
 }
 
-// Every step reads and writes these from end to end.
-torch::Tensor flat_zeros(std::int64_t size, const torch::TensorOptions& options) {
-  if (!options.device().is_cpu()) return torch::zeros({size}, options);
-  const torch::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
+// Every step reads and writes these from end to end. All of the optimizer's memory comes from here.
+torch::Tensor flat_zeros(std::int64_t size, torch::ScalarType dtype, torch::Device device) {
+  if (!device.is_cpu()) return torch::zeros({size}, torch::dtype(dtype).device(device));
   const auto width = static_cast<std::int64_t>(c10::elementSize(dtype));
-  return empty_on_large_pages(size * width).view(dtype).zero_();
+  return zeros_on_large_pages(size * width).view(dtype);
+}
+
+AdamWTensors buffer_tensors(const AdamWBufferLayout& layout, bool with_gradients) {
+  const auto zeros = [&](std::int64_t size, torch::ScalarType dtype) {
+    return flat_zeros(size, dtype, layout.device);
+  };
+  AdamWTensors tensors;
+  tensors.weights = zeros(layout.size, layout.weights);
+  if (with_gradients) tensors.gradients = zeros(layout.size, layout.gradients);
+  tensors.exp_avg = zeros(layout.size, layout.moments);
+  tensors.exp_avg_sq = zeros(layout.size, layout.moments);
+  if (layout.moments == torch::kByte) {
+    tensors.exp_avg_scale = zeros(moment_scales(layout.size), torch::kFloat);
+    tensors.exp_avg_sq_scale = zeros(moment_scales(layout.size), torch::kFloat);
+  }
+  if (layout.master_low) tensors.master_low = zeros(layout.size, *layout.master_low);
+  return tensors;
 }
 
 }  // namespace
@@ -129,33 +142,19 @@ void AdamW::add_slots(NamedTensors named_parameters) {
 }
 
 void AdamW::allocate_buffers() {
-  const auto kind = [](const torch::Tensor& t) {
-    return std::make_tuple(t.device().type(), t.device().index(), t.scalar_type());
-  };
-  std::map<decltype(kind({})), std::size_t> buffer_of;
-  std::vector<std::int64_t> sizes;
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    Slot& slot = slots_[i];
+  std::vector<ParameterShape> shapes;
+  for (const Slot& slot : slots_) {
     const torch::Tensor& parameter = slot.variables.front();
-    const auto [found, fresh] = buffer_of.try_emplace(kind(parameter), buffers_.size());
-    if (fresh) {
-      buffers_.emplace_back();
-      sizes.push_back(0);
-    }
-    slot.buffer = found->second;
-    slot.offset = sizes[slot.buffer];
-    const auto unit = kAlignment / static_cast<std::int64_t>(parameter.element_size());
-    sizes[slot.buffer] += (slot.numel + unit - 1) / unit * unit;
-    buffers_[slot.buffer].slots.push_back(i);
+    shapes.push_back({parameter.sizes().vec(), parameter.scalar_type(), parameter.device()});
   }
-  for (std::size_t b = 0; b < buffers_.size(); ++b) {
-    const auto options = slots_[buffers_[b].slots.front()].variables.front().options();
-    const auto plain = torch::TensorOptions().device(options.device());
-    buffers_[b].weights = flat_zeros(sizes[b], plain.dtype(options.dtype()));
-    buffers_[b].gradients = flat_zeros(sizes[b], plain.dtype(options.dtype()));
-    buffers_[b].exp_avg = flat_zeros(sizes[b], plain.dtype(torch::kFloat));
-    buffers_[b].exp_avg_sq = flat_zeros(sizes[b], plain.dtype(torch::kFloat));
-    buffers_[b].step = torch::zeros({}, plain.dtype(torch::kLong));
+  for (const AdamWBufferLayout& layout : adamw_layout(shapes, options_)) {
+    for (std::size_t k = 0; k < layout.parameters.size(); ++k) {
+      slots_[layout.parameters[k]].buffer = buffers_.size();
+      slots_[layout.parameters[k]].offset = layout.offsets[k];
+    }
+    buffers_.push_back({.tensors = buffer_tensors(layout, !options_.release_gradients),
+                        .step = torch::zeros({}, torch::dtype(torch::kLong).device(layout.device)),
+                        .slots = layout.parameters});
   }
   for (Slot& slot : slots_) attach(slot);
 }
@@ -166,15 +165,34 @@ torch::Tensor AdamW::view_of(const torch::Tensor& flat, const Slot& slot) const 
 
 // Moves a parameter into its buffer, with the gradient it may already have.
 void AdamW::attach(Slot& slot) {
-  slot.weight = view_of(buffers_[slot.buffer].weights, slot);
-  // Not a view in autograd's eyes: the zero_grad() of optimizers and modules refuses those.
-  slot.gradient = view_of(buffers_[slot.buffer].gradients, slot).variable_data();
+  const AdamWTensors& tensors = buffers_[slot.buffer].tensors;
+  slot.weight = view_of(tensors.weights, slot);
   slot.weight.copy_(slot.variables.front().detach());
   for (torch::Tensor& variable : slot.variables) {
     variable.set_data(slot.weight);
-    if (variable.grad().defined()) slot.gradient.add_(variable.grad());
+    if (options_.fp32_gradients && variable.requires_grad()) variable.set_grad_dtype(torch::kFloat);
   }
+  if (options_.release_gradients) return;
+  // Not a view in autograd's eyes: the zero_grad() of optimizers and modules refuses those.
+  slot.gradient = view_of(tensors.gradients, slot).variable_data();
+  for (torch::Tensor& variable : slot.variables)
+    if (variable.grad().defined()) slot.gradient.add_(variable.grad());
   for (torch::Tensor& variable : slot.variables) variable.mutable_grad() = slot.gradient;
+}
+
+// What stands in .grad, flat; undefined when there is nothing.
+torch::Tensor AdamW::loose_gradient(const Slot& slot) const {
+  torch::Tensor sum;
+  const torch::ScalarType dtype =
+      options_.fp32_gradients ? torch::kFloat : slot.weight.scalar_type();
+  for (const torch::Tensor& variable : slot.variables) {
+    if (!variable.grad().defined()) continue;
+    torch::Tensor gradient = variable.grad().detach();
+    if (gradient.layout() != torch::kStrided) gradient = gradient.to_dense();
+    gradient = gradient.to(dtype).reshape(-1);
+    sum = sum.defined() ? sum + gradient : gradient;
+  }
+  return sum;
 }
 
 // Brings what stands in .grad into the buffer; whether there was any gradient at all.
@@ -202,15 +220,20 @@ std::vector<bool> AdamW::collect_gradients() const {
   return active;
 }
 
+void AdamW::check_in_place(std::size_t index) const {
+  const Slot& slot = slots_[index];
+  for (const torch::Tensor& variable : slot.variables)
+    HALFTONE_CHECK(variable.const_data_ptr() == slot.weight.const_data_ptr() &&
+                       variable.scalar_type() == slot.weight.scalar_type(),
+                   "[adamw] '", names_[index],
+                   "' no longer lives in the optimizer's buffer: build the "
+                   "optimizer after module->to(), and load weights with copy_()");
+}
+
 void AdamW::check_in_place() const {
   std::size_t variables = 0;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
-    for (const torch::Tensor& variable : slots_[i].variables)
-      HALFTONE_CHECK(variable.const_data_ptr() == slots_[i].weight.const_data_ptr() &&
-                         variable.scalar_type() == slots_[i].weight.scalar_type(),
-                     "[adamw] '", names_[i],
-                     "' no longer lives in the optimizer's buffer: build the "
-                     "optimizer after module->to(), and load weights with copy_()");
+    check_in_place(i);
     variables += slots_[i].variables.size();
   }
   HALFTONE_CHECK(param_groups().size() == 1 && param_groups()[0].params().size() == variables,
@@ -229,7 +252,8 @@ torch::Tensor AdamW::step(LossClosure closure) {
 
 void AdamW::zero_grad() {
   const torch::NoGradGuard no_grad;
-  for (Buffer& buffer : buffers_) buffer.gradients.zero_();
+  for (Buffer& buffer : buffers_)
+    if (buffer.tensors.gradients.defined()) buffer.tensors.gradients.zero_();
   for (Slot& slot : slots_)
     for (torch::Tensor& variable : slot.variables) variable.mutable_grad() = slot.gradient;
 }
@@ -251,9 +275,30 @@ const torch::Tensor& AdamW::parameter(std::size_t index) const {
 
 GradientStats AdamW::gradient_stats() const {
   const torch::NoGradGuard no_grad;
-  collect_gradients();
   if (buffers_.empty()) return {torch::zeros({}, torch::kDouble), torch::zeros({0}, torch::kLong)};
-  const torch::Device device = buffers_.front().weights.device();
+  return options_.release_gradients ? loose_stats() : buffered_stats();
+}
+
+GradientStats AdamW::loose_stats() const {
+  const torch::Device device = buffers_.front().tensors.weights.device();
+  torch::Tensor norm_squared = torch::zeros({}, torch::dtype(torch::kDouble).device(device));
+  std::vector<torch::Tensor> non_finite;
+  for (const Slot& slot : slots_) {
+    const torch::Tensor gradient = loose_gradient(slot);
+    if (!gradient.defined()) {
+      non_finite.push_back(torch::zeros({1}, torch::dtype(torch::kLong).device(device)));
+      continue;
+    }
+    const RangeStats stats = halftone::gradient_stats(gradient, {{0, slot.numel}});
+    norm_squared = norm_squared + stats.norm_squared.to(device, true).sum();
+    non_finite.push_back(stats.non_finite.to(device, true));
+  }
+  return {norm_squared, torch::cat(non_finite)};
+}
+
+GradientStats AdamW::buffered_stats() const {
+  collect_gradients();
+  const torch::Device device = buffers_.front().tensors.weights.device();
   std::vector<torch::Tensor> norm_squared;
   std::vector<torch::Tensor> non_finite;
   std::vector<std::int64_t> order(slots_.size());  // where each parameter stands in the parts
@@ -264,7 +309,7 @@ GradientStats AdamW::gradient_stats() const {
       ranges.push_back({slots_[i].offset, slots_[i].offset + slots_[i].numel});
       order[i] = position++;
     }
-    const RangeStats stats = halftone::gradient_stats(buffer.gradients, ranges);
+    const RangeStats stats = halftone::gradient_stats(buffer.tensors.gradients, ranges);
     norm_squared.push_back(stats.norm_squared.to(device, true));
     non_finite.push_back(stats.non_finite.to(device, true));
   }
@@ -274,35 +319,100 @@ GradientStats AdamW::gradient_stats() const {
           torch::cat(non_finite).index_select(0, by_name)};
 }
 
+AdamWArguments AdamW::arguments_for(std::size_t buffer, const torch::Tensor& gradient_factor,
+                                    const torch::Tensor& found_inf) const {
+  const torch::Device device = buffers_[buffer].tensors.weights.device();
+  return {.lr = lr(),
+          .beta1 = options_.beta1,
+          .beta2 = options_.beta2,
+          .eps = options_.eps,
+          .weight_decay = options_.weight_decay,
+          .stochastic_rounding = options_.stochastic_rounding,
+          .seed = random_word(options_.seed, buffer),
+          .first_index = 0,
+          .step = buffers_[buffer].step + 1,
+          .gradient_factor = gradient_factor.to(device, true),
+          .found_inf = found_inf.to(device, true)};
+}
+
+// REQUIRES with 8-bit moments: the range begins at a parameter.
+AdamWTensors AdamW::part_of(const Buffer& buffer, const Range& range) const {
+  const std::int64_t size = range.end - range.begin;
+  const auto part = [&](const torch::Tensor& flat) {
+    return flat.defined() ? flat.narrow(0, range.begin, size) : flat;
+  };
+  const auto scales = [&](const torch::Tensor& all) {
+    return all.defined() ? all.narrow(0, moment_scales(range.begin), moment_scales(size)) : all;
+  };
+  const AdamWTensors& t = buffer.tensors;
+  return {part(t.weights),    part(t.gradients),       part(t.exp_avg),
+          part(t.exp_avg_sq), scales(t.exp_avg_scale), scales(t.exp_avg_sq_scale),
+          part(t.master_low)};
+}
+
+// One parameter by itself, with the gradient that is in .grad, if there is one.
+void AdamW::step_slot(const Slot& slot, AdamWArguments& arguments) const {
+  AdamWTensors tensors = part_of(buffers_[slot.buffer], {slot.offset, slot.offset + slot.numel});
+  if (options_.release_gradients)
+    tensors.gradients = loose_gradient(slot);
+  else if (!collect_gradient(slot))
+    return;
+  if (!tensors.gradients.defined()) return;
+  arguments.first_index = slot.offset;
+  adamw_(tensors, arguments);
+}
+
+void AdamW::step_parameter(std::size_t index, const torch::Tensor& gradient_factor,
+                           const torch::Tensor& found_inf) {
+  const torch::NoGradGuard no_grad;
+  Slot& slot = slots_.at(index);
+  check_in_place(index);
+  AdamWArguments arguments = arguments_for(slot.buffer, gradient_factor, found_inf);
+  step_slot(slot, arguments);
+  if (options_.release_gradients)
+    for (torch::Tensor& variable : slot.variables) variable.mutable_grad() = torch::Tensor();
+}
+
+void AdamW::finish_step(const torch::Tensor& found_inf) {
+  const torch::NoGradGuard no_grad;
+  for (const Buffer& buffer : buffers_)
+    buffer.step.add_(found_inf.to(buffer.step.device(), true).eq(0).reshape({}));
+}
+
 void AdamW::step_scaled(const torch::Tensor& gradient_factor, const torch::Tensor& found_inf) {
   const torch::NoGradGuard no_grad;
   check_in_place();
-  const std::vector<bool> active = collect_gradients();
+  std::vector<bool> active;
+  if (!options_.release_gradients) active = collect_gradients();
   for (std::size_t b = 0; b < buffers_.size(); ++b) {
     const Buffer& buffer = buffers_[b];
-    const torch::Device device = buffer.weights.device();
-    const torch::Tensor found = found_inf.to(device, true);
-    AdamWArguments arguments{.lr = lr(),
-                             .beta1 = options_.beta1,
-                             .beta2 = options_.beta2,
-                             .eps = options_.eps,
-                             .weight_decay = options_.weight_decay,
-                             .stochastic_rounding = options_.stochastic_rounding,
-                             .seed = random_word(options_.seed, b),
-                             .first_index = 0,
-                             .step = buffer.step + 1,
-                             .gradient_factor = gradient_factor.to(device, true),
-                             .found_inf = found};
-    for (const Range& run : active_runs(buffer, active)) {
-      const std::int64_t size = run.end - run.begin;
-      arguments.first_index = run.begin;
-      adamw_(
-          {buffer.weights.narrow(0, run.begin, size), buffer.gradients.narrow(0, run.begin, size),
-           buffer.exp_avg.narrow(0, run.begin, size), buffer.exp_avg_sq.narrow(0, run.begin, size)},
-          arguments);
+    AdamWArguments arguments = arguments_for(b, gradient_factor, found_inf);
+    if (options_.release_gradients) {
+      for (const std::size_t i : buffer.slots) step_slot(slots_[i], arguments);
+      continue;
     }
-    buffer.step.add_(found.eq(0).reshape({}));
+    for (const Range& run : active_runs(buffer, active)) {
+      arguments.first_index = run.begin;
+      adamw_(part_of(buffer, run), arguments);
+    }
   }
+  finish_step(found_inf);
+}
+
+AdamWBytes AdamW::bytes() const {
+  const auto of = [](const torch::Tensor& t) {
+    return t.defined() ? static_cast<std::int64_t>(t.nbytes()) : 0;
+  };
+  AdamWBytes bytes;
+  for (const Buffer& buffer : buffers_) {
+    const AdamWTensors& t = buffer.tensors;
+    bytes.weights += of(t.weights);
+    bytes.gradients += of(t.gradients);
+    bytes.moments +=
+        of(t.exp_avg) + of(t.exp_avg_sq) + of(t.exp_avg_scale) + of(t.exp_avg_sq_scale);
+    bytes.master += of(t.master_low);
+  }
+  return bytes;
 }
 
 // The stretches of a buffer whose parameters take part; all of it in the common case.
@@ -311,7 +421,8 @@ std::vector<Range> AdamW::active_runs(const Buffer& buffer, const std::vector<bo
   for (std::size_t k = 0; k < buffer.slots.size(); ++k) {
     const Slot& slot = slots_[buffer.slots[k]];
     const bool last = k + 1 == buffer.slots.size();
-    const std::int64_t end = last ? buffer.weights.numel() : slots_[buffer.slots[k + 1]].offset;
+    const std::int64_t end =
+        last ? buffer.tensors.weights.numel() : slots_[buffer.slots[k + 1]].offset;
     if (!active[buffer.slots[k]] || end == slot.offset) continue;
     if (!runs.empty() && runs.back().end == slot.offset) {
       runs.back().end = end;
@@ -320,55 +431,6 @@ std::vector<Range> AdamW::active_runs(const Buffer& buffer, const std::vector<bo
     }
   }
   return runs;
-}
-
-StateDict AdamW::state_dict() const {
-  StateDict state;
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const Buffer& buffer = buffers_[slots_[i].buffer];
-    state.tensors[names_[i] + ".exp_avg"] = view_of(buffer.exp_avg, slots_[i]);
-    state.tensors[names_[i] + ".exp_avg_sq"] = view_of(buffer.exp_avg_sq, slots_[i]);
-  }
-  state.values = {{"step", step_count()},
-                  {"lr", lr()},
-                  {"beta1", options_.beta1},
-                  {"beta2", options_.beta2},
-                  {"eps", options_.eps},
-                  {"weight_decay", options_.weight_decay},
-                  {"seed", std::bit_cast<std::int64_t>(options_.seed)}};
-  return state;
-}
-
-void AdamW::load_state_dict(const StateDict& state) {
-  const torch::NoGradGuard no_grad;
-  const auto step = state.get<std::int64_t>("step");
-  const auto lr = state.get<double>("lr");
-  const auto seed = state.get<std::int64_t>("seed");
-  if (step < 0 || !(lr >= 0))
-    throw UserError(
-        fmt::format("saved optimizer has step {} and lr {}: both must be at least 0", step, lr));
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    for (const char* moment : {".exp_avg", ".exp_avg_sq"}) {
-      const torch::Tensor& tensor = state.tensor(names_[i] + moment);
-      const auto expected = slots_[i].variables.front().sizes();
-      if (tensor.sizes() != expected || tensor.scalar_type() != torch::kFloat)
-        throw UserError(
-            fmt::format("saved optimizer has '{}{}' as {} {}, this model needs float32 {}: load a "
-                        "state that was "
-                        "saved with the same model",
-                        names_[i], moment, c10::toString(tensor.scalar_type()),
-                        c10::str(tensor.sizes()), c10::str(expected)));
-    }
-  }
-  for (const Slot& slot : slots_) {
-    const std::string& name = names_[static_cast<std::size_t>(&slot - slots_.data())];
-    const Buffer& buffer = buffers_[slot.buffer];
-    view_of(buffer.exp_avg, slot).copy_(state.tensor(name + ".exp_avg"));
-    view_of(buffer.exp_avg_sq, slot).copy_(state.tensor(name + ".exp_avg_sq"));
-  }
-  for (const Buffer& buffer : buffers_) buffer.step.fill_(step);
-  set_lr(lr);
-  options_.seed = std::bit_cast<std::uint64_t>(seed);
 }
 
 }  // namespace halftone

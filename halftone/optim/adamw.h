@@ -12,19 +12,12 @@
 #include <vector>
 
 #include "halftone/core/state_dict.h"
+#include "halftone/kernels/adamw.h"
 #include "halftone/kernels/gradient_stats.h"
+#include "halftone/optim/adamw_layout.h"
+#include "halftone/optim/adamw_options.h"
 
 namespace halftone {
-
-struct AdamWOptions {
-  double lr = 1e-3;
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double eps = 1e-8;
-  double weight_decay = 0.01;
-  bool stochastic_rounding = false;  // of bfloat16 weights; the others round to nearest
-  std::uint64_t seed = 0;            // of the rounding
-};
 
 /// The gradients as they are (scaled, if the loss was), on the device.
 struct GradientStats {
@@ -35,9 +28,9 @@ struct GradientStats {
 /// Parameters of one dtype and device move into one flat buffer, and their gradients are preset to
 /// views of another: build the optimizer after module->to(), and prefer its own zero_grad(), which
 /// keeps those views. A gradient that was replaced is copied in; a parameter whose gradient is
-/// undefined takes no part in the step. Parameters are fp32, bf16 or fp16, gradients have their
-/// dtype, moments are fp32 for all of them. Results depend neither on the number of threads nor on
-/// how the parameters are grouped.
+/// undefined takes no part in the step. Parameters are fp32, bf16 or fp16; the options say how
+/// their gradients, moments and masters are stored. Arithmetic is fp32 for all of them. Results do
+/// not depend on the number of threads.
 class AdamW : public torch::optim::Optimizer {
  public:
   /// A tensor given twice (tied weights) counts once, under its first name. Throws c10::Error for
@@ -50,7 +43,8 @@ class AdamW : public torch::optim::Optimizer {
   /// Updates with the gradients as they are, non-finite ones too.
   torch::Tensor step(LossClosure closure = nullptr) override;
 
-  /// Sets the gradients to zero and keeps them where they are.
+  /// Sets the gradients to zero and keeps them where they are. Those that are to be released become
+  /// undefined.
   void zero_grad();
 
   double lr() const;
@@ -68,11 +62,28 @@ class AdamW : public torch::optim::Optimizer {
   /// where found_inf is not 0. Both are scalars of a floating dtype. Nothing waits.
   void step_scaled(const torch::Tensor& gradient_factor, const torch::Tensor& found_inf);
 
-  /// "<name>.exp_avg", "<name>.exp_avg_sq" in the parameter's shape; step, lr, beta1, beta2, eps,
-  /// weight_decay, seed. The tensors are views of the moments.
+  /// A step in parts: once for each parameter, in any order and as soon as its gradient is whole,
+  /// with the same two scalars; then finish_step(), which counts it. The bits are those of
+  /// step_scaled(). A parameter without a gradient is left out; a gradient that is to be released
+  /// is undefined afterwards.
+  void step_parameter(std::size_t index, const torch::Tensor& gradient_factor,
+                      const torch::Tensor& found_inf);
+  void finish_step(const torch::Tensor& found_inf);
+
+  /// What the buffers take up; adamw_bytes() knows it without allocating them.
+  AdamWBytes bytes() const;
+
+  /// Views of what is stored, in the parameter's shape: "<name>.exp_avg", "<name>.exp_avg_sq"
+  /// (fp32, bf16, or uint8 codes beside "<name>.exp_avg_scale", "<name>.exp_avg_sq_scale", one for
+  /// 256 elements), "<name>.master_low" (int16 or uint8). And step, lr, beta1, beta2, eps,
+  /// weight_decay, seed.
   StateDict state_dict() const;
   /// Throws UserError that names a missing tensor or one of another shape, and leaves the optimizer
   /// as it was. Restores lr; the other options stay those of the constructor, the seed excepted.
+  /// A state of the same layout comes back bit for bit. Another one is converted: moments through
+  /// fp32, rounded to the nearest bf16 or code; a master that was not saved begins with zeros, one
+  /// of 16 bits loses 8 (to nearest, without a carry into the weight: weights are never touched),
+  /// one of 8 gains zeros, and one that is not kept is dropped.
   void load_state_dict(const StateDict& state);
 
  private:
@@ -83,11 +94,11 @@ class AdamW : public torch::optim::Optimizer {
     std::int64_t numel = 0;
     std::vector<torch::Tensor> variables;
     torch::Tensor weight;    // view
-    torch::Tensor gradient;  // view
+    torch::Tensor gradient;  // view; undefined when gradients are released
   };
   struct Buffer {
-    torch::Tensor weights, gradients, exp_avg, exp_avg_sq;  // flat, (size)
-    torch::Tensor step;                                     // int64 scalar
+    AdamWTensors tensors;  // flat; gradients undefined when they are released
+    torch::Tensor step;    // int64 scalar
     std::vector<std::size_t> slots;
   };
 
@@ -95,10 +106,21 @@ class AdamW : public torch::optim::Optimizer {
   void allocate_buffers();
   void attach(Slot& slot);
   bool collect_gradient(const Slot& slot) const;
+  torch::Tensor loose_gradient(const Slot& slot) const;
   std::vector<bool> collect_gradients() const;
   std::vector<Range> active_runs(const Buffer& buffer, const std::vector<bool>& active) const;
+  GradientStats buffered_stats() const;
+  GradientStats loose_stats() const;
+  AdamWTensors part_of(const Buffer& buffer, const Range& range) const;
   torch::Tensor view_of(const torch::Tensor& flat, const Slot& slot) const;
+  torch::Tensor scales_of(const torch::Tensor& scales, const Slot& slot) const;
+  void check_in_place(std::size_t index) const;
   void check_in_place() const;
+  AdamWArguments arguments_for(std::size_t buffer, const torch::Tensor& gradient_factor,
+                               const torch::Tensor& found_inf) const;
+  void step_slot(const Slot& slot, AdamWArguments& arguments) const;
+  void check_state(const StateDict& state) const;
+  void load_slot(std::size_t index, const StateDict& state) const;
 
   AdamWOptions options_;
   std::vector<std::string> names_;

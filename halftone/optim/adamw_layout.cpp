@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/optim/adamw_layout.h"
+
+#include <algorithm>
+
+#include "halftone/kernels/moments.h"
+
+namespace halftone {
+namespace {
+
+constexpr std::int64_t kAlignment = 64;        // bytes, of each parameter in its buffer
+constexpr std::int64_t kCodeAlignment = 256;   // elements: no block of codes has two parameters
+constexpr std::int64_t kLeastForCodes = 4096;  // elements of a parameter with small moments
+
+std::int64_t bytes_of(torch::ScalarType dtype) {
+  return static_cast<std::int64_t>(c10::elementSize(dtype));
+}
+
+torch::ScalarType moments_of(const ParameterShape& parameter, MomentStorage moments) {
+  const bool small =
+      parameter.sizes.size() < 2 || c10::multiply_integers(parameter.sizes) < kLeastForCodes;
+  if (moments == MomentStorage::kFloat32 || small) return torch::kFloat;
+  return moments == MomentStorage::kBFloat16 ? torch::kBFloat16 : torch::kByte;
+}
+
+std::optional<torch::ScalarType> master_low_of(const ParameterShape& parameter,
+                                               MasterWeights master) {
+  if (master == MasterWeights::kNone || parameter.dtype != torch::kBFloat16) return std::nullopt;
+  return master == MasterWeights::kSplit16 ? torch::kShort : torch::kByte;
+}
+
+AdamWBufferLayout buffer_for(const ParameterShape& parameter, const AdamWOptions& options) {
+  return {.device = parameter.device,
+          .weights = parameter.dtype,
+          .gradients = options.fp32_gradients ? torch::kFloat : parameter.dtype,
+          .moments = moments_of(parameter, options.moments),
+          .master_low = master_low_of(parameter, options.master)};
+}
+
+bool same_kind(const AdamWBufferLayout& a, const AdamWBufferLayout& b) {
+  return a.device == b.device && a.weights == b.weights && a.moments == b.moments;
+}
+
+}  // namespace
+
+std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& parameters,
+                                            const AdamWOptions& options) {
+  std::vector<AdamWBufferLayout> buffers;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const AdamWBufferLayout fresh = buffer_for(parameters[i], options);
+    auto buffer = std::find_if(buffers.begin(), buffers.end(),
+                               [&](const auto& other) { return same_kind(other, fresh); });
+    if (buffer == buffers.end()) buffer = buffers.insert(buffers.end(), fresh);
+    const std::int64_t unit =
+        fresh.moments == torch::kByte ? kCodeAlignment : kAlignment / bytes_of(fresh.weights);
+    buffer->parameters.push_back(i);
+    buffer->offsets.push_back(buffer->size);
+    buffer->size += (c10::multiply_integers(parameters[i].sizes) + unit - 1) / unit * unit;
+  }
+  return buffers;
+}
+
+AdamWBytes adamw_bytes(const std::vector<ParameterShape>& parameters, const AdamWOptions& options) {
+  AdamWBytes bytes;
+  for (const AdamWBufferLayout& buffer : adamw_layout(parameters, options)) {
+    bytes.weights += buffer.size * bytes_of(buffer.weights);
+    if (!options.release_gradients) bytes.gradients += buffer.size * bytes_of(buffer.gradients);
+    bytes.moments += 2 * buffer.size * bytes_of(buffer.moments);
+    if (buffer.moments == torch::kByte)
+      bytes.moments += 2 * moment_scales(buffer.size) * bytes_of(torch::kFloat);
+    if (buffer.master_low) bytes.master += buffer.size * bytes_of(*buffer.master_low);
+  }
+  return bytes;
+}
+
+}  // namespace halftone

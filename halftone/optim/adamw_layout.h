@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where AdamW puts each parameter and what stands beside it, known from the shapes alone.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "halftone/optim/adamw_options.h"
+
+namespace halftone {
+
+struct ParameterShape {
+  std::vector<std::int64_t> sizes;
+  torch::ScalarType dtype = torch::kFloat;
+  torch::Device device = torch::kCPU;
+};
+
+/// Parameters of one device, dtype and layout, one after the other.
+struct AdamWBufferLayout {
+  torch::Device device = torch::kCPU;
+  torch::ScalarType weights = torch::kFloat;
+  torch::ScalarType gradients = torch::kFloat;
+  torch::ScalarType moments = torch::kFloat;  // kByte: codes, with an fp32 scale for 256 of them
+  std::optional<torch::ScalarType> master_low;
+  std::int64_t size = 0;                // elements, with the gaps that align parameters
+  std::vector<std::size_t> parameters;  // in the order of `offsets`
+  std::vector<std::int64_t> offsets;    // in elements
+};
+
+std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& parameters,
+                                            const AdamWOptions& options);
+
+/// Bytes of the optimizer's buffers, by kind; the weights themselves among them.
+struct AdamWBytes {
+  std::int64_t weights = 0;
+  std::int64_t gradients = 0;  // 0 when they are released
+  std::int64_t moments = 0;
+  std::int64_t master = 0;  // what is kept beside the weights
+  std::int64_t total() const { return weights + gradients + moments + master; }
+  bool operator==(const AdamWBytes&) const = default;
+};
+
+/// What an AdamW over such parameters allocates, without doing so. A tied parameter is to be given
+/// once.
+AdamWBytes adamw_bytes(const std::vector<ParameterShape>& parameters, const AdamWOptions& options);
+
+}  // namespace halftone

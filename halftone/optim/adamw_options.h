@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+namespace halftone {
+
+/// What is kept of a bfloat16 weight's fp32 master: nothing; all of the 16 bits that the weight
+/// lacks, which makes the update that of fp32 weights, bit for bit; or 8 of them. With a master the
+/// weight is cut off from it, not rounded.
+enum class MasterWeights { kNone, kSplit16, kSplit8 };
+
+/// Of Adam's moments: 4 bytes each; 2, rounded stochastically, because an exp_avg_sq in bf16 that
+/// is rounded to nearest stands still; or 1 and a scale for 256 elements (kernels/moments.h).
+/// Parameters of less than two dimensions or 4096 elements have fp32 moments in any case.
+enum class MomentStorage { kFloat32, kBFloat16, kInt8 };
+
+struct AdamWOptions {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.01;
+  // Of bfloat16 weights without a master and of the 24 bits of kSplit8; else to nearest.
+  bool stochastic_rounding = false;
+  std::uint64_t seed = 0;                       // of the rounding, the moments' too
+  MasterWeights master = MasterWeights::kNone;  // of bfloat16 weights; others have none
+  MomentStorage moments = MomentStorage::kFloat32;
+  bool fp32_gradients = false;  // of 16-bit weights: autograd adds up in fp32
+  // No buffer for gradients: they stay where autograd puts them until step_parameter(), or a step,
+  // has taken them in.
+  bool release_gradients = false;
+};
+
+}  // namespace halftone

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// What AdamW saves and loads, in every layout and from one to another.
+#include <fmt/format.h>
+
+#include <bit>
+#include <string>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/moments.h"
+#include "halftone/kernels/split_master.h"
+#include "halftone/optim/adamw.h"
+
+namespace halftone {
+namespace {
+
+constexpr const char* kExpAvg = ".exp_avg";
+constexpr const char* kExpAvgSq = ".exp_avg_sq";
+constexpr const char* kScale = "_scale";
+constexpr const char* kMasterLow = ".master_low";
+
+[[noreturn]] void refuse(const std::string& name, const torch::Tensor& tensor,
+                         const std::string& expected) {
+  throw UserError(
+      fmt::format("saved optimizer has '{}' as {} {}, this model needs {}: load a state that was "
+                  "saved with the "
+                  "same model",
+                  name, c10::toString(tensor.scalar_type()), c10::str(tensor.sizes()), expected));
+}
+
+void check_moment(const StateDict& state, const std::string& name, at::IntArrayRef shape) {
+  const torch::Tensor& tensor = state.tensor(name);
+  const torch::ScalarType dtype = tensor.scalar_type();
+  if (tensor.sizes() != shape ||
+      (dtype != torch::kFloat && dtype != torch::kBFloat16 && dtype != torch::kByte))
+    refuse(name, tensor, "float32, bfloat16 or uint8 " + c10::str(shape));
+  if (dtype != torch::kByte) return;
+  const torch::Tensor& scales = state.tensor(name + kScale);
+  const std::int64_t count = moment_scales(tensor.numel());
+  if (scales.sizes() != at::IntArrayRef{count} || scales.scalar_type() != torch::kFloat)
+    refuse(name + kScale, scales, fmt::format("float32 [{}]", count));
+}
+
+void check_master(const StateDict& state, const std::string& name, at::IntArrayRef shape) {
+  const auto found = state.tensors.find(name);
+  if (found == state.tensors.end()) return;
+  const torch::ScalarType dtype = found->second.scalar_type();
+  if (found->second.sizes() != shape || (dtype != torch::kShort && dtype != torch::kByte))
+    refuse(name, found->second, "int16 or uint8 " + c10::str(shape));
+}
+
+// A moment as it is stored: `scales` belong to uint8.
+struct Stored {
+  torch::Tensor values, scales;
+};
+
+void load_moment(const Stored& from, Moment moment, const Stored& to) {
+  const torch::ScalarType dtype = to.values.scalar_type();
+  if (from.values.scalar_type() == dtype) {
+    to.values.copy_(from.values);
+    if (dtype == torch::kByte) to.scales.copy_(from.scales);
+    return;
+  }
+  const torch::Device device = to.values.device();
+  torch::Tensor wide = from.values.to(device).flatten();
+  if (wide.scalar_type() == torch::kByte)
+    wide = decoded_moments(wide.contiguous(), from.scales.to(device).contiguous(), moment);
+  if (dtype == torch::kByte)
+    encode_moments_(wide.to(torch::kFloat), moment, to.values.view(-1), to.scales);
+  else
+    to.values.view(-1).copy_(wide);
+}
+
+}  // namespace
+
+torch::Tensor AdamW::scales_of(const torch::Tensor& scales, const Slot& slot) const {
+  return scales.narrow(0, moment_scales(slot.offset), moment_scales(slot.numel));
+}
+
+StateDict AdamW::state_dict() const {
+  StateDict state;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    const AdamWTensors& stored = buffers_[slot.buffer].tensors;
+    const auto add = [&](const char* key, const torch::Tensor& flat) {
+      state.tensors[names_[i] + key] = view_of(flat, slot);
+    };
+    add(kExpAvg, stored.exp_avg);
+    add(kExpAvgSq, stored.exp_avg_sq);
+    if (stored.exp_avg_scale.defined()) {
+      state.tensors[names_[i] + kExpAvg + kScale] = scales_of(stored.exp_avg_scale, slot);
+      state.tensors[names_[i] + kExpAvgSq + kScale] = scales_of(stored.exp_avg_sq_scale, slot);
+    }
+    if (stored.master_low.defined()) add(kMasterLow, stored.master_low);
+  }
+  state.values = {{"step", step_count()},
+                  {"lr", lr()},
+                  {"beta1", options_.beta1},
+                  {"beta2", options_.beta2},
+                  {"eps", options_.eps},
+                  {"weight_decay", options_.weight_decay},
+                  {"seed", std::bit_cast<std::int64_t>(options_.seed)}};
+  return state;
+}
+
+void AdamW::check_state(const StateDict& state) const {
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const at::IntArrayRef shape = slots_[i].variables.front().sizes();
+    check_moment(state, names_[i] + kExpAvg, shape);
+    check_moment(state, names_[i] + kExpAvgSq, shape);
+    check_master(state, names_[i] + kMasterLow, shape);
+  }
+}
+
+void AdamW::load_slot(std::size_t index, const StateDict& state) const {
+  const Slot& slot = slots_[index];
+  const AdamWTensors& stored = buffers_[slot.buffer].tensors;
+  const auto load = [&](const char* key, Moment moment, const torch::Tensor& flat,
+                        const torch::Tensor& scales) {
+    const std::string name = names_[index] + key;
+    Stored from{.values = state.tensor(name)};
+    if (from.values.scalar_type() == torch::kByte) from.scales = state.tensor(name + kScale);
+    load_moment(from, moment,
+                {view_of(flat, slot), scales.defined() ? scales_of(scales, slot) : scales});
+  };
+  load(kExpAvg, Moment::kFirst, stored.exp_avg, stored.exp_avg_scale);
+  load(kExpAvgSq, Moment::kSecond, stored.exp_avg_sq, stored.exp_avg_sq_scale);
+  if (!stored.master_low.defined()) return;
+  const torch::Tensor low = view_of(stored.master_low, slot);
+  const auto saved = state.tensors.find(names_[index] + kMasterLow);
+  if (saved == state.tensors.end())
+    low.zero_();
+  else
+    low.copy_(master_low_as(saved->second, low.scalar_type()));
+}
+
+void AdamW::load_state_dict(const StateDict& state) {
+  const torch::NoGradGuard no_grad;
+  const auto step = state.get<std::int64_t>("step");
+  const auto lr = state.get<double>("lr");
+  const auto seed = state.get<std::int64_t>("seed");
+  if (step < 0 || !(lr >= 0))
+    throw UserError(
+        fmt::format("saved optimizer has step {} and lr {}: both must be at least 0", step, lr));
+  check_state(state);
+  for (std::size_t i = 0; i < slots_.size(); ++i) load_slot(i, state);
+  for (const Buffer& buffer : buffers_) buffer.step.fill_(step);
+  set_lr(lr);
+  options_.seed = std::bit_cast<std::uint64_t>(seed);
+}
+
+}  // namespace halftone
