@@ -190,7 +190,7 @@ TEST(AdamWKernel, RefusesWhatItCannotDo) {
 }
 
 TEST(StochasticRounding, KeepsTheMeanAndRoundsToNeighbours) {
-  constexpr std::int64_t kDraws = 200000;
+  constexpr std::int64_t kDraws = 1000000;
   const float below = 1.0F;
   const float above = 1.0078125F;  // the next bfloat16
   for (const double share : {0.1, 0.5, 0.75}) {
