@@ -90,24 +90,26 @@ HWY_INLINE VI decade_of(const MapTables<kRoot>& tables, V size) {
   return hn::Add(decade, hn::IfThenElseZero(odd, hn::Set(di, 1)));
 }
 
-/// A number of the decade, as it would go on beyond its ends, whose value is at most a rounding
-/// error above `size`, and the next one's at most as much below.
+/// Where `size` stands between the decade's numbers, up to rounding errors: at a number's value it
+/// is that number, and it stops at the last one.
 template <bool kRoot>
-HWY_INLINE V number_below(const MapTables<kRoot>& tables, V size, VI decade) {
-  return hn::Floor(hn::Add(hn::Mul(size, tables.inverse(decade)), tables.shift(decade)));
+HWY_INLINE V place_of(const MapTables<kRoot>& tables, V size, VI decade) {
+  return hn::Min(hn::Add(hn::Mul(size, tables.inverse(decade)), tables.shift(decade)),
+                 tables.last(decade));
 }
 
-/// The number nearest to `size`: `below` or the next. The comparison is exact, since a difference
-/// of floats within a factor of two of each other is. Halfway goes away from 0.
+/// The number nearest to `size`, which stands at `place`. The comparison is exact, since a
+/// difference of floats within a factor of two of each other is. Halfway goes away from 0.
 template <bool kRoot>
-HWY_INLINE V nearest_number(const MapTables<kRoot>& tables, V size, VI decade, V below) {
+HWY_INLINE V nearest_number(const MapTables<kRoot>& tables, V size, VI decade, V place) {
   const D d;
   const V one = hn::Set(d, 1.0F);
-  const V place = hn::Add(below, hn::Set(d, MapTables<kRoot>::kMap.offset));
+  const V below = hn::Floor(place);
+  const V argument = hn::Add(below, hn::Set(d, MapTables<kRoot>::kMap.offset));
   const V step = tables.step(decade);
   const V origin = tables.origin(decade);
-  const V low = hn::Add(hn::Mul(place, step), origin);
-  const V high = hn::Add(hn::Mul(hn::Add(place, one), step), origin);
+  const V low = hn::Add(hn::Mul(argument, step), origin);
+  const V high = hn::Add(hn::Mul(hn::Add(argument, one), step), origin);
   const auto is_high = hn::Le(hn::Sub(high, size), hn::Sub(size, low));
   return hn::Min(hn::Add(below, hn::IfThenElseZero(is_high, one)), tables.last(decade));
 }
@@ -148,14 +150,23 @@ HWY_INLINE void encode_four(const MapTables<kRoot>& tables, const float* values,
   const VI decade1 = decade_of(tables, magnitude<kRoot>(x1));
   const VI decade2 = decade_of(tables, magnitude<kRoot>(x2));
   const VI decade3 = decade_of(tables, magnitude<kRoot>(x3));
-  const V below0 = number_below(tables, magnitude<kRoot>(x0), decade0);
-  const V below1 = number_below(tables, magnitude<kRoot>(x1), decade1);
-  const V below2 = number_below(tables, magnitude<kRoot>(x2), decade2);
-  const V below3 = number_below(tables, magnitude<kRoot>(x3), decade3);
-  const V number0 = nearest_number(tables, magnitude<kRoot>(x0), decade0, below0);
-  const V number1 = nearest_number(tables, magnitude<kRoot>(x1), decade1, below1);
-  const V number2 = nearest_number(tables, magnitude<kRoot>(x2), decade2, below2);
-  const V number3 = nearest_number(tables, magnitude<kRoot>(x3), decade3, below3);
+  const V place0 = place_of(tables, magnitude<kRoot>(x0), decade0);
+  const V place1 = place_of(tables, magnitude<kRoot>(x1), decade1);
+  const V place2 = place_of(tables, magnitude<kRoot>(x2), decade2);
+  const V place3 = place_of(tables, magnitude<kRoot>(x3), decade3);
+  V number0 = hn::Round(place0);
+  V number1 = hn::Round(place1);
+  V number2 = hn::Round(place2);
+  V number3 = hn::Round(place3);
+  const V off01 = hn::Max(hn::Abs(hn::Sub(place0, number0)), hn::Abs(hn::Sub(place1, number1)));
+  const V off23 = hn::Max(hn::Abs(hn::Sub(place2, number2)), hn::Abs(hn::Sub(place3, number3)));
+  // Closer to the middle between two numbers than the places' rounding errors, 1e-4 at the most?
+  if (!hn::AllFalse(d, hn::Gt(hn::Max(off01, off23), hn::Set(d, 0.4995F)))) {
+    number0 = nearest_number(tables, magnitude<kRoot>(x0), decade0, place0);
+    number1 = nearest_number(tables, magnitude<kRoot>(x1), decade1, place1);
+    number2 = nearest_number(tables, magnitude<kRoot>(x2), decade2, place2);
+    number3 = nearest_number(tables, magnitude<kRoot>(x3), decade3, place3);
+  }
   store_code<kRoot>(x0, number0, codes);
   store_code<kRoot>(x1, number1, codes + n);
   store_code<kRoot>(x2, number2, codes + 2 * n);

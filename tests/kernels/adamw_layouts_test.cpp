@@ -176,6 +176,26 @@ TEST(AdamWLayouts, CutsAndThreadsDoNotShow) {
   torch::set_num_threads(before);
 }
 
+// One element into a storage of its own.
+torch::Tensor shifted(const torch::Tensor& t) {
+  return t.defined() ? torch::cat({torch::zeros({1}, t.options()), t}).slice(0, 1) : t;
+}
+
+TEST(AdamWLayouts, AcceptUnalignedStarts) {
+  torch::manual_seed(5);
+  for (const Layout& layout : layouts()) {
+    SCOPED_TRACE(text(layout));
+    const AdamWTensors aligned = random_tensors(1111, layout);
+    const AdamWTensors moved = {shifted(aligned.weights),       shifted(aligned.gradients),
+                                shifted(aligned.exp_avg),       shifted(aligned.exp_avg_sq),
+                                shifted(aligned.exp_avg_scale), shifted(aligned.exp_avg_sq_scale),
+                                shifted(aligned.master_low)};
+    adamw_(aligned, arguments_for(3, layout.stochastic));
+    adamw_(moved, arguments_for(3, layout.stochastic));
+    expect_same(aligned, moved);
+  }
+}
+
 TEST(AdamWLayouts, CarryInfAndNanAsTheCompositionDoes) {
   for (const Layout& layout : layouts()) {
     SCOPED_TRACE(text(layout));
