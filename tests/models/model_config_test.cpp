@@ -18,6 +18,7 @@ TEST(ModelConfig, PresetsHaveMiniMindsSizes) {
   EXPECT_EQ(parameter_count(preset_config("minimind-26m")), 25'829'888);
   EXPECT_EQ(parameter_count(preset_config("minimind-104m")), 104'030'976);
   EXPECT_EQ(parameter_count(preset_config("minimind-moe-145m")), 145'029'760);
+  EXPECT_EQ(parameter_count(preset_config("minimind-1b")), 1'017'202'688);
   for (const std::string& name : preset_names()) EXPECT_NO_THROW(validate(preset_config(name)));
 }
 
@@ -33,7 +34,7 @@ TEST(ModelConfig, WidthsFollowTheGenerationsRule) {
 TEST(ModelConfig, UnknownAndLaterPresetsSaySo) {
   EXPECT_THAT(message_of<UserError>([] { preset_config("minimind-26"); }),
               testing::HasSubstr("did you mean 'minimind-26m'"));
-  EXPECT_THAT(message_of<UserError>([] { preset_config("minimind-1b"); }),
+  EXPECT_THAT(message_of<UserError>([] { preset_config("minimind3-64m"); }),
               testing::HasSubstr("not in this version"));
 }
 
