@@ -31,8 +31,8 @@ bool takes_in_place(const Tensor& weight) {
   if (!weight.is_leaf() || !weight.requires_grad()) return false;
   const Tensor& grad = weight.grad();
   return grad.defined() && grad.is_contiguous() && !grad.requires_grad() &&
-         grad.scalar_type() == weight.scalar_type() && grad.sizes() == weight.sizes() &&
-         grad.device() == weight.device() && !has_hooks(weight);
+         (grad.scalar_type() == weight.scalar_type() || grad.scalar_type() == torch::kFloat) &&
+         grad.sizes() == weight.sizes() && grad.device() == weight.device() && !has_hooks(weight);
 }
 
 /// Whether this is a backward() that reaches every leaf.

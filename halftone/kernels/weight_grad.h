@@ -11,7 +11,7 @@ namespace halftone {
 /// While it lives, backward() in this thread adds the weight gradients of halftone's layers to
 /// .grad as they are computed. The numbers are those of autograd, up to the order of additions.
 /// Only for weights that autograd would treat alike: leaves whose .grad is there, dense and of
-/// their dtype, without hooks; never under create_graph, nor in autograd::grad() or
+/// their dtype or fp32, without hooks; never under create_graph, nor in autograd::grad() or
 /// backward(inputs). A weight must not be differentiated by two threads at once.
 class AccumulateInPlace {
  public:

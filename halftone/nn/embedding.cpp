@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/nn/embedding.h"
 
+#include <ATen/autocast_mode.h>
+
 #include <cmath>
 
+#include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/embedding.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/nn/loss.h"
@@ -15,7 +18,9 @@ EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim) {
 }
 
 torch::Tensor EmbeddingImpl::forward(const torch::Tensor& ids) {
-  return halftone::embedding(weight, ids);
+  const torch::Tensor rows = halftone::embedding(weight, ids);
+  // In a mixed precision the stream is fp32, whatever the weights are kept in.
+  return at::autocast::is_autocast_enabled(weight.device().type()) ? widened(rows) : rows;
 }
 
 torch::Tensor EmbeddingImpl::logits(const torch::Tensor& hidden) {

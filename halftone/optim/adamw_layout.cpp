@@ -8,18 +8,16 @@
 namespace halftone {
 namespace {
 
-constexpr std::int64_t kAlignment = 64;        // bytes, of each parameter in its buffer
-constexpr std::int64_t kCodeAlignment = 256;   // elements: no block of codes has two parameters
-constexpr std::int64_t kLeastForCodes = 4096;  // elements of a parameter with small moments
+constexpr std::int64_t kAlignment = 64;       // bytes, of each parameter in its buffer
+constexpr std::int64_t kCodeAlignment = 256;  // elements: no block of codes has two parameters
 
 std::int64_t bytes_of(torch::ScalarType dtype) {
   return static_cast<std::int64_t>(c10::elementSize(dtype));
 }
 
 torch::ScalarType moments_of(const ParameterShape& parameter, MomentStorage moments) {
-  const bool small =
-      parameter.sizes.size() < 2 || c10::multiply_integers(parameter.sizes) < kLeastForCodes;
-  if (moments == MomentStorage::kFloat32 || small) return torch::kFloat;
+  if (moments == MomentStorage::kFloat32 || is_small_parameter(parameter.sizes))
+    return torch::kFloat;
   return moments == MomentStorage::kBFloat16 ? torch::kBFloat16 : torch::kByte;
 }
 
@@ -42,6 +40,11 @@ bool same_kind(const AdamWBufferLayout& a, const AdamWBufferLayout& b) {
 }
 
 }  // namespace
+
+bool is_small_parameter(at::IntArrayRef sizes) {
+  constexpr std::int64_t kLeastElements = 4096;
+  return sizes.size() < 2 || c10::multiply_integers(sizes) < kLeastElements;
+}
 
 std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& parameters,
                                             const AdamWOptions& options) {

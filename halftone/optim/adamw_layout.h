@@ -30,6 +30,10 @@ struct AdamWBufferLayout {
   std::vector<std::int64_t> offsets;    // in elements
 };
 
+/// Whether a parameter has less than two dimensions (a norm, a bias) or 4096 elements: what it
+/// costs is nothing beside the others, so it is kept in full.
+bool is_small_parameter(at::IntArrayRef sizes);
+
 std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& parameters,
                                             const AdamWOptions& options);
 

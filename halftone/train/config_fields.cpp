@@ -167,6 +167,7 @@ ConfigField changeable(ConfigField field) {
 using C = TrainConfig;
 using M = ModelConfig;
 using S = ScalerConfig;
+using R = MemoryChoice;
 
 std::vector<ConfigField> model_fields() {
   return {
@@ -231,7 +232,7 @@ std::vector<ConfigField> precision_fields() {
       field<&C::precision>("precision", one_of(precision_names()),
                            "what is computed in which format"),
       field<&C::rounding>("rounding", one_of({"stochastic", "nearest"}),
-                          "rounding of the updated weights in bf16-true"),
+                          "rounding of updated weights that are kept in bf16"),
       with_kind(ConfigKind::kLossScale,
                 field<&C::loss_scale>(
                     "loss_scale", {"dynamic, adaptive or a positive number", is_loss_scale},
@@ -240,6 +241,25 @@ std::vector<ConfigField> precision_fields() {
           "keep_fp32", texts("one or more regular expressions"),
           "modules that stay in fp32 in a mixed precision: regular expressions on their names, or "
           "type: and one on their class"),
+  };
+}
+
+std::vector<ConfigField> memory_fields() {
+  return {
+      field<&C::storage, &R::memory>("memory", one_of({"standard", "lean"}),
+                                     "how weights, gradients and AdamW's state are kept; lean: in "
+                                     "bf16 and 8 bits, with blocks "
+                                     "recomputed. The keys below change parts of it"),
+      field<&C::storage, &R::master_weights>(
+          "master_weights", one_of({"auto", "fp32", "split16", "split8", "none"}),
+          "fp32 weights, or bf16 ones with 16, 8 or no bits more beside them"),
+      field<&C::storage, &R::gradients>("gradients", one_of({"auto", "fp32", "bf16"}),
+                                        "format that gradients of bf16 weights are added up in"),
+      field<&C::storage, &R::moments>("moments", one_of({"auto", "fp32", "bf16", "int8"}),
+                                      "format of AdamW's moments"),
+      field<&C::storage, &R::recompute>(
+          "recompute", one_of({"auto", "none", "blocks"}),
+          "what the backward pass computes again instead of keeping it"),
   };
 }
 
@@ -337,6 +357,7 @@ const std::vector<ConfigField>& config_fields() {
     add("Model", model_fields());
     add("Data", data_fields());
     add("Precision", precision_fields());
+    add("Memory", memory_fields());
     add("Loss scaler", scaler_fields());
     add("Optimization", optimization_fields());
     add("Limits", limit_fields());

@@ -223,6 +223,7 @@ void check_together(const TrainConfig& config, const std::vector<ConfigAssignmen
         "{}: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends in "
         "-mixed, or leave it out",
         place_of(assignments, "keep_fp32"), config.precision));
+  memory_recipe(config.storage, parse_precision(config.precision));
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
   validate(model);

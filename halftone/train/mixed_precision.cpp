@@ -10,9 +10,11 @@
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/keep_fp32.h"
 #include "halftone/core/log.h"
 #include "halftone/kernels/weight_grad.h"
 #include "halftone/nn/linear.h"
+#include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/clip.h"
 
 namespace halftone {
@@ -60,24 +62,37 @@ void check_int8_layers(const torch::nn::Module& module, const std::string& preci
                     precision, foreign));
 }
 
+// Layers see an fp32 stream beside them, as they do beside fp32 weights under autocast.
+void store_in_bf16(torch::nn::Module& module) {
+  for (torch::Tensor& parameter : module.parameters())
+    if (!is_small_parameter(parameter.sizes()) && !keeps_fp32(parameter) &&
+        parameter.scalar_type() == torch::kFloat)
+      parameter.set_data(parameter.detach().to(torch::kBFloat16));
+}
+
 }  // namespace
 
 MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
-                               torch::Device device)
-    : policy_(std::move(policy)), device_(device), scaler_(scaler_for(policy_, scaler)) {}
+                               torch::Device device, MemoryRecipe memory)
+    : policy_(std::move(policy)),
+      memory_(std::move(memory)),
+      device_(device),
+      scaler_(scaler_for(policy_, scaler)) {}
 
 void MixedPrecision::convert_module(torch::nn::Module& module) {
   if (policy_.int8_matmul) check_int8_layers(module, policy_.name);
   module.to(device_, policy_.parameter);
+  if (memory_.bf16_weights) store_in_bf16(module);
   scaler_.name_parameters(module);
 }
 
 ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t seed) const {
   const auto dtype = policy_.autocast ? std::optional(policy_.compute) : std::nullopt;
-  return {.autocast = Autocast(device_.type(), dtype, policy_.autocast),
-          .int8_matmul = Int8Matmul({.seed = seed,
-                                     .step = static_cast<std::uint64_t>(pass),
-                                     .enabled = policy_.int8_matmul})};
+  return {
+      .autocast = Autocast(device_.type(), dtype, policy_.autocast),
+      .int8_matmul = Int8Matmul(
+          {.seed = seed, .step = static_cast<std::uint64_t>(pass), .enabled = policy_.int8_matmul}),
+      .recompute_blocks = RecomputeBlocks(memory_.recompute_blocks)};
 }
 
 void MixedPrecision::backward(const torch::Tensor& loss) {

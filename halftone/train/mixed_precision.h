@@ -15,8 +15,10 @@
 #include "halftone/core/autocast.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/kernels/int8_linear.h"
+#include "halftone/nn/recompute.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
+#include "halftone/precision/memory_recipe.h"
 #include "halftone/precision/policy.h"
 
 namespace halftone {
@@ -32,6 +34,7 @@ struct GradientClip {
 struct ForwardContext {
   Autocast autocast;
   Int8Matmul int8_matmul;
+  RecomputeBlocks recompute_blocks;
 };
 
 using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
@@ -41,10 +44,14 @@ using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 /// what differs between them is the policy's values.
 class MixedPrecision {
  public:
-  /// `scaler` matters to policies with loss scaling only.
-  MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler, torch::Device device);
+  /// `scaler` matters to policies with loss scaling only. Of `memory`, what concerns the optimizer
+  /// is up to its options (MemoryRecipe::apply_to()).
+  MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler, torch::Device device,
+                 MemoryRecipe memory = {});
 
-  /// Gives the parameters the policy's dtype, on the device. Call it before the optimizer exists.
+  /// Gives the parameters the policy's dtype, on the device; where the memory recipe has weights in
+  /// bf16, those of two dimensions and 4096 elements or more that are not kept in fp32. Call it
+  /// before the optimizer exists.
   /// Throws UserError for int8 matmuls in a module without a layer that takes part in them.
   void convert_module(torch::nn::Module& module);
 
@@ -77,6 +84,7 @@ class MixedPrecision {
   /// for a step that an adaptive scale measured. Waits for the device.
   std::optional<double> underflow_share();
   const PrecisionPolicy& policy() const { return policy_; }
+  const MemoryRecipe& memory() const { return memory_; }
   const torch::Device& device() const { return device_; }
 
   StateDict state_dict() const;
@@ -86,6 +94,7 @@ class MixedPrecision {
   StepResult step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip);
 
   PrecisionPolicy policy_;
+  MemoryRecipe memory_;
   torch::Device device_;
   std::int64_t measured_update_ = 0;  // the last one whose measurement was reported
   GradScaler scaler_;  // fixed at 1 where the policy has no loss scale: it still skips and names

@@ -90,12 +90,13 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
   torch::manual_seed(static_cast<std::uint64_t>(config.seed));
   MiniMindLM model(inputs.model);
   if (!config.init_from.empty()) initialize_from(model, config.init_from);
-  return {std::move(model),
-          {.adamw = {.lr = config.lr,
+  AdamWOptions adamw{.lr = config.lr,
                      .weight_decay = config.weight_decay,
-                     .stochastic_rounding =
-                         inputs.precision.stochastic_rounding && config.rounding == "stochastic",
-                     .seed = static_cast<std::uint64_t>(config.seed)},
+                     .seed = static_cast<std::uint64_t>(config.seed)};
+  memory_recipe(config.storage, inputs.precision).apply_to(adamw);
+  adamw.stochastic_rounding &= config.rounding == "stochastic";
+  return {std::move(model),
+          {.adamw = adamw,
            .schedule = {.kind = parse_schedule(config.schedule),
                         .warmup = static_cast<double>(config.warmup)}}};
 }
@@ -117,6 +118,7 @@ TrainerOptions trainer_options_for(const TrainConfig& config) {
           .accumulate_grad_batches = config.accumulate,
           .gradient_clip_val = config.grad_clip,
           .scaler = scaler_options(config),
+          .memory = config.storage,
           .keep_fp32 = config.keep_fp32,
           .seed = static_cast<std::uint64_t>(config.seed)};
 }

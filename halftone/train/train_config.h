@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "halftone/models/model_config.h"
+#include "halftone/precision/memory_recipe.h"
 
 namespace halftone {
 
@@ -35,10 +36,11 @@ struct TrainConfig {
   std::string invalid_utf8 = "error";  // or "replace"
 
   std::string precision = "bf16-mixed";
-  std::string rounding = "stochastic";  // of 16-bit weights' updates in bf16-true; or "nearest"
+  std::string rounding = "stochastic";  // of the updates of bf16 weights; or "nearest"
   std::string loss_scale = "dynamic";   // "adaptive", or a fixed scale: "128"
   ScalerConfig scaler;
   std::vector<std::string> keep_fp32;  // patterns of keep_fp32()
+  MemoryChoice storage;                // --memory and its parts
 
   std::int64_t batch_size = 8;  // rows of one micro-batch
   std::int64_t seq_len = 256;

@@ -112,7 +112,8 @@ std::string callback_prefix(const Callback& callback) {
 Trainer::Trainer(TrainerOptions options)
     : options_(std::move(options)),
       precision_(parse_precision(checked(options_).precision), options_.scaler,
-                 device_for(options_)) {
+                 device_for(options_),
+                 memory_recipe(options_.memory, parse_precision(options_.precision))) {
   const auto is_checkpoint = [](const auto& callback) {
     return dynamic_cast<const ModelCheckpoint*>(callback.get()) != nullptr;
   };

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/precision/memory_recipe.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "halftone/core/error.h"
+
+namespace halftone {
+namespace {
+
+template <class Value, std::size_t kCount>
+using Names = std::array<std::pair<const char*, Value>, kCount>;
+
+constexpr Names<MomentStorage, 3> kMoments{{{"fp32", MomentStorage::kFloat32},
+                                            {"bf16", MomentStorage::kBFloat16},
+                                            {"int8", MomentStorage::kInt8}}};
+constexpr Names<bool, 2> kGradients{{{"bf16", false}, {"fp32", true}}};
+constexpr Names<bool, 2> kRecompute{{{"none", false}, {"blocks", true}}};
+
+/// What the words of master_weights stand for.
+struct Weights {
+  bool bf16 = false;
+  MasterWeights master = MasterWeights::kNone;
+};
+constexpr Names<Weights, 4> kWeights{{{"fp32", {}},
+                                      {"split16", {true, MasterWeights::kSplit16}},
+                                      {"split8", {true, MasterWeights::kSplit8}},
+                                      {"none", {true, MasterWeights::kNone}}}};
+
+template <class Value, std::size_t kCount>
+Value named(const Names<Value, kCount>& names, const char* key, const std::string& word) {
+  std::vector<std::string_view> known{"auto"};
+  for (const auto& [name, value] : names) {
+    if (word == name) return value;
+    known.push_back(name);
+  }
+  throw UserError(
+      fmt::format("expected {} to be one of {}, got '{}'", key, fmt::join(known, ", "), word));
+}
+
+bool computes_in_bf16(const PrecisionPolicy& precision) {
+  return precision.compute == torch::kBFloat16;
+}
+
+Weights weights_for(const std::string& word, const PrecisionPolicy& precision) {
+  const Weights weights = named(kWeights, "master_weights", word);
+  if (weights.bf16 && !computes_in_bf16(precision))
+    throw UserError(fmt::format(
+        "master_weights {} keeps weights in bf16, but {} multiplies them in another format; "
+        "choose bf16-mixed or bf16-true, or leave master_weights out",
+        word, precision.name));
+  if (!weights.bf16 && precision.parameter != torch::kFloat)
+    throw UserError(fmt::format(
+        "master_weights fp32 contradicts {}, whose weights have 16 bits; choose a -mixed "
+        "precision, or leave master_weights out",
+        precision.name));
+  return weights;
+}
+
+bool fp32_gradients(const std::string& word, const MemoryRecipe& recipe,
+                    const PrecisionPolicy& precision) {
+  const bool fp32 = named(kGradients, "gradients", word);
+  const bool fp32_weights = precision.parameter == torch::kFloat && !recipe.bf16_weights;
+  if (!fp32 && (fp32_weights || precision.parameter == torch::kHalf))
+    throw UserError(
+        fmt::format("gradients bf16 goes with weights that are kept in bf16, but {} with memory {} "
+                    "keeps them in "
+                    "{}; add master_weights none, split8 or split16, or leave gradients out",
+                    precision.name, recipe.name, fp32_weights ? "fp32" : "fp16"));
+  return fp32;
+}
+
+}  // namespace
+
+const std::vector<std::string>& memory_names() {
+  static const std::vector<std::string> names{"standard", "lean"};
+  return names;
+}
+
+MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& precision) {
+  const bool lean = choice.memory == "lean";
+  if (choice.memory == "leanest")
+    throw UserError("memory 'leanest' is not in this version: choose one of standard, lean");
+  if (!lean && choice.memory != "standard")
+    throw UserError(
+        fmt::format("expected memory to be one of standard, lean, got '{}'", choice.memory));
+
+  MemoryRecipe recipe{.name = choice.memory, .stochastic_rounding = precision.stochastic_rounding};
+  if (lean) {
+    recipe.bf16_weights = computes_in_bf16(precision);
+    recipe.moments = MomentStorage::kInt8;
+    recipe.recompute_blocks = true;
+  }
+  if (choice.master_weights != "auto") {
+    const Weights weights = weights_for(choice.master_weights, precision);
+    recipe.bf16_weights = weights.bf16;
+    recipe.master = weights.master;
+  }
+  if (choice.gradients != "auto")
+    recipe.fp32_gradients = fp32_gradients(choice.gradients, recipe, precision);
+  if (choice.moments != "auto") recipe.moments = named(kMoments, "moments", choice.moments);
+  if (choice.recompute != "auto")
+    recipe.recompute_blocks = named(kRecompute, "recompute", choice.recompute);
+  recipe.stochastic_rounding |= recipe.bf16_weights;
+  return recipe;
+}
+
+void MemoryRecipe::apply_to(AdamWOptions& options) const {
+  options.master = master;
+  options.moments = moments;
+  options.fp32_gradients = fp32_gradients;
+  options.stochastic_rounding = stochastic_rounding;
+}
+
+}  // namespace halftone

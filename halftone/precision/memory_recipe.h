@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "halftone/optim/adamw_options.h"
+#include "halftone/precision/policy.h"
+
+namespace halftone {
+
+/// What was asked for: a recipe, and parts of it that were chosen by themselves ("auto": by the
+/// recipe). Words as in docs/config.md.
+struct MemoryChoice {
+  std::string memory = "standard";      // or "lean"
+  std::string master_weights = "auto";  // "fp32", "split16", "split8", "none"
+  std::string gradients = "auto";       // "fp32", "bf16"
+  std::string moments = "auto";         // "fp32", "bf16", "int8"
+  std::string recompute = "auto";       // "none", "blocks"
+};
+
+/// How a run keeps weights, gradients and optimizer state, and what of the forward pass. The
+/// arithmetic is the precision's in all of them.
+struct MemoryRecipe {
+  std::string name = "standard";
+  bool bf16_weights = false;    // matrices, where the precision has fp32
+  bool fp32_gradients = false;  // of those
+  MasterWeights master = MasterWeights::kNone;
+  MomentStorage moments = MomentStorage::kFloat32;
+  bool stochastic_rounding = false;  // of updated bf16 weights (and of the 24 bits of kSplit8)
+  bool recompute_blocks = false;     // nn/recompute.h
+
+  /// Sets what concerns the optimizer.
+  void apply_to(AdamWOptions& options) const;
+};
+
+const std::vector<std::string>& memory_names();
+
+/// What `choice` means for `precision`. Throws UserError that says why two of them exclude each
+/// other, and what to choose instead.
+MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& precision);
+
+}  // namespace halftone

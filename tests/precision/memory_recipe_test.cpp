@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/precision/memory_recipe.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "halftone/core/error.h"
+#include "support/message_of.h"
+
+namespace halftone {
+namespace {
+
+using test::message_of;
+using testing::HasSubstr;
+
+MemoryRecipe recipe(const MemoryChoice& choice, const char* precision) {
+  return memory_recipe(choice, parse_precision(precision));
+}
+
+TEST(MemoryRecipe, StandardIsWhatThePrecisionSays) {
+  for (const std::string& name : precision_names()) {
+    const MemoryRecipe standard = recipe({}, name.c_str());
+    EXPECT_FALSE(standard.bf16_weights) << name;
+    EXPECT_EQ(standard.moments, MomentStorage::kFloat32) << name;
+    EXPECT_EQ(standard.stochastic_rounding, parse_precision(name).stochastic_rounding) << name;
+    EXPECT_FALSE(standard.recompute_blocks) << name;
+  }
+}
+
+TEST(MemoryRecipe, LeanKeepsInBf16OnlyWhatIsMultipliedInBf16) {
+  for (const std::string& name : precision_names()) {
+    const MemoryRecipe lean = recipe({.memory = "lean"}, name.c_str());
+    const bool bf16 = name.starts_with("bf16");
+    EXPECT_EQ(lean.bf16_weights, bf16) << name;
+    EXPECT_EQ(lean.stochastic_rounding, bf16) << name;
+    EXPECT_EQ(lean.master, MasterWeights::kNone) << name;
+    EXPECT_EQ(lean.moments, MomentStorage::kInt8) << name;
+    EXPECT_TRUE(lean.recompute_blocks) << name;
+  }
+}
+
+TEST(MemoryRecipe, PartsOverrideTheRecipe) {
+  const MemoryRecipe exact = recipe(
+      {.memory = "lean", .master_weights = "split16", .moments = "fp32", .recompute = "none"},
+      "bf16-mixed");
+  EXPECT_TRUE(exact.bf16_weights);
+  EXPECT_EQ(exact.master, MasterWeights::kSplit16);
+  EXPECT_EQ(exact.moments, MomentStorage::kFloat32);
+  EXPECT_FALSE(exact.recompute_blocks);
+  EXPECT_FALSE(recipe({.memory = "lean", .master_weights = "fp32"}, "bf16-mixed").bf16_weights);
+  EXPECT_FALSE(exact.fp32_gradients);
+  EXPECT_TRUE(recipe({.memory = "lean", .gradients = "fp32"}, "bf16-mixed").fp32_gradients);
+  EXPECT_EQ(recipe({.moments = "bf16"}, "32-true").moments, MomentStorage::kBFloat16);
+
+  AdamWOptions options;
+  exact.apply_to(options);
+  EXPECT_EQ(options.master, MasterWeights::kSplit16);
+  EXPECT_EQ(options.moments, MomentStorage::kFloat32);
+  EXPECT_TRUE(options.stochastic_rounding);
+}
+
+TEST(MemoryRecipe, RefusesWhatExcludesEachOtherWithTheReason) {
+  const auto message = [](const MemoryChoice& choice, const char* precision) {
+    return message_of<UserError>([&] { recipe(choice, precision); });
+  };
+  EXPECT_THAT(message({.master_weights = "split8"}, "16-mixed"),
+              HasSubstr("keeps weights in bf16, but 16-mixed"));
+  EXPECT_THAT(message({.master_weights = "fp32"}, "bf16-true"), HasSubstr("have 16 bits"));
+  EXPECT_THAT(message({.master_weights = "most"}, "bf16-mixed"),
+              HasSubstr("one of auto, fp32, split16, split8, none, got 'most'"));
+  EXPECT_THAT(message({.gradients = "bf16"}, "bf16-mixed"), HasSubstr("keeps them in fp32"));
+  EXPECT_THAT(message({.gradients = "bf16"}, "16-true"), HasSubstr("keeps them in fp16"));
+  EXPECT_THAT(message({.moments = "int4"}, "bf16-mixed"), HasSubstr("got 'int4'"));
+  EXPECT_THAT(message({.recompute = "all"}, "bf16-mixed"), HasSubstr("got 'all'"));
+  EXPECT_THAT(message({.memory = "slim"}, "bf16-mixed"), HasSubstr("standard, lean"));
+  EXPECT_THAT(message({.memory = "leanest"}, "bf16-mixed"), HasSubstr("not in this version"));
+}
+
+}  // namespace
+}  // namespace halftone
