@@ -64,7 +64,8 @@ struct StepCollector : Callback {
   std::vector<StepMetrics> steps;
 };
 
-std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string& precision) {
+std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string& precision,
+                               const MemoryChoice& memory) {
   const test::TempFolder folder;
   const ModelConfig config = model_config(golden.config);
   const torch::Tensor& ids = golden.tensors.at("batches.ids");
@@ -76,24 +77,27 @@ std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string
     if (name.starts_with("weights.")) weights.tensors[name.substr(8)] = tensor;
   MiniMindLM model(config);
   load_parameters(model, weights, "golden");
-  LanguageModeling module(std::move(model), {.adamw = {.lr = kLr, .weight_decay = 0.01},
-                                             .schedule = {.kind = Schedule::kMinimind}});
+  AdamWOptions adamw{.lr = kLr, .weight_decay = 0.01};
+  memory_recipe(memory, parse_precision(precision)).apply_to(adamw);
+  LanguageModeling module(std::move(model),
+                          {.adamw = adamw, .schedule = {.kind = Schedule::kMinimind}});
   const auto steps = std::make_shared<StepCollector>();
   Trainer trainer({.max_steps = kSteps,
                    .precision = precision,
                    .accelerator = "cpu",
                    .accumulate_grad_batches = kAccumulate,
                    .gradient_clip_val = 1.0,
-                   .callbacks = {steps}});
+                   .callbacks = {steps},
+                   .memory = memory});
   trainer.fit(module, loader);
   return steps->steps;
 }
 
 void expect_pytorchs_steps(const std::string& file, const std::string& precision,
-                           const Tolerance& tolerance) {
+                           const Tolerance& tolerance, const MemoryChoice& memory = {}) {
   const test::GoldenFile golden = test::read_golden(file);
   const auto expected = [&](const char* what) { return golden.tensors.at(precision + "." + what); };
-  const std::vector<StepMetrics> steps = train(golden, precision);
+  const std::vector<StepMetrics> steps = train(golden, precision, memory);
   ASSERT_EQ(steps.size(), kSteps);
   for (std::int64_t i = 0; i < kSteps; ++i) {
     const StepMetrics& step = steps[static_cast<std::size_t>(i)];
@@ -120,6 +124,21 @@ TEST(Losses, DenseBf16MixedEqualsPyTorch) {
 TEST(Losses, Dense16MixedEqualsPyTorch) {
   expect_pytorchs_steps("minimind_dense.safetensors", "16-mixed", kSixteenBit);
 }
+// PyTorch has none of these; its bf16-mixed run is what they stand in for.
+TEST(Losses, LeanStaysWithPyTorchsBf16Mixed) {
+  expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit,
+                        {.memory = "lean"});
+}
+TEST(Losses, SplitMastersStayWithPyTorchsBf16Mixed) {
+  for (const char* master : {"split16", "split8"})
+    expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit,
+                          {.master_weights = master});
+}
+TEST(Losses, LeanStaysWithPyTorchsFp32AndFp16) {
+  expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kSixteenBit, {.memory = "lean"});
+  expect_pytorchs_steps("minimind_dense.safetensors", "16-mixed", kSixteenBit, {.memory = "lean"});
+}
+
 TEST(Losses, MoeFp32EqualsPyTorch) {
   expect_pytorchs_steps("minimind_moe.safetensors", "32-true", kFp32);
 }

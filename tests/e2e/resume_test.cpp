@@ -91,40 +91,43 @@ class Resume : public testing::Test {
            << ".\n";
   }
 
-  std::vector<std::string> train(const std::string& run, const std::string& precision) const {
-    return {"train",
-            "--preset",
-            "tiny",
-            "--model.dim",
-            "32",
-            "--model.n-layers",
-            "2",
-            "--model.dropout",
-            "0.1",
-            "--data",
-            folder_ / "text.txt",
-            "--tokenizer-vocab-size",
-            "300",
-            "--precision",
-            precision,
-            "--batch-size",
-            "2",
-            "--seq-len",
-            "64",
-            "--accumulate",
-            "2",
-            "--max-steps",
-            std::to_string(kSteps),
-            "--save-every",
-            "4",
-            "--scaler.init-scale",
-            "16777216",
-            "--scaler.growth-interval",
-            "5",
-            "--threads",
-            "2",
-            "--out",
-            folder_ / run};
+  std::vector<std::string> train(const std::string& run, const std::string& precision,
+                                 const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> words = {"train",
+                                      "--preset",
+                                      "tiny",
+                                      "--model.dim",
+                                      "32",
+                                      "--model.n-layers",
+                                      "2",
+                                      "--model.dropout",
+                                      "0.1",
+                                      "--data",
+                                      folder_ / "text.txt",
+                                      "--tokenizer-vocab-size",
+                                      "300",
+                                      "--precision",
+                                      precision,
+                                      "--batch-size",
+                                      "2",
+                                      "--seq-len",
+                                      "64",
+                                      "--accumulate",
+                                      "2",
+                                      "--max-steps",
+                                      std::to_string(kSteps),
+                                      "--save-every",
+                                      "4",
+                                      "--scaler.init-scale",
+                                      "16777216",
+                                      "--scaler.growth-interval",
+                                      "5",
+                                      "--threads",
+                                      "2",
+                                      "--out",
+                                      folder_ / run};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
   }
 
   void expect_equal_runs(const std::string& first, const std::string& second) const {
@@ -138,9 +141,10 @@ class Resume : public testing::Test {
     }
   }
 
-  void expect_bit_equal_after_kills(const std::string& precision) {
-    ASSERT_EQ(wait_for(start(train("whole", precision))), 0);
-    EXPECT_EQ(interrupt_at(start(train("killed", precision)), folder_ / "killed", 6, SIGKILL),
+  void expect_bit_equal_after_kills(const std::string& precision,
+                                    const std::vector<std::string>& more = {}) {
+    ASSERT_EQ(wait_for(start(train("whole", precision, more))), 0);
+    EXPECT_EQ(interrupt_at(start(train("killed", precision, more)), folder_ / "killed", 6, SIGKILL),
               -SIGKILL);
     const std::vector<std::string> resume = {"train", "--resume", folder_ / "killed"};
     EXPECT_EQ(interrupt_at(start(resume), folder_ / "killed", 15, SIGKILL), -SIGKILL);
@@ -162,6 +166,14 @@ TEST_F(Resume, IsBitEqualIn16Mixed) {
 TEST_F(Resume, IsBitEqualInInt8Mixed) { expect_bit_equal_after_kills("int8-mixed"); }
 TEST_F(Resume, IsBitEqualInBf16True) { expect_bit_equal_after_kills("bf16-true"); }
 TEST_F(Resume, IsBitEqualIn16True) { expect_bit_equal_after_kills("16-true"); }
+
+TEST_F(Resume, IsBitEqualInLean) {
+  expect_bit_equal_after_kills("bf16-mixed", {"--memory", "lean", "--model.hidden-dim", "192"});
+}
+TEST_F(Resume, IsBitEqualWithSplitMasters) {
+  expect_bit_equal_after_kills("bf16-mixed", {"--master-weights", "split8", "--gradients", "fp32",
+                                              "--moments", "bf16", "--model.hidden-dim", "192"});
+}
 
 TEST_F(Resume, TwoRunsWithOneSeedAreBitEqual) {
   ASSERT_EQ(wait_for(start(train("one", "bf16-mixed"))), 0);
