@@ -70,7 +70,7 @@ Tensor gemm32(const Tensor& a, const Tensor& b, GemmLibrary library) {
   HALFTONE_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0),
                  "[gemm32] expected matrices (M, K) and (K, N), got ", a.sizes(), " and ",
                  b.sizes());
-  const Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
+  Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
   multiply(out, a, b, 0.0, 1.0, library);
   return out;
 }

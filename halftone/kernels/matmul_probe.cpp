@@ -144,6 +144,7 @@ LibraryTiming time_libraries() {
   // The libraries differ by a tenth, which takes larger products to show above the noise.
   const auto directions = directions_of(torch::kFloat, 1, 4 * kTokens);
   std::vector<Tensor> results;
+  results.reserve(directions.size());
   for (const Operands& operands : directions)
     results.push_back(at::empty({operands.a.size(0), operands.b.size(1)}, torch::kFloat));
   const std::function<void(GemmLibrary)> work = [&](GemmLibrary library) {

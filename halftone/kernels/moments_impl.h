@@ -64,7 +64,7 @@ constexpr DynamicMap make_dynamic_map(bool with_sign) {
     const auto end = static_cast<std::uint32_t>(map.last[decade]);
     // Exact: the two are close enough for fp64 to hold their sum.
     const double middle = (double{map.value(end)} + double{map.value(end + 1)}) / 2;
-    float threshold = static_cast<float>(middle);
+    auto threshold = static_cast<float>(middle);
     if (double{threshold} < middle)
       threshold = std::bit_cast<float>(std::bit_cast<std::uint32_t>(threshold) + 1);
     map.threshold[decade] = threshold;
