@@ -104,7 +104,7 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     if (const Tensor sum = weight_grad_in_place(weights); sum.defined()) {
       gemm16_add(sum, g_t, x_operand, paths.weight_gradient);
     } else {
-      const ScalarType w_dtype = weights.front().scalar_type();
+      const ScalarType w_dtype = weight_grad_dtype(weights.front());
       split_rows(gemm16(g_t, x_operand, w_dtype, paths.weight_gradient), row_counts(weights),
                  grads);
     }

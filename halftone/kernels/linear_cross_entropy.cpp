@@ -114,7 +114,7 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
         solve(hidden, weight, problem, {hidden.requires_grad(), weight.requires_grad()});
     ctx->save_for_backward({solution.d_hidden, solution.d_weight, weight});
     ctx->saved_data["hidden_dtype"] = static_cast<std::int64_t>(hidden.scalar_type());
-    ctx->saved_data["weight_dtype"] = static_cast<std::int64_t>(weight.scalar_type());
+    ctx->saved_data["weight_dtype"] = static_cast<std::int64_t>(weight_grad_dtype(weight));
     return solution.loss;
   }
 

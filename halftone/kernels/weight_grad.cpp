@@ -66,4 +66,8 @@ Tensor weight_grad_in_place(at::TensorList weights) {
   return merged_view(grads);
 }
 
+torch::ScalarType weight_grad_dtype(const Tensor& weight) {
+  return weight.grad_dtype().value_or(weight.scalar_type());
+}
+
 }  // namespace halftone

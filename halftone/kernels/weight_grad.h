@@ -30,4 +30,8 @@ bool accumulates_in_place(at::TensorList weights);
 /// go through autograd.
 torch::Tensor weight_grad_in_place(at::TensorList weights);
 
+/// The dtype in which autograd adds up the gradient of `weight`. Where it is wider than the
+/// weight's, what goes there need not be rounded first.
+torch::ScalarType weight_grad_dtype(const torch::Tensor& weight);
+
 }  // namespace halftone
