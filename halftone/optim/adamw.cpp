@@ -273,6 +273,26 @@ const torch::Tensor& AdamW::parameter(std::size_t index) const {
   return slots_.at(index).variables.front();
 }
 
+const std::vector<torch::Tensor>& AdamW::variables(std::size_t index) const {
+  return slots_.at(index).variables;
+}
+
+RangeStats AdamW::parameter_stats(std::size_t index) const {
+  const torch::NoGradGuard no_grad;
+  const Slot& slot = slots_.at(index);
+  const torch::Device device = buffers_.front().tensors.weights.device();
+  torch::Tensor gradient;
+  if (options_.release_gradients)
+    gradient = loose_gradient(slot);
+  else if (collect_gradient(slot))
+    gradient = slot.gradient.view(-1);
+  if (!gradient.defined())
+    return {torch::zeros({1}, torch::dtype(torch::kDouble).device(device)),
+            torch::zeros({1}, torch::dtype(torch::kLong).device(device))};
+  const RangeStats stats = halftone::gradient_stats(gradient, {{0, slot.numel}});
+  return {stats.norm_squared.to(device, true), stats.non_finite.to(device, true)};
+}
+
 GradientStats AdamW::gradient_stats() const {
   const torch::NoGradGuard no_grad;
   if (buffers_.empty()) return {torch::zeros({}, torch::kDouble), torch::zeros({0}, torch::kLong)};
@@ -280,20 +300,14 @@ GradientStats AdamW::gradient_stats() const {
 }
 
 GradientStats AdamW::loose_stats() const {
-  const torch::Device device = buffers_.front().tensors.weights.device();
-  torch::Tensor norm_squared = torch::zeros({}, torch::dtype(torch::kDouble).device(device));
+  std::vector<torch::Tensor> norm_squared;
   std::vector<torch::Tensor> non_finite;
-  for (const Slot& slot : slots_) {
-    const torch::Tensor gradient = loose_gradient(slot);
-    if (!gradient.defined()) {
-      non_finite.push_back(torch::zeros({1}, torch::dtype(torch::kLong).device(device)));
-      continue;
-    }
-    const RangeStats stats = halftone::gradient_stats(gradient, {{0, slot.numel}});
-    norm_squared = norm_squared + stats.norm_squared.to(device, true).sum();
-    non_finite.push_back(stats.non_finite.to(device, true));
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const RangeStats stats = parameter_stats(i);
+    norm_squared.push_back(stats.norm_squared);
+    non_finite.push_back(stats.non_finite);
   }
-  return {norm_squared, torch::cat(non_finite)};
+  return {torch::cat(norm_squared).sum(), torch::cat(non_finite)};
 }
 
 GradientStats AdamW::buffered_stats() const {

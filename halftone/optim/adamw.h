@@ -54,9 +54,13 @@ class AdamW : public torch::optim::Optimizer {
   const std::vector<std::string>& parameter_names() const { return names_; }
   const torch::Tensor& parameter(
       std::size_t index) const;  // the one called parameter_names()[index]
+  /// All tensors that are that parameter: more than one where tensors share memory.
+  const std::vector<torch::Tensor>& variables(std::size_t index) const;
 
   /// One read of the gradients; the same bits for any number of threads. Nothing waits.
   GradientStats gradient_stats() const;
+  /// Those of one parameter: one range. On the device of the first one.
+  RangeStats parameter_stats(std::size_t index) const;
 
   /// One pass: gradient * gradient_factor, moments, weights. Does nothing, not even count the step,
   /// where found_inf is not 0. Both are scalars of a floating dtype. Nothing waits.

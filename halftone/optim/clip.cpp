@@ -8,8 +8,6 @@
 namespace halftone {
 namespace {
 
-constexpr double kNormEpsilon = 1e-6;  // as torch.nn.utils.clip_grad_norm_
-
 // The stored elements: a sparse gradient's values, with duplicates added up first.
 torch::Tensor dense_elements(const torch::Tensor& parameter) {
   torch::Tensor& gradient = parameter.mutable_grad();
@@ -26,6 +24,11 @@ torch::Tensor norm_of(const torch::Tensor& elements, double norm_type) {
 }
 
 }  // namespace
+
+torch::Tensor clip_factor(const torch::Tensor& norm, double max_norm) {
+  constexpr double kNormEpsilon = 1e-6;
+  return (max_norm / (norm + kNormEpsilon)).clamp_max(1.0);
+}
 
 torch::Tensor clip_grad_norm_(const std::vector<torch::Tensor>& parameters, double max_norm,
                               const ClipOptions& options) {
@@ -51,7 +54,7 @@ torch::Tensor clip_grad_norm_(const std::vector<torch::Tensor>& parameters, doub
                    norm.item<double>(),
                    ", so they can't be clipped: skip the step, or pass "
                    "error_if_nonfinite = false");
-  const torch::Tensor factor = (max_norm / (norm + kNormEpsilon)).clamp_max(1.0);
+  const torch::Tensor factor = clip_factor(norm, max_norm);
   for (torch::Tensor& gradient : gradients) gradient.mul_(factor.to(gradient.device(), true));
   return norm;
 }

@@ -12,6 +12,10 @@ struct ClipOptions {
   bool error_if_nonfinite = false;
 };
 
+/// min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it: what gradients of
+/// such a norm, a scalar, are multiplied by.
+torch::Tensor clip_factor(const torch::Tensor& norm, double max_norm);
+
 /// Scales the gradients, in place, so that their common norm is at most `max_norm`; returns the
 /// norm before that, an fp32 scalar on the first gradient's device. 16-bit gradients are summed in
 /// fp32. Waits for the device only when error_if_nonfinite asks for a look at the norm.

@@ -10,11 +10,10 @@
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/optim/clip.h"
 
 namespace halftone {
 namespace {
-
-constexpr double kNormEpsilon = 1e-6;  // as torch.nn.utils.clip_grad_norm_
 
 const torch::TensorOptions kScaleType = torch::TensorOptions().dtype(torch::kFloat);
 const torch::TensorOptions kCountType = torch::TensorOptions().dtype(torch::kInt);
@@ -239,15 +238,28 @@ PendingStep GradScaler::step_async(AdamW& optimizer, const FusedStepOptions& opt
                : scale_.to(device, torch::kDouble, /*non_blocking=*/true).reciprocal();
   const torch::Tensor norm = stats.norm_squared.sqrt() * inverse;
   torch::Tensor factor = inverse;
-  if (options.clip_norm > 0.0)
-    factor = factor * (options.clip_norm / (norm + kNormEpsilon)).clamp_max(1.0);
+  if (options.clip_norm > 0.0) factor = factor * clip_factor(norm, options.clip_norm);
   optimizer.step_scaled(factor, found_inf);
-  states_[&optimizer] = {.stage = Stage::kStepped, .found_inf = {found_inf}};
+  return stepped(optimizer, {norm, stats.non_finite}, found_inf);
+}
 
+PendingStep GradScaler::note_step(AdamW& optimizer, const GradientStats& stats) {
+  HALFTONE_CHECK(!options_.enabled || (options_.min_scale == 1.0 && options_.max_scale == 1.0),
+                 "[grad_scaler] expected a scale that is fixed at 1 for a step that has been "
+                 "done: whether it is to be skipped is known too late");
+  const torch::NoGradGuard no_grad;
+  if (options_.enabled) begin_step(optimizer);
+  return stepped(optimizer, {stats.norm_squared.sqrt(), stats.non_finite},
+                 stats.non_finite.sum().ne(0).to(torch::kFloat));
+}
+
+PendingStep GradScaler::stepped(AdamW& optimizer, const StepStats& stats,
+                                const torch::Tensor& found_inf) {
+  states_[&optimizer] = {.stage = Stage::kStepped, .found_inf = {found_inf}};
   // All that the host may want to know, in one tensor.
   return {*this, optimizer,
-          torch::cat({norm.reshape({1}), found_inf.to(torch::kDouble).reshape({1}),
-                      skips_if_skipped(device).to(torch::kDouble).reshape({1}),
+          torch::cat({stats.norm.reshape({1}), found_inf.to(torch::kDouble).reshape({1}),
+                      skips_if_skipped(found_inf.device()).to(torch::kDouble).reshape({1}),
                       stats.non_finite.to(torch::kDouble)})};
 }
 

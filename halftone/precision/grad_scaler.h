@@ -108,6 +108,9 @@ class GradScaler {
   /// The same without waiting for the device. A scaler that is never asked for results runs
   /// without a host synchronisation, and can't end a hopeless run.
   PendingStep step_async(AdamW& optimizer, const FusedStepOptions& options = {});
+  /// Instead of step(), for one that optim/gradient_release.h has done; `stats` are what that
+  /// returned. Only with a scale that is fixed at 1, or disabled. Nothing waits.
+  PendingStep note_step(AdamW& optimizer, const GradientStats& stats);
 
   /// Ends the iteration: backs off or grows, and forgets what the optimizers noted. Throws
   /// SystemError, after all that, when the results read so far show max_skips_at_floor skipped
@@ -152,7 +155,13 @@ class GradScaler {
     std::vector<torch::Tensor> found_inf;  // fp32 scalars, one per device
   };
 
+  struct StepStats {
+    torch::Tensor norm;        // fp64 scalar, without the scale
+    torch::Tensor non_finite;  // as in GradientStats
+  };
+
   friend class PendingStep;
+  PendingStep stepped(AdamW& optimizer, const StepStats& stats, const torch::Tensor& found_inf);
   AdaptiveScaleOptions adaptive_options() const;
   void check_scaled(const char* caller) const;
   void check_between_iterations(const char* caller) const;

@@ -56,6 +56,12 @@ struct Misuse {
 
 const std::vector<Misuse>& misuses() {
   static const std::vector<Misuse> table = {
+      {"a step that was done under a scale",
+       [](Bench& b) {
+         b.scale();
+         b.scaler.note_step(b.fused, b.fused.gradient_stats());
+       },
+       "whether it is to be skipped is known too late", "a scale that is fixed at 1"},
       {"unscale_ before scale", [](Bench& b) { b.scaler.unscale_(b.optimizer); },
        "Attempted unscale_ but _scale is None.  This may indicate your script did not use "
        "scaler.scale(loss or outputs) earlier in the iteration",

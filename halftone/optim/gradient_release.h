@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gradients that are applied one by one, as the backward pass brings them, and freed (Lv et al.
+// 2023, LOMO): those of a whole model are never there.
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "halftone/optim/adamw.h"
+
+namespace halftone {
+
+/// The norm that a gradient is clipped by which is applied before all of them are known.
+enum class ClipNorm {
+  kExact,    // of all gradients of the step: they are measured in a backward pass of their own
+  kRunning,  // of the step before, or of this step's gradients so far where that is larger
+};
+
+struct ReleaseOptions {
+  double clip_norm = 0.0;  // 0: no clipping
+  /// What measure_gradients() has found: clips exactly, and where something is not finite nothing
+  /// is applied.
+  std::optional<GradientStats> measured;
+  /// Without it: of the step before. The gradients of this step that have come, the one to be
+  /// applied among them, are never clipped less than by their own norm.
+  double previous_norm = 0.0;
+};
+
+/// Runs `backward`, one backward pass that reaches all parameters at once, and drops each
+/// parameter's gradient when it has been measured.
+GradientStats measure_gradients(AdamW& optimizer, const std::function<void()>& backward);
+
+/// Runs `backward`, such a pass, and one step of `optimizer`, whose options must have
+/// release_gradients: a parameter is updated as soon as all that use it have added to its gradient,
+/// and the gradient is freed. A gradient that is not finite is not applied, nor is any that comes
+/// after it, nor does the step count; what came before stays applied unless `measured` is given.
+/// Without one and without clipping, and always with `measured`, the bits are those of backward()
+/// and step_scaled(). What no gradient reaches gets one of zeros; gradients that were there before
+/// are dropped. Returns the statistics of all gradients. Nothing waits for the device.
+///
+/// Whatever reads a weight in the backward pass must be differentiated by it, or done with it: a
+/// detached use may see the updated one.
+GradientStats release_gradients(AdamW& optimizer, const std::function<void()>& backward,
+                                const ReleaseOptions& options = {});
+
+}  // namespace halftone
