@@ -53,6 +53,27 @@ Batch Batch::to(const torch::Device& device) const {
   return moved;
 }
 
+Batch Batch::joined(std::span<const Batch> parts) {
+  HALFTONE_CHECK(!parts.empty(), "[batch] expected at least one part to join, got none");
+  std::vector<torch::Tensor> inputs, targets, masks;
+  std::int64_t most = 0, tokens = 0;
+  for (const Batch& part : parts) most = std::max(most, part.tokens);
+  for (const Batch& part : parts) {
+    const double weight =
+        part.tokens == 0 ? 1.0 : static_cast<double>(most) / static_cast<double>(part.tokens);
+    inputs.push_back(part.input_ids);
+    targets.push_back(part.target_ids);
+    masks.push_back(weight == 1.0 ? part.loss_mask : part.loss_mask * weight);
+    tokens += part.tokens;
+  }
+  Batch whole = parts.front();
+  whole.input_ids = at::cat(inputs);
+  whole.target_ids = at::cat(targets);
+  whole.loss_mask = at::cat(masks);
+  whole.tokens = tokens;
+  return whole;
+}
+
 BatchLoader::BatchLoader(TokenizedData data, LoaderOptions options)
     : data_(std::move(data)), options_(options) {
   check(options_);

@@ -34,6 +34,9 @@ struct Batch {
 
   std::int64_t rows() const { return input_ids.numel(); }  ///< B T
   Batch to(const torch::Device& device) const;
+  /// The rows of all parts, at least one, of one T. The mask is weighted so that the mean over it
+  /// is the mean of the parts' means; a part without targets does not count there.
+  static Batch joined(std::span<const Batch> parts);
 };
 
 struct LoaderOptions {

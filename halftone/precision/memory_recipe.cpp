@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <utility>
@@ -21,6 +22,9 @@ constexpr Names<MomentStorage, 3> kMoments{{{"fp32", MomentStorage::kFloat32},
                                             {"int8", MomentStorage::kInt8}}};
 constexpr Names<bool, 2> kGradients{{{"bf16", false}, {"fp32", true}}};
 constexpr Names<bool, 2> kRecompute{{{"none", false}, {"blocks", true}}};
+constexpr Names<bool, 2> kRelease{{{"off", false}, {"on", true}}};
+constexpr Names<ClipNorm, 2> kClipNorm{
+    {{"exact", ClipNorm::kExact}, {"running", ClipNorm::kRunning}}};
 
 /// What the words of master_weights stand for.
 struct Weights {
@@ -75,23 +79,44 @@ bool fp32_gradients(const std::string& word, const MemoryRecipe& recipe,
   return fp32;
 }
 
+bool releases_gradients(const MemoryChoice& choice, const PrecisionPolicy& precision) {
+  const bool release = choice.release_gradients == "auto"
+                           ? choice.memory == "leanest"
+                           : named(kRelease, "release_gradients", choice.release_gradients);
+  if (release && precision.loss_scaling)
+    throw UserError(
+        fmt::format("{} applies gradients as they come, but in {} only the last of them tells "
+                    "whether the loss scale made one overflow and all are to be dropped; choose "
+                    "bf16-mixed, or memory lean",
+                    choice.release_gradients == "auto" ? "memory leanest" : "release_gradients on",
+                    precision.name));
+  return release;
+}
+
+ClipNorm clip_norm_for(const std::string& word, bool release) {
+  const ClipNorm norm = named(kClipNorm, "clip_norm", word);
+  if (norm == ClipNorm::kRunning && !release)
+    throw UserError(
+        "clip_norm running goes with gradients that are applied before all are known; add "
+        "release_gradients on, or leave clip_norm out: clipping is exact without");
+  return norm;
+}
+
 }  // namespace
 
 const std::vector<std::string>& memory_names() {
-  static const std::vector<std::string> names{"standard", "lean"};
+  static const std::vector<std::string> names{"standard", "lean", "leanest"};
   return names;
 }
 
 MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& precision) {
-  const bool lean = choice.memory == "lean";
-  if (choice.memory == "leanest")
-    throw UserError("memory 'leanest' is not in this version: choose one of standard, lean");
-  if (!lean && choice.memory != "standard")
-    throw UserError(
-        fmt::format("expected memory to be one of standard, lean, got '{}'", choice.memory));
+  const std::vector<std::string>& names = memory_names();
+  if (std::find(names.begin(), names.end(), choice.memory) == names.end())
+    throw UserError(fmt::format("expected memory to be one of {}, got '{}'", fmt::join(names, ", "),
+                                choice.memory));
 
   MemoryRecipe recipe{.name = choice.memory, .stochastic_rounding = precision.stochastic_rounding};
-  if (lean) {
+  if (choice.memory != "standard") {
     recipe.bf16_weights = computes_in_bf16(precision);
     recipe.moments = MomentStorage::kInt8;
     recipe.recompute_blocks = true;
@@ -106,6 +131,10 @@ MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& pr
   if (choice.moments != "auto") recipe.moments = named(kMoments, "moments", choice.moments);
   if (choice.recompute != "auto")
     recipe.recompute_blocks = named(kRecompute, "recompute", choice.recompute);
+  recipe.release_gradients = releases_gradients(choice, precision);
+  if (recipe.release_gradients) recipe.clip_norm = ClipNorm::kRunning;
+  if (choice.clip_norm != "auto")
+    recipe.clip_norm = clip_norm_for(choice.clip_norm, recipe.release_gradients);
   recipe.stochastic_rounding |= recipe.bf16_weights;
   return recipe;
 }
@@ -115,6 +144,7 @@ void MemoryRecipe::apply_to(AdamWOptions& options) const {
   options.moments = moments;
   options.fp32_gradients = fp32_gradients;
   options.stochastic_rounding = stochastic_rounding;
+  options.release_gradients = release_gradients;
 }
 
 }  // namespace halftone

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "halftone/optim/adamw_options.h"
+#include "halftone/optim/gradient_release.h"
 #include "halftone/precision/policy.h"
 
 namespace halftone {
@@ -12,11 +13,13 @@ namespace halftone {
 /// What was asked for: a recipe, and parts of it that were chosen by themselves ("auto": by the
 /// recipe). Words as in docs/config.md.
 struct MemoryChoice {
-  std::string memory = "standard";      // or "lean"
-  std::string master_weights = "auto";  // "fp32", "split16", "split8", "none"
-  std::string gradients = "auto";       // "fp32", "bf16"
-  std::string moments = "auto";         // "fp32", "bf16", "int8"
-  std::string recompute = "auto";       // "none", "blocks"
+  std::string memory = "standard";         // "lean", "leanest"
+  std::string master_weights = "auto";     // "fp32", "split16", "split8", "none"
+  std::string gradients = "auto";          // "fp32", "bf16"
+  std::string moments = "auto";            // "fp32", "bf16", "int8"
+  std::string recompute = "auto";          // "none", "blocks"
+  std::string release_gradients = "auto";  // "on", "off"
+  std::string clip_norm = "auto";          // "exact", "running"
 };
 
 /// How a run keeps weights, gradients and optimizer state, and what of the forward pass. The
@@ -29,6 +32,8 @@ struct MemoryRecipe {
   MomentStorage moments = MomentStorage::kFloat32;
   bool stochastic_rounding = false;  // of updated bf16 weights (and of the 24 bits of kSplit8)
   bool recompute_blocks = false;     // nn/recompute.h
+  bool release_gradients = false;    // optim/gradient_release.h
+  ClipNorm clip_norm = ClipNorm::kExact;
 
   /// Sets what concerns the optimizer.
   void apply_to(AdamWOptions& options) const;

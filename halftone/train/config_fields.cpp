@@ -246,10 +246,12 @@ std::vector<ConfigField> precision_fields() {
 
 std::vector<ConfigField> memory_fields() {
   return {
-      field<&C::storage, &R::memory>("memory", one_of({"standard", "lean"}),
-                                     "how weights, gradients and AdamW's state are kept; lean: in "
-                                     "bf16 and 8 bits, with blocks "
-                                     "recomputed. The keys below change parts of it"),
+      field<&C::storage, &R::memory>(
+          "memory", one_of(memory_names()),
+          "how weights, gradients and AdamW's state are kept; lean: in bf16 and 8 bits, with "
+          "blocks "
+          "recomputed; leanest: each gradient only until it is applied, too. The keys below change "
+          "parts of it"),
       field<&C::storage, &R::master_weights>(
           "master_weights", one_of({"auto", "fp32", "split16", "split8", "none"}),
           "fp32 weights, or bf16 ones with 16, 8 or no bits more beside them"),
@@ -260,6 +262,14 @@ std::vector<ConfigField> memory_fields() {
       field<&C::storage, &R::recompute>(
           "recompute", one_of({"auto", "none", "blocks"}),
           "what the backward pass computes again instead of keeping it"),
+      field<&C::storage, &R::release_gradients>(
+          "release_gradients", one_of({"auto", "on", "off"}),
+          "apply each gradient in the backward pass as it comes, and free it"),
+      field<&C::storage, &R::clip_norm>("clip_norm", one_of({"auto", "exact", "running"}),
+                                        "norm that grad_clip limits; exact: of the step's "
+                                        "gradients, which costs a second backward "
+                                        "pass where they are released; running: of the step "
+                                        "before, or of those so far if larger"),
   };
 }
 

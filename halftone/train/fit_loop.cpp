@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/train/fit_loop.h"
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <exception>
 #include <optional>
@@ -57,11 +59,26 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       options_(options),
       setups_(configured_optimizers(task.module(), precision)),
       length_(options.limits, task.batches_per_epoch(), options.accumulate) {
+  check_release();
   precision_.set_diagnosis([this] { return origin_of_non_finite(); });
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
     base_rates_.push_back(learning_rates(*setup.optimizer));
   }
+}
+
+void FitLoop::check_release() const {
+  if (!precision_.memory().release_gradients) return;
+  if (options_.clip.value > 0.0 && options_.clip.algorithm != ClipAlgorithm::kNorm)
+    throw UserError(
+        "trainer: released gradients are clipped by their norm; set gradient_clip_algorithm to "
+        "\"norm\", or release_gradients to off");
+  if (options_.accumulate > 1 && !task_.joins_batches())
+    throw UserError(fmt::format(
+        "trainer: gradients that are released can't be added up over {} batches, and batches of "
+        "this type can't be joined; set accumulate_grad_batches to 1 and make batches larger, or "
+        "give their type a static member joined()",
+        options_.accumulate));
 }
 
 FitLoop::~FitLoop() { precision_.set_diagnosis({}); }
@@ -86,24 +103,39 @@ void FitLoop::set_learning_rates(std::int64_t group) {
   }
 }
 
+torch::Tensor FitLoop::loss_of(std::int64_t i) {
+  const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed);
+  const torch::Tensor loss = task_.training_step(i, precision_.device());
+  HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
+                 "[trainer] expected a scalar loss from training_step(), got ",
+                 loss.defined() ? c10::str(loss.sizes()) : "an undefined tensor");
+  return loss;
+}
+
 torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   torch::Tensor total = torch::zeros({}, torch::device(precision_.device()));
   // The weights do not change before the update: each is rounded once for all micro-batches.
   std::optional<ConvertedWeights> converted;
   if (group > 1) converted.emplace();
   for (std::int64_t i = 0; i < group; ++i) {
-    torch::Tensor loss;
-    {
-      const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed);
-      loss = task_.training_step(i, precision_.device());
-    }
-    HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
-                   "[trainer] expected a scalar loss from training_step(), got ",
-                   loss.defined() ? c10::str(loss.sizes()) : "an undefined tensor");
+    const torch::Tensor loss = loss_of(i);
     precision_.backward(loss / group);
     total += loss.detach().reshape({}) / group;
   }
   return total;
+}
+
+FitLoop::Update FitLoop::update(std::int64_t group) {
+  TrainingModuleBase& module = task_.module();
+  if (!precision_.memory().release_gradients) {
+    const torch::Tensor loss = accumulate_gradients(group);
+    module.on_before_optimizer_step();
+    return {loss, precision_.step(optimizers_, options_.clip)};
+  }
+  task_.join_group();
+  const torch::Tensor loss = loss_of(0);
+  module.on_before_optimizer_step();
+  return {loss, precision_.backward_and_step(loss, optimizers_, options_.clip)};
 }
 
 StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
@@ -113,11 +145,9 @@ StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
   const std::int64_t group = task_.load_group(options_.accumulate);
   set_learning_rates(group);
   for (const auto& optimizer : optimizers_) zero_grad(*optimizer);
-  const torch::Tensor loss = accumulate_gradients(group);
-  module.on_before_optimizer_step();
+  const auto [loss, result] = update(group);
   metrics.lr = optimizers_.front()->param_groups().front().options().get_lr();
   metrics.scale = precision_.loss_scale();
-  const StepResult result = precision_.step(optimizers_, options_.clip);
   metrics.tokens = module.take_tokens();
   metrics.logged = module.logged().take();
   std::exception_ptr hopeless;

@@ -38,8 +38,9 @@ class FitLoop {
   FitLoop& operator=(const FitLoop&) = delete;
 
   /// One update from `accumulate` micro-batches: losses under autocast, scaled backward, then
-  /// unscale, clip and step. Waits for the device once, for the returned numbers. `record` gets
-  /// them first, and may add to them: before SystemError says that no update is possible any more.
+  /// unscale, clip and step. Where gradients are released, the micro-batches are one pass. Waits
+  /// for the device once, for the returned numbers. `record` gets them first, and may add to them:
+  /// before SystemError says that no update is possible any more.
   StepMetrics step(const std::function<void(StepMetrics&)>& record = {});
 
   bool finished() const { return length_.finished(counters_); }
@@ -53,10 +54,18 @@ class FitLoop {
   void load_checkpoint(const Checkpoint& checkpoint);
 
  private:
+  struct Update {
+    torch::Tensor loss;
+    StepResult result;
+  };
+
   torch::nn::Module& network() const { return task_.module().network(); }
   std::string origin_of_non_finite();
   void set_learning_rates(std::int64_t group);
+  void check_release() const;
+  torch::Tensor loss_of(std::int64_t i);
   torch::Tensor accumulate_gradients(std::int64_t group);
+  Update update(std::int64_t group);
   void finish_metrics(StepMetrics& metrics, double seconds);
 
   TrainingTask& task_;

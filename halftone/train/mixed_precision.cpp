@@ -16,9 +16,12 @@
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/clip.h"
+#include "halftone/optim/gradient_release.h"
 
 namespace halftone {
 namespace {
+
+constexpr const char* kPreviousNorm = "previous_norm";
 
 GradScalerOptions scaler_for(const PrecisionPolicy& policy, GradScalerOptions options) {
   if (!policy.loss_scaling)
@@ -68,6 +71,17 @@ void store_in_bf16(torch::nn::Module& module) {
     if (!is_small_parameter(parameter.sizes()) && !keeps_fp32(parameter) &&
         parameter.scalar_type() == torch::kFloat)
       parameter.set_data(parameter.detach().to(torch::kBFloat16));
+}
+
+AdamW& releasing_optimizer(const Optimizers& optimizers, const GradientClip& clip) {
+  HALFTONE_CHECK(clip.value == 0.0 || clip.algorithm == ClipAlgorithm::kNorm,
+                 "[mixed_precision] released gradients are clipped by their norm, not by value");
+  auto* fused = optimizers.size() == 1 ? dynamic_cast<AdamW*>(optimizers.front().get()) : nullptr;
+  HALFTONE_CHECK(fused != nullptr && fused->options().release_gradients,
+                 "[mixed_precision] expected one halftone::AdamW whose options have "
+                 "release_gradients (MemoryRecipe::apply_to() sets it), got ",
+                 optimizers.size(), optimizers.size() == 1 ? " without it" : " optimizers");
+  return *fused;
 }
 
 }  // namespace
@@ -130,6 +144,24 @@ StepResult MixedPrecision::step(const Optimizers& optimizers, const GradientClip
   return all;
 }
 
+StepResult MixedPrecision::backward_and_step(const torch::Tensor& loss,
+                                             const Optimizers& optimizers,
+                                             const GradientClip& clip) {
+  AdamW& optimizer = releasing_optimizer(optimizers, clip);
+  const torch::Tensor root = scaled(loss);
+  ReleaseOptions options{.clip_norm = clip.value, .previous_norm = previous_norm_.value_or(0.0)};
+  if (clip.value > 0.0 && (memory_.clip_norm == ClipNorm::kExact || !previous_norm_))
+    options.measured =
+        measure_gradients(optimizer, [&] { root.backward({}, /*retain_graph=*/true); });
+  const GradientStats stats = release_gradients(
+      optimizer, [&] { root.backward(); }, options);
+  const StepResult result = scaler_.note_step(optimizer, stats).result();
+  previous_norm_.reset();
+  if (memory_.clip_norm == ClipNorm::kRunning && clip.value > 0.0 && result.stepped)
+    previous_norm_ = result.grad_norm;
+  return result;
+}
+
 std::optional<double> MixedPrecision::loss_scale() const {
   if (!policy_.loss_scaling) return std::nullopt;
   return scaler_.get_scale();
@@ -144,11 +176,16 @@ std::optional<double> MixedPrecision::underflow_share() {
 }
 
 StateDict MixedPrecision::state_dict() const {
-  return policy_.loss_scaling ? scaler_.state_dict() : StateDict();
+  StateDict state;
+  if (policy_.loss_scaling) state = scaler_.state_dict();
+  if (previous_norm_) state.values[kPreviousNorm] = *previous_norm_;
+  return state;
 }
 
 void MixedPrecision::load_state_dict(const StateDict& state) {
   if (policy_.loss_scaling) scaler_.load_state_dict(state);
+  previous_norm_.reset();
+  if (state.values.contains(kPreviousNorm)) previous_norm_ = state.get<double>(kPreviousNorm);
 }
 
 }  // namespace halftone

@@ -69,8 +69,15 @@ class MixedPrecision {
   /// Without a loss scale as well, gradients that are not finite skip the update. In the result
   /// `stepped` says that all have stepped; grad_norm is that of all gradients. Call update() next.
   StepResult step(const Optimizers& optimizers, const GradientClip& clip = {});
-  /// Moves the scale, once after each step(). Throws SystemError when no update was possible for
-  /// too long (GradScalerOptions::max_skips_at_floor), with all else done.
+  /// backward() and step() in one, where the memory recipe releases gradients: they are applied as
+  /// they come (optim/gradient_release.h). Of one optimizer, an AdamW whose options have
+  /// release_gradients; clips by the norm, the recipe's. Where clip_norm is running and no norm
+  /// of a step before is known, this step is clipped exactly. A gradient that is not finite ends
+  /// the update; parameters that had theirs before stay updated, unless clipping is exact.
+  StepResult backward_and_step(const torch::Tensor& loss, const Optimizers& optimizers,
+                               const GradientClip& clip = {});
+  /// Moves the scale, once after each step() or backward_and_step(). Throws SystemError when no
+  /// update was possible for too long (GradScalerOptions::max_skips_at_floor), with all else done.
   void update() { scaler_.update(); }
 
   /// What update() asks before it gives up (GradScaler::set_diagnosis).
@@ -87,6 +94,8 @@ class MixedPrecision {
   const MemoryRecipe& memory() const { return memory_; }
   const torch::Device& device() const { return device_; }
 
+  /// What the next step depends on: the scaler's, where there is a scale, and "previous_norm",
+  /// where released gradients are clipped by it.
   StateDict state_dict() const;
   void load_state_dict(const StateDict& state);
 
@@ -96,7 +105,8 @@ class MixedPrecision {
   PrecisionPolicy policy_;
   MemoryRecipe memory_;
   torch::Device device_;
-  std::int64_t measured_update_ = 0;  // the last one whose measurement was reported
+  std::int64_t measured_update_ = 0;     // the last one whose measurement was reported
+  std::optional<double> previous_norm_;  // of the step before, if all of it was finite
   GradScaler scaler_;  // fixed at 1 where the policy has no loss scale: it still skips and names
 };
 

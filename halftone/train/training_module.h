@@ -60,7 +60,8 @@ class TrainingModuleBase : public torch::nn::Module {
   virtual void on_fit_start() {}
   virtual void on_train_epoch_start(std::int64_t /*epoch*/) {}  // from 1
   virtual void on_train_epoch_end(std::int64_t /*epoch*/) {}
-  /// The gradients are complete and still carry the loss scale.
+  /// The gradients are complete and still carry the loss scale; where the memory recipe releases
+  /// them, there are none yet.
   virtual void on_before_optimizer_step() {}
   virtual void on_fit_end() {}
 

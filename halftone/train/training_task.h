@@ -4,8 +4,10 @@
 
 #include <torch/types.h>
 
+#include <concepts>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -23,6 +25,10 @@ class TrainingTask {
   /// Takes the batches of the next update from the data: `most`, or what is left of the epoch.
   /// Returns how many, at least 1.
   virtual std::int64_t load_group(std::int64_t most) = 0;
+  /// Makes batch 0, and the only one, of all those of the group. Its loss is the mean of theirs.
+  virtual void join_group() = 0;
+  /// Whether it can.
+  virtual bool joins_batches() const = 0;
   /// The loss of batch `i` of the group, computed on `device`.
   virtual torch::Tensor training_step(std::int64_t i, const torch::Device& device) = 0;
 
@@ -63,6 +69,12 @@ std::int64_t rows_of(const Batch& batch) {
     return 0;
 }
 
+/// One whose rows carry weights, as Batch's do: the mean loss of several can be had from one.
+template <class Batch>
+concept JoinableBatch = requires(std::span<const Batch> parts) {
+  { Batch::joined(parts) } -> std::convertible_to<Batch>;
+};
+
 template <class Module, class Loader>
 class ModuleTrainingTask final : public TrainingTask {
  public:
@@ -76,6 +88,12 @@ class ModuleTrainingTask final : public TrainingTask {
     do group_.push_back(stream_.next());
     while (std::ssize(group_) < most && stream_.index() != 0);
     return std::ssize(group_);
+  }
+
+  bool joins_batches() const override { return JoinableBatch<LoadedBatch>; }
+  void join_group() override {
+    if constexpr (JoinableBatch<LoadedBatch>)
+      if (group_.size() > 1) group_ = {LoadedBatch::joined(std::span<const LoadedBatch>(group_))};
   }
 
   torch::Tensor training_step(std::int64_t i, const torch::Device& device) override {
@@ -95,9 +113,11 @@ class ModuleTrainingTask final : public TrainingTask {
   void load_data_state(const StateDict& state) override { stream_.load_state_dict(state); }
 
  private:
+  using LoadedBatch = std::remove_cvref_t<decltype(std::declval<BatchStream<Loader>&>().next())>;
+
   Module& module_;
   BatchStream<Loader> stream_;
-  std::vector<std::remove_cvref_t<decltype(std::declval<BatchStream<Loader>&>().next())>> group_;
+  std::vector<LoadedBatch> group_;
   std::int64_t first_index_ = 0;
 };
 

@@ -243,6 +243,26 @@ TEST(BatchLoader, RefusesToResumeOnOtherDataOrOptions) {
               HasSubstr("the seed differs"));
 }
 
+TEST(Batch, JoinedWeighsTheRowsSoThatPartsCountAlike) {
+  const auto part = [](const torch::Tensor& mask, std::int64_t first) {
+    return Batch{.input_ids = torch::arange(first, first + mask.numel()).view_as(mask),
+                 .target_ids = torch::arange(first + 1, first + 1 + mask.numel()).view_as(mask),
+                 .loss_mask = mask,
+                 .tokens = mask.sum().item<std::int64_t>(),
+                 .index = first};
+  };
+  const torch::Tensor full = torch::ones({2, 3}), some = torch::tensor({{1.0F, 0.0F, 1.0F}});
+  const Batch whole = Batch::joined(
+      std::vector<Batch>{part(some, 40), part(full, 50), part(torch::zeros({1, 3}), 60)});
+  EXPECT_TRUE(whole.loss_mask.equal(torch::cat({some * 3, full, torch::zeros({1, 3})})));
+  EXPECT_EQ(whole.tokens, 8);
+  EXPECT_EQ(whole.index, 40);
+  EXPECT_TRUE(whole.input_ids.flatten().equal(
+      torch::cat({torch::arange(40, 43), torch::arange(50, 56), torch::arange(60, 63)})));
+  EXPECT_TRUE(whole.target_ids.equal(whole.input_ids + 1));
+  EXPECT_THROW(Batch::joined({}), c10::Error);
+}
+
 TEST(BatchLoader, RefusesADamagedState) {
   BatchLoader loader(data_of(samples(3)), {.seq_len = 8});
   for (const auto& [name, value] : loader.state_dict().values) {

@@ -39,6 +39,29 @@ TEST(MemoryRecipe, LeanKeepsInBf16OnlyWhatIsMultipliedInBf16) {
   }
 }
 
+TEST(MemoryRecipe, LeanestReleasesGradientsBeside) {
+  for (const std::string& name : precision_names()) {
+    if (parse_precision(name).loss_scaling) continue;
+    const MemoryRecipe lean = recipe({.memory = "lean"}, name.c_str());
+    const MemoryRecipe leanest = recipe({.memory = "leanest"}, name.c_str());
+    EXPECT_EQ(leanest.bf16_weights, lean.bf16_weights) << name;
+    EXPECT_EQ(leanest.moments, lean.moments) << name;
+    EXPECT_TRUE(leanest.recompute_blocks) << name;
+    EXPECT_FALSE(lean.release_gradients) << name;
+    EXPECT_TRUE(leanest.release_gradients) << name;
+    EXPECT_EQ(lean.clip_norm, ClipNorm::kExact) << name;
+    EXPECT_EQ(leanest.clip_norm, ClipNorm::kRunning) << name;
+    AdamWOptions options;
+    leanest.apply_to(options);
+    EXPECT_TRUE(options.release_gradients) << name;
+  }
+  EXPECT_FALSE(
+      recipe({.memory = "leanest", .release_gradients = "off"}, "bf16-mixed").release_gradients);
+  EXPECT_EQ(recipe({.memory = "leanest", .clip_norm = "exact"}, "bf16-mixed").clip_norm,
+            ClipNorm::kExact);
+  EXPECT_TRUE(recipe({.release_gradients = "on"}, "32-true").release_gradients);
+}
+
 TEST(MemoryRecipe, PartsOverrideTheRecipe) {
   const MemoryRecipe exact = recipe(
       {.memory = "lean", .master_weights = "split16", .moments = "fp32", .recompute = "none"},
@@ -72,8 +95,15 @@ TEST(MemoryRecipe, RefusesWhatExcludesEachOtherWithTheReason) {
   EXPECT_THAT(message({.gradients = "bf16"}, "16-true"), HasSubstr("keeps them in fp16"));
   EXPECT_THAT(message({.moments = "int4"}, "bf16-mixed"), HasSubstr("got 'int4'"));
   EXPECT_THAT(message({.recompute = "all"}, "bf16-mixed"), HasSubstr("got 'all'"));
-  EXPECT_THAT(message({.memory = "slim"}, "bf16-mixed"), HasSubstr("standard, lean"));
-  EXPECT_THAT(message({.memory = "leanest"}, "bf16-mixed"), HasSubstr("not in this version"));
+  EXPECT_THAT(message({.memory = "slim"}, "bf16-mixed"), HasSubstr("standard, lean, leanest"));
+  EXPECT_THAT(message({.memory = "leanest"}, "16-mixed"),
+              HasSubstr("memory leanest applies gradients as they come, but in 16-mixed"));
+  EXPECT_THAT(message({.release_gradients = "on"}, "16-true"),
+              HasSubstr("release_gradients on applies"));
+  EXPECT_THAT(message({.release_gradients = "yes"}, "32-true"),
+              HasSubstr("one of auto, off, on, got 'yes'"));
+  EXPECT_THAT(message({.clip_norm = "running"}, "32-true"), HasSubstr("add release_gradients on"));
+  EXPECT_THAT(message({.clip_norm = "last"}, "32-true"), HasSubstr("got 'last'"));
 }
 
 }  // namespace
