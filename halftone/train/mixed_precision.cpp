@@ -12,6 +12,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/keep_fp32.h"
 #include "halftone/core/log.h"
+#include "halftone/core/memory.h"
 #include "halftone/kernels/weight_grad.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw_layout.h"
@@ -65,12 +66,21 @@ void check_int8_layers(const torch::nn::Module& module, const std::string& preci
                     precision, foreign));
 }
 
-// Layers see an fp32 stream beside them, as they do beside fp32 weights under autocast.
+// Layers see an fp32 stream beside them, as they do beside fp32 weights under autocast. What the
+// fp32 ones took is handed back on the way: the process never holds both models.
 void store_in_bf16(torch::nn::Module& module) {
-  for (torch::Tensor& parameter : module.parameters())
-    if (!is_small_parameter(parameter.sizes()) && !keeps_fp32(parameter) &&
-        parameter.scalar_type() == torch::kFloat)
-      parameter.set_data(parameter.detach().to(torch::kBFloat16));
+  constexpr std::size_t kHandBack = std::size_t{256} << 20U;
+  std::size_t freed = 0;
+  for (torch::Tensor& parameter : module.parameters()) {
+    if (is_small_parameter(parameter.sizes()) || keeps_fp32(parameter) ||
+        parameter.scalar_type() != torch::kFloat)
+      continue;
+    freed += parameter.nbytes();
+    parameter.set_data(parameter.detach().to(torch::kBFloat16));
+    if (freed < kHandBack) continue;
+    release_free_memory();
+    freed = 0;
+  }
 }
 
 AdamW& releasing_optimizer(const Optimizers& optimizers, const GradientClip& clip) {
