@@ -50,6 +50,7 @@
 #include "halftone/nn/rope.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
+#include "halftone/optim/gradient_release.h"
 #include "halftone/optim/lr_schedule.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/precision/adaptive_scale.h"
