@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "halftone/kernels/adamw_impl.h"
+#include "halftone/kernels/highway_targets.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/adamw_cpu.cpp"
 #include <hwy/foreach_target.h>

@@ -8,8 +8,8 @@
 #include <limits>
 
 #include "halftone/kernels/cross_entropy_impl.h"
+#include "halftone/kernels/highway_targets.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/cross_entropy_cpu.cpp"
 #include <hwy/foreach_target.h>

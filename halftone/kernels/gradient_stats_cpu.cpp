@@ -2,8 +2,8 @@
 #include <cstring>
 
 #include "halftone/kernels/adamw_impl.h"
+#include "halftone/kernels/highway_targets.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/gradient_stats_cpu.cpp"
 #include <hwy/foreach_target.h>

@@ -5,9 +5,9 @@
 #include <cstring>
 #include <limits>
 
+#include "halftone/kernels/highway_targets.h"
 #include "halftone/kernels/int8_impl.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/int8_cpu.cpp"
 #include <hwy/foreach_target.h>

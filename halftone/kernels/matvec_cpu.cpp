@@ -4,9 +4,9 @@
 // addresses: the hardware's prefetching does better with that than with hints or several streams.
 #include <algorithm>
 
+#include "halftone/kernels/highway_targets.h"
 #include "halftone/kernels/matvec_impl.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/matvec_cpu.cpp"
 #include <hwy/foreach_target.h>

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "halftone/kernels/highway_targets.h"
 #include "halftone/kernels/moments_impl.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/moments_cpu.cpp"
 #include <hwy/foreach_target.h>

@@ -2,9 +2,9 @@
 // Compiled once for each instruction set; the best one of the machine is chosen at run time.
 #include <cmath>
 
+#include "halftone/kernels/highway_targets.h"
 #include "halftone/kernels/rms_norm_impl.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/rms_norm_cpu.cpp"
 #include <hwy/foreach_target.h>

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <limits>
 
+#include "halftone/kernels/highway_targets.h"
 #include "halftone/kernels/rotary_attention_impl.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/rotary_attention_cpu.cpp"
 #include <hwy/cache_control.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled once for each instruction set; the best one of the machine is chosen at run time.
+#include "halftone/kernels/highway_targets.h"
 #include "halftone/kernels/swiglu_impl.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/swiglu_cpu.cpp"
 #include <hwy/foreach_target.h>
