@@ -128,6 +128,10 @@ TrainConfig bench_config(const ConfigArguments& flags) {
     if (was_given(given, key))
       throw UserError(
           fmt::format("bench: {} is not for this command: it writes nothing", flag_of(key)));
+  if (was_given(given, "memory_budget"))
+    throw UserError(
+        "bench: --memory-budget is not for this command: it measures what recipes take, and "
+        "'halftone plan' predicts it");
   TrainConfig config = resolve_config(given);
   require_data(config, "train on");
   constexpr std::int64_t kSteps = 100;

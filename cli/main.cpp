@@ -11,6 +11,7 @@
 #include "cli/eval_command.h"
 #include "cli/generate_command.h"
 #include "cli/help.h"
+#include "cli/plan_command.h"
 #include "cli/program.h"
 #include "cli/tokenizer_command.h"
 #include "cli/train_command.h"
@@ -30,6 +31,7 @@ int main(int argc, char** argv) {
   halftone::cli::add_eval_command(app);
   halftone::cli::add_bench_command(app);
   halftone::cli::add_doctor_command(app);
+  halftone::cli::add_plan_command(app);
   halftone::add_data_command(app);
   halftone::add_tokenizer_command(app);
   app.footer(

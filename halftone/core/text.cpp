@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <numeric>
@@ -99,6 +100,27 @@ std::string format_bytes(std::uint64_t bytes) {
   }
   const int decimals = unit == 0 || value >= 10 ? 0 : 1;
   return fmt::format("{:.{}f} {}", value, decimals, kUnits[unit]);
+}
+
+std::optional<std::uint64_t> parse_bytes(std::string_view text) {
+  constexpr std::array<std::string_view, 4> kPrefixes = {"k", "m", "g", "t"};
+  constexpr double kMost = 0x1p60;
+  std::string_view unit = text;
+  unit.remove_prefix(std::min(text.find_first_not_of("0123456789."), text.size()));
+  const auto number = parse_number(text.substr(0, text.size() - unit.size()));
+  while (unit.starts_with(' ')) unit.remove_prefix(1);
+  std::string small(unit);
+  for (char& letter : small) letter = static_cast<char>(std::tolower(letter));
+  double factor = small.empty() || small == "b" ? 1 : 0;
+  double decimal = 1, binary = 1;
+  for (const std::string_view prefix : kPrefixes) {
+    decimal *= 1000;
+    binary *= 1024;
+    if (small == std::string(prefix) + "b") factor = decimal;
+    if (small == std::string(prefix) + "ib") factor = binary;
+  }
+  if (!number || *number < 0 || factor == 0 || *number * factor > kMost) return std::nullopt;
+  return static_cast<std::uint64_t>(*number * factor);
 }
 
 std::string format_seconds(double seconds) {

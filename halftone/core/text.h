@@ -25,6 +25,10 @@ std::string replace_invalid_utf8(std::string_view text);
 /// "3.4 GiB", "12 MiB", "812 B".
 std::string format_bytes(std::uint64_t bytes);
 
+/// The number of bytes that a size spells ("8GiB", "7.5 GB", "8589934592"), or nothing: units of
+/// 1000 (kB, MB, GB, TB) or 1024 (KiB, MiB, GiB, TiB), in either case; at most 2^60.
+std::optional<std::uint64_t> parse_bytes(std::string_view text);
+
 /// "1h02m", "3m05s", "4.2s".
 std::string format_seconds(double seconds);
 

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <set>
 #include <sstream>
 #include <system_error>
@@ -64,6 +65,13 @@ std::uint64_t kibibytes(std::string_view value) {
   return count * 1024;
 }
 
+/// "max" and whatever is no number limit nothing.
+std::uint64_t limit_in(std::string_view text) {
+  std::uint64_t bytes = std::numeric_limits<std::uint64_t>::max();
+  std::from_chars(text.data(), text.data() + text.size(), bytes);
+  return bytes;
+}
+
 std::string text_of(const char* path) {
   std::ifstream file(path);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -100,6 +108,26 @@ SystemMemory parse_memory(std::string_view meminfo) {
 }
 
 SystemMemory system_memory() { return parse_memory(text_of("/proc/meminfo")); }
+
+std::uint64_t memory_limit(const std::filesystem::path& root) {
+  std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();
+  for_each_entry(text_of("/proc/self/cgroup"), [&](std::string_view hierarchy,
+                                                   std::string_view rest) {
+    // "0::/path" is the hierarchy of version 2, "4:memory:/path" that of version 1.
+    const bool second = hierarchy == "0" && rest.starts_with(':');
+    const bool first = rest.starts_with("memory:");
+    if (!second && !first) return;
+    const std::filesystem::path top = first ? root / "memory" : root;
+    std::filesystem::path below = rest.substr(rest.find(':') + 1);
+    for (below = below.relative_path();; below = below.parent_path()) {
+      const std::filesystem::path file =
+          top / below / (first ? "memory.limit_in_bytes" : "memory.max");
+      limit = std::min(limit, limit_in(text_of(file.c_str())));
+      if (below.empty()) break;
+    }
+  });
+  return limit;
+}
 
 std::uint64_t free_disk_bytes(const std::filesystem::path& folder) {
   std::error_code error;

@@ -74,6 +74,38 @@ void validate_experts(const ModelConfig& config) {
           fmt::format("expected aux_loss_alpha of at least 0, got {}", config.aux_loss_alpha));
 }
 
+void add_feed_forward(const std::string& path, const ModelConfig& config,
+                      std::vector<NamedShape>& shapes) {
+  const std::int64_t hidden = hidden_dim_of(config);
+  shapes.push_back({path + ".w1.weight", {hidden, config.dim}});
+  shapes.push_back({path + ".w3.weight", {hidden, config.dim}});
+  shapes.push_back({path + ".w2.weight", {config.dim, hidden}});
+}
+
+void add_experts(const std::string& path, const ModelConfig& config,
+                 std::vector<NamedShape>& shapes) {
+  for (std::int64_t i = 0; i < config.n_routed_experts; ++i)
+    add_feed_forward(fmt::format("{}.experts.{}", path, i), config, shapes);
+  shapes.push_back({path + ".gate.weight", {config.n_routed_experts, config.dim}});
+  if (config.n_shared_experts > 0) add_feed_forward(path + ".shared_experts", config, shapes);
+}
+
+void add_layer(const std::string& path, const ModelConfig& config,
+               std::vector<NamedShape>& shapes) {
+  const std::int64_t query = config.n_heads * head_dim_of(config);
+  const std::int64_t key = config.n_kv_heads * head_dim_of(config);
+  shapes.push_back({path + ".attention.wq.weight", {query, config.dim}});
+  shapes.push_back({path + ".attention.wk.weight", {key, config.dim}});
+  shapes.push_back({path + ".attention.wv.weight", {key, config.dim}});
+  shapes.push_back({path + ".attention.wo.weight", {config.dim, query}});
+  shapes.push_back({path + ".attention_norm.weight", {config.dim}});
+  shapes.push_back({path + ".ffn_norm.weight", {config.dim}});
+  if (config.use_moe)
+    add_experts(path + ".feed_forward", config, shapes);
+  else
+    add_feed_forward(path + ".feed_forward", config, shapes);
+}
+
 }  // namespace
 
 std::vector<std::string> preset_names() {
@@ -123,6 +155,14 @@ std::int64_t parameter_count(const ModelConfig& config) {
   const std::int64_t router = config.use_moe ? config.n_routed_experts * config.dim : 0;
   const std::int64_t layer = attention + experts * expert + router + 2 * config.dim;
   return config.vocab_size * config.dim + config.n_layers * layer + config.dim;
+}
+
+std::vector<NamedShape> parameter_shapes(const ModelConfig& config) {
+  std::vector<NamedShape> shapes{{"tok_embeddings.weight", {config.vocab_size, config.dim}}};
+  for (std::int64_t i = 0; i < config.n_layers; ++i)
+    add_layer(fmt::format("layers.{}", i), config, shapes);
+  shapes.push_back({"norm.weight", {config.dim}});
+  return shapes;
 }
 
 }  // namespace halftone

@@ -43,4 +43,13 @@ std::int64_t hidden_dim_of(const ModelConfig& config);
 /// Trainable numbers, the matrix shared by embedding and head counted once; builds nothing.
 std::int64_t parameter_count(const ModelConfig& config);
 
+struct NamedShape {
+  std::string name;  // "layers.0.attention.wq.weight"
+  std::vector<std::int64_t> sizes;
+  bool operator==(const NamedShape&) const = default;
+};
+
+/// What the named_parameters() of the model are, in their order; builds nothing.
+std::vector<NamedShape> parameter_shapes(const ModelConfig& config);
+
 }  // namespace halftone

@@ -86,6 +86,11 @@ bool is_loss_scale(const ConfigValue& value) {
   return text == "dynamic" || text == "adaptive" || (number && *number > 0);
 }
 
+bool is_memory_budget(const ConfigValue& value) {
+  const auto& text = std::get<std::string>(value);
+  return text == "available" || text == "unlimited" || parse_bytes(text).value_or(0) > 0;
+}
+
 bool is_device(const ConfigValue& value) {
   const auto& text = std::get<std::string>(value);
   constexpr std::string_view kCuda = "cuda:";
@@ -270,6 +275,11 @@ std::vector<ConfigField> memory_fields() {
                                         "gradients, which costs a second backward "
                                         "pass where they are released; running: of the step "
                                         "before, or of those so far if larger"),
+      changeable(field<&C::memory_budget>(
+          "memory_budget",
+          {"available, unlimited or a size such as 8GiB", is_memory_budget, {}},
+          "memory that the process may take: a run that will not fit is refused. available: what "
+          "the machine has left; unlimited: it is tried")),
   };
 }
 

@@ -17,6 +17,7 @@
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/pretrain_inputs.h"
 #include "halftone/train/run_directory.h"
+#include "halftone/train/run_plan.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone {
@@ -96,6 +97,7 @@ class EventsCallback : public Callback {
 
 PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
                    const PretrainEvents& events, const FitOptions& options) {
+  check_memory(config, inputs.model);
   TrainConfig initial = config;
   if (options.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
   LanguageModeling module = make_module(initial, inputs);

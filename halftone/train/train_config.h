@@ -41,6 +41,7 @@ struct TrainConfig {
   ScalerConfig scaler;
   std::vector<std::string> keep_fp32;  // patterns of keep_fp32()
   MemoryChoice storage;                // --memory and its parts
+  std::string memory_budget = "available";  // "unlimited", or a size: "8GiB"
 
   std::int64_t batch_size = 8;  // rows of one micro-batch
   std::int64_t seq_len = 256;

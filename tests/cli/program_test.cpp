@@ -189,7 +189,12 @@ TEST_F(Program, RefusesTokenizersAndWeightsThatDoNotFit) {
       {training(data + "--tokenizer tok --init-from cut.safetensors"), "not a good safetensors"},
       {training(data + "--tokenizer tok --init-from poem.txt"), "poem.txt' is not a good"},
       {training(data + "--tokenizer tok --model.n-kv-heads 1 --init-from run"), "of another shape"},
-      {training(data + "--tokenizer tok --model.hidden-dim 2000000000 --threads 1"), "memory", 1},
+      {training(data + "--tokenizer tok --model.hidden-dim 2000000000 --threads 1"),
+       "--memory-budget unlimited tries it all the same"},
+      {training(data +
+                "--tokenizer tok --model.hidden-dim 2000000000 --threads 1 --memory-budget "
+                "unlimited"),
+       "the memory is used up", 1},
   });
 }
 
@@ -454,6 +459,47 @@ TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
   expect_refused({{"doctor --threads 0", "expected 1 to 1024, got 0"},
                   {"doctor --remesure", "did you mean --remeasure?"},
                   {"doctor now", "'now' was not expected"}});
+}
+
+TEST_F(Program, PlansARunBeforeThereIsData) {
+  const auto before = files();
+  const Outcome plan = halftone("plan --preset minimind-26m --threads 1 --memory-budget 500MiB --json");
+  ASSERT_EQ(plan.code, 0) << plan.err;
+  const auto document = nlohmann::json::parse(plan.out);
+  EXPECT_EQ(document.at("parameters"), 25'829'888);
+  EXPECT_EQ(document.at("budget_bytes"), 500 << 20U);
+  const auto& recipes = document.at("recipes");
+  ASSERT_EQ(recipes.size(), 12U);
+  EXPECT_EQ(document.at("choice"), recipes.at(0));
+  EXPECT_EQ(recipes.at(0).at("memory"), "lean");
+  for (std::size_t i = 0; i < recipes.size(); ++i) {
+    const bool fits = recipes[i].at("fits");
+    EXPECT_EQ(fits, recipes[i].at("peak_bytes") <= document.at("budget_bytes"));
+    if (i == 0) continue;
+    EXPECT_GE(recipes[i - 1].at("fits"), fits);
+    if (i > 1 && fits) EXPECT_GE(recipes[i].at("step_s"), recipes[i - 1].at("step_s"));
+    if (!recipes[i - 1].at("fits"))
+      EXPECT_GE(recipes[i].at("peak_bytes"), recipes[i - 1].at("peak_bytes"));
+  }
+  EXPECT_THAT(halftone("plan --preset tiny --threads 1 --memory-budget 1MiB").out,
+              HasSubstr("none fits"));
+  EXPECT_THAT(halftone("plan --preset tiny --threads 1 --memory-budget unlimited").out,
+              HasSubstr("the fastest that fits: --precision "));
+  EXPECT_TRUE(files() == before);
+}
+
+TEST_F(Program, RefusesARunThatCannotFitAndNamesOneThatCan) {
+  const std::string large =
+      "train --data poem.txt --tokenizer tok --out r --preset minimind-26m --precision 32-true "
+      "--threads 1 --memory-budget ";
+  expect_refused({
+      {large + "500MiB", "--memory lean needs "},
+      {large + "1MiB", "no recipe needs less than "},
+      {large + "lots", "memory_budget must be available, unlimited or a size such as 8GiB"},
+      {"plan --preset tiny --device cuda:99", "device is 'cuda:99'"},
+      {"plan poem.txt", "data goes with --data"},
+      {"bench --data poem.txt --memory-budget 8GiB", "'halftone plan' predicts it"},
+  });
 }
 
 TEST_F(Program, RefusesAnUnknownSwitchOfTheFastProducts) {

@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <string_view>
+#include <utility>
+#include <vector>
+
 namespace halftone {
 namespace {
 
@@ -34,6 +38,20 @@ TEST(Utf8, ReplacesEachMaximalBadPart) {
   EXPECT_EQ(replace_invalid_utf8("a\xFF z"), "a\xEF\xBF\xBD z");
   EXPECT_EQ(replace_invalid_utf8("\xE8\xAF"), "\xEF\xBF\xBD");
   EXPECT_EQ(replace_invalid_utf8("诗"), "诗");
+}
+
+TEST(ParseBytes, TakesUnitsOf1000And1024) {
+  const std::vector<std::pair<std::string_view, std::uint64_t>> good = {
+      {"812", 812},         {"812B", 812},        {"8GiB", 8ULL << 30U}, {"8 gib", 8ULL << 30U},
+      {"7.5GB", 7500000000}, {"3.5KiB", 3584},     {"12MiB", 12 << 20U},  {"2kB", 2000},
+      {"1TiB", 1ULL << 40U}, {"0", 0},             {".5 MB", 500000},     {"1 TB", 1000000000000}};
+  for (const auto& [text, bytes] : good) EXPECT_EQ(parse_bytes(text), bytes) << text;
+}
+
+TEST(ParseBytes, RefusesWhatIsNoSize) {
+  for (const char* text : {"", "GiB", "8 G", "8GiBs", "-1", "1.2.3", "8 GiB ", "1e400", "nan",
+                           "9999999999 TiB", "8,5GB", " 8"})
+    EXPECT_EQ(parse_bytes(text), std::nullopt) << text;
 }
 
 TEST(Format, BytesAndSeconds) {

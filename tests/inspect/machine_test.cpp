@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <limits>
 #include <string>
 
 #include "support/paths.h"
+#include "support/temp_folder.h"
 
 namespace halftone {
 namespace {
@@ -81,6 +83,16 @@ TEST(SystemMemory, OfThisMachineIsNotMoreThanItHas) {
   const SystemMemory memory = system_memory();
   EXPECT_GT(memory.available_bytes, 0);
   EXPECT_LE(memory.available_bytes, memory.total_bytes);
+}
+
+TEST(MemoryLimit, IsThatOfTheControlGroup) {
+  const test::TempFolder root;
+  constexpr std::uint64_t kNone = std::numeric_limits<std::uint64_t>::max();
+  EXPECT_EQ(memory_limit(root.path()), kNone);
+  test::write_text(root / "memory.max", "max\n");
+  EXPECT_EQ(memory_limit(root.path()), kNone);
+  test::write_text(root / "memory.max", "8589934592\n");
+  EXPECT_EQ(memory_limit(root.path()), std::uint64_t{8} << 30U);
 }
 
 TEST(FreeDisk, IsThatOfTheNearestFolderThatExists) {

@@ -48,6 +48,19 @@ class TestAutocast {
   }
 };
 
+TEST(MiniMind, ItsParametersAreKnownFromItsConfiguration) {
+  for (const bool moe : {false, true}) {
+    for (const std::int64_t shared : {0, 1}) {
+      ModelConfig config = small_config(moe);
+      config.n_shared_experts = shared;
+      std::vector<NamedShape> shapes;
+      for (const auto& item : MiniMindLM(config)->named_parameters())
+        shapes.push_back({item.key(), item.value().sizes().vec()});
+      EXPECT_TRUE(parameter_shapes(config) == shapes);
+    }
+  }
+}
+
 struct FirstStep {
   Tensor logits;
   Tensor loss;

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/plan_command.h"
+
+#include <fmt/format.h>
+#include <torch/utils.h>
+
+#include <CLI/CLI.hpp>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/arguments.h"
+#include "cli/program.h"
+#include "halftone/core/device.h"
+#include "halftone/core/error.h"
+#include "halftone/core/log.h"
+#include "halftone/core/text.h"
+#include "halftone/train/run_plan.h"
+
+namespace halftone::cli {
+namespace {
+
+bool is_unlimited(const RunPlan& plan) {
+  return plan.budget_bytes == std::numeric_limits<std::uint64_t>::max();
+}
+
+std::string row_of(const RecipePlan& recipe) {
+  const MemoryBytes& bytes = recipe.bytes;
+  return fmt::format("{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{}\n",
+                     recipe.precision, recipe.memory, format_bytes(bytes.total()),
+                     format_bytes(bytes.weights), format_bytes(bytes.gradients),
+                     format_bytes(bytes.states), format_bytes(bytes.activations),
+                     format_bytes(bytes.workspace), format_bytes(bytes.process),
+                     recipe.step_s < 1 ? fmt::format("{:.0f} ms", 1e3 * recipe.step_s)
+                                       : format_seconds(recipe.step_s),
+                     recipe.fits ? "" : "  does not fit");
+}
+
+std::string conclusion(const RunPlan& plan) {
+  if (plan.choice)
+    return fmt::format("\nthe fastest that fits: --precision {} --memory {}\n",
+                       plan.choice->precision, plan.choice->memory);
+  return "\nnone fits: take a smaller --batch-size, --seq-len or model\n";
+}
+
+std::string text_of(const RunPlan& plan, const ModelConfig& model, const TrainConfig& config) {
+  std::string text = fmt::format(
+      "model      {} parameters, vocabulary {}\n"
+      "step       {} x {} tokens, {}, {}\n"
+      "budget     {}\n\n"
+      "{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
+      short_count(static_cast<double>(parameter_count(model))), model.vocab_size,
+      config.batch_size, step_shape(config).predictions,
+      counted(static_cast<std::uint64_t>(config.accumulate), "micro-batch", "micro-batches"),
+      counted(static_cast<std::uint64_t>(torch::get_num_threads()), "thread", "threads"),
+      is_unlimited(plan) ? "none" : format_bytes(plan.budget_bytes), "precision", "memory", "peak",
+      "weights", "gradients", "states", "activ.", "workspace", "process", "step");
+  for (const RecipePlan& recipe : plan.recipes) text += row_of(recipe);
+  return text + conclusion(plan);
+}
+
+nlohmann::ordered_json json_of(const RecipePlan& recipe) {
+  const MemoryBytes& bytes = recipe.bytes;
+  return {{"precision", recipe.precision},
+          {"memory", recipe.memory},
+          {"peak_bytes", bytes.total()},
+          {"bytes",
+           {{"weights", bytes.weights},
+            {"gradients", bytes.gradients},
+            {"states", bytes.states},
+            {"activations", bytes.activations},
+            {"workspace", bytes.workspace},
+            {"process", bytes.process}}},
+          {"step_s", recipe.step_s},
+          {"fits", recipe.fits}};
+}
+
+std::string json_of(const RunPlan& plan, const ModelConfig& model, const TrainConfig& config) {
+  using nlohmann::ordered_json;
+  ordered_json document = {
+      {"parameters", parameter_count(model)},
+      {"batch_size", config.batch_size},
+      {"seq_len", config.seq_len},
+      {"accumulate", config.accumulate},
+      {"threads", torch::get_num_threads()},
+      {"budget_bytes", is_unlimited(plan) ? ordered_json() : ordered_json(plan.budget_bytes)},
+      {"recipes", ordered_json::array()},
+      {"choice", plan.choice ? json_of(*plan.choice) : ordered_json()}};
+  for (const RecipePlan& recipe : plan.recipes) document["recipes"].push_back(json_of(recipe));
+  return document.dump(2) + "\n";
+}
+
+void run_plan(const ConfigArguments& arguments, bool json) {
+  const TrainConfig config = arguments.resolve();
+  if (!resolve_device(config.device).is_cpu())
+    throw UserError("plan: expected --device cpu: this version predicts the memory of the CPU");
+  if (!config.keep_fp32.empty())
+    log_note("plan: what keep_fp32 names is counted as if it were not kept in fp32");
+  if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
+  const ModelConfig model = planned_model(config);
+  const MachineSpeed speed = measure_machine_speed();  // also wakes the libraries that will compute
+  const RunPlan plan = halftone::plan_run(config, model, speed, process_bytes());
+  print(json ? json_of(plan, model, config) : text_of(plan, model, config));
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "plan", "Predict memory and time of a run in every recipe, without training");
+  auto json = std::make_shared<bool>(false);
+  command->add_flag("--json", *json, "One JSON document on stdout");
+  auto arguments = std::make_shared<ConfigArguments>(*command);
+  command->footer(
+      "Examples:\n"
+      "  halftone plan --preset minimind-1b --seq-len 1024 --batch-size 1 --memory-budget 8GiB\n"
+      "  halftone plan small.toml --batch-size 16 --json\n"
+      "\n"
+      "Takes the flags of train, needs no data, and measures the machine for about a second. What "
+      "fits into the\nbudget comes first, the fastest first; train refuses what does not fit.");
+  command->callback([arguments, json] { run_plan(*arguments, *json); });
+}
+
+}  // namespace halftone::cli

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/memory_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/core/memory.h"
+#include "halftone/core/text.h"
+#include "halftone/inspect/machine.h"
+#include "halftone/kernels/moments.h"
+#include "halftone/optim/adamw_layout.h"
+
+namespace halftone {
+namespace {
+
+/// Of what tensors on the heap take at their most, measured: pieces between them that are too
+/// small for what comes next (bench/README.md).
+constexpr double kHeapSlack = 0.08;
+
+constexpr double kBytesOfBatchRow = 8 + 8 + 4;  // input, target, mask of a token
+constexpr double kBatchesAhead = 5;             // train/batch_stream.h, and the one being made
+
+std::uint64_t whole(double bytes) { return static_cast<std::uint64_t>(std::max(0.0, bytes)); }
+
+std::vector<ParameterShape> stored_parameters(const ModelConfig& model, const RunRecipe& recipe) {
+  constexpr double kMost = 0x1p50;
+  double numbers = 0;
+  std::vector<ParameterShape> parameters;
+  for (NamedShape& parameter : parameter_shapes(model)) {
+    double count = 1;
+    for (const std::int64_t size : parameter.sizes) count *= static_cast<double>(size);
+    if ((numbers += count) > kMost)
+      throw UserError(
+          fmt::format("model: expected at most 2^50 parameters, got more; choose smaller widths"));
+    const bool bf16 = recipe.memory.bf16_weights && !is_small_parameter(parameter.sizes);
+    parameters.push_back({.sizes = std::move(parameter.sizes),
+                          .dtype = bf16 ? torch::kBFloat16 : recipe.precision.parameter});
+  }
+  return parameters;
+}
+
+/// What the optimizer's buffers take beyond their sizes: they lie on pages of 2 MiB.
+std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
+                          const AdamWOptions& options) {
+  constexpr std::int64_t kPage = std::int64_t{1} << 21U;
+  std::int64_t unused = 0;
+  const auto add = [&](std::int64_t size, torch::ScalarType dtype) {
+    const std::int64_t bytes = size * static_cast<std::int64_t>(c10::elementSize(dtype));
+    unused += (kPage - bytes % kPage) % kPage;
+  };
+  for (const AdamWBufferLayout& buffer : layout) {
+    add(buffer.size, buffer.weights);
+    if (!options.release_gradients) add(buffer.size, buffer.gradients);
+    for (int moment = 0; moment < 2; ++moment) {
+      add(buffer.size, buffer.moments);
+      if (buffer.moments == torch::kByte) add(moment_scales(buffer.size), torch::kFloat);
+    }
+    if (buffer.master_low) add(buffer.size, *buffer.master_low);
+  }
+  return static_cast<std::uint64_t>(unused);
+}
+
+}  // namespace
+
+MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
+                        std::uint64_t process) {
+  const std::vector<ParameterShape> parameters = stored_parameters(model, recipe);
+  AdamWOptions options;
+  recipe.memory.apply_to(options);
+  const AdamWBytes stored = adamw_bytes(parameters, options);
+  const StepFormats formats = step_formats(recipe.precision, recipe.memory, matmul_paths());
+  const StepBytes step = peak_step_bytes(model, shape, formats);
+  const double packed = packed_operand_bytes(model, shape, formats);
+  const double rows = static_cast<double>(shape.batch_size) * static_cast<double>(shape.predictions);
+  const double batches =
+      rows * kBytesOfBatchRow * (kBatchesAhead + static_cast<double>(shape.micro_batches));
+  const MemoryBytes training{
+      .weights = static_cast<std::uint64_t>(stored.weights),
+      .gradients = static_cast<std::uint64_t>(stored.gradients),
+      .states = static_cast<std::uint64_t>(stored.moments + stored.master),
+      .activations = whole(step.activations),
+      .workspace = whole(step.workspace + packed + batches + kHeapSlack * step.total()) +
+                   unused_ends(adamw_layout(parameters, options), options),
+      .process = process};
+  const MemoryBytes beginning{
+      .weights = static_cast<std::uint64_t>(stored.weights) +
+                 static_cast<std::uint64_t>(parameter_count(model)) * sizeof(float),
+      .process = process};
+  return training.total() < beginning.total() ? beginning : training;
+}
+
+std::uint64_t process_bytes() {
+  release_free_memory();
+  return resident_bytes();
+}
+
+std::uint64_t budget_bytes(const std::string& memory_budget) {
+  constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
+  if (memory_budget == "unlimited") return kUnlimited;
+  if (memory_budget != "available") return parse_bytes(memory_budget).value();
+  const SystemMemory memory = system_memory();
+  if (memory.available_bytes == 0) return kUnlimited;  // the system does not say
+  return std::min(memory.available_bytes + resident_bytes(), memory_limit());
+}
+
+}  // namespace halftone

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// How much memory a run will need on the CPU, before anything is allocated.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "halftone/models/model_config.h"
+#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/policy.h"
+#include "halftone/train/step_bytes.h"
+
+namespace halftone {
+
+/// Resident memory of a training process at its peak, by what it is for.
+struct MemoryBytes {
+  std::uint64_t weights = 0;
+  std::uint64_t gradients = 0;
+  std::uint64_t states = 0;  // of the optimizer: moments, and what is kept beside bf16 weights
+  std::uint64_t activations = 0;
+  std::uint64_t workspace = 0;  // converted weights, the head's gradient, batches, unused ends
+  std::uint64_t process = 0;    // the program and its libraries
+  std::uint64_t total() const {
+    return weights + gradients + states + activations + workspace + process;
+  }
+};
+
+/// How a run computes and keeps things.
+struct RunRecipe {
+  PrecisionPolicy precision;
+  MemoryRecipe memory;
+};
+
+/// Of a training of `model`, in the phase of the run that needs the most: while weights are made in
+/// fp32 and moved to where the optimizer has them, or in a step. `process` is what the process
+/// takes besides. Throws UserError for a model that no machine could hold.
+MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
+                        std::uint64_t process);
+
+/// What this process takes by itself, once it has computed: hands free memory back first.
+std::uint64_t process_bytes();
+
+/// The bytes that `memory_budget` allows: "available" is what this process has and may still get
+/// without swapping or leaving its control group, "unlimited" the largest number, else a size
+/// (parse_bytes()). REQUIRES one of them.
+std::uint64_t budget_bytes(const std::string& memory_budget);
+
+}  // namespace halftone

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/run_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <tuple>
+
+#include "halftone/core/device.h"
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
+#include "halftone/data/tokenizer.h"
+
+namespace halftone {
+namespace {
+
+/// From the finest numbers to the coarsest: what gains nothing by being coarser comes later.
+constexpr std::array<const char*, 6> kFinest = {"32-true",    "bf16-mixed", "16-mixed",
+                                                "int8-mixed", "bf16-true",  "16-true"};
+
+std::int64_t coarseness(const RecipePlan& plan) {
+  return std::find(kFinest.begin(), kFinest.end(), plan.precision) - kFinest.begin() +
+         (plan.memory == "standard" ? 0 : std::ssize(kFinest));
+}
+
+/// The recipe of `precision` and `memory` with the other choices of `config`, unless they exclude
+/// each other.
+std::optional<RunRecipe> recipe_for(const TrainConfig& config, const std::string& precision,
+                                    const std::string& memory) {
+  MemoryChoice choice = config.storage;
+  choice.memory = memory;
+  const PrecisionPolicy policy = parse_precision(precision);
+  try {
+    return RunRecipe{policy, memory_recipe(choice, policy)};
+  } catch (const UserError&) {
+    return {};
+  }
+}
+
+RecipePlan plan_of(const RunRecipe& recipe, const ModelConfig& model, const StepShape& shape,
+                   std::uint64_t process) {
+  return {.precision = recipe.precision.name,
+          .memory = recipe.memory.name,
+          .bytes = peak_memory(model, shape, recipe, process)};
+}
+
+bool comes_first(const RecipePlan& a, const RecipePlan& b) {
+  if (a.fits != b.fits) return a.fits;
+  if (!a.fits) return a.bytes.total() < b.bytes.total();
+  return std::tuple(a.step_s, coarseness(a)) < std::tuple(b.step_s, coarseness(b));
+}
+
+/// Sorted recipes: the finest of those that are as fast as the first moves to the front.
+void prefer_fine_numbers(std::vector<RecipePlan>& recipes) {
+  constexpr double kAsFast = 1.05;
+  auto finest = recipes.begin();
+  for (auto one = recipes.begin(); one != recipes.end(); ++one)
+    if (one->fits && one->step_s <= kAsFast * recipes.front().step_s &&
+        coarseness(*one) < coarseness(*finest))
+      finest = one;
+  if (finest != recipes.end()) std::rotate(recipes.begin(), finest, finest + 1);
+}
+
+std::string refusal(const RecipePlan& own, const RunPlan& all) {
+  const std::string way_out =
+      all.choice ? fmt::format("--precision {} --memory {} needs {}", all.choice->precision,
+                               all.choice->memory, format_bytes(all.choice->bytes.total()))
+                 : fmt::format("no recipe needs less than {}, so take a smaller batch_size, "
+                               "seq_len or model",
+                               format_bytes(all.recipes.front().bytes.total()));
+  return fmt::format(
+      "the run would need {} of memory in {} with memory {} ({} weights, {} gradients, {} "
+      "optimizer states, {} activations, {} all else), but it may take {}; {}; --memory-budget "
+      "unlimited tries it all the same",
+      format_bytes(own.bytes.total()), own.precision, own.memory, format_bytes(own.bytes.weights),
+      format_bytes(own.bytes.gradients), format_bytes(own.bytes.states),
+      format_bytes(own.bytes.activations), format_bytes(own.bytes.workspace + own.bytes.process),
+      format_bytes(all.budget_bytes), way_out);
+}
+
+}  // namespace
+
+ModelConfig planned_model(const TrainConfig& config) {
+  ModelConfig model = config.model;
+  if (model.vocab_size == 0)
+    model.vocab_size = config.tokenizer.empty() ? config.tokenizer_vocab_size
+                                                : Tokenizer::load(config.tokenizer).vocab_size();
+  validate(model);
+  return model;
+}
+
+StepShape step_shape(const TrainConfig& config) {
+  return {.batch_size = config.batch_size,
+          .predictions = config.seq_len - (config.pack ? 0 : 1),
+          .micro_batches = config.accumulate};
+}
+
+RecipePlan plan_memory(const TrainConfig& config, const ModelConfig& model, std::uint64_t process) {
+  const PrecisionPolicy precision = parse_precision(config.precision);
+  RecipePlan plan = plan_of({precision, memory_recipe(config.storage, precision)}, model,
+                            step_shape(config), process);
+  plan.fits = plan.bytes.total() <= budget_bytes(config.memory_budget);
+  return plan;
+}
+
+RunPlan plan_run(const TrainConfig& config, const ModelConfig& model, const MachineSpeed& speed,
+                 std::uint64_t process) {
+  RunPlan plan{.budget_bytes = budget_bytes(config.memory_budget)};
+  const StepShape shape = step_shape(config);
+  for (const std::string& precision : precision_names()) {
+    for (const std::string& memory : memory_names()) {
+      const std::optional<RunRecipe> recipe = recipe_for(config, precision, memory);
+      if (!recipe) continue;
+      RecipePlan one = plan_of(*recipe, model, shape, process);
+      one.step_s = step_seconds(model, shape, *recipe, speed);
+      one.fits = one.bytes.total() <= plan.budget_bytes;
+      plan.recipes.push_back(std::move(one));
+    }
+  }
+  std::sort(plan.recipes.begin(), plan.recipes.end(), comes_first);
+  prefer_fine_numbers(plan.recipes);
+  if (!plan.recipes.empty() && plan.recipes.front().fits) plan.choice = plan.recipes.front();
+  return plan;
+}
+
+void check_memory(const TrainConfig& config, const ModelConfig& model) {
+  if (config.memory_budget == "unlimited" || !resolve_device(config.device).is_cpu()) return;
+  const std::uint64_t process = process_bytes();
+  const RecipePlan own = plan_memory(config, model, process);
+  if (own.fits) return;
+  throw UserError(refusal(own, plan_run(config, model, measure_machine_speed(), process)));
+}
+
+}  // namespace halftone

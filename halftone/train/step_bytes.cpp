@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/step_bytes.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+#include <utility>
+
+#include "halftone/kernels/linear_cross_entropy.h"
+
+namespace halftone {
+namespace {
+
+constexpr double kFp32 = 4;
+constexpr double kHalf = 2;
+constexpr double kIndex = 8;  // int64
+
+StepBytes operator+(const StepBytes& a, const StepBytes& b) {
+  return {a.activations + b.activations, a.workspace + b.workspace};
+}
+
+StepBytes operator*(double factor, const StepBytes& bytes) {
+  return {factor * bytes.activations, factor * bytes.workspace};
+}
+
+StepBytes larger(const StepBytes& a, const StepBytes& b) { return a.total() < b.total() ? b : a; }
+
+/// What one part of the model holds. `forward` and `backward` are beside what is kept, at the most;
+/// `backward` begins with the gradient of the part's result, which is counted by who made it.
+struct Part {
+  StepBytes kept;
+  StepBytes forward;
+  StepBytes backward;
+};
+
+class Step {
+ public:
+  Step(const ModelConfig& model, const StepShape& shape, const StepFormats& formats)
+      : model_(model),
+        formats_(formats),
+        batch_(static_cast<double>(shape.batch_size)),
+        steps_(static_cast<double>(shape.predictions)),
+        rows_(batch_ * steps_),
+        dim_(static_cast<double>(model.dim)),
+        hidden_(static_cast<double>(hidden_dim_of(model))),
+        query_(static_cast<double>(model.n_heads * head_dim_of(model))),
+        key_(static_cast<double>(model.n_kv_heads * head_dim_of(model))),
+        vocab_(static_cast<double>(model.vocab_size)),
+        stream_(static_cast<double>(c10::elementSize(formats.stream))),
+        compute_(static_cast<double>(c10::elementSize(formats.compute))),
+        narrow_(formats.compute != torch::kFloat),
+        converts_(narrow_ && formats.weights != formats.compute),
+        caches_(shape.micro_batches > 1) {}
+
+  StepBytes peak() const {
+    const double layers = static_cast<double>(model_.n_layers);
+    const Part layer = decoder_layer();
+    const double branch = rows_ * dim_ * branch_width();
+    const StepBytes handed_on{.activations = rows_ * dim_ * stream_ + branch};
+    StepBytes all = conversions() + embedding_dropout();
+    StepBytes forward = layer.forward, backward = layer.backward;
+    if (formats_.recompute_blocks) {
+      all = all + layers * handed_on;
+      // The gradients of the layer's results wait while it runs again, and its results while
+      // their gradients are computed.
+      forward = layer.kept + layer.forward + handed_on;
+      backward = layer.kept + layer.backward + StepBytes{.activations = branch};
+    } else {
+      all = all + layers * layer.kept;
+    }
+    return all + larger(larger(forward, backward), loss());
+  }
+
+ private:
+  bool widens(MatmulPath MatmulPaths::*direction) const {
+    return narrow_ && formats_.paths.*direction == MatmulPath::kWidened;
+  }
+
+  /// Of the dtype that a norm hands to a dense layer.
+  double normed_width() const { return narrow_ ? compute_ : stream_; }
+  double branch_width() const { return model_.use_moe ? stream_ : compute_; }
+  /// A gradient that is the stream's, in another dtype.
+  double apart(double width) const { return width == stream_ ? 0 : width; }
+
+  // ---- products y (rows, out) = x (rows, in) W^T: what they need beside x, y and their gradients.
+
+  StepBytes product_forward(double rows, double in, double out) const {
+    double bytes = 0;
+    if (widens(&MatmulPaths::forward)) bytes = kFp32 * (rows * in + in * out + rows * out);
+    if (formats_.int8) bytes = rows * in + (caches_ ? 0 : in * out);
+    return {.workspace = bytes};
+  }
+
+  StepBytes product_backward(double rows, double in, double out) const {
+    double input = 0, weight = 0;
+    if (narrow_) {
+      const bool wide_input = widens(&MatmulPaths::input_gradient);
+      const bool wide_weight = widens(&MatmulPaths::weight_gradient);
+      const bool fp32_weights = formats_.weights == torch::kFloat;
+      if (wide_input) input = kFp32 * (rows * out + in * out + rows * in);
+      weight = wide_weight ? kFp32 * (rows * out + rows * in) : kHalf * in * out;
+      if (wide_weight && !fp32_weights) weight += (kFp32 + kHalf) * in * out;
+    }
+    if (formats_.int8) {
+      input = rows * out + (caches_ ? 0 : in * out);
+      weight = rows * (in + 2 * out);
+    }
+    return {.workspace = std::max(input, weight)};
+  }
+
+  // ---- layers
+
+  /// Of `rows` tokens, with weights of its own.
+  Part feed_forward(double rows) const {
+    const double gate_up = rows * 2 * hidden_ * compute_;
+    const double product = rows * hidden_ * compute_;  // silu(gate) up
+    const double out = rows * dim_ * compute_;
+    Part part;
+    part.kept = {.activations = gate_up};
+    part.forward = larger(
+        product_forward(rows, dim_, 2 * hidden_),
+        StepBytes{.activations = product + out} + product_forward(rows, hidden_, dim_));
+    // The second product: its input's gradient, then that input again and its own input's gradient.
+    const StepBytes second = StepBytes{.activations = 2 * product + gate_up} +
+                             product_backward(rows, hidden_, dim_);
+    // The first: gate_up is gone, its gradient is there; the norm's result is computed again.
+    const StepBytes first =
+        StepBytes{.activations = rows * dim_ * (compute_ + normed_width())} +
+        product_backward(rows, dim_, 2 * hidden_);
+    part.backward = larger(second, first);
+    if (dropout()) {
+      part.kept.activations += out;  // the factors
+      part.forward.activations += out;
+      part.backward.activations += out;
+    }
+    return part;
+  }
+
+  Part attention() const {
+    const double qkv = rows_ * (query_ + 2 * key_) * compute_;
+    const double out = rows_ * query_ * compute_;
+    const double result = rows_ * dim_ * compute_;
+    Part part;
+    part.kept = {.activations = qkv + out + rows_ * static_cast<double>(model_.n_heads) * kFp32};
+    part.forward = StepBytes{.activations = result} +
+                   larger(product_forward(rows_, dim_, query_ + 2 * key_),
+                          product_forward(rows_, query_, dim_));
+    part.backward = larger(
+        StepBytes{.activations = out} + product_backward(rows_, query_, dim_),
+        StepBytes{.activations = qkv + result} + product_backward(rows_, dim_, query_ + 2 * key_));
+    if (dropout()) add_dropout(part, out, result);
+    return part;
+  }
+
+  /// LibTorch's attention, in fp32, and its softmax, factors and product of both.
+  void add_dropout(Part& part, double out, double result) const {
+    const double scores = batch_ * static_cast<double>(model_.n_heads) * steps_ * steps_ * kFp32;
+    const double heads = rows_ * query_ * kFp32;
+    part.kept.activations += 3 * scores + 3 * heads + result;
+    part.forward.activations += scores + heads + out + result;
+    part.backward.activations += 2 * scores + 2 * heads;
+  }
+
+  /// x + branch and its norm, for a dense layer's input.
+  StepBytes norm_kept() const { return {.activations = rows_ * (dim_ * stream_ + kFp32)}; }
+
+  Part decoder_layer() const {
+    const Part mixed = attention();
+    const Part fed = model_.use_moe ? experts() : feed_forward(rows_);
+    const double normed = rows_ * dim_ * normed_width();
+    const double incoming = rows_ * dim_ * branch_width();
+    Part layer;
+    layer.kept = 2 * norm_kept() + mixed.kept + fed.kept;
+    // At the end: what came in, what was normed (twice), and what attention gave are held still.
+    const double locals = incoming + 2 * normed + rows_ * dim_ * compute_;
+    layer.forward = larger(StepBytes{.activations = locals} + fed.forward,
+                           StepBytes{.activations = incoming + normed} + mixed.forward);
+    layer.forward.activations += 0;
+    const double gradients = rows_ * dim_ * (stream_ + apart(branch_width()));
+    layer.backward = StepBytes{.activations = gradients} + fed.backward;
+    return layer;
+  }
+
+  // ---- a mixture of experts
+
+  Part experts() const {
+    const double chosen = static_cast<double>(model_.num_experts_per_tok);
+    const double experts = static_cast<double>(model_.n_routed_experts);
+    const double routed = rows_ * chosen;  // rows of all experts together
+    const double wide = routed * dim_ * kFp32, rounded = routed * dim_ * compute_;
+    const double sum = rows_ * dim_ * kFp32;
+    const Part one = feed_forward(routed / experts);  // as if the router were fair
+    const Part shared = model_.n_shared_experts > 0 ? feed_forward(rows_) : Part();
+    Part part;
+    // The router's input in fp32; the experts' inputs and outputs; gate and up of all of them.
+    part.kept = experts * one.kept + shared.kept;
+    part.kept.activations += sum + rounded + wide + router(experts, chosen);
+    // The experts' inputs, their outputs, those in the order of tokens, and weighted; the sum.
+    const double grouped = narrow_ ? routed * dim_ * stream_ : 0;
+    const double ungrouped = narrow_ ? rounded : 0;
+    const StepBytes combining{.activations = grouped + rounded + ungrouped + wide + sum};
+    const StepBytes sharing = StepBytes{.activations = sum} + shared.forward;
+    part.forward = larger(combining, sharing);
+    const double d_sum = stream_ == kFp32 ? 0 : sum;
+    const StepBytes shared_first = StepBytes{.activations = d_sum + rows_ * dim_ * apart(compute_)} +
+                                   shared.backward;
+    StepBytes weighted{.activations = d_sum + rows_ * dim_ * stream_ + 2 * wide};
+    StepBytes grouped_back = StepBytes{.activations = d_sum + rows_ * dim_ * stream_ + rounded +
+                                                      2 * routed * dim_ * stream_} +
+                             one.backward;
+    grouped_back.activations -= wide;
+    weighted.activations -= shared.kept.activations;
+    grouped_back.activations -= shared.kept.activations;
+    part.backward = larger(larger(shared_first, weighted), grouped_back);
+    return part;
+  }
+
+  /// Scores, softmax, choices, their order.
+  double router(double experts, double chosen) const {
+    return rows_ * (3 * experts * kFp32 + 4 * chosen * kIndex);
+  }
+
+  // ---- the rest of the model
+
+  bool dropout() const { return model_.dropout > 0; }
+
+  StepBytes embedding_dropout() const {
+    return {.activations = dropout() ? rows_ * dim_ * stream_ : 0};
+  }
+
+  /// The last norm, the gradients of the head's input and weight, and a chunk of logits.
+  StepBytes loss() const {
+    const double rows = static_cast<double>(loss_chunk_rows(
+        static_cast<std::int64_t>(std::min(rows_, 0x1p40)), model_.vocab_size, model_.dim));
+    const double logits = rows * vocab_;
+    double work = kFp32 * vocab_ * dim_ + compute_ * logits;
+    if (narrow_) {
+      if (stream_ != compute_) work += kHalf * rows * dim_;
+      if (converts_ && !caches_) work += kHalf * vocab_ * dim_;
+      const bool any_wide = widens(&MatmulPaths::forward) || widens(&MatmulPaths::input_gradient) ||
+                            widens(&MatmulPaths::weight_gradient);
+      if (any_wide) work += kFp32 * (vocab_ * dim_ + logits + rows * dim_);
+      if (!widens(&MatmulPaths::input_gradient)) work += kHalf * rows * dim_;
+      constexpr double kBlock = 1 << 19;  // elements of the weight's gradient at a time
+      if (!widens(&MatmulPaths::weight_gradient)) work += (kHalf + kFp32) * kBlock;
+    }
+    if (formats_.int8) work += (caches_ ? 1 : 2) * vocab_ * dim_ + 2 * logits;
+    return {.activations = rows_ * (dim_ * (2 * stream_ + kFp32) + 4 * kFp32), .workspace = work};
+  }
+
+  // ---- weights in other formats
+
+  double layer_weights() const {
+    const double feed_forwards =
+        model_.use_moe ? static_cast<double>(model_.n_routed_experts + model_.n_shared_experts) : 1;
+    return dim_ * (2 * query_ + 2 * key_) + 3 * feed_forwards * dim_ * hidden_;
+  }
+
+  /// Rounded weights are kept for the backward pass; for several micro-batches, all that is made.
+  StepBytes conversions() const {
+    const double all = static_cast<double>(model_.n_layers) * layer_weights();
+    const double head = vocab_ * dim_;
+    double bytes = 0;
+    if (converts_)
+      bytes = kHalf * (caches_ ? all + head : formats_.recompute_blocks ? layer_weights() : all);
+    if (formats_.int8 && caches_) bytes = 2 * all + head;
+    return {.workspace = bytes};
+  }
+
+  const ModelConfig& model_;
+  const StepFormats& formats_;
+  double batch_, steps_, rows_;
+  double dim_, hidden_, query_, key_, vocab_;
+  double stream_, compute_;  // bytes of an element
+  bool narrow_;              // `compute` has 16 bits
+  bool converts_;            // weights are rounded for products
+  bool caches_;              // once for several micro-batches (kernels/converted_weights.h)
+};
+
+}  // namespace
+
+StepFormats step_formats(const PrecisionPolicy& precision, const MemoryRecipe& memory,
+                         const MatmulChoice& matmuls) {
+  return {.weights = memory.bf16_weights ? torch::kBFloat16 : precision.parameter,
+          .stream = precision.autocast ? torch::kFloat : precision.parameter,
+          .compute = precision.compute,
+          .int8 = precision.int8_matmul,
+          .recompute_blocks = memory.recompute_blocks,
+          .paths = precision.compute == torch::kBFloat16 ? matmuls.bf16 : matmuls.fp16};
+}
+
+StepBytes peak_step_bytes(const ModelConfig& model, const StepShape& shape,
+                          const StepFormats& formats) {
+  return Step(model, shape, formats).peak();
+}
+
+double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
+                            const StepFormats& formats) {
+  if (!formats.int8) return 0;
+  const auto wide = [](std::int64_t size) { return static_cast<double>(size); };
+  const double rows = wide(shape.batch_size) * wide(shape.predictions);
+  const double dim = wide(model.dim), hidden = wide(hidden_dim_of(model));
+  const double head_dim = wide(head_dim_of(model)), vocab = wide(model.vocab_size);
+  const double query = wide(model.n_heads) * head_dim, key = wide(model.n_kv_heads) * head_dim;
+  const std::array<std::pair<double, double>, 4> layers{
+      {{dim, query + 2 * key}, {query, dim}, {dim, 2 * hidden}, {hidden, dim}}};
+  // Of y = x W^T, of dX = g W and of dW = g^T x: the depth of the sums and the columns.
+  std::set<std::pair<double, double>> shapes{{dim, vocab}, {vocab, dim}};
+  for (const auto& [in, out] : layers) shapes.insert({{in, out}, {out, in}, {rows, in}});
+  double bytes = 0;
+  for (const auto& [depth, columns] : shapes) bytes += depth * columns;
+  return bytes;
+}
+
+}  // namespace halftone

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the tensors of a training step take, beside the optimizer's buffers, known from the shapes
+// alone. It follows what the fused layers keep for the backward pass (docs/numerics.md).
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+
+#include "halftone/kernels/matmul_path.h"
+#include "halftone/models/model_config.h"
+#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/policy.h"
+
+namespace halftone {
+
+/// The tokens of an optimizer step.
+struct StepShape {
+  std::int64_t batch_size = 1;     // rows of a micro-batch
+  std::int64_t predictions = 1;    // of a row
+  std::int64_t micro_batches = 1;  // of the step
+};
+
+/// The formats of its tensors on the CPU.
+struct StepFormats {
+  torch::ScalarType weights = torch::kFloat;  // of matrices
+  torch::ScalarType stream = torch::kFloat;   // of the residual sum
+  torch::ScalarType compute = torch::kFloat;  // of what is multiplied, and of the products
+  bool int8 = false;                          // in products
+  bool recompute_blocks = false;
+  MatmulPaths paths;  // of `compute`, where that has 16 bits
+};
+
+StepFormats step_formats(const PrecisionPolicy& precision, const MemoryRecipe& memory,
+                         const MatmulChoice& matmuls);
+
+/// Bytes, in numbers that cannot overflow.
+struct StepBytes {
+  double activations = 0;  // what the layers keep or hand to each other, and gradients of that
+  double workspace = 0;    // converted weights, operands in other formats, the head's gradient
+  double total() const { return activations + workspace; }
+};
+
+/// At the moment of the step in which they are the most. REQUIRES a validate()d `model`, whose
+/// vocab_size is known; no modules that are kept in fp32.
+StepBytes peak_step_bytes(const ModelConfig& model, const StepShape& shape,
+                          const StepFormats& formats);
+
+/// What int8 products keep beside tensors: FBGEMM's layout of their right factors, one for each
+/// shape (kernels/int8_gemm.h).
+double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
+                            const StepFormats& formats);
+
+}  // namespace halftone

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/step_time.h"
+
+#include "halftone/core/error.h"
+#include "halftone/inspect/speed.h"
+#include "halftone/optim/adamw_layout.h"
+
+namespace halftone {
+namespace {
+
+/// How often a step reads or writes what a layer keeps: made, read by the next operation, read and
+/// its gradient written and read when it comes back.
+constexpr double kPassesOverActivations = 6;
+/// Attention's products are smaller than a layer's: their speed as a share of its speed.
+constexpr double kAttentionSpeed = 0.6;
+
+/// Flops of one forward pass of a micro-batch.
+struct ForwardFlops {
+  double layers = 0;
+  double attention = 0;  // scores and weighted sums
+  double head = 0;
+};
+
+ForwardFlops forward_flops(const ModelConfig& model, double rows, double steps) {
+  const auto wide = [](std::int64_t size) { return static_cast<double>(size); };
+  const double dim = wide(model.dim), head_dim = wide(head_dim_of(model));
+  const double projections = 2 * dim * head_dim * wide(model.n_heads + model.n_kv_heads);
+  const double experts =
+      model.use_moe ? wide(model.num_experts_per_tok + model.n_shared_experts) : 1;
+  const double feed_forward = 3 * experts * dim * wide(hidden_dim_of(model));
+  return {.layers = 2 * rows * wide(model.n_layers) * (projections + feed_forward),
+          .attention = 2 * rows * wide(model.n_layers * model.n_heads) * head_dim * steps,
+          .head = 2 * rows * wide(model.vocab_size) * dim};
+}
+
+double products_per_second(const RunRecipe& recipe, const MachineSpeed& speed) {
+  if (recipe.precision.int8_matmul) return speed.int8;
+  if (recipe.precision.compute == torch::kBFloat16) return speed.bf16;
+  return recipe.precision.compute == torch::kHalf ? speed.fp16 : speed.fp32;
+}
+
+/// The fused attention multiplies bf16 where the layers do, and fp32 in all other recipes.
+double attention_per_second(const RunRecipe& recipe, const MachineSpeed& speed) {
+  return kAttentionSpeed *
+         (recipe.precision.compute == torch::kBFloat16 ? speed.bf16 : speed.fp32);
+}
+
+double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
+                           const RunRecipe& recipe, const MachineSpeed& speed) {
+  const double steps = static_cast<double>(shape.predictions);
+  const double rows = static_cast<double>(shape.batch_size) * steps;
+  const ForwardFlops forward = forward_flops(model, rows, steps);
+  // One product forward, two backward; of attention two and five; the layers perhaps once more.
+  const double again = recipe.memory.recompute_blocks ? 1 : 0;
+  const double products = (3 + again) * forward.layers + 3 * forward.head;
+  const double attention = (3.5 + again) * forward.attention;
+  return products / products_per_second(recipe, speed) +
+         attention / attention_per_second(recipe, speed);
+}
+
+}  // namespace
+
+MachineSpeed measure_machine_speed() {
+  MachineSpeed speed{.memory = triad_bytes_per_s()};
+  constexpr int kRounds = 4;
+  for (const LayerSpeed& layer : layer_speeds({}, kRounds)) {
+    const double flops = 1e9 * layer.gflops;
+    if (layer.precision == "32-true") speed.fp32 = flops;
+    if (layer.precision == "bf16-mixed") speed.bf16 = flops;
+    if (layer.precision == "16-mixed") speed.fp16 = flops;
+    if (layer.precision == "int8-mixed") speed.int8 = flops;
+  }
+  return speed;
+}
+
+double step_seconds(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
+                    const MachineSpeed& speed) {
+  HALFTONE_CHECK(speed.fp32 > 0 && speed.bf16 > 0 && speed.fp16 > 0 && speed.int8 > 0 &&
+                     speed.memory > 0,
+                 "[step_seconds] expected measured speeds");
+  const double micro_batches = static_cast<double>(shape.micro_batches);
+  const MemoryBytes bytes = peak_memory(model, shape, recipe, 0);
+  const auto wide = [](std::uint64_t count) { return static_cast<double>(count); };
+  const double activations = kPassesOverActivations * wide(bytes.activations);
+  // Gradients are set to zero, added to (read and written) by each micro-batch, measured and taken
+  // by the update, which reads and writes weights and states.
+  const double gradients = (3 + 2 * micro_batches) * wide(bytes.gradients);
+  const double update = 2 * wide(bytes.weights + bytes.states);
+  return micro_batches * (micro_batch_seconds(model, shape, recipe, speed) +
+                          activations / speed.memory) +
+         (gradients + update) / speed.memory;
+}
+
+}  // namespace halftone

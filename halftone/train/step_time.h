@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// How long a training step should take, from what the machine was measured to do.
+#pragma once
+
+#include "halftone/models/model_config.h"
+#include "halftone/train/memory_plan.h"
+#include "halftone/train/step_bytes.h"
+
+namespace halftone {
+
+/// Of this machine's CPU with the threads that LibTorch has.
+struct MachineSpeed {
+  // Flops per second of a layer's products with all that their operands need (layer_speeds()).
+  double fp32 = 0;
+  double bf16 = 0;
+  double fp16 = 0;
+  double int8 = 0;
+  double memory = 0;  // bytes per second, read or written (triad_bytes_per_s())
+};
+
+/// Measures for about a second.
+MachineSpeed measure_machine_speed();
+
+/// Seconds of an optimizer step: its products at their measured speed, the activations and the
+/// optimizer's buffers at that of memory.
+double step_seconds(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
+                    const MachineSpeed& speed);
+
+}  // namespace halftone

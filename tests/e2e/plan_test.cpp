@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `halftone plan` predicts against the resident memory of a `halftone train`.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <spawn.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "halftone/core/memory.h"
+#include "support/paths.h"
+#include "support/temp_folder.h"
+
+extern char** environ;
+
+namespace halftone {
+namespace {
+
+using nlohmann::json;
+
+class Plan : public testing::Test {
+ protected:
+  Plan() {
+    std::string text;
+    for (int i = 0; i < 9000; ++i)
+      text += "Line " + std::to_string(i) + ": " + std::to_string(i * i % 97) + " geese, 春江.\n";
+    test::write_text(folder_ / "text.txt", text);
+  }
+
+  /// Runs the program, with what it prints in `out`; returns the most memory that it held.
+  double peak_of(const std::vector<std::string>& arguments) const {
+    std::vector<std::string> words = {std::string(test::kBuildDir) + "/halftone"};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t actions{};
+    posix_spawn_file_actions_init(&actions);
+    const std::string out = folder_ / "out";
+    posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    pid_t pid = -1;
+    EXPECT_EQ(posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    int status = -1;
+    rusage usage{};
+    EXPECT_EQ(wait4(pid, &status, 0, &usage), pid);
+    EXPECT_EQ(status, 0);
+    return 1024.0 * static_cast<double>(usage.ru_maxrss);
+  }
+
+  std::vector<std::string> flags(const std::string& command) const {
+    return {command,        "--preset",  "tiny", "--data",       folder_ / "text.txt",
+            "--batch-size", "24",        "--seq-len", "256",     "--tokenizer-vocab-size",
+            "400",          "--threads", "2"};
+  }
+
+  double measured(const std::string& precision, const std::string& memory) const {
+    std::vector<std::string> words = flags("train");
+    for (const std::string& word : {"--precision", precision.c_str(), "--memory", memory.c_str(),
+                                    "--max-steps", "3", "--overwrite", "--out"})
+      words.push_back(word);
+    words.push_back(folder_ / "run");
+    const double peak = peak_of(words);
+    // A child begins with its parent's peak.
+    EXPECT_LT(static_cast<double>(peak_resident_bytes()), peak);
+    return peak;
+  }
+
+  json plan(const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> words = flags("plan");
+    words.push_back("--json");
+    words.insert(words.end(), more.begin(), more.end());
+    peak_of(words);
+    return json::parse(test::read_text(folder_ / "out"));
+  }
+
+  const test::TempFolder folder_;
+};
+
+TEST_F(Plan, IsWithinATenthOfWhatTrainingTakes) {
+  const json document = plan();
+  ASSERT_EQ(document.at("recipes").size(), 12U);
+  for (const json& recipe : document.at("recipes")) {
+    double sum = 0;
+    for (const auto& [kind, bytes] : recipe.at("bytes").items()) sum += bytes.get<double>();
+    EXPECT_EQ(sum, recipe.at("peak_bytes").get<double>());
+    EXPECT_GT(recipe.at("step_s").get<double>(), 0.0);
+    const auto precision = recipe.at("precision").get<std::string>();
+    const auto memory = recipe.at("memory").get<std::string>();
+    EXPECT_NEAR(recipe.at("peak_bytes").get<double>() / measured(precision, memory), 1.0, 0.1)
+        << precision << ", " << memory << ": " << recipe.dump();
+  }
+}
+
+}  // namespace
+}  // namespace halftone
