@@ -50,8 +50,8 @@ std::string text_of(const RunPlan& plan, const ModelConfig& model, const TrainCo
       "step       {} x {} tokens, {}, {}\n"
       "budget     {}\n\n"
       "{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
-      short_count(static_cast<double>(parameter_count(model))), model.vocab_size,
-      config.batch_size, step_shape(config).predictions,
+      short_count(static_cast<double>(parameter_count(model))), model.vocab_size, config.batch_size,
+      step_shape(config).predictions,
       counted(static_cast<std::uint64_t>(config.accumulate), "micro-batch", "micro-batches"),
       counted(static_cast<std::uint64_t>(torch::get_num_threads()), "thread", "threads"),
       is_unlimited(plan) ? "none" : format_bytes(plan.budget_bytes), "precision", "memory", "peak",

@@ -111,21 +111,21 @@ SystemMemory system_memory() { return parse_memory(text_of("/proc/meminfo")); }
 
 std::uint64_t memory_limit(const std::filesystem::path& root) {
   std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();
-  for_each_entry(text_of("/proc/self/cgroup"), [&](std::string_view hierarchy,
-                                                   std::string_view rest) {
-    // "0::/path" is the hierarchy of version 2, "4:memory:/path" that of version 1.
-    const bool second = hierarchy == "0" && rest.starts_with(':');
-    const bool first = rest.starts_with("memory:");
-    if (!second && !first) return;
-    const std::filesystem::path top = first ? root / "memory" : root;
-    std::filesystem::path below = rest.substr(rest.find(':') + 1);
-    for (below = below.relative_path();; below = below.parent_path()) {
-      const std::filesystem::path file =
-          top / below / (first ? "memory.limit_in_bytes" : "memory.max");
-      limit = std::min(limit, limit_in(text_of(file.c_str())));
-      if (below.empty()) break;
-    }
-  });
+  for_each_entry(text_of("/proc/self/cgroup"),
+                 [&](std::string_view hierarchy, std::string_view rest) {
+                   // "0::/path" is the hierarchy of version 2, "4:memory:/path" that of version 1.
+                   const bool second = hierarchy == "0" && rest.starts_with(':');
+                   const bool first = rest.starts_with("memory:");
+                   if (!second && !first) return;
+                   const std::filesystem::path top = first ? root / "memory" : root;
+                   std::filesystem::path below = rest.substr(rest.find(':') + 1);
+                   for (below = below.relative_path();; below = below.parent_path()) {
+                     const std::filesystem::path file =
+                         top / below / (first ? "memory.limit_in_bytes" : "memory.max");
+                     limit = std::min(limit, limit_in(text_of(file.c_str())));
+                     if (below.empty()) break;
+                   }
+                 });
   return limit;
 }
 

@@ -276,8 +276,7 @@ std::vector<ConfigField> memory_fields() {
                                         "pass where they are released; running: of the step "
                                         "before, or of those so far if larger"),
       changeable(field<&C::memory_budget>(
-          "memory_budget",
-          {"available, unlimited or a size such as 8GiB", is_memory_budget, {}},
+          "memory_budget", {"available, unlimited or a size such as 8GiB", is_memory_budget, {}},
           "memory that the process may take: a run that will not fit is refused. available: what "
           "the machine has left; unlimited: it is tried")),
   };

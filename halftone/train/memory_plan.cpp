@@ -17,9 +17,14 @@
 namespace halftone {
 namespace {
 
-/// Of what tensors on the heap take at their most, measured: pieces between them that are too
-/// small for what comes next (bench/README.md).
-constexpr double kHeapSlack = 0.08;
+/// Memory between tensors on the heap that is too small for what comes next, as a share of the
+/// tensors, measured (docs/guide.md). Where blocks are recomputed, what goes from one to the next
+/// lies between what they threw away.
+constexpr double kHeapSlack = 0.4;
+constexpr double kHeapSlackOfRecomputation = 0.7;
+
+/// Tokenizer, mapped tokens and the heaps of other threads, measured.
+constexpr std::uint64_t kRunBytes = std::uint64_t{24} << 20U;
 
 constexpr double kBytesOfBatchRow = 8 + 8 + 4;  // input, target, mask of a token
 constexpr double kBatchesAhead = 5;             // train/batch_stream.h, and the one being made
@@ -75,7 +80,9 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const 
   const StepFormats formats = step_formats(recipe.precision, recipe.memory, matmul_paths());
   const StepBytes step = peak_step_bytes(model, shape, formats);
   const double packed = packed_operand_bytes(model, shape, formats);
-  const double rows = static_cast<double>(shape.batch_size) * static_cast<double>(shape.predictions);
+  const double rows =
+      static_cast<double>(shape.batch_size) * static_cast<double>(shape.predictions);
+  const double slack = formats.recompute_blocks ? kHeapSlackOfRecomputation : kHeapSlack;
   const double batches =
       rows * kBytesOfBatchRow * (kBatchesAhead + static_cast<double>(shape.micro_batches));
   const MemoryBytes training{
@@ -83,7 +90,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const 
       .gradients = static_cast<std::uint64_t>(stored.gradients),
       .states = static_cast<std::uint64_t>(stored.moments + stored.master),
       .activations = whole(step.activations),
-      .workspace = whole(step.workspace + packed + batches + kHeapSlack * step.total()) +
+      .workspace = whole(step.workspace + packed + batches + slack * step.total()) +
                    unused_ends(adamw_layout(parameters, options), options),
       .process = process};
   const MemoryBytes beginning{
@@ -95,7 +102,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const 
 
 std::uint64_t process_bytes() {
   release_free_memory();
-  return resident_bytes();
+  return resident_bytes() + kRunBytes;
 }
 
 std::uint64_t budget_bytes(const std::string& memory_budget) {

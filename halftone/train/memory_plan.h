@@ -37,7 +37,8 @@ struct RunRecipe {
 MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
                         std::uint64_t process);
 
-/// What this process takes by itself, once it has computed: hands free memory back first.
+/// What a run takes in a process that holds as much as this one does now, beside the model: once
+/// this one has computed, its libraries are in memory. Hands free memory back first.
 std::uint64_t process_bytes();
 
 /// The bytes that `memory_budget` allows: "available" is what this process has and may still get

@@ -67,9 +67,10 @@ std::string refusal(const RecipePlan& own, const RunPlan& all) {
   const std::string way_out =
       all.choice ? fmt::format("--precision {} --memory {} needs {}", all.choice->precision,
                                all.choice->memory, format_bytes(all.choice->bytes.total()))
-                 : fmt::format("no recipe needs less than {}, so take a smaller batch_size, "
-                               "seq_len or model",
-                               format_bytes(all.recipes.front().bytes.total()));
+                 : fmt::format(
+                       "no recipe needs less than {}, so take a smaller batch_size, "
+                       "seq_len or model",
+                       format_bytes(all.recipes.front().bytes.total()));
   return fmt::format(
       "the run would need {} of memory in {} with memory {} ({} weights, {} gradients, {} "
       "optimizer states, {} activations, {} all else), but it may take {}; {}; --memory-budget "

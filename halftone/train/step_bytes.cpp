@@ -99,6 +99,8 @@ class Step {
       const bool fp32_weights = formats_.weights == torch::kFloat;
       if (wide_input) input = kFp32 * (rows * out + in * out + rows * in);
       weight = wide_weight ? kFp32 * (rows * out + rows * in) : kHalf * in * out;
+      // A sum of two dtypes widens one of them as a whole.
+      if (!wide_weight && fp32_weights) weight += kFp32 * in * out;
       if (wide_weight && !fp32_weights) weight += (kFp32 + kHalf) * in * out;
     }
     if (formats_.int8) {
@@ -117,16 +119,15 @@ class Step {
     const double out = rows * dim_ * compute_;
     Part part;
     part.kept = {.activations = gate_up};
-    part.forward = larger(
-        product_forward(rows, dim_, 2 * hidden_),
-        StepBytes{.activations = product + out} + product_forward(rows, hidden_, dim_));
+    part.forward =
+        larger(product_forward(rows, dim_, 2 * hidden_),
+               StepBytes{.activations = product + out} + product_forward(rows, hidden_, dim_));
     // The second product: its input's gradient, then that input again and its own input's gradient.
-    const StepBytes second = StepBytes{.activations = 2 * product + gate_up} +
-                             product_backward(rows, hidden_, dim_);
+    const StepBytes second =
+        StepBytes{.activations = 2 * product + gate_up} + product_backward(rows, hidden_, dim_);
     // The first: gate_up is gone, its gradient is there; the norm's result is computed again.
-    const StepBytes first =
-        StepBytes{.activations = rows * dim_ * (compute_ + normed_width())} +
-        product_backward(rows, dim_, 2 * hidden_);
+    const StepBytes first = StepBytes{.activations = rows * dim_ * (compute_ + normed_width())} +
+                            product_backward(rows, dim_, 2 * hidden_);
     part.backward = larger(second, first);
     if (dropout()) {
       part.kept.activations += out;  // the factors
@@ -142,21 +143,21 @@ class Step {
     const double result = rows_ * dim_ * compute_;
     Part part;
     part.kept = {.activations = qkv + out + rows_ * static_cast<double>(model_.n_heads) * kFp32};
-    part.forward = StepBytes{.activations = result} +
-                   larger(product_forward(rows_, dim_, query_ + 2 * key_),
-                          product_forward(rows_, query_, dim_));
+    part.forward =
+        StepBytes{.activations = result} + larger(product_forward(rows_, dim_, query_ + 2 * key_),
+                                                  product_forward(rows_, query_, dim_));
     part.backward = larger(
         StepBytes{.activations = out} + product_backward(rows_, query_, dim_),
         StepBytes{.activations = qkv + result} + product_backward(rows_, dim_, query_ + 2 * key_));
-    if (dropout()) add_dropout(part, out, result);
+    if (dropout()) add_dropout(part, qkv, out, result);
     return part;
   }
 
   /// LibTorch's attention, in fp32, and its softmax, factors and product of both.
-  void add_dropout(Part& part, double out, double result) const {
+  void add_dropout(Part& part, double qkv, double out, double result) const {
     const double scores = batch_ * static_cast<double>(model_.n_heads) * steps_ * steps_ * kFp32;
     const double heads = rows_ * query_ * kFp32;
-    part.kept.activations += 3 * scores + 3 * heads + result;
+    part.kept.activations += 3 * scores + 3 * heads + result - qkv;
     part.forward.activations += scores + heads + out + result;
     part.backward.activations += 2 * scores + 2 * heads;
   }
@@ -175,7 +176,6 @@ class Step {
     const double locals = incoming + 2 * normed + rows_ * dim_ * compute_;
     layer.forward = larger(StepBytes{.activations = locals} + fed.forward,
                            StepBytes{.activations = incoming + normed} + mixed.forward);
-    layer.forward.activations += 0;
     const double gradients = rows_ * dim_ * (stream_ + apart(branch_width()));
     layer.backward = StepBytes{.activations = gradients} + fed.backward;
     return layer;
@@ -202,8 +202,8 @@ class Step {
     const StepBytes sharing = StepBytes{.activations = sum} + shared.forward;
     part.forward = larger(combining, sharing);
     const double d_sum = stream_ == kFp32 ? 0 : sum;
-    const StepBytes shared_first = StepBytes{.activations = d_sum + rows_ * dim_ * apart(compute_)} +
-                                   shared.backward;
+    const StepBytes shared_first =
+        StepBytes{.activations = d_sum + rows_ * dim_ * apart(compute_)} + shared.backward;
     StepBytes weighted{.activations = d_sum + rows_ * dim_ * stream_ + 2 * wide};
     StepBytes grouped_back = StepBytes{.activations = d_sum + rows_ * dim_ * stream_ + rounded +
                                                       2 * routed * dim_ * stream_} +
@@ -242,9 +242,12 @@ class Step {
       if (any_wide) work += kFp32 * (vocab_ * dim_ + logits + rows * dim_);
       if (!widens(&MatmulPaths::input_gradient)) work += kHalf * rows * dim_;
       constexpr double kBlock = 1 << 19;  // elements of the weight's gradient at a time
-      if (!widens(&MatmulPaths::weight_gradient)) work += (kHalf + kFp32) * kBlock;
+      if (!widens(&MatmulPaths::weight_gradient))
+        work += (kHalf + kFp32) * std::min(kBlock, vocab_ * dim_);
     }
     if (formats_.int8) work += (caches_ ? 1 : 2) * vocab_ * dim_ + 2 * logits;
+    // Gradients of 16-bit weights are added to in fp32: LibTorch copies them there and back.
+    if (formats_.weights != torch::kFloat) work = std::max(work, 3 * kFp32 * vocab_ * dim_);
     return {.activations = rows_ * (dim_ * (2 * stream_ + kFp32) + 4 * kFp32), .workspace = work};
   }
 

@@ -41,8 +41,7 @@ double products_per_second(const RunRecipe& recipe, const MachineSpeed& speed) {
 
 /// The fused attention multiplies bf16 where the layers do, and fp32 in all other recipes.
 double attention_per_second(const RunRecipe& recipe, const MachineSpeed& speed) {
-  return kAttentionSpeed *
-         (recipe.precision.compute == torch::kBFloat16 ? speed.bf16 : speed.fp32);
+  return kAttentionSpeed * (recipe.precision.compute == torch::kBFloat16 ? speed.bf16 : speed.fp32);
 }
 
 double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
@@ -62,7 +61,7 @@ double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
 
 MachineSpeed measure_machine_speed() {
   MachineSpeed speed{.memory = triad_bytes_per_s()};
-  constexpr int kRounds = 4;
+  constexpr int kRounds = 8;
   for (const LayerSpeed& layer : layer_speeds({}, kRounds)) {
     const double flops = 1e9 * layer.gflops;
     if (layer.precision == "32-true") speed.fp32 = flops;
@@ -75,9 +74,9 @@ MachineSpeed measure_machine_speed() {
 
 double step_seconds(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
                     const MachineSpeed& speed) {
-  HALFTONE_CHECK(speed.fp32 > 0 && speed.bf16 > 0 && speed.fp16 > 0 && speed.int8 > 0 &&
-                     speed.memory > 0,
-                 "[step_seconds] expected measured speeds");
+  HALFTONE_CHECK(
+      speed.fp32 > 0 && speed.bf16 > 0 && speed.fp16 > 0 && speed.int8 > 0 && speed.memory > 0,
+      "[step_seconds] expected measured speeds");
   const double micro_batches = static_cast<double>(shape.micro_batches);
   const MemoryBytes bytes = peak_memory(model, shape, recipe, 0);
   const auto wide = [](std::uint64_t count) { return static_cast<double>(count); };
@@ -86,8 +85,8 @@ double step_seconds(const ModelConfig& model, const StepShape& shape, const RunR
   // by the update, which reads and writes weights and states.
   const double gradients = (3 + 2 * micro_batches) * wide(bytes.gradients);
   const double update = 2 * wide(bytes.weights + bytes.states);
-  return micro_batches * (micro_batch_seconds(model, shape, recipe, speed) +
-                          activations / speed.memory) +
+  return micro_batches *
+             (micro_batch_seconds(model, shape, recipe, speed) + activations / speed.memory) +
          (gradients + update) / speed.memory;
 }
 

@@ -39,8 +39,8 @@ struct TrainConfig {
   std::string rounding = "stochastic";  // of the updates of bf16 weights; or "nearest"
   std::string loss_scale = "dynamic";   // "adaptive", or a fixed scale: "128"
   ScalerConfig scaler;
-  std::vector<std::string> keep_fp32;  // patterns of keep_fp32()
-  MemoryChoice storage;                // --memory and its parts
+  std::vector<std::string> keep_fp32;       // patterns of keep_fp32()
+  MemoryChoice storage;                     // --memory and its parts
   std::string memory_budget = "available";  // "unlimited", or a size: "8GiB"
 
   std::int64_t batch_size = 8;  // rows of one micro-batch

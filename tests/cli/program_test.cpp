@@ -191,9 +191,8 @@ TEST_F(Program, RefusesTokenizersAndWeightsThatDoNotFit) {
       {training(data + "--tokenizer tok --model.n-kv-heads 1 --init-from run"), "of another shape"},
       {training(data + "--tokenizer tok --model.hidden-dim 2000000000 --threads 1"),
        "--memory-budget unlimited tries it all the same"},
-      {training(data +
-                "--tokenizer tok --model.hidden-dim 2000000000 --threads 1 --memory-budget "
-                "unlimited"),
+      {training(data + "--tokenizer tok --model.hidden-dim 2000000000 --threads 1 --memory-budget "
+                       "unlimited"),
        "the memory is used up", 1},
   });
 }
@@ -463,7 +462,8 @@ TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
 
 TEST_F(Program, PlansARunBeforeThereIsData) {
   const auto before = files();
-  const Outcome plan = halftone("plan --preset minimind-26m --threads 1 --memory-budget 500MiB --json");
+  const Outcome plan =
+      halftone("plan --preset minimind-26m --threads 1 --memory-budget 500MiB --json");
   ASSERT_EQ(plan.code, 0) << plan.err;
   const auto document = nlohmann::json::parse(plan.out);
   EXPECT_EQ(document.at("parameters"), 25'829'888);

@@ -42,9 +42,9 @@ TEST(Utf8, ReplacesEachMaximalBadPart) {
 
 TEST(ParseBytes, TakesUnitsOf1000And1024) {
   const std::vector<std::pair<std::string_view, std::uint64_t>> good = {
-      {"812", 812},         {"812B", 812},        {"8GiB", 8ULL << 30U}, {"8 gib", 8ULL << 30U},
-      {"7.5GB", 7500000000}, {"3.5KiB", 3584},     {"12MiB", 12 << 20U},  {"2kB", 2000},
-      {"1TiB", 1ULL << 40U}, {"0", 0},             {".5 MB", 500000},     {"1 TB", 1000000000000}};
+      {"812", 812},          {"812B", 812},    {"8GiB", 8ULL << 30U}, {"8 gib", 8ULL << 30U},
+      {"7.5GB", 7500000000}, {"3.5KiB", 3584}, {"12MiB", 12 << 20U},  {"2kB", 2000},
+      {"1TiB", 1ULL << 40U}, {"0", 0},         {".5 MB", 500000},     {"1 TB", 1000000000000}};
   for (const auto& [text, bytes] : good) EXPECT_EQ(parse_bytes(text), bytes) << text;
 }
 

@@ -52,8 +52,8 @@ class Plan : public testing::Test {
   }
 
   std::vector<std::string> flags(const std::string& command) const {
-    return {command,        "--preset",  "tiny", "--data",       folder_ / "text.txt",
-            "--batch-size", "24",        "--seq-len", "256",     "--tokenizer-vocab-size",
+    return {command,        "--preset",  "tiny",      "--data", folder_ / "text.txt",
+            "--batch-size", "24",        "--seq-len", "256",    "--tokenizer-vocab-size",
             "400",          "--threads", "2"};
   }
 
