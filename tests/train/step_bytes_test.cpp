@@ -118,7 +118,7 @@ void expect_predicted(const Case& test, const std::string& precision, const std:
   training.step();
   const auto measured = static_cast<double>(tensors.peak() - before);
   const StepBytes predicted = peak_step_bytes(test.model, test.shape, training.formats());
-  EXPECT_NEAR(predicted.total() / measured, 1.0, 0.1)
+  EXPECT_NEAR(predicted.total() / measured, 1.0, 0.15)
       << test.name << " in " << precision << ", " << memory << ": " << measured << " bytes, not "
       << predicted.activations << " + " << predicted.workspace;
 }
