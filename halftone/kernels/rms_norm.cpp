@@ -225,9 +225,11 @@ NormedSum add_rms_norm(const Tensor& x, const Tensor& branch, const Tensor& weig
   // Narrowed values have the branch's dtype, or there is no branch.
   const bool joins =
       !branch.defined() || normed == x.scalar_type() || normed == branch.scalar_type();
-  return joins && is_fused(x, branch, weight)
-             ? fused(x, branch, weight, eps, normed)
-             : add_rms_norm_reference(x, branch, weight, eps, dtype);
+  if (joins && is_fused(x, branch, weight)) return fused(x, branch, weight, eps, normed);
+  if (!branch.defined()) return add_rms_norm_reference(x, {}, weight, eps, dtype);
+  // The same bits as for a sum that is handed in.
+  const Tensor sum = x + branch;
+  return {sum, add_rms_norm(sum, {}, weight, eps, dtype).normed};
 }
 
 }  // namespace halftone

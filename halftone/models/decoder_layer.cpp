@@ -52,17 +52,16 @@ LayerOutput DecoderLayerImpl::forward(const LayerOutput& before, const Tensor& r
 
 LayerOutput recomputed(const std::shared_ptr<DecoderLayerImpl>& layer, const LayerOutput& before,
                        const Tensor& rotations) {
+  // A block's input is all that is kept of it: the sum, not its two terms.
   const auto block = [layer, rotations](const std::vector<Tensor>& in) {
-    const LayerOutput stream{.x = in[0], .branch = in.size() > 1 ? in[1] : Tensor()};
-    const LayerOutput out = layer->forward(stream, rotations, {});
-    std::vector<Tensor> results{out.x, out.branch};
+    const LayerOutput out = layer->forward({.x = in[0]}, rotations, {});
+    std::vector<Tensor> results{out.x + out.branch};
     if (out.aux_loss.defined()) results.push_back(out.aux_loss);
     return results;
   };
-  std::vector<Tensor> inputs{before.x};
-  if (before.branch.defined()) inputs.push_back(before.branch);
-  const std::vector<Tensor> out = recomputed(block, inputs, layer->parameters());
-  return {out[0], out[1], out.size() > 2 ? out[2] : Tensor()};
+  const Tensor input = before.branch.defined() ? before.x + before.branch : before.x;
+  const std::vector<Tensor> out = recomputed(block, {input}, layer->parameters());
+  return {.x = out[0], .aux_loss = out.size() > 1 ? out[1] : Tensor()};
 }
 
 }  // namespace halftone
