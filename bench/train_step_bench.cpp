@@ -27,32 +27,58 @@ halftone::ModelConfig config_of(const std::string& preset) {
   return halftone::preset_config(preset);
 }
 
+struct Recipe {
+  halftone::PrecisionPolicy precision;
+  halftone::MemoryRecipe memory;
+};
+
+/// "bf16-mixed", "bf16-mixed+lean".
+Recipe recipe_of(const std::string& name) {
+  const std::size_t plus = name.find('+');
+  halftone::MemoryChoice choice;
+  if (plus != std::string::npos) choice.memory = name.substr(plus + 1);
+  const halftone::PrecisionPolicy precision = halftone::parse_precision(name.substr(0, plus));
+  return {precision, halftone::memory_recipe(choice, precision)};
+}
+
 class StepBench {
  public:
-  StepBench(const std::string& preset, const std::string& precision, std::int64_t batch,
+  StepBench(const std::string& preset, const Recipe& recipe, std::int64_t batch,
             std::int64_t seq_len)
-      : precision_(halftone::parse_precision(precision), {}, torch::kCPU),
+      : memory_(recipe.memory),
+        precision_(recipe.precision, {}, torch::kCPU, recipe.memory),
         model_(config_of(preset)),
-        optimizer_(std::make_shared<halftone::AdamW>(parameters())),
+        optimizer_(std::make_shared<halftone::AdamW>(parameters(), options())),
         ids_(torch::randint(model_->config().vocab_size, {batch, seq_len + 1}, torch::kInt64)),
         mask_(torch::ones({batch, seq_len})) {
     halftone::release_free_memory();  // as the trainer does: the weights have moved
   }
 
   void step() {
+    constexpr halftone::GradientClip kClip{.value = 1.0};
     optimizer_->zero_grad();
-    torch::Tensor loss;
-    {
-      const auto region = precision_.forward_context(pass_++);
-      const std::int64_t length = ids_.size(1) - 1;
-      loss = model_->loss(ids_.narrow(1, 0, length), ids_.narrow(1, 1, length), mask_).total();
+    if (memory_.release_gradients) {
+      precision_.backward_and_step(loss(), {optimizer_}, kClip);
+    } else {
+      precision_.backward(loss());
+      precision_.step({optimizer_}, kClip);
     }
-    precision_.backward(loss);
-    precision_.step({optimizer_}, {.value = 1.0});
     precision_.update();
   }
 
  private:
+  torch::Tensor loss() {
+    const auto region = precision_.forward_context(pass_++);
+    const std::int64_t length = ids_.size(1) - 1;
+    return model_->loss(ids_.narrow(1, 0, length), ids_.narrow(1, 1, length), mask_).total();
+  }
+
+  halftone::AdamWOptions options() const {
+    halftone::AdamWOptions options;
+    memory_.apply_to(options);
+    return options;
+  }
+
   std::vector<std::pair<std::string, torch::Tensor>> parameters() {
     precision_.convert_module(*model_);
     std::vector<std::pair<std::string, torch::Tensor>> named;
@@ -61,6 +87,7 @@ class StepBench {
     return named;
   }
 
+  halftone::MemoryRecipe memory_;
   halftone::MixedPrecision precision_;
   halftone::MiniMindLM model_;
   std::shared_ptr<halftone::AdamW> optimizer_;
@@ -83,13 +110,13 @@ double seconds_now() {
 
 int main(int argc, char** argv) {
   if (argc != 6) {
-    std::cerr << "usage: train_step_bench PRESET PRECISION BATCH SEQ_LEN THREADS\n";
+    std::cerr << "usage: train_step_bench PRESET PRECISION[+MEMORY] BATCH SEQ_LEN THREADS\n";
     return 2;
   }
   halftone::keep_freed_memory();
   torch::set_num_threads(std::stoi(argv[5]));
   torch::manual_seed(0);
-  StepBench bench(argv[1], argv[2], std::stol(argv[3]), std::stol(argv[4]));
+  StepBench bench(argv[1], recipe_of(argv[2]), std::stol(argv[3]), std::stol(argv[4]));
   bench.step();
   std::cout << "ready" << std::endl;
   for (int steps = 0; std::cin >> steps;) {
