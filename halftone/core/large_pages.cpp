@@ -4,11 +4,11 @@
 #include <ATen/ops/from_blob.h>
 #include <sys/mman.h>
 
-#include <cstdint>
 #include <cstdlib>
 #include <new>
 
 #include "halftone/core/error.h"
+#include "halftone/core/system_pages.h"
 
 namespace halftone {
 
@@ -17,7 +17,7 @@ namespace {
 constexpr std::size_t kPage = std::size_t{1} << 21U;
 
 // At least one page.
-std::size_t whole_pages(std::int64_t bytes) {
+std::size_t whole_large_pages(std::int64_t bytes) {
   return (static_cast<std::size_t>(bytes) / kPage + 1) * kPage;
 }
 
@@ -32,7 +32,7 @@ void wish_for_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::s
 
 torch::Tensor empty_on_large_pages(std::int64_t bytes) {
   HALFTONE_CHECK(bytes >= 0, "[empty_on_large_pages] expected a size of at least 0, got ", bytes);
-  const std::size_t size = whole_pages(bytes);
+  const std::size_t size = whole_large_pages(bytes);
   void* memory = std::aligned_alloc(kPage, size);
   if (memory == nullptr) throw std::bad_alloc();
   wish_for_large_pages(memory, size);
@@ -42,18 +42,11 @@ torch::Tensor empty_on_large_pages(std::int64_t bytes) {
 
 torch::Tensor zeros_on_large_pages(std::int64_t bytes) {
   HALFTONE_CHECK(bytes >= 0, "[zeros_on_large_pages] expected a size of at least 0, got ", bytes);
-  const std::size_t size = whole_pages(bytes);
-  // A page more than is needed, so that there is an aligned start; the ends go back.
-  void* const mapped =
-      ::mmap(nullptr, size + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) throw std::bad_alloc();
-  auto* const first = static_cast<char*>(mapped);
-  const std::size_t before = (kPage - reinterpret_cast<std::uintptr_t>(first) % kPage) % kPage;
-  if (before > 0) ::munmap(first, before);
-  ::munmap(first + before + size, kPage - before);
-  wish_for_large_pages(first + before, size);
+  const std::size_t size = whole_large_pages(bytes);
+  void* const mapped = map_pages(size);
+  if (mapped == nullptr) throw std::bad_alloc();
   return at::from_blob(
-      first + before, {bytes}, [size](void* p) { ::munmap(p, size); }, torch::kByte);
+      mapped, {bytes}, [size](void* p) { unmap_pages(p, size); }, torch::kByte);
 }
 
 }  // namespace halftone

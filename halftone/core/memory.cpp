@@ -9,6 +9,8 @@
 #include <fstream>
 #include <string_view>
 
+#include "halftone/core/pooled_allocator.h"
+
 namespace halftone {
 
 std::uint64_t resident_bytes() {
@@ -25,7 +27,10 @@ std::uint64_t peak_resident_bytes() {
                                              : 0;
 }
 
-void release_free_memory() { ::malloc_trim(0); }
+void release_free_memory() {
+  release_pooled_memory();
+  ::malloc_trim(0);
+}
 
 void reset_peak_resident_bytes() {
   release_free_memory();
@@ -33,6 +38,7 @@ void reset_peak_resident_bytes() {
 }
 
 void keep_freed_memory() {
+  pool_large_tensors();
   const char* tunables = std::getenv("GLIBC_TUNABLES");
   if (tunables != nullptr &&
       std::string_view(tunables).find("glibc.malloc.") != std::string_view::npos)

@@ -16,10 +16,11 @@ void reset_peak_resident_bytes();
 /// Hands free memory back to the system, where it lies scattered too.
 void release_free_memory();
 
-/// For a program that trains, at its start: makes the C library keep what is freed, for the whole
-/// process, where it would hand large blocks back to the system. Steps ask for the same sizes again
-/// and again; once they have seen them, they get no new pages. Does nothing where the C library is
-/// not glibc, and where GLIBC_TUNABLES sets these thresholds.
+/// For a program that trains, at its start: keeps what is freed, for the whole process, where it
+/// would go back to the system. Steps ask for the same sizes again and again; once they have seen
+/// them, they get no new pages. Large CPU tensors lie in a pool that holds at most a sixth more
+/// than they ever took at once (core/block_pool.h); for all else the C library keeps it, where
+/// that is glibc and GLIBC_TUNABLES sets no thresholds.
 void keep_freed_memory();
 
 }  // namespace halftone

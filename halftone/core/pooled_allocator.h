@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "halftone/core/block_pool.h"
+
+namespace halftone {
+
+/// From now on large CPU tensors of this process lie in blocks of a BlockPool, all others where
+/// they lay before. There is no way back.
+void pool_large_tensors();
+
+/// Of that pool; zeros before pool_large_tensors().
+BlockPool::Usage pooled_tensor_memory();
+
+/// Hands back what waits in it.
+void release_pooled_memory();
+
+}  // namespace halftone
