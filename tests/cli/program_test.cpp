@@ -477,9 +477,12 @@ TEST_F(Program, PlansARunBeforeThereIsData) {
     EXPECT_EQ(fits, recipes[i].at("peak_bytes") <= document.at("budget_bytes"));
     if (i == 0) continue;
     EXPECT_GE(recipes[i - 1].at("fits"), fits);
-    if (i > 1 && fits) EXPECT_GE(recipes[i].at("step_s"), recipes[i - 1].at("step_s"));
-    if (!recipes[i - 1].at("fits"))
+    if (i > 1 && fits) {
+      EXPECT_GE(recipes[i].at("step_s"), recipes[i - 1].at("step_s"));
+    }
+    if (!recipes[i - 1].at("fits")) {
       EXPECT_GE(recipes[i].at("peak_bytes"), recipes[i - 1].at("peak_bytes"));
+    }
   }
   EXPECT_THAT(halftone("plan --preset tiny --threads 1 --memory-budget 1MiB").out,
               HasSubstr("none fits"));
