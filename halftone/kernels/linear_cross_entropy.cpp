@@ -107,6 +107,19 @@ Solution solve(const Tensor& hidden, const Tensor& weight, const Problem& proble
   return ChunkPass(hidden.contiguous(), weight, problem, wanted).run();
 }
 
+/// sum += factor * term, a block at a time: where their dtypes differ, LibTorch widens a copy of
+/// what it adds to.
+void add_in_blocks(const Tensor& sum, const Tensor& term, double factor) {
+  constexpr std::int64_t kElements = std::int64_t{1} << 19U;
+  const std::int64_t rows = sum.size(0);
+  const std::int64_t step =
+      std::max<std::int64_t>(1, kElements / std::max<std::int64_t>(sum.size(1), 1));
+  for (std::int64_t row = 0; row < rows; row += step) {
+    const std::int64_t count = std::min(step, rows - row);
+    sum.narrow(0, row, count).add_(term.narrow(0, row, count), factor);
+  }
+}
+
 struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
   static Tensor forward(AutogradContext* ctx, const Tensor& hidden, const Tensor& weight,
                         const Problem& problem) {
@@ -133,7 +146,7 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
       return (factor == 1.0 ? gradient : gradient.mul_(factor)).to(to);
     };
     if (Tensor sum = weight_grad_in_place({saved[2]}); sum.defined() && saved[1].defined()) {
-      sum.add_(saved[1], factor);
+      add_in_blocks(sum, saved[1], factor);
       return {scaled(saved[0], "hidden_dtype"), {}, {}};
     }
     return {scaled(saved[0], "hidden_dtype"), scaled(saved[1], "weight_dtype"), {}};

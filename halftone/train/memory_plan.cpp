@@ -17,24 +17,14 @@
 namespace halftone {
 namespace {
 
-/// Memory between tensors on the heap that is too small for what comes next, as a share of the
-/// tensors, measured (docs/guide.md).
-constexpr double kHeapSlack = 0.4;
-constexpr double kScatteredHeapSlack = 0.7;
+/// Of what tensors take at their most: freed blocks that wait for the next (core/block_pool.h).
+constexpr double kWaiting = 1.0 / 6;
 
 /// Tokenizer, mapped tokens and the heaps of other threads, measured.
 constexpr std::uint64_t kRunBytes = std::uint64_t{24} << 20U;
 
 constexpr double kBytesOfBatchRow = 8 + 8 + 4;  // input, target, mask of a token
 constexpr double kBatchesAhead = 5;             // train/batch_stream.h, and the one being made
-
-/// Whether what is kept lies between larger things that were thrown away: blocks that will be
-/// recomputed, or fp32 copies of 16-bit weights and of their gradients.
-bool is_scattered(const StepFormats& formats) {
-  const bool widens =
-      formats.compute != torch::kFloat && formats.paths.weight_gradient == MatmulPath::kWidened;
-  return formats.recompute_blocks || (widens && formats.weights != torch::kFloat);
-}
 
 std::uint64_t whole(double bytes) { return static_cast<std::uint64_t>(std::max(0.0, bytes)); }
 
@@ -89,7 +79,6 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const 
   const double packed = packed_operand_bytes(model, shape, formats);
   const double rows =
       static_cast<double>(shape.batch_size) * static_cast<double>(shape.predictions);
-  const double slack = is_scattered(formats) ? kScatteredHeapSlack : kHeapSlack;
   const double batches =
       rows * kBytesOfBatchRow * (kBatchesAhead + static_cast<double>(shape.micro_batches));
   const MemoryBytes training{
@@ -97,7 +86,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const 
       .gradients = static_cast<std::uint64_t>(stored.gradients),
       .states = static_cast<std::uint64_t>(stored.moments + stored.master),
       .activations = whole(step.activations),
-      .workspace = whole(step.workspace + packed + batches + slack * step.total()) +
+      .workspace = whole(step.workspace + packed + batches + kWaiting * step.total()) +
                    unused_ends(adamw_layout(parameters, options), options),
       .process = process};
   const MemoryBytes beginning{

@@ -21,8 +21,10 @@ constexpr std::array<const char*, 6> kFinest = {"32-true",    "bf16-mixed", "16-
                                                 "int8-mixed", "bf16-true",  "16-true"};
 
 std::int64_t coarseness(const RecipePlan& plan) {
+  const std::vector<std::string>& memories = memory_names();
   return std::find(kFinest.begin(), kFinest.end(), plan.precision) - kFinest.begin() +
-         (plan.memory == "standard" ? 0 : std::ssize(kFinest));
+         std::ssize(kFinest) *
+             (std::find(memories.begin(), memories.end(), plan.memory) - memories.begin());
 }
 
 /// The recipe of `precision` and `memory` with the other choices of `config`, unless they exclude

@@ -38,7 +38,8 @@ class Step {
   Step(const ModelConfig& model, const StepShape& shape, const StepFormats& formats)
       : model_(model),
         formats_(formats),
-        batch_(static_cast<double>(shape.batch_size)),
+        batch_(static_cast<double>(shape.batch_size) *
+               (formats.released_gradients ? static_cast<double>(shape.micro_batches) : 1)),
         steps_(static_cast<double>(shape.predictions)),
         rows_(batch_ * steps_),
         dim_(static_cast<double>(model.dim)),
@@ -50,21 +51,21 @@ class Step {
         compute_(static_cast<double>(c10::elementSize(formats.compute))),
         narrow_(formats.compute != torch::kFloat),
         converts_(narrow_ && formats.weights != formats.compute),
-        caches_(shape.micro_batches > 1) {}
+        caches_(shape.micro_batches > 1 && !formats.released_gradients) {}
 
   StepBytes peak() const {
     const double layers = static_cast<double>(model_.n_layers);
     const Part layer = decoder_layer();
-    const double branch = rows_ * dim_ * branch_width();
-    const StepBytes handed_on{.activations = rows_ * dim_ * stream_ + branch};
+    const StepBytes block_input{.activations = rows_ * dim_ * stream_};
+    const StepBytes head = released_head();
     StepBytes all = conversions() + embedding_dropout();
-    StepBytes forward = layer.forward, backward = layer.backward;
+    StepBytes forward = layer.forward, backward = layer.backward + head;
     if (formats_.recompute_blocks) {
-      all = all + layers * handed_on;
-      // The gradients of the layer's results wait while it runs again, and its results while
-      // their gradients are computed.
-      forward = layer.kept + layer.forward + handed_on;
-      backward = layer.kept + layer.backward + StepBytes{.activations = branch};
+      all = all + layers * block_input;
+      // The gradient of the layer's result waits while it runs again, and its results while their
+      // gradients are computed.
+      forward = layer.kept + layer.forward + block_input + head;
+      backward = layer.kept + backward + block_input;
     } else {
       all = all + layers * layer.kept;
     }
@@ -176,8 +177,14 @@ class Step {
     const double locals = incoming + 2 * normed + rows_ * dim_ * compute_;
     layer.forward = larger(StepBytes{.activations = locals} + fed.forward,
                            StepBytes{.activations = incoming + normed} + mixed.forward);
-    const double gradients = rows_ * dim_ * (stream_ + apart(branch_width()));
-    layer.backward = StepBytes{.activations = gradients} + fed.backward;
+    const StepBytes gradients{.activations = rows_ * dim_ * (stream_ + apart(branch_width()))};
+    // Gradients are released a matrix at a time, or when the whole block has run again.
+    const double fed_matrices = feed_forwards() * 3 * dim_ * hidden_;
+    const bool together = formats_.recompute_blocks;
+    const StepBytes feeding = fed.backward + released(together ? fed_matrices / 2 : dim_ * hidden_);
+    StepBytes mixing = mixed.backward + released(together ? layer_weights() : dim_ * query_);
+    mixing.activations -= fed.kept.activations;
+    layer.backward = gradients + larger(feeding, mixing);
     return layer;
   }
 
@@ -246,17 +253,37 @@ class Step {
         work += (kHalf + kFp32) * std::min(kBlock, vocab_ * dim_);
     }
     if (formats_.int8) work += (caches_ ? 1 : 2) * vocab_ * dim_ + 2 * logits;
-    // Gradients of 16-bit weights are added to in fp32: LibTorch copies them there and back.
-    if (formats_.weights != torch::kFloat) work = std::max(work, 3 * kFp32 * vocab_ * dim_);
+    // The gradient of the head's weight and a product with the incoming one.
+    if (formats_.released_gradients)
+      work = std::max(work, 2 * kFp32 * vocab_ * dim_ + released(vocab_ * dim_).workspace);
     return {.activations = rows_ * (dim_ * (2 * stream_ + kFp32) + 4 * kFp32), .workspace = work};
+  }
+
+  // ---- gradients that are there until they are applied
+
+  /// It is the embedding's, too, and there until the end. The loss keeps what it has found where
+  /// the gradients are measured first.
+  StepBytes released_head() const {
+    if (!formats_.released_gradients) return {};
+    return released(vocab_ * dim_) +
+           StepBytes{.activations = rows_ * dim_ * stream_, .workspace = kFp32 * vocab_ * dim_};
+  }
+
+  StepBytes released(double numbers) const {
+    if (!formats_.released_gradients) return {};
+    const auto width = static_cast<double>(c10::elementSize(*formats_.released_gradients));
+    return {.workspace = width * numbers};
   }
 
   // ---- weights in other formats
 
+  double feed_forwards() const {
+    return model_.use_moe ? static_cast<double>(model_.n_routed_experts + model_.n_shared_experts)
+                          : 1;
+  }
+
   double layer_weights() const {
-    const double feed_forwards =
-        model_.use_moe ? static_cast<double>(model_.n_routed_experts + model_.n_shared_experts) : 1;
-    return dim_ * (2 * query_ + 2 * key_) + 3 * feed_forwards * dim_ * hidden_;
+    return dim_ * (2 * query_ + 2 * key_) + 3 * feed_forwards() * dim_ * hidden_;
   }
 
   /// Rounded weights are kept for the backward pass; for several micro-batches, all that is made.
@@ -284,11 +311,16 @@ class Step {
 
 StepFormats step_formats(const PrecisionPolicy& precision, const MemoryRecipe& memory,
                          const MatmulChoice& matmuls) {
+  std::optional<torch::ScalarType> released;
+  if (memory.release_gradients)
+    released =
+        memory.bf16_weights && !memory.fp32_gradients ? torch::kBFloat16 : precision.parameter;
   return {.weights = memory.bf16_weights ? torch::kBFloat16 : precision.parameter,
           .stream = precision.autocast ? torch::kFloat : precision.parameter,
           .compute = precision.compute,
           .int8 = precision.int8_matmul,
           .recompute_blocks = memory.recompute_blocks,
+          .released_gradients = released,
           .paths = precision.compute == torch::kBFloat16 ? matmuls.bf16 : matmuls.fp16};
 }
 

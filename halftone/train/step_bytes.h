@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the tensors of a training step take, beside the optimizer's buffers, known from the shapes
-// alone. It follows what the fused layers keep for the backward pass (docs/numerics.md).
+// alone; gradients that are released are among them. It follows what the fused layers keep for the backward pass (docs/numerics.md).
 #pragma once
 
 #include <torch/types.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/models/model_config.h"
@@ -28,6 +29,9 @@ struct StepFormats {
   torch::ScalarType compute = torch::kFloat;  // of what is multiplied, and of the products
   bool int8 = false;                          // in products
   bool recompute_blocks = false;
+  /// All micro-batches run as one, and gradients have this dtype until they are applied
+  /// (optim/gradient_release.h), which in the first step at least is after they were measured.
+  std::optional<torch::ScalarType> released_gradients;
   MatmulPaths paths;  // of `compute`, where that has 16 bits
 };
 
