@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the tensors of a training step take, beside the optimizer's buffers, known from the shapes
-// alone; gradients that are released are among them. It follows what the fused layers keep for the backward pass (docs/numerics.md).
+// alone; gradients that are released are among them. It follows what the fused layers keep for the
+// backward pass (docs/numerics.md).
 #pragma once
 
 #include <torch/types.h>
