@@ -65,14 +65,23 @@ void prefer_fine_numbers(std::vector<RecipePlan>& recipes) {
   if (finest != recipes.end()) std::rotate(recipes.begin(), finest, finest + 1);
 }
 
+/// The first recipe that fits, of `precision` if there is one.
+const RecipePlan* way_out_of(const std::string& precision, const RunPlan& all) {
+  const auto fits = [&](const RecipePlan& one) { return one.fits && one.precision == precision; };
+  const auto same = std::find_if(all.recipes.begin(), all.recipes.end(), fits);
+  if (same != all.recipes.end()) return &*same;
+  return all.choice ? &*all.choice : nullptr;
+}
+
 std::string refusal(const RecipePlan& own, const RunPlan& all) {
+  const RecipePlan* const other = way_out_of(own.precision, all);
   const std::string way_out =
-      all.choice ? fmt::format("--precision {} --memory {} needs {}", all.choice->precision,
-                               all.choice->memory, format_bytes(all.choice->bytes.total()))
-                 : fmt::format(
-                       "no recipe needs less than {}, so take a smaller batch_size, "
-                       "seq_len or model",
-                       format_bytes(all.recipes.front().bytes.total()));
+      other != nullptr ? fmt::format("--precision {} --memory {} needs {}", other->precision,
+                                     other->memory, format_bytes(other->bytes.total()))
+                       : fmt::format(
+                             "no recipe needs less than {}, so take a smaller "
+                             "batch_size, seq_len or model",
+                             format_bytes(all.recipes.front().bytes.total()));
   return fmt::format(
       "the run would need {} of memory in {} with memory {} ({} weights, {} gradients, {} "
       "optimizer states, {} activations, {} all else), but it may take {}; {}; --memory-budget "
