@@ -2,6 +2,7 @@
 #include "halftone/core/block_pool.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "halftone/core/system_pages.h"
 
@@ -29,6 +30,7 @@ void* BlockPool::allocate(std::size_t bytes) {
   if (!take_waiting(size, block) && !map(size, block)) return nullptr;
   usage_.in_use += block.size;
   usage_.peak = std::max(usage_.peak, usage_.in_use);
+  recent_peak_ = std::max(recent_peak_, usage_.in_use);
   void* const address = block.base + block.offset;
   in_use_.emplace(address, block);
   return address;
@@ -48,12 +50,17 @@ void BlockPool::release() {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (const Block& block : waiting_) unmap(block);
   waiting_.clear();
-  usage_.peak = usage_.in_use;
+  usage_.peak = recent_peak_ = usage_.in_use;
 }
 
 BlockPool::Usage BlockPool::usage() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return usage_;
+}
+
+std::size_t BlockPool::take_recent_peak() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::exchange(recent_peak_, usage_.in_use);
 }
 
 bool BlockPool::take_waiting(std::size_t bytes, Block& block) {

@@ -30,9 +30,11 @@ class BlockPool {
   void* allocate(std::size_t bytes);
   /// False where `address` is not of this pool's blocks in use.
   bool free(void* address);
-  /// Hands back what waits, and lets the peak begin anew.
+  /// Hands back what waits, and lets the peaks begin anew.
   void release();
   Usage usage() const;
+  /// The most that was in use at once since the last call or release().
+  std::size_t take_recent_peak();
 
  private:
   struct Block {
@@ -50,6 +52,7 @@ class BlockPool {
   std::unordered_map<void*, Block> in_use_;
   std::vector<Block> waiting_;  // in the order in which they were freed
   Usage usage_;
+  std::size_t recent_peak_ = 0;
   std::size_t mapped_blocks_ = 0;
 };
 

@@ -66,6 +66,11 @@ BlockPool::Usage pooled_tensor_memory() {
   return allocator == nullptr ? BlockPool::Usage() : allocator->pool().usage();
 }
 
+std::size_t take_pooled_peak() {
+  auto* const allocator = PooledAllocator::current();
+  return allocator == nullptr ? 0 : allocator->pool().take_recent_peak();
+}
+
 void release_pooled_memory() {
   if (auto* const allocator = PooledAllocator::current()) allocator->pool().release();
 }

@@ -12,6 +12,10 @@ void pool_large_tensors();
 /// Of that pool; zeros before pool_large_tensors().
 BlockPool::Usage pooled_tensor_memory();
 
+/// The most that large tensors took at once since the last call, in bytes; 0 before
+/// pool_large_tensors().
+std::size_t take_pooled_peak();
+
 /// Hands back what waits in it.
 void release_pooled_memory();
 

@@ -11,9 +11,11 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/memory.h"
+#include "halftone/core/pooled_allocator.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/matmul_path.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/precision/non_finite_finder.h"
 #include "halftone/train/network_state.h"
@@ -181,6 +183,26 @@ void FitLoop::finish_metrics(StepMetrics& metrics, double seconds) {
   if (precision_.device().is_cuda())
     metrics.cuda_mib = static_cast<double>(cuda_peak_bytes(precision_.device())) / kMebibyte;
   metrics.rss_mib = static_cast<double>(resident_bytes()) / kMebibyte;
+  note_memory_kinds(metrics);
+}
+
+void FitLoop::note_memory_kinds(StepMetrics& metrics) const {
+  AdamWBytes sum;
+  for (const auto& optimizer : optimizers_) {
+    const auto* const adamw = dynamic_cast<const AdamW*>(optimizer.get());
+    if (adamw == nullptr) return;
+    const AdamWBytes bytes = adamw->bytes();
+    sum.weights += bytes.weights;
+    sum.gradients += bytes.gradients;
+    sum.moments += bytes.moments;
+    sum.master += bytes.master;
+  }
+  const auto mib = [](auto bytes) { return static_cast<double>(bytes) / kMebibyte; };
+  metrics.weights_mib = mib(sum.weights);
+  metrics.gradients_mib = mib(sum.gradients);
+  metrics.states_mib = mib(sum.moments + sum.master);
+  if (const std::size_t peak = take_pooled_peak(); peak > 0 && precision_.device().is_cpu())
+    metrics.tensors_mib = mib(peak);
 }
 
 Checkpoint FitLoop::checkpoint() const {

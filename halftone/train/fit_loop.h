@@ -67,6 +67,7 @@ class FitLoop {
   torch::Tensor accumulate_gradients(std::int64_t group);
   Update update(std::int64_t group);
   void finish_metrics(StepMetrics& metrics, double seconds);
+  void note_memory_kinds(StepMetrics& metrics) const;
 
   TrainingTask& task_;
   MixedPrecision& precision_;

@@ -38,7 +38,11 @@ ordered_json to_json(const StepMetrics& m) {
                              {"tokens_per_s", tokens(m.tokens_per_s)},
                              {"step_ms", number(m.step_ms)},
                              {"rss_mib", number(m.rss_mib)},
-                             {"cuda_mib", number(m.cuda_mib)}};
+                             {"cuda_mib", number(m.cuda_mib)},
+                             {"weights_mib", number(m.weights_mib)},
+                             {"gradients_mib", number(m.gradients_mib)},
+                             {"states_mib", number(m.states_mib)},
+                             {"tensors_mib", number(m.tensors_mib)}};
   line.update(rest);  // wins over a module that logs under one of these names
   return line;
 }

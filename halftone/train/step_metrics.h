@@ -27,6 +27,10 @@ struct StepMetrics {
   double step_ms = 0;
   std::optional<double> rss_mib;
   std::optional<double> cuda_mib;
+  std::optional<double> weights_mib;  // this and the next two: of optimizers that tell
+  std::optional<double> gradients_mib;
+  std::optional<double> states_mib;
+  std::optional<double> tensors_mib;  // all other large CPU tensors at their most in this step
 };
 
 }  // namespace halftone

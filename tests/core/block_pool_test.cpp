@@ -83,6 +83,18 @@ TEST(BlockPool, HoldsAtMostASixthMoreThanWasInUse) {
   EXPECT_EQ(pool.usage().peak, 0U);
 }
 
+TEST(BlockPool, TellsTheRecentPeak) {
+  BlockPool pool;
+  EXPECT_EQ(pool.take_recent_peak(), 0U);
+  void* const kept = pool.allocate(kMiB);
+  const std::size_t one = pool.usage().in_use;
+  EXPECT_TRUE(pool.free(pool.allocate(8 * kMiB)));
+  EXPECT_GE(pool.take_recent_peak(), 9 * kMiB);
+  EXPECT_EQ(pool.take_recent_peak(), one);
+  EXPECT_GE(pool.usage().peak, 9 * kMiB);
+  EXPECT_TRUE(pool.free(kept));
+}
+
 TEST(BlockPool, TellsWhatIsNotItsOwn) {
   BlockPool pool;
   int own = 0;

@@ -62,7 +62,7 @@ std::vector<json> metrics(const std::filesystem::path& run) {
   for (std::string line; std::getline(file, line);) {
     json parsed = json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!parsed.is_object()) break;  // being written
-    for (const char* timing : {"tokens_per_s", "step_ms", "rss_mib", "cuda_mib"})
+    for (const char* timing : {"tokens_per_s", "step_ms", "rss_mib", "cuda_mib", "tensors_mib"})
       parsed.erase(timing);
     lines.push_back(std::move(parsed));
   }

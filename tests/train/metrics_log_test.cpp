@@ -36,12 +36,16 @@ TEST(MetricsLog, WritesTheDocumentedLine) {
   metrics.tokens_per_s = 1024.5;
   metrics.step_ms = NAN;
   metrics.rss_mib = 300.0;
+  metrics.weights_mib = 100.0;
+  metrics.gradients_mib = 0.0;
+  metrics.states_mib = 25.5;
   log.append(metrics);
   EXPECT_EQ(read_text(folder / "metrics.jsonl"),
             R"({"step":1,"epoch":1,"loss":8.93,"aux_loss":0.1,"lr":0.00055,"grad_norm":null,)"
             R"("scale":65536.0,"skipped":true,"overflow":["layers.0.attention.wq.weight"],)"
             R"("underflow_share":null,"tokens":2048,"tokens_total":2048,"tokens_per_s":1024.5,)"
-            R"("step_ms":null,"rss_mib":300.0,"cuda_mib":null})"
+            R"("step_ms":null,"rss_mib":300.0,"cuda_mib":null,)"
+            R"("weights_mib":100.0,"gradients_mib":0.0,"states_mib":25.5,"tensors_mib":null})"
             "\n");
 }
 
