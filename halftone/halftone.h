@@ -27,6 +27,7 @@
 #include "halftone/data/tokenizer.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/kernels/fast_cpu_gemms.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/kernels/matmul_path.h"

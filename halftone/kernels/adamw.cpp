@@ -9,6 +9,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/adamw_impl.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/moments.h"
 #include "halftone/kernels/moments_impl.h"
@@ -244,7 +245,7 @@ void store_moments(const AdamWTensors& tensors, const AdamWArguments& arguments,
 void adamw_(const AdamWTensors& tensors, const AdamWArguments& arguments) {
   check(tensors, arguments);
   const torch::NoGradGuard no_grad;
-  if (tensors.weights.is_cpu() && has_simd_kernels()) {
+  if (is_fused(FusedKernel::kAdamW) && tensors.weights.is_cpu() && has_simd_kernels()) {
     adamw_cpu(tensors, arguments);
   } else {
     adamw_reference_(tensors, arguments);

@@ -15,6 +15,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/cross_entropy_impl.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/observed_impl.h"
 
@@ -39,6 +40,10 @@ void check_range(const Tensor& targets, const Tensor& weights, std::int64_t clas
     HALFTONE_CHECK(weight[i] == 0.0F || (0 <= target[i] && target[i] < classes),
                    "[cross_entropy] expected targets in 0 .. ", classes - 1, ", got ", target[i],
                    " in row ", i);
+}
+
+bool takes_kernel(const Tensor& logits) {
+  return is_fused(FusedKernel::kCrossEntropy) && is_simd_operand(logits);
 }
 
 Tensor row_cross_entropy_cpu(const Tensor& logits, const Tensor& targets, const Tensor& weights,
@@ -69,7 +74,7 @@ Tensor row_cross_entropy_cpu(const Tensor& logits, const Tensor& targets, const 
 Tensor row_cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
   check(logits, targets, weights);
   const torch::NoGradGuard no_grad;
-  if (!is_simd_operand(logits)) return row_cross_entropy_reference(logits, targets, weights);
+  if (!takes_kernel(logits)) return row_cross_entropy_reference(logits, targets, weights);
   return row_cross_entropy_cpu(logits.contiguous(), targets, weights, /*write_gradient=*/false);
 }
 
@@ -77,7 +82,7 @@ Tensor row_cross_entropy_to_gradient(Tensor& logits, const Tensor& targets, cons
   check(logits, targets, weights);
   HALFTONE_CHECK(logits.is_contiguous(), "[cross_entropy] expected contiguous logits, got strides ",
                  logits.strides());
-  if (is_simd_operand(logits)) {
+  if (takes_kernel(logits)) {
     const torch::NoGradGuard no_grad;
     return row_cross_entropy_cpu(logits, targets, weights, /*write_gradient=*/true);
   }

@@ -10,6 +10,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/decode_attention_impl.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/matvec_impl.h"
 
@@ -51,8 +52,9 @@ bool takes_decode_attention(const Tensor& query, const Tensor& key, const Tensor
   const auto fits = [&](const Tensor& t) {
     return is_simd_operand(t) && t.scalar_type() == dtype && t.stride(3) == 1;
   };
-  return !torch::GradMode::is_enabled() && is_simd_operand(query) && query.size(2) == 1 &&
-         key.size(2) >= 1 && fits(key) && fits(value);
+  return !torch::GradMode::is_enabled() && is_fused(FusedKernel::kDecodeAttention) &&
+         is_simd_operand(query) && query.size(2) == 1 && key.size(2) >= 1 && fits(key) &&
+         fits(value);
 }
 
 Tensor decode_attention(const Tensor& query, const Tensor& key, const Tensor& value,

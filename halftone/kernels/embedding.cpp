@@ -12,6 +12,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/embedding_impl.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/observed_impl.h"
@@ -79,8 +80,9 @@ Tensor embedding(const Tensor& weight, const Tensor& ids) {
   HALFTONE_CHECK(weight.dim() == 2, "[embedding] expected a weight (V, dim), got ", weight.sizes());
   if (ids.is_cpu()) checked_ids(ids, weight.size(0));
   const bool learns = torch::GradMode::is_enabled() && weight.requires_grad();
-  return learns && is_simd_operand(weight) ? Lookup::apply(weight, ids)
-                                           : at::embedding(weight, ids);
+  return learns && is_fused(FusedKernel::kEmbedding) && is_simd_operand(weight)
+             ? Lookup::apply(weight, ids)
+             : at::embedding(weight, ids);
 }
 
 Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {

@@ -5,6 +5,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/adamw_impl.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 
 namespace halftone {
@@ -64,7 +65,8 @@ RangeStats gradient_stats(const torch::Tensor& flat, const std::vector<Range>& r
     HALFTONE_CHECK(0 <= range.begin && range.begin <= range.end && range.end <= flat.numel(),
                    "[gradient_stats] the range ", range.begin, "..", range.end, " leaves the ",
                    flat.numel(), " elements");
-  if (flat.is_cpu() && has_simd_kernels()) return gradient_stats_cpu(flat, ranges);
+  if (is_fused(FusedKernel::kGradientStats) && flat.is_cpu() && has_simd_kernels())
+    return gradient_stats_cpu(flat, ranges);
   return gradient_stats_reference(flat, ranges);
 }
 

@@ -15,6 +15,7 @@
 #include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/converted_weights.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/gemm32.h"
 #include "halftone/kernels/int8_linear.h"
@@ -199,6 +200,13 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
   return at::cat(outputs, -1);
 }
 
+/// The definition of merged_linear().
+Tensor beside(const Tensor& x, const std::vector<Tensor>& weights) {
+  std::vector<Tensor> outputs;
+  for (const Tensor& weight : weights) outputs.push_back(halftone::linear(x, weight));
+  return at::cat(outputs, -1);
+}
+
 void check(const Tensor& x, const std::vector<Tensor>& weights, bool autocast) {
   HALFTONE_CHECK(!weights.empty(), "[linear] expected at least one weight, got none");
   for (const Tensor& weight : weights) {
@@ -230,6 +238,7 @@ Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   const ScalarType dtype = compute_dtype(x);
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
   check(x, weights, autocast);
+  if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear)) return beside(x, weights);
   const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);

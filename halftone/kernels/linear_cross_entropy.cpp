@@ -16,6 +16,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/head_products.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
@@ -191,8 +192,9 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
                                                                  weight.size(1))};
   const bool int8 = problem.recipe.dtype == torch::kFloat && is_int8_matmul_enabled();
   const bool kept = (autocast || int8) && keeps_fp32(weight);
-  if (!hidden.is_cpu() || !weight.is_cpu() || weight.size(0) == 0 ||
-      !is_supported(problem.recipe.dtype) || !is_supported(weight.scalar_type()))
+  if (!is_fused(FusedKernel::kLinearCrossEntropy) || !hidden.is_cpu() || !weight.is_cpu() ||
+      weight.size(0) == 0 || !is_supported(problem.recipe.dtype) ||
+      !is_supported(weight.scalar_type()))
     return masked_mean_cross_entropy(halftone::linear(hidden, weight), targets, mask);
   HALFTONE_CHECK(autocast || weight.scalar_type() == hidden.scalar_type(),
                  "[linear_cross_entropy] expected hidden and weight of one dtype, got ",

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/matvec_impl.h"
@@ -32,7 +33,9 @@ std::vector<float> rounded_rows(const Tensor& x, ScalarType dtype) {
 }  // namespace
 
 bool takes_matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dtype) {
-  if (torch::GradMode::is_enabled() || !has_kernel_type(dtype) || !is_simd_operand(x)) return false;
+  if (torch::GradMode::is_enabled() || !is_fused(FusedKernel::kMatvec) || !has_kernel_type(dtype) ||
+      !is_simd_operand(x))
+    return false;
   const std::int64_t rows = row_count(x);
   return rows >= 1 && rows <= kMaxMatvecRows &&
          std::all_of(weights.begin(), weights.end(), [&](const Tensor& weight) {

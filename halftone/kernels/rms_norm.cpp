@@ -14,6 +14,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/composed_grads_impl.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/linear_input_impl.h"
 #include "halftone/kernels/observed_impl.h"
@@ -39,9 +40,10 @@ torch::ScalarType normed_dtype(const Tensor& x, torch::ScalarType dtype) {
   return x.scalar_type() == torch::kFloat && narrows ? dtype : x.scalar_type();
 }
 
-bool is_fused(const Tensor& x, const Tensor& branch, const Tensor& weight) {
+bool takes_kernel(const Tensor& x, const Tensor& branch, const Tensor& weight) {
   const torch::ScalarType dtype = x.scalar_type();
-  if (!is_simd_operand(x) || x.dim() == 0 || x.numel() == 0) return false;
+  if (!is_fused(FusedKernel::kRmsNorm) || !is_simd_operand(x) || x.dim() == 0 || x.numel() == 0)
+    return false;
   if (!weight.is_cpu() || weight.scalar_type() != dtype || weight.dim() != 1 ||
       weight.size(0) != x.size(-1))
     return false;
@@ -215,8 +217,8 @@ NormedSum add_rms_norm_reference(const Tensor& x, const Tensor& branch, const Te
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  return is_fused(x, {}, weight) ? fused(x, {}, weight, eps, x.scalar_type()).normed
-                                 : rms_norm_reference(x, weight, eps);
+  return takes_kernel(x, {}, weight) ? fused(x, {}, weight, eps, x.scalar_type()).normed
+                                     : rms_norm_reference(x, weight, eps);
 }
 
 NormedSum add_rms_norm(const Tensor& x, const Tensor& branch, const Tensor& weight, double eps,
@@ -225,7 +227,7 @@ NormedSum add_rms_norm(const Tensor& x, const Tensor& branch, const Tensor& weig
   // Narrowed values have the branch's dtype, or there is no branch.
   const bool joins =
       !branch.defined() || normed == x.scalar_type() || normed == branch.scalar_type();
-  if (joins && is_fused(x, branch, weight)) return fused(x, branch, weight, eps, normed);
+  if (joins && takes_kernel(x, branch, weight)) return fused(x, branch, weight, eps, normed);
   if (!branch.defined()) return add_rms_norm_reference(x, {}, weight, eps, dtype);
   // The same bits as for a sum that is handed in.
   const Tensor sum = x + branch;

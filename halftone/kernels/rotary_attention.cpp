@@ -15,6 +15,7 @@
 #include "halftone/kernels/attention.h"
 #include "halftone/kernels/brgemm16.h"
 #include "halftone/kernels/composed_grads_impl.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/kernels/matmul_path.h"
@@ -303,7 +304,8 @@ void check(const Tensor& qkv, const Tensor& rotations, const HeadCounts& counts)
 Tensor rotary_attention(const Tensor& qkv, const Tensor& rotations, const HeadCounts& counts) {
   check(qkv, rotations, counts);
   const torch::ScalarType dtype = compute_dtype(qkv);
-  if (!is_simd_operand(qkv) || !has_kernel_type(dtype) || qkv.numel() == 0 || !has_sgemm())
+  if (!is_fused(FusedKernel::kRotaryAttention) || !is_simd_operand(qkv) ||
+      !has_kernel_type(dtype) || qkv.numel() == 0 || !has_sgemm())
     return rotary_attention_reference(qkv, rotations, counts);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   return RotaryAttention::apply(qkv.to(dtype), rotations, counts.heads, counts.kv_heads);

@@ -12,6 +12,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/composed_grads_impl.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/linear_input_impl.h"
 #include "halftone/kernels/matrix_rows_impl.h"
@@ -132,8 +133,9 @@ std::optional<Recomputation> swiglu_recomputation(const Tensor& x) {
 Tensor swiglu(const Tensor& gate_up) {
   HALFTONE_CHECK(gate_up.dim() >= 1 && gate_up.size(-1) % 2 == 0,
                  "[swiglu] expected (..., 2 h), got ", gate_up.sizes());
-  return is_simd_operand(gate_up) && gate_up.numel() > 0 ? Swiglu::apply(gate_up)
-                                                         : swiglu_reference(gate_up);
+  const bool fused =
+      is_fused(FusedKernel::kSwiglu) && is_simd_operand(gate_up) && gate_up.numel() > 0;
+  return fused ? Swiglu::apply(gate_up) : swiglu_reference(gate_up);
 }
 
 }  // namespace halftone

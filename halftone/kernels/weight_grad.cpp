@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/merged_weights_impl.h"
 
 namespace halftone {
@@ -42,7 +43,8 @@ bool accumulates_everywhere() {
 }
 
 bool is_in_place_backward() {
-  return regions > 0 && !torch::GradMode::is_enabled() && accumulates_everywhere();
+  return regions > 0 && !torch::GradMode::is_enabled() && is_fused(FusedKernel::kWeightGrad) &&
+         accumulates_everywhere();
 }
 
 }  // namespace

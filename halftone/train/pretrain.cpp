@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "halftone/core/log.h"
+#include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/train/config_file.h"
 #include "halftone/train/language_modeling.h"
@@ -98,6 +99,8 @@ class EventsCallback : public Callback {
 PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
                    const PretrainEvents& events, const FitOptions& options) {
   check_memory(config, inputs.model);
+  if (const std::string composed = composed_kernels(); !composed.empty())
+    log_note(fmt::format("HALFTONE_COMPOSED: {} as ordinary LibTorch operations", composed));
   TrainConfig initial = config;
   if (options.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
   LanguageModeling module = make_module(initial, inputs);

@@ -5,11 +5,13 @@
 
 #include <filesystem>
 #include <memory>
+#include <sstream>
 
 #include "halftone/data/token_file.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/train/language_modeling.h"
 #include "halftone/train/trainer.h"
+#include "support/composed_scope.h"
 #include "support/golden_file.h"
 #include "support/temp_folder.h"
 
@@ -137,6 +139,24 @@ TEST(Losses, SplitMastersStayWithPyTorchsBf16Mixed) {
 TEST(Losses, LeanStaysWithPyTorchsFp32AndFp16) {
   expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kSixteenBit, {.memory = "lean"});
   expect_pytorchs_steps("minimind_dense.safetensors", "16-mixed", kSixteenBit, {.memory = "lean"});
+}
+
+// Whichever kernel gives way to its definition, the losses stay PyTorch's.
+TEST(Losses, EqualPyTorchsWithEachKernelOff) {
+  std::vector<std::string> choices;
+  {
+    const test::ComposedScope all("all");
+    std::istringstream names(composed_kernels());
+    for (std::string name; std::getline(names, name, ',');) choices.push_back(name);
+  }
+  ASSERT_EQ(choices.size(), 12U);
+  choices.emplace_back("all");
+  for (const std::string& names : choices) {
+    SCOPED_TRACE("composed: " + names);
+    const test::ComposedScope scope(names);
+    expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kFp32);
+    expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit);
+  }
 }
 
 TEST(Losses, MoeFp32EqualsPyTorch) {

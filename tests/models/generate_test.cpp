@@ -8,6 +8,7 @@
 #include "halftone/core/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/nn/packed_parameters.h"
+#include "support/composed_scope.h"
 
 namespace halftone {
 namespace {
@@ -46,6 +47,16 @@ TEST(Generate, GreedyEqualsTheArgmaxOfFullForwards) {
     ids.push_back(id);
   }
   EXPECT_EQ(made.size(), 12U);
+}
+
+TEST(Generate, IsTheSameWithComposedKernels) {
+  MiniMindLM model = small_model();
+  const SamplingOptions options{.greedy = true, .max_new_tokens = 12};
+  const Ids fused = generated(model, {1, 2, 3}, options);
+  for (const char* names : {"matvec", "decode_attention", "all"}) {
+    const test::ComposedScope scope(names);
+    EXPECT_EQ(generated(model, {1, 2, 3}, options), fused) << names;
+  }
 }
 
 TEST(Generate, SeedDecides) {

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/fused_kernels.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+
+#include "halftone/core/error.h"
+
+namespace halftone {
+namespace {
+
+// In the order of FusedKernel.
+constexpr std::array<std::string_view, 12> kNames = {
+    "adamw",          "cross_entropy",        "decode_attention", "embedding",
+    "gradient_stats", "linear_cross_entropy", "matvec",           "merged_linear",
+    "rms_norm",       "rotary_attention",     "swiglu",           "weight_grad"};
+static_assert(kNames.size() == static_cast<std::size_t>(FusedKernel::kWeightGrad) + 1);
+
+constexpr std::uint32_t kAll = (1U << kNames.size()) - 1;
+
+std::string listed(std::uint32_t composed) {
+  std::string text;
+  for (std::size_t i = 0; i < kNames.size(); ++i)
+    if ((composed >> i & 1U) != 0) text += fmt::format("{}{}", text.empty() ? "" : ",", kNames[i]);
+  return text;
+}
+
+std::uint32_t bits_of(std::string_view name) {
+  if (name == "all") return kAll;
+  for (std::size_t i = 0; i < kNames.size(); ++i)
+    if (kNames[i] == name) return 1U << i;
+  throw UserError(fmt::format(
+      "expected kernels that are to be composed, separated by commas ({}, or all), got '{}'",
+      listed(kAll), name));
+}
+
+std::uint32_t parse(std::string_view names) {
+  std::uint32_t composed = 0;
+  while (!names.empty()) {
+    const std::size_t comma = names.find(',');
+    composed |= bits_of(names.substr(0, comma));
+    names.remove_prefix(comma == names.npos ? names.size() : comma + 1);
+  }
+  return composed;
+}
+
+std::uint32_t from_environment() {
+  const char* const names = std::getenv("HALFTONE_COMPOSED");
+  if (names == nullptr) return 0;
+  try {
+    return parse(names);
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("environment variable HALFTONE_COMPOSED: {}", error.what()));
+  }
+}
+
+std::atomic<std::uint32_t>& in_force() {
+  static std::atomic<std::uint32_t> composed = from_environment();
+  return composed;
+}
+
+}  // namespace
+
+bool is_fused(FusedKernel kernel) {
+  return (in_force().load(std::memory_order_relaxed) >> static_cast<unsigned>(kernel) & 1U) == 0;
+}
+
+void set_composed_kernels(std::string_view names) { in_force() = parse(names); }
+
+std::string composed_kernels() { return listed(in_force()); }
+
+}  // namespace halftone

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The switches between this library's kernels and their definitions in ATen: to find out which of
+// them makes a difference that should not be.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace halftone {
+
+/// What has a kernel for the CPU and a definition beside it. In the words of HALFTONE_COMPOSED:
+enum class FusedKernel {
+  kAdamW,               // adamw
+  kCrossEntropy,        // cross_entropy
+  kDecodeAttention,     // decode_attention
+  kEmbedding,           // embedding: its gradient
+  kGradientStats,       // gradient_stats
+  kLinearCrossEntropy,  // linear_cross_entropy
+  kMatvec,              // matvec
+  kMergedLinear,        // merged_linear
+  kRmsNorm,             // rms_norm
+  kRotaryAttention,     // rotary_attention
+  kSwiglu,              // swiglu
+  kWeightGrad,          // weight_grad: added to .grad by the product
+};
+
+/// Whether `kernel` is used where it can be: unless the environment variable HALFTONE_COMPOSED,
+/// read at the first call, or set_composed_kernels() names it. Thread-safe. Throws UserError for a
+/// word in the variable that is none of the above.
+bool is_fused(FusedKernel kernel);
+
+/// Has the kernels that `names` lists ("rms_norm,swiglu", "all", "") computed by their definitions
+/// from now on, and all others fused. Throws UserError for a word that is none of them.
+void set_composed_kernels(std::string_view names);
+
+/// Those that are computed by their definitions, as set_composed_kernels() takes them.
+std::string composed_kernels();
+
+}  // namespace halftone
