@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// A row of logits is read three times: for its maximum, for the sum of exponentials, and to be
-// overwritten by the gradient. exp is computed twice rather than stored: beside the products that
-// make the logits it costs little, and a 16-bit row has no room for it.
+// A row of logits is read twice: for its maximum and for the exponentials, which wait in fp32, in a
+// cache, until their sum is known and the gradient can overwrite the row.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "halftone/kernels/cross_entropy_impl.h"
 #include "halftone/kernels/highway_targets.h"
@@ -41,22 +41,22 @@ class Row {
     std::memcpy(rest_, data + whole_, static_cast<std::size_t>(size - whole_) * sizeof(T));
   }
 
-  // body(vector) for all of it, in order.
+  // body(vector, index of its first element) for all of it, in order.
   template <class Body>
   HWY_INLINE void read(std::int64_t begin, std::int64_t end, const Body& body) const {
     const D d;
     for (std::int64_t i = begin; i < std::min(end, whole_); i += lanes())
-      body(Element::load(d, data_ + i));
-    if (end > whole_) body(Element::load(d, rest_));
+      body(Element::load(d, data_ + i), i);
+    if (end > whole_) body(Element::load(d, rest_), whole_);
   }
 
+  // By the vectors of body(index of the first element).
   template <class Body>
   HWY_INLINE void overwrite(const Body& body) {
     const D d;
-    for (std::int64_t i = 0; i < whole_; i += lanes())
-      Element::store(body(Element::load(d, data_ + i)), d, data_ + i);
+    for (std::int64_t i = 0; i < whole_; i += lanes()) Element::store(body(i), d, data_ + i);
     if (whole_ == size_) return;
-    Element::store(body(Element::load(d, rest_)), d, rest_);
+    Element::store(body(whole_), d, rest_);
     std::memcpy(data_ + whole_, rest_, static_cast<std::size_t>(size_ - whole_) * sizeof(T));
   }
 
@@ -82,7 +82,7 @@ HWY_INLINE float largest(const Row<Element>& row, std::int64_t size) {
   const D d;
   V top = hn::Set(d, -std::numeric_limits<float>::infinity());
   auto nan = hn::IsNaN(top);
-  row.read(0, size, [&](V x) HWY_ATTR {
+  row.read(0, size, [&](V x, std::int64_t) HWY_ATTR {
     top = hn::Max(top, x);
     nan = hn::Or(nan, hn::IsNaN(x));
   });
@@ -90,17 +90,22 @@ HWY_INLINE float largest(const Row<Element>& row, std::int64_t size) {
   return hn::GetLane(hn::MaxOfLanes(d, top));
 }
 
-// sum exp(x - top), at least 1: blocks in fp32, their sums in fp64.
+// sum exp(x - top), at least 1: blocks in fp32, their sums in fp64. The terms go to `exponentials`,
+// which has room for whole vectors.
 template <class Element>
-HWY_INLINE double sum_of_exponentials(const Row<Element>& row, std::int64_t size, float top) {
+HWY_INLINE double sum_of_exponentials(const Row<Element>& row, std::int64_t size, float top,
+                                      float* exponentials) {
   constexpr std::int64_t kBlock = 1024;
   const D d;
   const V shift = hn::Set(d, top);
   double sum = 0;
   for (std::int64_t begin = 0; begin < size; begin += kBlock) {
     V part = hn::Zero(d);
-    row.read(begin, std::min(begin + kBlock, size),
-             [&](V x) HWY_ATTR { part = hn::Add(part, hn::Exp(d, hn::Sub(x, shift))); });
+    row.read(begin, std::min(begin + kBlock, size), [&](V x, std::int64_t i) HWY_ATTR {
+      const V exponential = hn::Exp(d, hn::Sub(x, shift));
+      hn::StoreU(exponential, d, exponentials + i);
+      part = hn::Add(part, exponential);
+    });
     sum += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, part)));
   }
   return sum;
@@ -109,11 +114,11 @@ HWY_INLINE double sum_of_exponentials(const Row<Element>& row, std::int64_t size
 template <class Element>
 HWY_INLINE void fill(Row<Element>& row, float value) {
   const V values = hn::Set(D(), value);
-  row.overwrite([&](V) HWY_ATTR { return values; });
+  row.overwrite([&](std::int64_t) HWY_ATTR { return values; });
 }
 
 template <class Element>
-void cross_entropy_row(const CrossEntropyRows& rows, std::int64_t r) {
+void cross_entropy_row(const CrossEntropyRows& rows, std::int64_t r, float* exponentials) {
   using T = typename Element::Type;
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   Row<Element> row(static_cast<T*>(rows.logits) + r * rows.classes, rows.classes);
@@ -127,21 +132,23 @@ void cross_entropy_row(const CrossEntropyRows& rows, std::int64_t r) {
     if (rows.write_gradient) fill(row, defined ? 0.0F : kNan);
     return;
   }
-  const double sum = sum_of_exponentials(row, rows.classes, top);
+  const double sum = sum_of_exponentials(row, rows.classes, top, exponentials);
   const float at_target = row.at(rows.targets[r]);
   rows.losses[r] = static_cast<float>(std::log(sum) + (static_cast<double>(top) - at_target));
   if (!rows.write_gradient) return;
   const D d;
-  const V shift = hn::Set(d, top);
   const V factor = hn::Set(d, static_cast<float>(weight / sum));
-  row.overwrite([&](V x) HWY_ATTR { return hn::Mul(hn::Exp(d, hn::Sub(x, shift)), factor); });
+  row.overwrite([&](std::int64_t i)
+                    HWY_ATTR { return hn::Mul(hn::LoadU(d, exponentials + i), factor); });
   const double p = std::exp(static_cast<double>(at_target) - top) / sum;
   row.set(rows.targets[r], static_cast<float>((p - 1.0) * weight));
 }
 
 template <class Element>
 void cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t r = begin; r < end; ++r) cross_entropy_row<Element>(rows, r);
+  std::vector<float> exponentials(static_cast<std::size_t>(rows.classes + lanes()));
+  for (std::int64_t r = begin; r < end; ++r)
+    cross_entropy_row<Element>(rows, r, exponentials.data());
 }
 
 void cross_entropy_range_simd(const CrossEntropyRows& rows, std::int64_t begin, std::int64_t end) {
