@@ -151,11 +151,28 @@ void pack(const Int8Matrix& right, PackedRight& packed) {
       });
 }
 
-/// Rows whose int32 sums stay in the second cache until they are scaled.
-std::int64_t rows_at_once(std::int64_t columns) {
-  constexpr std::int64_t kBytes = 384 << 10;
-  return std::clamp<std::int64_t>(kBytes / (4 * columns) / 8 * 8, 64, 256);
-}
+/// The rows of a product in parts of nearly one size, as many for each thread; the int32 sums of a
+/// part stay in the second cache until they are scaled.
+class RowParts {
+ public:
+  RowParts(std::int64_t rows, std::int64_t columns) : rows_(rows) {
+    constexpr std::int64_t kBytes = 384 << 10;
+    const std::int64_t most = std::clamp<std::int64_t>(kBytes / (4 * columns), 64, 256);
+    const std::int64_t threads = at::get_num_threads();
+    const std::int64_t least = (rows + most - 1) / most;
+    const std::int64_t even = (least + threads - 1) / threads * threads;
+    count_ = std::min(even, std::max<std::int64_t>(1, rows / kStep));
+  }
+  std::int64_t count() const { return count_; }
+  std::int64_t begin(std::int64_t part) const {
+    return part == count_ ? rows_ : rows_ * part / count_ / kStep * kStep;
+  }
+
+ private:
+  static constexpr std::int64_t kStep = 8;  // what FBGEMM multiplies at once with VNNI
+  std::int64_t rows_;
+  std::int64_t count_;
+};
 
 bool has_vnni() {
   const fbgemm::inst_set_t set = fbgemm::fbgemmInstructionSet();
@@ -194,12 +211,13 @@ Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
   PackedRight& packed = packed_right(quads_in(right.depth), columns);
   pack(right, packed);
   const auto depth = static_cast<std::int32_t>(4 * quads_in(left.depth));
-  const std::int64_t step = rows_at_once(columns);
-  at::parallel_for(0, (rows + step - 1) / step, 1, [&](std::int64_t block, std::int64_t end) {
-    std::vector<std::int32_t> sums(static_cast<std::size_t>(step * columns));
-    for (; block < end; ++block) {
-      const std::int64_t first = block * step;
-      const std::int64_t count = std::min(step, rows - first);
+  const RowParts parts(rows, columns);
+  at::parallel_for(0, parts.count(), 1, [&](std::int64_t part, std::int64_t end) {
+    std::vector<std::int32_t> sums;
+    for (; part < end; ++part) {
+      const std::int64_t first = parts.begin(part);
+      const std::int64_t count = parts.begin(part + 1) - first;
+      sums.resize(std::max(sums.size(), static_cast<std::size_t>(count * columns)));
       PackedLeft a(fbgemm::matrix_op_t::NoTranspose, static_cast<std::int32_t>(count), depth,
                    reinterpret_cast<const std::uint8_t*>(quads_of(bytes)) + first * depth, depth);
       fbgemm::DoNothing<std::int32_t, std::int32_t> nothing;
