@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times whole optimizer steps (forward, backward, clip, AdamW) of one recipe on random tokens.
 //
-//   train_step_bench PRESET PRECISION BATCH SEQ_LEN THREADS     (PRESET also: dim-64)
+//   train_step_bench PRESET PRECISION[+MEMORY[+KEY=VALUE]] BATCH SEQ_LEN THREADS   (PRESET also:
+//   dim-64)
 //
 // Speaks the protocol of bench/compare/run.py: prints "ready", then for each number N read from
 // stdin runs N steps and prints their seconds as a JSON array.
@@ -11,7 +12,9 @@
 #include <cstdlib>
 #include <ctime>
 #include <iostream>
+#include <map>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,12 +35,21 @@ struct Recipe {
   halftone::MemoryRecipe memory;
 };
 
-/// "bf16-mixed", "bf16-mixed+lean".
+/// "bf16-mixed", "bf16-mixed+lean", "bf16-mixed+lean+recompute=none".
 Recipe recipe_of(const std::string& name) {
-  const std::size_t plus = name.find('+');
+  std::istringstream parts(name);
+  std::string part;
+  std::getline(parts, part, '+');
+  const halftone::PrecisionPolicy precision = halftone::parse_precision(part);
   halftone::MemoryChoice choice;
-  if (plus != std::string::npos) choice.memory = name.substr(plus + 1);
-  const halftone::PrecisionPolicy precision = halftone::parse_precision(name.substr(0, plus));
+  const std::map<std::string, std::string*> keys{{"master_weights", &choice.master_weights},
+                                                 {"moments", &choice.moments},
+                                                 {"recompute", &choice.recompute}};
+  while (std::getline(parts, part, '+')) {
+    const std::size_t equals = part.find('=');
+    *(equals == std::string::npos ? &choice.memory : keys.at(part.substr(0, equals))) =
+        part.substr(equals + 1);
+  }
   return {precision, halftone::memory_recipe(choice, precision)};
 }
 
@@ -110,7 +122,8 @@ double seconds_now() {
 
 int main(int argc, char** argv) {
   if (argc != 6) {
-    std::cerr << "usage: train_step_bench PRESET PRECISION[+MEMORY] BATCH SEQ_LEN THREADS\n";
+    std::cerr
+        << "usage: train_step_bench PRESET PRECISION[+MEMORY[+KEY=VALUE]] BATCH SEQ_LEN THREADS\n";
     return 2;
   }
   halftone::keep_freed_memory();
