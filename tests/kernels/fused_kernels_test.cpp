@@ -51,7 +51,7 @@ void all_of_a_layer() {
   const Tensor ids = torch::arange(8).view({1, 8});
   // One head of 8 with 2 of its own kind for keys and values: 8 (1 + 2) = 24 columns.
   const Tensor qkv = torch::randn({1, 8, 24}, torch::requires_grad());
-  const Tensor hidden = rms_norm(x, weight, 1e-5) + embedding(table, ids);
+  const Tensor hidden = halftone::rms_norm(x, weight, 1e-5) + halftone::embedding(table, ids);
   const Tensor loss = linear_cross_entropy(hidden.view({8, 16}), table, ids.flatten(),
                                            torch::ones({8}), /*chunk_rows=*/0);
   (loss + swiglu(x).sum() + rotary_attention(qkv, rotations, {1, 1}).sum()).backward();

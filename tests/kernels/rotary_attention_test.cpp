@@ -92,6 +92,14 @@ TEST(RotaryAttention, EqualsTheFormulaOnOddSizesInEveryDtype) {
   });
 }
 
+TEST(RotaryAttention, GradientsAreTheSlopesOfTheFormula) {
+  torch::manual_seed(11);
+  const Case c{1, 5, 4, 2, 4};
+  const Tensor rotations = rotations_of(c);
+  test::expect_gradients_are_slopes(fused_of(c, rotations), formula_of(c, rotations),
+                                    {projections(c)}, 1e-5);
+}
+
 TEST(RotaryAttention, EqualsItsDefinitionInLibTorchsOperations) {
   torch::manual_seed(2);
   const Case c{2, 70, 8, 2, 32};

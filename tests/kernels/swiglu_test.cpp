@@ -32,6 +32,11 @@ TEST(Swiglu, EqualsTheFormulaOnOddSizesInEveryDtype) {
   });
 }
 
+TEST(Swiglu, GradientsAreTheSlopesOfTheFormula) {
+  torch::manual_seed(4);
+  test::expect_gradients_are_slopes(fused, formula, {torch::randn({3, 14})}, 1e-5);
+}
+
 TEST(Swiglu, RoundsWhereTheDefinitionRounds) {
   torch::manual_seed(2);
   for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {

@@ -59,6 +59,40 @@ inline void expect_equals_definition(const Operation& fused, const Operation& de
         << "gradient " << i;
 }
 
+/// The gradients of `fused` at `inputs` against central differences of `definition` in fp64, one
+/// element at a time.
+inline void expect_gradients_are_slopes(const Operation& fused, const Operation& definition,
+                                        const std::vector<torch::Tensor>& inputs,
+                                        double tolerance) {
+  constexpr double kStep = 1e-5;
+  const auto weighted_sum = [&](const std::vector<torch::Tensor>& at) {
+    double sum = 0;
+    for (const torch::Tensor& value : definition(at)) {
+      const torch::Tensor weights = at::arange(value.numel(), torch::kDouble).mul(0.7).sin();
+      sum += (value.flatten() * weights).sum().item<double>();
+    }
+    return sum;
+  };
+  const ValuesAndGradients actual = differentiate(fused, inputs);
+  const torch::NoGradGuard no_grad;
+  std::vector<torch::Tensor> wide;
+  for (const torch::Tensor& input : inputs) wide.push_back(input.to(torch::kDouble).clone());
+  for (std::size_t i = 0; i < wide.size(); ++i) {
+    for (std::int64_t j = 0; j < wide[i].numel(); ++j) {
+      const torch::Tensor element = wide[i].view(-1)[j];
+      const double value = element.item<double>();
+      element.fill_(value + kStep);
+      const double above = weighted_sum(wide);
+      element.fill_(value - kStep);
+      const double below = weighted_sum(wide);
+      element.fill_(value);
+      EXPECT_NEAR(actual.gradients[i].flatten()[j].item<double>(), (above - below) / (2 * kStep),
+                  tolerance)
+          << "input " << i << ", element " << j;
+    }
+  }
+}
+
 /// Whether `operation` gives the same bits on one thread and on two.
 inline bool is_thread_independent(const Operation& operation,
                                   const std::vector<torch::Tensor>& inputs) {
