@@ -7,7 +7,8 @@ install(TARGETS halftone_cpu_gemm LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY halftone DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.h" PATTERN "*_impl.h" EXCLUDE PATTERN "*-inl.h" EXCLUDE PATTERN "pch.h" EXCLUDE)
 if(HALFTONE_BUILD_CLI)
-  install(TARGETS halftone_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS halftone_cli halftone_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
+          LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 endif()
 install(EXPORT halftoneTargets NAMESPACE halftone:: DESTINATION ${_package_dir})
 configure_package_config_file(cmake/halftoneConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/halftoneConfig.cmake"

@@ -275,6 +275,19 @@ TEST_F(Program, HelpAndVersionGoToStdout) {
   EXPECT_THAT(version.out, testing::MatchesRegex("halftone [0-9.]+ \\(LibTorch [0-9.]+\\)\n"));
 }
 
+TEST_F(Program, ItsThreadsWaitShortlyUnlessTheEnvironmentSaysHow) {
+  const auto spins_with = [](const std::string& environment) {
+    const std::string shown =
+        halftone("--version", "unset OMP_WAIT_POLICY; export OMP_DISPLAY_ENV=VERBOSE" + environment)
+            .err;
+    const std::size_t begin = shown.find("GOMP_SPINCOUNT = '") + 18;
+    return shown.substr(begin, shown.find('\'', begin) - begin);
+  };
+  EXPECT_EQ(spins_with(""), "5000");
+  EXPECT_EQ(spins_with(" GOMP_SPINCOUNT=77"), "77");
+  EXPECT_EQ(spins_with(" OMP_WAIT_POLICY=PASSIVE"), "0");
+}
+
 TEST_F(Program, HelpOfACommandFitsATerminal) {
   for (const std::string command : {"train", "generate", "eval", "tokenizer train", "data fetch"}) {
     std::istringstream help(halftone(command + " --help").out);

@@ -17,7 +17,8 @@
 #include "cli/train_command.h"
 #include "halftone/core/memory.h"
 
-int main(int argc, char** argv) {
+/// main(), called by launcher.cpp.
+extern "C" int halftone_main(int argc, char** argv) {
   halftone::keep_freed_memory();
   CLI::App app(
       "Mixed-precision training for C++ on LibTorch: you name a precision, halftone trains in it.",

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads the program. OpenMP's runtime reads its environment when it is loaded, so what is said here
+// must be said before: threads that wait for each other give their core away after some 0.1 ms of
+// spinning, where the runtime's own choice is many milliseconds, which on a machine that is not
+// idle every parallel loop would spend.
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace {
+
+constexpr const char* kSpins = "5000";
+
+void limit_spinning() {
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", kSpins, 0);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  limit_spinning();
+  using Main = int (*)(int, char**);
+  void* const program = ::dlopen(HALFTONE_PROGRAM, RTLD_NOW | RTLD_GLOBAL);
+  auto* const run =
+      program == nullptr ? nullptr : reinterpret_cast<Main>(::dlsym(program, "halftone_main"));
+  if (run == nullptr) {
+    std::fprintf(stderr,
+                 "halftone: error: the program's library is not to be had (%s); build or "
+                 "install it again\n",
+                 ::dlerror());
+    return 1;
+  }
+  return run(argc, argv);
+}
