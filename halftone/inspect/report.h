@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page about a run: RUN/report.html.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "halftone/inspect/run_history.h"
+
+namespace halftone {
+
+/// What a page says about a run beside its numbers. All of it is text; the page escapes it.
+struct RunDescription {
+  struct Fact {
+    std::string name;   ///< "precision"
+    std::string value;  ///< "bf16-mixed"
+  };
+
+  std::string name;   ///< of the run: "poems"
+  std::string state;  ///< "finished", "stopped at step 120", and when that was
+  std::vector<Fact> facts;
+  std::string config;  ///< its config.toml
+};
+
+/// One HTML document with pictures inside, which needs no script and no network: loss, learning
+/// rate, gradient norm, loss scale, speed and memory over the steps, what was skipped and why.
+/// `ends_torn`: the metrics end in a line that is not whole.
+std::string report_page(const RunHistory& history, const RunDescription& description,
+                        bool ends_torn = false);
+
+/// Reads `metrics` (a metrics.jsonl) and writes the page to `report`, as a whole or not at all.
+/// Throws UserError and SystemError.
+void write_report(const std::filesystem::path& metrics, const RunDescription& description,
+                  const std::filesystem::path& report);
+
+}  // namespace halftone

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "halftone/inspect/chart.h"
+#include "halftone/inspect/run_history.h"
+
+namespace halftone {
+
+/// The pictures of a run's report, in their order: those that it has numbers for. REQUIRES a step.
+std::vector<Chart> report_charts(const RunHistory& history);
+
+}  // namespace halftone

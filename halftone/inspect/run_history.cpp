@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/inspect/run_history.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "halftone/core/file.h"
+
+namespace halftone {
+namespace {
+
+using nlohmann::json;
+
+// What is larger is damage, what is smaller is nothing; either would leave no room for arithmetic.
+constexpr double kLargestNumber = 1e100;
+constexpr std::int64_t kLargestStep = std::int64_t{1} << 53;  // exact in a double
+constexpr std::size_t kLongestLine = std::size_t{4} << 20;
+constexpr std::size_t kShownTensors = 3;
+constexpr std::size_t kMostTensorNames = 10000;
+constexpr std::size_t kLongestName = 200;
+
+constexpr std::array<std::pair<StepField, const char*>, kStepFields> kKeys{
+    {{StepField::kLoss, "loss"},
+     {StepField::kLr, "lr"},
+     {StepField::kGradNorm, "grad_norm"},
+     {StepField::kScale, "scale"},
+     {StepField::kTokensPerS, "tokens_per_s"},
+     {StepField::kStepMs, "step_ms"},
+     {StepField::kRssMib, "rss_mib"},
+     {StepField::kCudaMib, "cuda_mib"},
+     {StepField::kWeightsMib, "weights_mib"},
+     {StepField::kGradientsMib, "gradients_mib"},
+     {StepField::kStatesMib, "states_mib"},
+     {StepField::kTensorsMib, "tensors_mib"}}};
+
+double number_in(const json& line, const char* key) {
+  const auto found = line.find(key);
+  if (found == line.end() || !found->is_number()) return StepNumbers::kNone;
+  const double value = found->get<double>();
+  if (std::abs(value) < 1 / kLargestNumber) return 0;
+  return std::abs(value) <= kLargestNumber ? value : StepNumbers::kNone;
+}
+
+// 0 where there is none.
+std::int64_t step_in(const json& line) {
+  const auto found = line.find("step");
+  if (found == line.end() || !found->is_number_integer()) return 0;
+  const auto step = found->get<std::int64_t>();
+  return step <= kLargestStep ? std::max<std::int64_t>(step, 0) : 0;
+}
+
+bool is_skipped(const json& line) {
+  const auto found = line.find("skipped");
+  return found != line.end() && found->is_boolean() && found->get<bool>();
+}
+
+std::vector<std::string> overflow_in(const json& line) {
+  std::vector<std::string> names;
+  const auto found = line.find("overflow");
+  if (found == line.end() || !found->is_array()) return names;
+  for (const json& name : *found)
+    if (name.is_string()) names.push_back(name.get<std::string>().substr(0, kLongestName));
+  return names;
+}
+
+std::optional<double> as_optional(double value) {
+  return std::isnan(value) ? std::nullopt : std::optional(value);
+}
+
+}  // namespace
+
+void RunHistory::add_line(std::string_view line) {
+  const json object = json::parse(line, nullptr, false);
+  const std::int64_t step = object.is_object() ? step_in(object) : 0;
+  const bool is_step = step > 0 && object.contains("loss");
+  if (step == 0 || step <= (is_step ? last_step_ : last_validation_)) {
+    ++unusable_lines_;
+    return;
+  }
+  if (!is_step) {
+    const double loss = number_in(object, "val_loss");
+    if (!std::isnan(loss)) add_validation({step, loss});
+    return;
+  }
+  StepNumbers numbers;
+  numbers.step = step;
+  numbers.skipped = is_skipped(object);
+  for (const auto& [field, key] : kKeys) numbers[field] = number_in(object, key);
+  add_step(numbers, number_in(object, "tokens_total"));
+  if (!numbers.skipped) return;
+  std::vector<std::string> names = overflow_in(object);
+  for (const std::string& name : names)
+    if (overflows_.size() < kMostTensorNames || overflows_.contains(name)) ++overflows_[name];
+  const std::int64_t count = std::ssize(names);
+  names.resize(std::min(names.size(), kShownTensors));
+  add_skip({step, as_optional(numbers[StepField::kScale]), std::move(names), count});
+}
+
+void RunHistory::add_step(const StepNumbers& numbers, double tokens_total) {
+  last_step_ = numbers.step;
+  steps_.add(numbers);
+  ++totals_.steps;
+  if (numbers.skipped) ++totals_.skipped;
+  const double loss = numbers[StepField::kLoss];
+  if (std::isnan(loss)) {
+    ++totals_.broken_losses;
+  } else {
+    totals_.last_loss = StepValue{numbers.step, loss};
+    if (!totals_.first_loss) totals_.first_loss = totals_.last_loss;
+  }
+  // std::max keeps its first argument where the second is nan.
+  totals_.tokens = std::max(totals_.tokens, tokens_total);
+  totals_.seconds += std::max(0.0, numbers[StepField::kStepMs]) / 1e3;
+  totals_.peak_rss_mib = std::max(totals_.peak_rss_mib, numbers[StepField::kRssMib]);
+  totals_.peak_cuda_mib = std::max(totals_.peak_cuda_mib, numbers[StepField::kCudaMib]);
+}
+
+void RunHistory::add_skip(SkippedStep skip) {
+  if (first_skips_.size() < kKeptSkips) {
+    first_skips_.push_back(std::move(skip));
+    return;
+  }
+  if (last_skips_.size() == kKeptSkips) last_skips_.erase(last_skips_.begin());
+  last_skips_.push_back(std::move(skip));
+}
+
+void RunHistory::add_validation(StepValue loss) {
+  last_validation_ = loss.step;
+  StepNumbers numbers;
+  numbers.step = loss.step;
+  numbers[StepField::kLoss] = loss.value;
+  validation_.add(numbers);
+  if (!totals_.best_validation || loss.value < totals_.best_validation->value)
+    totals_.best_validation = loss;
+}
+
+void MetricsReader::read_on() {
+  constexpr std::uint64_t kReadBytes = 1 << 16;
+  const File file = File::open_regular(path_);
+  const std::uint64_t size = file.size();
+  if (size < offset_) *this = MetricsReader(path_);
+  std::string bytes;
+  while (offset_ < size) {
+    bytes.resize(std::min(kReadBytes, size - offset_));
+    file.read_at(offset_, bytes.data(), bytes.size());
+    offset_ += bytes.size();
+    take(bytes);
+  }
+  ends_torn_ = too_long_ || !rest_.empty();
+}
+
+void MetricsReader::take(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const std::size_t end = bytes.find('\n');
+    const std::string_view part = bytes.substr(0, end);
+    if (!too_long_) rest_ += part;
+    too_long_ = too_long_ || rest_.size() > kLongestLine;
+    if (too_long_) rest_.clear();
+    if (end == std::string_view::npos) return;
+    bytes.remove_prefix(end + 1);
+    if (std::exchange(too_long_, false))
+      history_.pass_over_line();
+    else
+      history_.add_line(rest_);
+    rest_.clear();
+  }
+}
+
+}  // namespace halftone
