@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 
 #include "cli/arguments.h"
 #include "cli/program.h"
@@ -15,6 +17,7 @@
 #include "halftone/core/interrupt.h"
 #include "halftone/core/text.h"
 #include "halftone/train/pretrain.h"
+#include "halftone/train/run_directory.h"
 
 namespace halftone::cli {
 namespace {
@@ -25,6 +28,10 @@ void report_end(const PretrainResult& result, const std::string& run) {
         "loss {:.3f} -> {:.3f} in {} steps, {} tokens, {}{}\n", *result.first_loss,
         *result.last_loss, result.steps, result.tokens, format_seconds(result.seconds),
         result.skipped_steps > 0 ? fmt::format(", {} steps skipped", result.skipped_steps) : ""));
+  std::error_code ignored;
+  if (const auto report = RunPaths{run}.report();
+      std::filesystem::is_regular_file(report, ignored))
+    say(fmt::format("report     {}\n", report.string()));
   if (result.stopped)
     say(fmt::format("stopped and saved; go on with: halftone train --resume {}\n", run));
 }

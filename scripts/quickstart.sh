@@ -83,6 +83,7 @@ closing_lines() {
   ((build_only)) && return
   say "data:     $data_folder"
   say "model:    $run (metrics.jsonl has a line for each step)"
+  say "report:   $run/report.html (loss, speed and memory as pictures; open it in a browser)"
   cat >&2 <<EOF
 ==> Try next:
       build/halftone generate $run --prompt "秋风" --temperature 1.0

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <string>
 
@@ -28,8 +29,12 @@ class Callback {
                                  const std::map<std::string, double>& /*values*/) {}
   /// After the validation that belongs to the epoch; `epoch` counts from 1.
   virtual void on_epoch_end(Trainer& /*trainer*/, std::int64_t /*epoch*/) {}
+  /// A whole checkpoint is on the disk.
+  virtual void on_checkpoint_saved(Trainer& /*trainer*/) {}
   /// A stopped run comes here too.
   virtual void on_fit_end(Trainer& /*trainer*/) {}
+  /// What ends the run before its time; it is thrown on. REQUIRES that nothing is thrown from here.
+  virtual void on_exception(Trainer& /*trainer*/, const std::exception& /*error*/) {}
 
   /// What a resumed run has to know. The key under which it is saved must not change.
   virtual std::string state_key() const { return ""; }  // empty: nothing to save

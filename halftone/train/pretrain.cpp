@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "halftone/core/log.h"
+#include "halftone/core/text.h"
 #include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/train/config_file.h"
@@ -19,13 +20,16 @@
 #include "halftone/train/pretrain_inputs.h"
 #include "halftone/train/run_directory.h"
 #include "halftone/train/run_plan.h"
+#include "halftone/train/run_report.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone {
 namespace {
 
-/// "native, attention=widened": the ways of the format that is computed in.
-std::string matmul_paths_of(torch::ScalarType compute) {
+/// "native, attention=widened": the ways of the 16-bit format that is computed in on a CPU.
+std::string matmul_paths_of(const PretrainInputs& inputs) {
+  const torch::ScalarType compute = inputs.precision.compute;
+  if (compute == torch::kFloat32 || !inputs.device.is_cpu()) return "";
   const std::string format = compute == torch::kBFloat16 ? "bf16" : "fp16";
   std::istringstream ways(to_string(matmul_paths()));
   std::string shown;
@@ -73,7 +77,6 @@ class EventsCallback : public Callback {
  private:
   PretrainPlan plan(const Trainer& trainer) {
     const FitLoop& loop = trainer.loop();
-    const bool sixteen_bit = inputs_.precision.compute != torch::kFloat32;
     return {.run = config_.out,
             .parameters = parameter_count(module_.model()),
             .vocab_size = inputs_.model.vocab_size,
@@ -84,9 +87,7 @@ class EventsCallback : public Callback {
             .precision = inputs_.precision.name,
             .device = inputs_.device.str(),
             .threads = torch::get_num_threads(),
-            .matmul_paths = sixteen_bit && inputs_.device.is_cpu()
-                                ? matmul_paths_of(inputs_.precision.compute)
-                                : ""};
+            .matmul_paths = matmul_paths_of(inputs_)};
   }
 
   const PretrainEvents& events_;
@@ -95,6 +96,25 @@ class EventsCallback : public Callback {
   LanguageModeling& module_;
   PretrainResult result_;
 };
+
+/// What the report's head says first.
+std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
+                                               const PretrainInputs& inputs,
+                                               LanguageModeling& module) {
+  std::vector<RunDescription::Fact> facts = {
+      {"model", fmt::format("{} ({} parameters, vocabulary {})", config.preset,
+                            short_count(static_cast<double>(parameter_count(module.model()))),
+                            inputs.model.vocab_size)},
+      {"data", fmt::format("{} tokens an epoch",
+                           short_count(static_cast<double>(inputs.data.tokens->size())))},
+      {"step", fmt::format("{} rows of {} tokens{}", config.batch_size, config.seq_len,
+                           config.accumulate > 1
+                               ? fmt::format(" in each of {} micro-batches", config.accumulate)
+                               : "")}};
+  if (const std::string ways = matmul_paths_of(inputs); !ways.empty())
+    facts.push_back({"16-bit products", ways});
+  return facts;
+}
 
 PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
                    const PretrainEvents& events, const FitOptions& options) {
@@ -114,7 +134,8 @@ PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
                                                                .keep_last = config.keep_checkpoints,
                                                                .on_saved = events.on_checkpoint});
   TrainerOptions trainer_options = trainer_options_for(config);
-  trainer_options.callbacks = {progress, checkpoints};
+  const auto report = std::make_shared<RunReport>(report_facts(config, inputs, module));
+  trainer_options.callbacks = {progress, checkpoints, report};
   trainer_options.default_root_dir = config.out;
   trainer_options.overwrite = config.overwrite;
   trainer_options.config_toml = config_to_toml(resolved);

@@ -14,6 +14,7 @@ struct RunPaths {
 
   std::filesystem::path config() const { return root / "config.toml"; }
   std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
+  std::filesystem::path report() const { return root / "report.html"; }
   std::filesystem::path tokenizer() const { return root / "tokenizer.json"; }
   std::filesystem::path tokenizer_config() const { return root / "tokenizer_config.json"; }
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <set>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/advice.h"
 #include "halftone/train/model_checkpoint.h"
+#include "halftone/train/run_report.h"
 
 namespace halftone {
 namespace {
@@ -103,6 +105,15 @@ class EvaluationMode {
   bool was_training_;
 };
 
+template <class Kind>
+void add_unless_there(std::vector<std::shared_ptr<Callback>>& callbacks) {
+  const auto is_kind = [](const auto& callback) {
+    return dynamic_cast<const Kind*>(callback.get()) != nullptr;
+  };
+  if (std::none_of(callbacks.begin(), callbacks.end(), is_kind))
+    callbacks.push_back(std::make_shared<Kind>());
+}
+
 std::string callback_prefix(const Callback& callback) {
   return "callback." + callback.state_key() + ".";
 }
@@ -114,13 +125,11 @@ Trainer::Trainer(TrainerOptions options)
       precision_(parse_precision(checked(options_).precision), options_.scaler,
                  device_for(options_),
                  memory_recipe(options_.memory, parse_precision(options_.precision))) {
-  const auto is_checkpoint = [](const auto& callback) {
-    return dynamic_cast<const ModelCheckpoint*>(callback.get()) != nullptr;
-  };
   auto& callbacks = options_.callbacks;
-  if (!options_.default_root_dir.empty() &&
-      std::none_of(callbacks.begin(), callbacks.end(), is_checkpoint))
-    callbacks.push_back(std::make_shared<ModelCheckpoint>());
+  if (!options_.default_root_dir.empty()) {
+    add_unless_there<ModelCheckpoint>(callbacks);
+    add_unless_there<RunReport>(callbacks);
+  }
   std::set<std::string> keys;
   for (const auto& callback : callbacks)
     if (!callback->state_key().empty() && !keys.insert(callback->state_key()).second)
@@ -160,9 +169,14 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   advise(task);
   task.module().train();
   task.module().on_fit_start();
-  for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
-  train(task, validation);
-  for (const auto& callback : options_.callbacks) callback->on_fit_end(*this);
+  try {
+    for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
+    train(task, validation);
+    for (const auto& callback : options_.callbacks) callback->on_fit_end(*this);
+  } catch (const std::exception& error) {
+    for (const auto& callback : options_.callbacks) callback->on_exception(*this, error);
+    throw;
+  }
   task.module().on_fit_end();
 }
 
@@ -237,7 +251,7 @@ std::map<std::string, double> Trainer::evaluate(EvaluationTask& task) {
   return module.logged().take();
 }
 
-void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last) const {
+void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last) {
   Checkpoint checkpoint = loop().checkpoint();
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty())
@@ -245,6 +259,7 @@ void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t 
   // A step that a checkpoint counts must have its line, also when the power goes.
   if (metrics_log_) metrics_log_->sync();
   halftone::save_checkpoint(folder, checkpoint, keep_last);
+  for (const auto& callback : options_.callbacks) callback->on_checkpoint_saved(*this);
 }
 
 }  // namespace halftone

@@ -35,8 +35,8 @@ struct TrainerOptions {
   double gradient_clip_val = 0.0;                // 0: no clipping
   std::string gradient_clip_algorithm = "norm";  // or "value"
   std::vector<std::shared_ptr<Callback>> callbacks;
-  /// The run directory: metrics, checkpoints. Empty: nothing is written. It must not exist yet,
-  /// unless `overwrite` is set or fit() resumes it.
+  /// The run directory: metrics, checkpoints, report. Empty: nothing is written. It must not exist
+  /// yet, unless `overwrite` is set or fit() resumes it.
   std::filesystem::path default_root_dir;
   bool overwrite = false;
   std::int64_t val_check_interval = 0;  // steps between validations; 0: at the end of each epoch
@@ -105,7 +105,7 @@ class Trainer {
   const RunDirectory* run_directory() const { return run_ ? &*run_ : nullptr; }
   /// Writes a checkpoint with the states of the callbacks below `folder`, keeping the `keep_last`
   /// newest. From within fit().
-  void save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last) const;
+  void save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last);
 
  private:
   void run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options);

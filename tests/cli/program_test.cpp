@@ -327,6 +327,8 @@ TEST_F(Program, NumbersThatStayBrokenEndTheRunAndNameATensor) {
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, HasSubstr("the last 10 updates were skipped"));
   EXPECT_THAT(outcome.err, HasSubstr("first in tok_embeddings.weight"));
+  EXPECT_THAT(read_text(work() / "broken/report.html"),
+              HasSubstr("ended by an error (the last 10 updates were skipped"));
 }
 
 TEST_F(Program, MessagesThatNobodyReadsEndNoRun) {
@@ -346,6 +348,26 @@ TEST_F(Program, ADamagedNewestCheckpointIsPassedOver) {
   EXPECT_THAT(outcome.err, HasSubstr("going back to the checkpoint of step 2"));
   const std::string metrics = read_text(run / "metrics.jsonl");
   EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 5);
+}
+
+TEST_F(Program, LeavesAReportOfTheRun) {
+  const std::string page = read_text(work() / "run/report.html");
+  EXPECT_THAT(page, HasSubstr("<h1>run</h1><p>finished at step 4, "));
+  EXPECT_THAT(page, HasSubstr("<dt>precision</dt><dd>bf16-mixed</dd>"));
+  EXPECT_THAT(page, HasSubstr("<dt>memory recipe</dt><dd>standard</dd>"));
+  EXPECT_THAT(page, HasSubstr("max_steps = 4"));
+  const fs::path run = copy_of_run("reported");
+  fs::remove(run / "report.html");
+  const Outcome outcome = halftone("train --resume reported");  // has nothing to do
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("report     reported/report.html\n"));
+  EXPECT_THAT(read_text(run / "report.html"), HasSubstr("finished at step 4, "));
+  fs::remove(run / "report.html");
+  fs::create_directories(run / "report.html" / "mine");  // it can't be written
+  const Outcome without = halftone("train --resume reported --max-steps 5");
+  EXPECT_EQ(without.code, 0) << without.err;
+  EXPECT_THAT(without.err, HasSubstr("halftone: warning: the run goes on without its report"));
+  EXPECT_THAT(without.err, testing::Not(HasSubstr("report     ")));
 }
 
 TEST_F(Program, NoRoomIsAFailureThatKeepsTheLastCheckpoint) {

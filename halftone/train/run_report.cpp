@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/run_report.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <torch/utils.h>
+
+#include <ctime>
+#include <filesystem>
+#include <utility>
+
+#include "halftone/core/atomic_file.h"
+#include "halftone/core/file.h"
+#include "halftone/core/log.h"
+#include "halftone/core/text.h"
+#include "halftone/inspect/machine.h"
+#include "halftone/train/trainer.h"
+
+namespace halftone {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kMostConfigBytes = std::uint64_t{1} << 20U;
+
+std::string device_fact(const Trainer& trainer) {
+  if (!trainer.device().is_cpu()) return trainer.device().str();
+  const std::string processor = this_processor().name;
+  const int threads = torch::get_num_threads();
+  return fmt::format("cpu, {} {}{}{}", threads, threads == 1 ? "thread" : "threads",
+                     processor.empty() ? "" : ", ", processor);
+}
+
+std::string parameter_count_of(const FitLoop& loop) {
+  std::int64_t count = 0;
+  for (const OptimizerSetup& setup : loop.optimizers())
+    for (const auto& group : setup.optimizer->param_groups())
+      for (const torch::Tensor& parameter : group.params()) count += parameter.numel();
+  return short_count(static_cast<double>(count));
+}
+
+std::vector<RunDescription::Fact> facts_of(const Trainer& trainer) {
+  return {{"precision", trainer.policy().name},
+          {"memory recipe", trainer.options().memory.memory},
+          {"device", device_fact(trainer)}};
+}
+
+std::string name_of(const fs::path& run) {
+  const fs::path whole = fs::absolute(run).lexically_normal();
+  return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
+}
+
+std::string now() { return fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::time(nullptr))); }
+
+}  // namespace
+
+void RunReport::on_fit_start(Trainer& trainer) {
+  const RunDirectory* const run = trainer.run_directory();
+  reader_.reset();
+  if (run != nullptr) reader_.emplace(run->paths().metrics());
+}
+
+void RunReport::on_checkpoint_saved(Trainer& trainer) { write(trainer, "training, as of"); }
+
+void RunReport::on_fit_end(Trainer& trainer) {
+  write(trainer, trainer.stopped() ? "stopped at" : "finished at");
+}
+
+void RunReport::on_exception(Trainer& trainer, const std::exception& error) {
+  write(trainer, fmt::format("ended by an error ({}) at", error.what()));
+}
+
+void RunReport::write(const Trainer& trainer, const std::string& state) {
+  if (!reader_) return;
+  const RunPaths& run = trainer.run_directory()->paths();
+  try {
+    reader_->read_on();
+    RunDescription description{
+        .name = name_of(run.root),
+        .state = fmt::format("{} step {}, {}", state, trainer.loop().counters().step, now()),
+        .facts = facts_,
+        .config = read_file(run.config(), kMostConfigBytes)};
+    if (facts_.empty())
+      description.facts.push_back({"parameters", parameter_count_of(trainer.loop())});
+    for (RunDescription::Fact& fact : facts_of(trainer))
+      description.facts.push_back(std::move(fact));
+    write_file_atomically(run.report(),
+                          report_page(reader_->history(), description, reader_->ends_torn()));
+  } catch (const std::exception& error) {
+    log_warning_once(fmt::format("the run goes on without its report {}: {}", run.report().string(),
+                                 error.what()));
+  }
+}
+
+}  // namespace halftone
