@@ -29,8 +29,7 @@ void report_end(const PretrainResult& result, const std::string& run) {
         *result.last_loss, result.steps, result.tokens, format_seconds(result.seconds),
         result.skipped_steps > 0 ? fmt::format(", {} steps skipped", result.skipped_steps) : ""));
   std::error_code ignored;
-  if (const auto report = RunPaths{run}.report();
-      std::filesystem::is_regular_file(report, ignored))
+  if (const auto report = RunPaths{run}.report(); std::filesystem::is_regular_file(report, ignored))
     say(fmt::format("report     {}\n", report.string()));
   if (result.stopped)
     say(fmt::format("stopped and saved; go on with: halftone train --resume {}\n", run));
