@@ -55,22 +55,36 @@ template std::int64_t StateDict::get<std::int64_t>(const std::string&) const;
 template double StateDict::get<double>(const std::string&) const;
 template std::string StateDict::get<std::string>(const std::string&) const;
 
-const torch::Tensor& StateDict::tensor(const std::string& name) const {
+torch::Tensor StateDict::tensor(const std::string& name) const {
+  const torch::Tensor& known = outline(name);
+  if (!known.is_meta()) return known;
+  const auto read = unread.find(name);
+  return read == unread.end() ? known : read->second();
+}
+
+const torch::Tensor& StateDict::outline(const std::string& name) const {
   const auto found = tensors.find(name);
   if (found == tensors.end())
     throw UserError(fmt::format("saved state lacks the tensor '{}'", name));
   return found->second;
 }
 
+void StateDict::read_all() {
+  for (auto& [name, tensor] : tensors) tensor = this->tensor(name);
+  unread.clear();
+}
+
 void StateDict::insert(const std::string& prefix, const StateDict& part) {
   copy_with_prefix(part.tensors, prefix, tensors);
   copy_with_prefix(part.values, prefix, values);
+  copy_with_prefix(part.unread, prefix, unread);
 }
 
 StateDict StateDict::extract(const std::string& prefix) const {
   StateDict part;
   copy_without_prefix(tensors, prefix, part.tensors);
   copy_without_prefix(values, prefix, part.values);
+  copy_without_prefix(unread, prefix, part.unread);
   return part;
 }
 

@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <variant>
@@ -13,20 +14,31 @@
 namespace halftone {
 
 /// Tensors and small values by name, in the order of the names. Tensors share storage with their
-/// owner until they are written or cloned.
+/// owner until they are written or cloned. Those of a file may wait there until each is asked for,
+/// so that a state is loaded without ever being in memory as a whole.
 struct StateDict {
   using Value = std::variant<bool, std::int64_t, double, std::string>;
+  using Read = std::function<torch::Tensor()>;
 
+  /// A tensor that is unread stands here on the meta device: its shape and dtype.
   std::map<std::string, torch::Tensor> tensors;
   std::map<std::string, Value> values;
+  /// What reads the tensors that are unread, by name; every call reads again.
+  std::map<std::string, Read> unread;
 
   /// The value called `name`; throws UserError naming `name` when it is missing or of another type.
   /// An integer is accepted where a double is asked for.
   template <class T>
   T get(const std::string& name) const;
 
-  /// The tensor called `name`; throws UserError naming it when missing.
-  const torch::Tensor& tensor(const std::string& name) const;
+  /// The tensor called `name`, read now if it is unread; throws UserError naming it when missing,
+  /// and what reading throws.
+  torch::Tensor tensor(const std::string& name) const;
+  /// Its shape and dtype, without reading: the tensor itself, or one on the meta device.
+  const torch::Tensor& outline(const std::string& name) const;
+
+  /// Reads every tensor that is unread.
+  void read_all();
 
   /// Copies every entry of `part` under `prefix` + its name.
   void insert(const std::string& prefix, const StateDict& part);

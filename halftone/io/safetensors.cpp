@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -281,6 +282,8 @@ std::string header_for(const std::map<std::string, torch::Tensor>& tensors,
                    "[save_safetensors] a tensor can't be called '", name, "'");
     HALFTONE_CHECK(tensor.defined() && tensor.layout() == torch::kStrided,
                    "[save_safetensors] expected a dense tensor as '", name, "'");
+    HALFTONE_CHECK(!tensor.is_meta(), "[save_safetensors] '", name,
+                   "' has no values yet: read it with StateDict::tensor() first");
     const std::uint64_t end = at + tensor.nbytes();
     header[name] = {{"dtype", dtype_name(name, tensor.scalar_type())},
                     {"shape", tensor.sizes().vec()},
@@ -296,12 +299,21 @@ std::string header_for(const std::map<std::string, torch::Tensor>& tensors,
 }  // namespace
 
 StateDict load_safetensors(const std::filesystem::path& path) {
-  HeaderReader reader(path);
-  reader.read();
+  StateDict result = open_safetensors(path);
+  result.read_all();
+  return result;
+}
+
+StateDict open_safetensors(const std::filesystem::path& path) {
+  const auto reader = std::make_shared<HeaderReader>(path);
+  reader->read();
   StateDict result;
-  for (const Entry& entry : reader.entries())
-    result.tensors.emplace(entry.name, read_tensor(reader, entry));
-  for (const auto& [key, text] : reader.metadata()) result.values.emplace(key, text);
+  for (const Entry& entry : reader->entries()) {
+    result.tensors.emplace(
+        entry.name, torch::empty(entry.shape, torch::dtype(entry.dtype).device(torch::kMeta)));
+    result.unread.emplace(entry.name, [reader, &entry] { return read_tensor(*reader, entry); });
+  }
+  for (const auto& [key, text] : reader->metadata()) result.values.emplace(key, text);
   return result;
 }
 

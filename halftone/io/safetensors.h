@@ -21,9 +21,15 @@ class AtomicFile;
 /// that names the file and the place.
 StateDict load_safetensors(const std::filesystem::path& path);
 
+/// The same without its tensors' bytes: StateDict::tensor() reads each when it is asked for, from
+/// the file that was opened here, whatever has happened to its name since. What is wrong with the
+/// header is a UserError here, what is wrong with a tensor is one there.
+StateDict open_safetensors(const std::filesystem::path& path);
+
 /// Writes `tensors` and `metadata` to `path`, replacing the file as a whole or not at all (see
 /// atomic_file.h for the errors). Tensors may be on any device and of any strides; those that share
-/// memory are stored once each. Throws c10::Error for a dtype that the format lacks.
+/// memory are stored once each. No copy is made of what lies in one piece on the CPU. Throws
+/// c10::Error for a dtype that the format lacks and for a tensor that is unread.
 void save_safetensors(const std::filesystem::path& path,
                       const std::map<std::string, torch::Tensor>& tensors,
                       const std::map<std::string, std::string>& metadata = {});

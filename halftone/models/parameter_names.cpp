@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <functional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -60,15 +61,31 @@ bool same_values(const Tensor& a, const Tensor& b) {
   return a.data_ptr() == b.data_ptr() || (a.sizes() == b.sizes() && a.to(b.scalar_type()).equal(b));
 }
 
+using Change = std::function<Tensor(const Tensor&)>;
+
+/// Puts the file's `from` into `named` as `to`, changed; if it is unread, that is done when it is
+/// read.
+void adopt(StateDict& named, const std::string& to, const StateDict& file, const std::string& from,
+           const Change& change) {
+  named.tensors[to] = change(file.outline(from));
+  if (const auto read = file.unread.find(from); read != file.unread.end())
+    named.unread[to] = [read = read->second, change] { return change(read()); };
+}
+
+Tensor unchanged(const Tensor& tensor) { return tensor; }
+
 void merge_tied(StateDict& named) {
   const auto head = named.tensors.find(std::string(kHead));
   if (head == named.tensors.end()) return;
-  const auto [embedding, is_new] = named.tensors.try_emplace(std::string(kEmbedding), head->second);
-  if (!is_new && !same_values(embedding->second, head->second))
+  const std::string embedding(kEmbedding);
+  if (!named.tensors.contains(embedding))
+    adopt(named, embedding, named, head->first, unchanged);
+  else if (!same_values(named.tensor(embedding), named.tensor(head->first)))
     throw UserError(fmt::format(
         "'{}' and '{}' differ, but this model has one matrix for both; name the one to keep by "
         "removing the other",
         kEmbedding, kHead));
+  named.unread.erase(head->first);
   named.tensors.erase(head);
 }
 
@@ -76,11 +93,15 @@ void merge_tied(StateDict& named) {
 
 StateDict to_v2_names(const StateDict& file, const ModelConfig& config) {
   StateDict named;
-  for (const auto& [name, tensor] : file.tensors) {
+  for (const auto& entry : file.tensors) {
+    const std::string& name = entry.first;
     const std::string ours = v2_name(name);
     const bool rotated = ours != name && (ours.ends_with(".attention.wq.weight") ||
                                           ours.ends_with(".attention.wk.weight"));
-    named.tensors[ours] = rotated ? to_adjacent_pairs(name, tensor, head_dim_of(config)) : tensor;
+    const auto to_pairs = [name, head_dim = head_dim_of(config)](const Tensor& weight) {
+      return to_adjacent_pairs(name, weight, head_dim);
+    };
+    adopt(named, ours, file, name, rotated ? Change(to_pairs) : unchanged);
   }
   merge_tied(named);
   return named;

@@ -16,12 +16,14 @@ namespace halftone {
 /// they are, Hugging Face's ("model.layers.0.self_attn.q_proj.weight") renamed, with the rows of
 /// wq and wk reordered from half rotation to adjacent pairs. Of `tok_embeddings.weight` and
 /// `output.weight` either or both may be there; the result holds the first. Names that no
-/// generation knows stay as they are. Throws UserError when the two tied tensors differ.
+/// generation knows stay as they are, and what is unread stays unread. Throws UserError when the
+/// two tied tensors differ.
 StateDict to_v2_names(const StateDict& file, const ModelConfig& config);
 
 /// Copies a file's tensors into the model's parameters (any generation's names; dtypes are
-/// converted). Throws UserError naming the tensors that are missing, unexpected or of another
-/// shape; the model is unchanged then. `source` stands in the message.
+/// converted), one at a time where they are unread. Throws UserError naming the tensors that are
+/// missing, unexpected or of another shape; the model is unchanged then. `source` stands in the
+/// message.
 void load_parameters(MiniMindLM& model, const StateDict& file, const std::string& source);
 
 /// The parameters by name, for saving: shares their storage; each tensor once.

@@ -28,13 +28,13 @@ constexpr const char* kMasterLow = ".master_low";
 }
 
 void check_moment(const StateDict& state, const std::string& name, at::IntArrayRef shape) {
-  const torch::Tensor& tensor = state.tensor(name);
+  const torch::Tensor& tensor = state.outline(name);
   const torch::ScalarType dtype = tensor.scalar_type();
   if (tensor.sizes() != shape ||
       (dtype != torch::kFloat && dtype != torch::kBFloat16 && dtype != torch::kByte))
     refuse(name, tensor, "float32, bfloat16 or uint8 " + c10::str(shape));
   if (dtype != torch::kByte) return;
-  const torch::Tensor& scales = state.tensor(name + kScale);
+  const torch::Tensor& scales = state.outline(name + kScale);
   const std::int64_t count = moment_scales(tensor.numel());
   if (scales.sizes() != at::IntArrayRef{count} || scales.scalar_type() != torch::kFloat)
     refuse(name + kScale, scales, fmt::format("float32 [{}]", count));
@@ -126,11 +126,11 @@ void AdamW::load_slot(std::size_t index, const StateDict& state) const {
   load(kExpAvgSq, Moment::kSecond, stored.exp_avg_sq, stored.exp_avg_sq_scale);
   if (!stored.master_low.defined()) return;
   const torch::Tensor low = view_of(stored.master_low, slot);
-  const auto saved = state.tensors.find(names_[index] + kMasterLow);
-  if (saved == state.tensors.end())
-    low.zero_();
+  const std::string name = names_[index] + kMasterLow;
+  if (state.tensors.contains(name))
+    low.copy_(master_low_as(state.tensor(name), low.scalar_type()));
   else
-    low.copy_(master_low_as(saved->second, low.scalar_type()));
+    low.zero_();
 }
 
 void AdamW::load_state_dict(const StateDict& state) {

@@ -112,12 +112,14 @@ Checkpoint read_checkpoint(const fs::path& folder, Part part) try {
                                 kFormat));
   Checkpoint checkpoint{.step = trainer.at("step").get<std::int64_t>()};
   check_file(folder / kModelFile, trainer.at("files").at(kModelFile));
-  checkpoint.model.tensors = load_safetensors(folder / kModelFile).tensors;
+  checkpoint.model = open_safetensors(folder / kModelFile);
+  checkpoint.model.values.clear();
   if (part == Part::kAll) {
     check_file(folder / kOptimizerFile, trainer.at("files").at(kOptimizerFile));
-    const StateDict both = load_safetensors(folder / kOptimizerFile);
-    checkpoint.optimizer.tensors = both.extract("optimizer.").tensors;
-    checkpoint.trainer.tensors = both.extract("trainer.").tensors;
+    const StateDict both = open_safetensors(folder / kOptimizerFile);
+    checkpoint.optimizer = both.extract("optimizer.");
+    checkpoint.trainer = both.extract("trainer.");
+    checkpoint.trainer.read_all();
     read_values(trainer, "optimizer", checkpoint.optimizer);
   }
   read_values(trainer, "model", checkpoint.model);

@@ -36,10 +36,11 @@ void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& che
                      std::int64_t keep_last = 2);
 
 /// The newest checkpoint that is whole; each newer, damaged one is named in a warning. Throws
-/// UserError when there is none.
+/// UserError when there is none. The tensors of model and optimizer are unread (StateDict): no more
+/// than the one that is asked for is in memory. They can be read after the folder is gone, too.
 Checkpoint load_latest_checkpoint(const std::filesystem::path& run_dir);
 
-/// As load_latest_checkpoint, but reads the model and trainer values only (no optimizer tensors).
+/// As load_latest_checkpoint, but with the model and the trainer's values only.
 Checkpoint load_latest_model(const std::filesystem::path& run_dir);
 
 /// Steps that have a checkpoint folder, ascending.

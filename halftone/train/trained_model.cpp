@@ -121,7 +121,7 @@ void initialize_from(MiniMindLM& model, const std::filesystem::path& file_or_fol
   const std::filesystem::path file = std::filesystem::is_directory(file_or_folder)
                                          ? file_or_folder / "model.safetensors"
                                          : file_or_folder;
-  load_parameters(model, load_safetensors(file), file.string());
+  load_parameters(model, open_safetensors(file), file.string());
 }
 
 TokenizerInterface tokenizer_interface(const Tokenizer& tokenizer) {

@@ -210,6 +210,47 @@ TEST(LoadSafetensors, NamesFileAndPlaceOfEveryDefect) {
   }
 }
 
+TEST(OpenSafetensors, ReadsATensorWhenItIsAskedFor) {
+  const TempFolder folder;
+  for (const auto& [name, shape] : kShapes)
+    for (const auto& [dtype_name, dtype] : kDtypes) {
+      const torch::Tensor tensor = rule_tensor(dtype_name, dtype, shape);
+      save_safetensors(folder / "a", {{name, tensor}}, {{"format", "pt"}});
+      const StateDict state = open_safetensors(folder / "a");
+      EXPECT_TRUE(state.outline(name).is_meta());
+      EXPECT_EQ(state.outline(name).sizes(), tensor.sizes());
+      EXPECT_EQ(state.outline(name).scalar_type(), dtype);
+      EXPECT_EQ(state.get<std::string>("format"), "pt");
+      expect_equal_bits(state.tensor(name), tensor);
+    }
+}
+
+TEST(OpenSafetensors, KeepsTheFileThatItOpened) {
+  const TempFolder folder;
+  save_safetensors(folder / "a", {{"part.x", torch::ones({3})}, {"y", torch::zeros({2})}});
+  StateDict state;
+  state.insert("whole.", open_safetensors(folder / "a"));
+  std::filesystem::remove(folder / "a");
+  const StateDict part = state.extract("whole.part.");
+  EXPECT_EQ(part.tensors.size(), 1U);
+  EXPECT_EQ(part.unread.size(), 1U);
+  EXPECT_TRUE(part.tensor("x").equal(torch::ones({3})));
+  state.tensors["whole.y"] = torch::ones({2});  // in place of the one that is unread
+  state.read_all();
+  EXPECT_TRUE(state.unread.empty());
+  EXPECT_TRUE(state.tensors.at("whole.part.x").equal(torch::ones({3})));
+  EXPECT_TRUE(state.tensors.at("whole.y").equal(torch::ones({2})));
+}
+
+TEST(OpenSafetensors, TellsOfAFileThatWasCutOffSince) {
+  const TempFolder folder;
+  save_safetensors(folder / "a", {{"x", torch::ones({1000})}});
+  const StateDict state = open_safetensors(folder / "a");
+  std::filesystem::resize_file(folder / "a", 200);
+  EXPECT_THAT(message_of<UserError>([&] { state.tensor("x"); }), HasSubstr("ended at byte 200"));
+  EXPECT_THROW(save_safetensors(folder / "b", state.tensors), c10::Error);
+}
+
 TEST(LoadSafetensors, NamesPathsThatAreNoFiles) {
   const TempFolder folder;
   EXPECT_THAT(message_of<UserError>([&] { load_safetensors(folder / "none"); }),

@@ -101,6 +101,32 @@ TEST(ParameterNames, EitherOrBothOfTheTiedPairWillDo) {
   EXPECT_EQ(error_of(source, hf), "no error");
 }
 
+// The file's tensors stay where they are until each is copied.
+StateDict unread(const StateDict& file) {
+  StateDict state;
+  for (const auto& [name, tensor] : file.tensors) {
+    state.tensors[name] = torch::empty_like(tensor, torch::kMeta);
+    state.unread[name] = [tensor = tensor] { return tensor.clone(); };
+  }
+  return state;
+}
+
+TEST(ParameterNames, UnreadFilesLoadExactly) {
+  MiniMindLM source(small_config(true));
+  StateDict file = hf_file(source);
+  file.tensors["lm_head.weight"] = file.tensor("model.embed_tokens.weight");
+  for (const char* missing : {"none", "model.embed_tokens.weight", "lm_head.weight"}) {
+    StateDict part = file;
+    part.tensors.erase(missing);
+    MiniMindLM target(small_config(true));
+    load_parameters(target, unread(part), "file");
+    for (const auto& [name, tensor] : parameters_of(source).tensors)
+      EXPECT_TRUE(parameters_of(target).tensor(name).equal(tensor)) << name;
+  }
+  file.tensors["lm_head.weight"] = file.tensor("lm_head.weight") + 1;
+  EXPECT_THAT(error_of(source, unread(file)), testing::HasSubstr("differ"));
+}
+
 TEST(ParameterNames, TiedTensorsThatDifferAreRefused) {
   MiniMindLM model(small_config(false));
   StateDict file = parameters_of(model);
