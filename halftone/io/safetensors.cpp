@@ -16,6 +16,7 @@
 #include "halftone/core/atomic_file.h"
 #include "halftone/core/error.h"
 #include "halftone/core/file.h"
+#include "halftone/core/file_memory.h"
 #include "halftone/core/text.h"
 
 namespace halftone {
@@ -271,6 +272,17 @@ std::vector<const std::pair<const std::string, torch::Tensor>*> storage_order(
   return order;
 }
 
+// In pieces, since what lies in a file is in memory only while it is written.
+void write_bytes(AtomicFile& file, const torch::Tensor& contiguous) {
+  constexpr std::int64_t kPiece = std::int64_t{16} << 20U;
+  const torch::Tensor bytes = contiguous.view({-1}).view(torch::kByte);
+  for (std::int64_t begin = 0; begin < bytes.numel(); begin += kPiece) {
+    const torch::Tensor piece = bytes.narrow(0, begin, std::min(kPiece, bytes.numel() - begin));
+    file.write(piece.const_data_ptr(), piece.nbytes());
+    release_pages(piece);
+  }
+}
+
 std::string header_for(const std::map<std::string, torch::Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
@@ -324,8 +336,7 @@ void save_safetensors(AtomicFile& file, const std::map<std::string, torch::Tenso
   file.write(&length, kLengthBytes);
   file.write(header);
   for (const auto* entry : storage_order(tensors)) {
-    const torch::Tensor plain = entry->second.detach().to(torch::kCPU).contiguous();
-    file.write(plain.const_data_ptr(), plain.nbytes());
+    write_bytes(file, entry->second.detach().to(torch::kCPU).contiguous());
   }
 }
 

@@ -8,11 +8,10 @@
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/core/large_pages.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/adamw.h"
 #include "halftone/kernels/gradient_stats.h"
-#include "halftone/kernels/moments.h"
+#include "halftone/optim/adamw_buffers.h"
 
 namespace halftone {
 namespace {
@@ -84,41 +83,18 @@ void check_parameter(const std::string& name, const torch::Tensor& parameter) {
                  name, "' to be a dense leaf tensor");
 }
 
-// Every step reads and writes these from end to end. All of the optimizer's memory comes from here.
-torch::Tensor flat_zeros(std::int64_t size, torch::ScalarType dtype, torch::Device device) {
-  if (!device.is_cpu()) return torch::zeros({size}, torch::dtype(dtype).device(device));
-  const auto width = static_cast<std::int64_t>(c10::elementSize(dtype));
-  return zeros_on_large_pages(size * width).view(dtype);
-}
-
-AdamWTensors buffer_tensors(const AdamWBufferLayout& layout, bool with_gradients) {
-  const auto zeros = [&](std::int64_t size, torch::ScalarType dtype) {
-    return flat_zeros(size, dtype, layout.device);
-  };
-  AdamWTensors tensors;
-  tensors.weights = zeros(layout.size, layout.weights);
-  if (with_gradients) tensors.gradients = zeros(layout.size, layout.gradients);
-  tensors.exp_avg = zeros(layout.size, layout.moments);
-  tensors.exp_avg_sq = zeros(layout.size, layout.moments);
-  if (layout.moments == torch::kByte) {
-    tensors.exp_avg_scale = zeros(moment_scales(layout.size), torch::kFloat);
-    tensors.exp_avg_sq_scale = zeros(moment_scales(layout.size), torch::kFloat);
-  }
-  if (layout.master_low) tensors.master_low = zeros(layout.size, *layout.master_low);
-  return tensors;
-}
-
 }  // namespace
 
 AdamW::AdamW(NamedTensors named_parameters, AdamWOptions options)
-    : Optimizer(tensors_of(named_parameters), group_options(options)), options_(options) {
+    : Optimizer(tensors_of(named_parameters), group_options(options)),
+      options_(std::move(options)) {
   const torch::NoGradGuard no_grad;
   add_slots(std::move(named_parameters));
   allocate_buffers();
 }
 
 AdamW::AdamW(std::vector<torch::Tensor> parameters, AdamWOptions options)
-    : AdamW(numbered(parameters), options) {}
+    : AdamW(numbered(parameters), std::move(options)) {}
 
 void AdamW::add_slots(NamedTensors named_parameters) {
   for (auto& [name, parameter] : named_parameters) {
@@ -147,12 +123,15 @@ void AdamW::allocate_buffers() {
     const torch::Tensor& parameter = slot.variables.front();
     shapes.push_back({parameter.sizes().vec(), parameter.scalar_type(), parameter.device()});
   }
-  for (const AdamWBufferLayout& layout : adamw_layout(shapes, options_)) {
+  const std::vector<AdamWBufferLayout> layouts = adamw_layout(shapes, options_);
+  std::vector<AdamWTensors> tensors = adamw_buffers(layouts, options_);
+  for (std::size_t b = 0; b < layouts.size(); ++b) {
+    const AdamWBufferLayout& layout = layouts[b];
     for (std::size_t k = 0; k < layout.parameters.size(); ++k) {
-      slots_[layout.parameters[k]].buffer = buffers_.size();
+      slots_[layout.parameters[k]].buffer = b;
       slots_[layout.parameters[k]].offset = layout.offsets[k];
     }
-    buffers_.push_back({.tensors = buffer_tensors(layout, !options_.release_gradients),
+    buffers_.push_back({.tensors = std::move(tensors[b]),
                         .step = torch::zeros({}, torch::dtype(torch::kLong).device(layout.device)),
                         .slots = layout.parameters});
   }
@@ -349,31 +328,17 @@ AdamWArguments AdamW::arguments_for(std::size_t buffer, const torch::Tensor& gra
           .found_inf = found_inf.to(device, true)};
 }
 
-// REQUIRES with 8-bit moments: the range begins at a parameter.
-AdamWTensors AdamW::part_of(const Buffer& buffer, const Range& range) const {
-  const std::int64_t size = range.end - range.begin;
-  const auto part = [&](const torch::Tensor& flat) {
-    return flat.defined() ? flat.narrow(0, range.begin, size) : flat;
-  };
-  const auto scales = [&](const torch::Tensor& all) {
-    return all.defined() ? all.narrow(0, moment_scales(range.begin), moment_scales(size)) : all;
-  };
-  const AdamWTensors& t = buffer.tensors;
-  return {part(t.weights),    part(t.gradients),       part(t.exp_avg),
-          part(t.exp_avg_sq), scales(t.exp_avg_scale), scales(t.exp_avg_sq_scale),
-          part(t.master_low)};
-}
-
 // One parameter by itself, with the gradient that is in .grad, if there is one.
 void AdamW::step_slot(const Slot& slot, AdamWArguments& arguments) const {
-  AdamWTensors tensors = part_of(buffers_[slot.buffer], {slot.offset, slot.offset + slot.numel});
+  AdamWTensors tensors =
+      part_of(buffers_[slot.buffer].tensors, {slot.offset, slot.offset + slot.numel});
   if (options_.release_gradients)
     tensors.gradients = loose_gradient(slot);
   else if (!collect_gradient(slot))
     return;
   if (!tensors.gradients.defined()) return;
   arguments.first_index = slot.offset;
-  adamw_(tensors, arguments);
+  adamw_in_chunks_(tensors, arguments);
 }
 
 void AdamW::step_parameter(std::size_t index, const torch::Tensor& gradient_factor,
@@ -407,7 +372,7 @@ void AdamW::step_scaled(const torch::Tensor& gradient_factor, const torch::Tenso
     }
     for (const Range& run : active_runs(buffer, active)) {
       arguments.first_index = run.begin;
-      adamw_(part_of(buffer, run), arguments);
+      adamw_in_chunks_(part_of(buffer.tensors, run), arguments);
     }
   }
   finish_step(found_inf);
@@ -426,6 +391,7 @@ AdamWBytes AdamW::bytes() const {
         of(t.exp_avg) + of(t.exp_avg_sq) + of(t.exp_avg_scale) + of(t.exp_avg_sq_scale);
     bytes.master += of(t.master_low);
   }
+  if (!options_.offload.empty()) bytes.disk = bytes.moments + bytes.master;
   return bytes;
 }
 

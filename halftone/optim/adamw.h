@@ -34,7 +34,9 @@ struct GradientStats {
 class AdamW : public torch::optim::Optimizer {
  public:
   /// A tensor given twice (tied weights) counts once, under its first name. Throws c10::Error for
-  /// another dtype, overlapping parameters and options out of range.
+  /// another dtype, overlapping parameters and options out of range; where states are offloaded,
+  /// for parameters that are not on the CPU, and what zeros_in_file() throws
+  /// (core/file_memory.h).
   AdamW(std::vector<std::pair<std::string, torch::Tensor>> named_parameters,
         AdamWOptions options = {});
   /// Names are "group 0, parameter 0" and so on.
@@ -115,7 +117,6 @@ class AdamW : public torch::optim::Optimizer {
   std::vector<Range> active_runs(const Buffer& buffer, const std::vector<bool>& active) const;
   GradientStats buffered_stats() const;
   GradientStats loose_stats() const;
-  AdamWTensors part_of(const Buffer& buffer, const Range& range) const;
   torch::Tensor view_of(const torch::Tensor& flat, const Slot& slot) const;
   torch::Tensor scales_of(const torch::Tensor& scales, const Slot& slot) const;
   void check_in_place(std::size_t index) const;

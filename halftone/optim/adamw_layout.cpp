@@ -35,6 +35,25 @@ AdamWBufferLayout buffer_for(const ParameterShape& parameter, const AdamWOptions
           .master_low = master_low_of(parameter, options.master)};
 }
 
+// Of moments and master.
+std::int64_t state_bytes(const AdamWBufferLayout& buffer, std::int64_t elements) {
+  std::int64_t bytes = 2 * elements * bytes_of(buffer.moments);
+  if (buffer.moments == torch::kByte)
+    bytes += 2 * moment_scales(elements) * bytes_of(torch::kFloat);
+  if (buffer.master_low) bytes += elements * bytes_of(*buffer.master_low);
+  return bytes;
+}
+
+// That one call takes: of a whole buffer, or a parameter by itself.
+std::int64_t longest_range(const AdamWBufferLayout& buffer,
+                           const std::vector<ParameterShape>& parameters, bool one_by_one) {
+  if (!one_by_one) return buffer.size;
+  std::int64_t longest = 0;
+  for (const std::size_t i : buffer.parameters)
+    longest = std::max(longest, c10::multiply_integers(parameters[i].sizes));
+  return longest;
+}
+
 bool same_kind(const AdamWBufferLayout& a, const AdamWBufferLayout& b) {
   return a.device == b.device && a.weights == b.weights && a.moments == b.moments;
 }
@@ -73,7 +92,19 @@ AdamWBytes adamw_bytes(const std::vector<ParameterShape>& parameters, const Adam
       bytes.moments += 2 * moment_scales(buffer.size) * bytes_of(torch::kFloat);
     if (buffer.master_low) bytes.master += buffer.size * bytes_of(*buffer.master_low);
   }
+  if (!options.offload.empty()) bytes.disk = bytes.moments + bytes.master;
   return bytes;
+}
+
+std::int64_t offload_chunk_bytes(const std::vector<ParameterShape>& parameters,
+                                 const AdamWOptions& options) {
+  if (options.offload.empty()) return 0;
+  std::int64_t most = 0;
+  for (const AdamWBufferLayout& buffer : adamw_layout(parameters, options)) {
+    const std::int64_t range = longest_range(buffer, parameters, options.release_gradients);
+    most = std::max(most, state_bytes(buffer, std::min(range, kOffloadChunk)));
+  }
+  return most;
 }
 
 }  // namespace halftone

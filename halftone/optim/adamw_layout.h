@@ -37,18 +37,28 @@ bool is_small_parameter(at::IntArrayRef sizes);
 std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& parameters,
                                             const AdamWOptions& options);
 
+/// Elements whose states are in memory at once where they lie in a file: whole blocks of moments.
+constexpr std::int64_t kOffloadChunk = std::int64_t{1} << 22U;
+
 /// Bytes of the optimizer's buffers, by kind; the weights themselves among them.
 struct AdamWBytes {
   std::int64_t weights = 0;
   std::int64_t gradients = 0;  // 0 when they are released
   std::int64_t moments = 0;
   std::int64_t master = 0;  // what is kept beside the weights
+  std::int64_t disk = 0;    // of moments and master: what lies in a file
   std::int64_t total() const { return weights + gradients + moments + master; }
+  /// Of moments and master: what is in memory all the time.
+  std::int64_t resident_states() const { return moments + master - disk; }
   bool operator==(const AdamWBytes&) const = default;
 };
 
 /// What an AdamW over such parameters allocates, without doing so. A tied parameter is to be given
 /// once.
 AdamWBytes adamw_bytes(const std::vector<ParameterShape>& parameters, const AdamWOptions& options);
+
+/// The most that a step brings into memory at once of states that lie in a file; 0 where none do.
+std::int64_t offload_chunk_bytes(const std::vector<ParameterShape>& parameters,
+                                 const AdamWOptions& options);
 
 }  // namespace halftone

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 
 namespace halftone {
 
@@ -30,6 +31,9 @@ struct AdamWOptions {
   // No buffer for gradients: they stay where autograd puts them until step_parameter(), or a step,
   // has taken them in.
   bool release_gradients = false;
+  // Folder on a disk where moments and masters lie in a file instead of memory, with the same bits;
+  // empty: in memory. On the CPU only.
+  std::filesystem::path offload;
 };
 
 }  // namespace halftone

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "halftone/core/error.h"
+#include "halftone/core/file_memory.h"
 #include "halftone/kernels/moments.h"
 #include "halftone/kernels/split_master.h"
 #include "halftone/optim/adamw.h"
@@ -119,8 +120,10 @@ void AdamW::load_slot(std::size_t index, const StateDict& state) const {
     const std::string name = names_[index] + key;
     Stored from{.values = state.tensor(name)};
     if (from.values.scalar_type() == torch::kByte) from.scales = state.tensor(name + kScale);
-    load_moment(from, moment,
-                {view_of(flat, slot), scales.defined() ? scales_of(scales, slot) : scales});
+    const Stored to{view_of(flat, slot), scales.defined() ? scales_of(scales, slot) : scales};
+    load_moment(from, moment, to);
+    release_pages(to.values);
+    release_pages(to.scales);
   };
   load(kExpAvg, Moment::kFirst, stored.exp_avg, stored.exp_avg_scale);
   load(kExpAvgSq, Moment::kSecond, stored.exp_avg_sq, stored.exp_avg_sq_scale);
@@ -131,6 +134,7 @@ void AdamW::load_slot(std::size_t index, const StateDict& state) const {
     low.copy_(master_low_as(state.tensor(name), low.scalar_type()));
   else
     low.zero_();
+  release_pages(low);
 }
 
 void AdamW::load_state_dict(const StateDict& state) {

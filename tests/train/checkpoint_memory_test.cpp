@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "halftone/core/file_memory.h"
 #include "halftone/core/memory.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/models/parameter_names.h"
@@ -86,6 +87,29 @@ TEST(CheckpointMemory, SavingAndLoadingKeepOneTensorAtATime) {
   EXPECT_LT(loading, kStates / 16);
   expect_same(network_state(loaded), network_state(saved));
   expect_same(loaded_optimizer.state_dict(), saved_optimizer.state_dict());
+}
+
+TEST(CheckpointMemory, OffloadedStatesPassThroughOnTheirWay) {
+  const TempFolder run{fs::path(test::kBuildDir)};
+  const AdamWOptions offloaded{.offload = run.path()};
+  Network network(1);
+  AdamW optimizer(named_parameters_of(network), offloaded);
+  touch(optimizer, 1);
+  StateDict expected = optimizer.state_dict();
+  for (auto& [name, tensor] : expected.tensors) tensor = tensor.max();
+  for (const std::int64_t step : {1, 2}) {
+    for (const auto& [name, tensor] : optimizer.state_dict().tensors) release_pages(tensor);
+    const std::int64_t extra = extra_bytes([&] {
+      if (step == 1)
+        save_checkpoint(run.path(), {.optimizer = optimizer.state_dict(), .step = 1});
+      else
+        optimizer.load_state_dict(load_latest_checkpoint(run.path()).optimizer);
+    });
+    EXPECT_LT(extra, kStates / 8) << step;
+    if (step == 1) touch(optimizer, 700);
+  }
+  for (const auto& [name, tensor] : optimizer.state_dict().tensors)
+    EXPECT_TRUE(tensor.eq(expected.tensor(name)).all().item<bool>()) << name;
 }
 
 TEST(CheckpointMemory, FilesOfOthersAreReadATensorAtATime) {

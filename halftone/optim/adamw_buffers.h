@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory that AdamW works on, and the part of it that may lie in a file.
+#pragma once
+
+#include <vector>
+
+#include "halftone/kernels/adamw.h"
+#include "halftone/kernels/gradient_stats.h"
+#include "halftone/optim/adamw_layout.h"
+#include "halftone/optim/adamw_options.h"
+
+namespace halftone {
+
+/// What an AdamW over such layouts keeps, all zero; gradients are undefined where the options
+/// release them. On the CPU, weights and gradients lie on large pages, and so do the states (what
+/// else there is), unless `options.offload` names a folder: then all of them lie in one file there
+/// (zeros_in_file() says what it throws).
+std::vector<AdamWTensors> adamw_buffers(const std::vector<AdamWBufferLayout>& layouts,
+                                        const AdamWOptions& options);
+
+/// The elements of `range`. REQUIRES with 8-bit moments: it begins at a block of 256.
+AdamWTensors part_of(const AdamWTensors& tensors, const Range& range);
+
+/// adamw_(), with the same bits. States that lie in a file are taken a chunk (kOffloadChunk) at a
+/// time: the next is asked for while one is worked on, whose pages are handed back then.
+void adamw_in_chunks_(const AdamWTensors& tensors, const AdamWArguments& arguments);
+
+}  // namespace halftone
