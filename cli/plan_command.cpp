@@ -25,6 +25,10 @@ bool is_unlimited(const RunPlan& plan) {
   return plan.budget_bytes == std::numeric_limits<std::uint64_t>::max();
 }
 
+std::string on_disk(const MemoryBytes& bytes) {
+  return bytes.disk > 0 ? fmt::format("  {} on disk", format_bytes(bytes.disk)) : "";
+}
+
 std::string row_of(const RecipePlan& recipe) {
   const MemoryBytes& bytes = recipe.bytes;
   return fmt::format("{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{}\n",
@@ -34,7 +38,7 @@ std::string row_of(const RecipePlan& recipe) {
                      format_bytes(bytes.workspace), format_bytes(bytes.process),
                      recipe.step_s < 1 ? fmt::format("{:.0f} ms", 1e3 * recipe.step_s)
                                        : format_seconds(recipe.step_s),
-                     recipe.fits ? "" : "  does not fit");
+                     on_disk(bytes) + (recipe.fits ? "" : "  does not fit"));
 }
 
 std::string conclusion(const RunPlan& plan) {
@@ -72,6 +76,7 @@ nlohmann::ordered_json json_of(const RecipePlan& recipe) {
             {"activations", bytes.activations},
             {"workspace", bytes.workspace},
             {"process", bytes.process}}},
+          {"disk_bytes", bytes.disk},
           {"step_s", recipe.step_s},
           {"fits", recipe.fits}};
 }

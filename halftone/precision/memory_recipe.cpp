@@ -136,6 +136,7 @@ MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& pr
   if (choice.clip_norm != "auto")
     recipe.clip_norm = clip_norm_for(choice.clip_norm, recipe.release_gradients);
   recipe.stochastic_rounding |= recipe.bf16_weights;
+  recipe.offload = choice.offload;
   return recipe;
 }
 
@@ -145,6 +146,7 @@ void MemoryRecipe::apply_to(AdamWOptions& options) const {
   options.fp32_gradients = fp32_gradients;
   options.stochastic_rounding = stochastic_rounding;
   options.release_gradients = release_gradients;
+  options.offload = offload;
 }
 
 }  // namespace halftone

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct MemoryChoice {
   std::string recompute = "auto";          // "none", "blocks"
   std::string release_gradients = "auto";  // "on", "off"
   std::string clip_norm = "auto";          // "exact", "running"
+  std::string offload;                     // AdamWOptions::offload
 };
 
 /// How a run keeps weights, gradients and optimizer state, and what of the forward pass. The
@@ -34,6 +36,7 @@ struct MemoryRecipe {
   bool recompute_blocks = false;     // nn/recompute.h
   bool release_gradients = false;    // optim/gradient_release.h
   ClipNorm clip_norm = ClipNorm::kExact;
+  std::filesystem::path offload;  // of the optimizer's states; empty: they are in memory
 
   /// Sets what concerns the optimizer.
   void apply_to(AdamWOptions& options) const;

@@ -275,6 +275,10 @@ std::vector<ConfigField> memory_fields() {
                                         "gradients, which costs a second backward "
                                         "pass where they are released; running: of the step "
                                         "before, or of those so far if larger"),
+      changeable(input_path(field<&C::storage, &R::offload>(
+          "offload", path(),
+          "folder on a fast disk where AdamW's states lie in a file instead of memory, with the "
+          "same bits; empty: in memory"))),
       changeable(field<&C::memory_budget>(
           "memory_budget", {"available, unlimited or a size such as 8GiB", is_memory_budget, {}},
           "memory that the process may take: a run that will not fit is refused. available: what "

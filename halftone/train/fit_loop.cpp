@@ -62,6 +62,7 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       setups_(configured_optimizers(task.module(), precision)),
       length_(options.limits, task.batches_per_epoch(), options.accumulate) {
   check_release();
+  check_offload();
   precision_.set_diagnosis([this] { return origin_of_non_finite(); });
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
@@ -81,6 +82,22 @@ void FitLoop::check_release() const {
         "this type can't be joined; set accumulate_grad_batches to 1 and make batches larger, or "
         "give their type a static member joined()",
         options_.accumulate));
+}
+
+void FitLoop::check_offload() const {
+  if (precision_.memory().offload.empty()) return;
+  for (const OptimizerSetup& setup : setups_) {
+    const auto* const adamw = dynamic_cast<const AdamW*>(setup.optimizer.get());
+    if (adamw == nullptr)
+      throw UserError(
+          "trainer: expected a halftone::AdamW, whose states can be offloaded, got another "
+          "optimizer; leave memory.offload out");
+    if (adamw->options().offload.empty())
+      throw UserError(
+          "trainer: memory.offload is set, but the AdamW of configure_optimizers() keeps its "
+          "states in memory; give its options to MemoryRecipe::apply_to(), or set "
+          "AdamWOptions::offload");
+  }
 }
 
 FitLoop::~FitLoop() { precision_.set_diagnosis({}); }
@@ -196,11 +213,12 @@ void FitLoop::note_memory_kinds(StepMetrics& metrics) const {
     sum.gradients += bytes.gradients;
     sum.moments += bytes.moments;
     sum.master += bytes.master;
+    sum.disk += bytes.disk;
   }
   const auto mib = [](auto bytes) { return static_cast<double>(bytes) / kMebibyte; };
   metrics.weights_mib = mib(sum.weights);
   metrics.gradients_mib = mib(sum.gradients);
-  metrics.states_mib = mib(sum.moments + sum.master);
+  metrics.states_mib = mib(sum.resident_states());
   if (const std::size_t peak = take_pooled_peak(); peak > 0 && precision_.device().is_cpu())
     metrics.tensors_mib = mib(peak);
 }

@@ -63,6 +63,7 @@ class FitLoop {
   std::string origin_of_non_finite();
   void set_learning_rates(std::int64_t group);
   void check_release() const;
+  void check_offload() const;
   torch::Tensor loss_of(std::int64_t i);
   torch::Tensor accumulate_gradients(std::int64_t group);
   Update update(std::int64_t group);

@@ -57,6 +57,7 @@ std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
   for (const AdamWBufferLayout& buffer : layout) {
     add(buffer.size, buffer.weights);
     if (!options.release_gradients) add(buffer.size, buffer.gradients);
+    if (!options.offload.empty()) continue;
     for (int moment = 0; moment < 2; ++moment) {
       add(buffer.size, buffer.moments);
       if (buffer.moments == torch::kByte) add(moment_scales(buffer.size), torch::kFloat);
@@ -84,15 +85,18 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const 
   const MemoryBytes training{
       .weights = static_cast<std::uint64_t>(stored.weights),
       .gradients = static_cast<std::uint64_t>(stored.gradients),
-      .states = static_cast<std::uint64_t>(stored.moments + stored.master),
+      .states = static_cast<std::uint64_t>(stored.resident_states() +
+                                           offload_chunk_bytes(parameters, options)),
       .activations = whole(step.activations),
       .workspace = whole(step.workspace + packed + batches + kWaiting * step.total()) +
                    unused_ends(adamw_layout(parameters, options), options),
-      .process = process};
+      .process = process,
+      .disk = static_cast<std::uint64_t>(stored.disk)};
   const MemoryBytes beginning{
       .weights = static_cast<std::uint64_t>(stored.weights) +
                  static_cast<std::uint64_t>(parameter_count(model)) * sizeof(float),
-      .process = process};
+      .process = process,
+      .disk = training.disk};
   return training.total() < beginning.total() ? beginning : training;
 }
 

@@ -16,10 +16,13 @@ namespace halftone {
 struct MemoryBytes {
   std::uint64_t weights = 0;
   std::uint64_t gradients = 0;
-  std::uint64_t states = 0;  // of the optimizer: moments, and what is kept beside bf16 weights
+  // Of the optimizer: moments, and what is kept beside bf16 weights; a chunk of them where they are
+  // offloaded.
+  std::uint64_t states = 0;
   std::uint64_t activations = 0;
   std::uint64_t workspace = 0;  // converted weights, the head's gradient, batches, unused ends
   std::uint64_t process = 0;    // the program and its libraries
+  std::uint64_t disk = 0;       // not memory: the states that are offloaded
   std::uint64_t total() const {
     return weights + gradients + states + activations + workspace + process;
   }

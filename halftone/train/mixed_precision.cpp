@@ -101,7 +101,13 @@ MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
     : policy_(std::move(policy)),
       memory_(std::move(memory)),
       device_(device),
-      scaler_(scaler_for(policy_, scaler)) {}
+      scaler_(scaler_for(policy_, scaler)) {
+  if (!memory_.offload.empty() && !device_.is_cpu())
+    throw UserError(fmt::format(
+        "offload keeps the states of a CPU's optimizer in a file, but this run is on {}; leave it "
+        "out, or train on the CPU",
+        device_.str()));
+}
 
 void MixedPrecision::convert_module(torch::nn::Module& module) {
   if (policy_.int8_matmul) check_int8_layers(module, policy_.name);

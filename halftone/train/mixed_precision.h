@@ -45,7 +45,8 @@ using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 class MixedPrecision {
  public:
   /// `scaler` matters to policies with loss scaling only. Of `memory`, what concerns the optimizer
-  /// is up to its options (MemoryRecipe::apply_to()).
+  /// is up to its options (MemoryRecipe::apply_to()). Throws UserError for states that are to be
+  /// offloaded from another device than the CPU.
   MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler, torch::Device device,
                  MemoryRecipe memory = {});
 

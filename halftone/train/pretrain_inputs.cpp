@@ -8,6 +8,8 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
+#include "halftone/core/file_memory.h"
+#include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/data/bpe_trainer.h"
 #include "halftone/kernels/matmul_path.h"
@@ -62,6 +64,15 @@ GradScalerOptions scaler_options(const TrainConfig& config) {
   return options;
 }
 
+void check_offload(const std::string& folder) {
+  if (folder.empty()) return;
+  check_file_memory(folder);
+  if (is_folder_in_memory(folder))
+    log_warning(fmt::format(
+        "offload: '{}' lies in memory itself, so nothing is gained; name a folder on a disk",
+        folder));
+}
+
 }  // namespace
 
 Corpus open_corpus(const TrainConfig& config) {
@@ -75,6 +86,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
   const torch::Device device = resolve_device(config.device);
   const PrecisionPolicy precision = parse_precision(config.precision);
   if (device.is_cpu()) matmul_paths();  // may refuse
+  check_offload(config.storage.offload);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   Corpus corpus = open_corpus(config);
   if (!tokenizer)

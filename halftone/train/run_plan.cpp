@@ -76,12 +76,14 @@ const RecipePlan* way_out_of(const std::string& precision, const RunPlan& all) {
 std::string refusal(const RecipePlan& own, const RunPlan& all) {
   const RecipePlan* const other = way_out_of(own.precision, all);
   const std::string way_out =
-      other != nullptr ? fmt::format("--precision {} --memory {} needs {}", other->precision,
-                                     other->memory, format_bytes(other->bytes.total()))
-                       : fmt::format(
-                             "no recipe needs less than {}, so take a smaller "
-                             "batch_size, seq_len or model",
-                             format_bytes(all.recipes.front().bytes.total()));
+      other != nullptr
+          ? fmt::format("--precision {} --memory {} needs {}", other->precision, other->memory,
+                        format_bytes(other->bytes.total()))
+          : fmt::format(
+                "no recipe needs less than {}, so take a smaller "
+                "batch_size, seq_len or model{}",
+                format_bytes(all.recipes.front().bytes.total()),
+                own.bytes.disk == 0 ? ", or keep the states on a disk (--offload)" : "");
   return fmt::format(
       "the run would need {} of memory in {} with memory {} ({} weights, {} gradients, {} "
       "optimizer states, {} activations, {} all else), but it may take {}; {}; --memory-budget "

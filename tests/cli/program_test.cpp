@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The built program as a person meets it: arguments, exit code, what stands on stdout and stderr,
 // and what has become of the files.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -379,6 +380,37 @@ TEST_F(Program, NoRoomIsAFailureThatKeepsTheLastCheckpoint) {
   EXPECT_EQ(halftone("generate no_room --greedy --max-new-tokens 2").code, 0);
 }
 
+TEST_F(Program, OffloadedStatesChangeNoBitAndMayMoveOnResume) {
+  const fs::path disk = work() / "disk";
+  fs::create_directory(disk);
+  const auto checkpoint = [](const std::string& run, int step) {
+    const fs::path folder = work() / run / "checkpoints" / fmt::format("step-{:08}", step);
+    return read_text(folder / "model.safetensors") + read_text(folder / "optimizer.safetensors");
+  };
+  const std::string words = std::string("train --data poem.txt --tokenizer tok") + kModel +
+                            "--max-steps 4 --save-every 2 --offload disk --out offloaded";
+  const Outcome outcome = halftone(words);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_TRUE(checkpoint("offloaded", 4) == checkpoint("run", 4));
+  EXPECT_THAT(read_text(work() / "offloaded/metrics.jsonl"), HasSubstr("\"states_mib\":0.0"));
+
+  copy_of_run("begun_in_memory");
+  EXPECT_EQ(halftone("train --resume begun_in_memory --max-steps 6 --offload disk").code, 0);
+  EXPECT_EQ(halftone("train --resume offloaded --max-steps 6 --offload ''").code, 0);
+  EXPECT_TRUE(checkpoint("offloaded", 6) == checkpoint("begun_in_memory", 6));
+  EXPECT_TRUE(fs::is_empty(disk));
+
+  const Outcome full =
+      halftone("train --resume begun_in_memory --max-steps 8 --offload .", "ulimit -f 16");
+  EXPECT_EQ(full.code, 1);
+  EXPECT_THAT(full.err, HasSubstr("halftone: error: cannot keep"));
+  fs::remove(disk);
+  expect_refused(
+      {{"train --resume begun_in_memory --max-steps 8", "cannot keep data in the folder"},
+       {"train --data poem.txt --out r --offload poem.txt", "Not a directory"},
+       {"plan --preset tiny --offload 1 --offload 2", "expected one value"}});
+}
+
 TEST_F(Program, ARunsConfigurationMakesTheSameRunAgain) {
   const Outcome outcome = halftone("train run/config.toml --out again");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
@@ -519,6 +551,18 @@ TEST_F(Program, PlansARunBeforeThereIsData) {
       EXPECT_GE(recipes[i].at("peak_bytes"), recipes[i - 1].at("peak_bytes"));
     }
   }
+  const Outcome offloaded = halftone(
+      "plan --preset minimind-26m --threads 1 --memory-budget unlimited --offload . --json");
+  ASSERT_EQ(offloaded.code, 0) << offloaded.err;
+  for (const auto& recipe : nlohmann::json::parse(offloaded.out).at("recipes")) {
+    EXPECT_GE(recipe.at("disk_bytes"), 2 * 25'829'888);
+    EXPECT_LE(recipe.at("bytes").at("states"), std::int64_t{8} << 22U);
+    if (recipe.at("memory") == "standard" && recipe.at("precision") == "32-true") {
+      EXPECT_GE(recipe.at("disk_bytes"), 8 * 25'829'888);
+    }
+  }
+  for (const auto& recipe : recipes) EXPECT_EQ(recipe.at("disk_bytes"), 0);
+  EXPECT_THAT(halftone("plan --preset tiny --threads 1 --offload .").out, HasSubstr(" on disk"));
   EXPECT_THAT(halftone("plan --preset tiny --threads 1 --memory-budget 1MiB").out,
               HasSubstr("none fits"));
   EXPECT_THAT(halftone("plan --preset tiny --threads 1 --memory-budget unlimited").out,

@@ -53,12 +53,14 @@ class Plan : public testing::Test {
 
   std::vector<std::string> flags(const std::string& command) const {
     return {command,        "--preset",  "tiny",      "--data", folder_ / "text.txt",
-            "--batch-size", "24",        "--seq-len", "256",    "--tokenizer-vocab-size",
+            "--batch-size", batch_size_, "--seq-len", "256",    "--tokenizer-vocab-size",
             "400",          "--threads", "2"};
   }
 
-  double measured(const std::string& precision, const std::string& memory) const {
+  double measured(const std::string& precision, const std::string& memory,
+                  const std::vector<std::string>& others = {}) const {
     std::vector<std::string> words = flags("train");
+    words.insert(words.end(), others.begin(), others.end());
     const std::vector<std::string> more = {"--precision", precision,     "--memory",
                                            memory,        "--max-steps", "3",
                                            "--overwrite", "--out",       folder_ / "run"};
@@ -78,6 +80,7 @@ class Plan : public testing::Test {
   }
 
   const test::TempFolder folder_;
+  std::string batch_size_ = "24";
 };
 
 TEST_F(Plan, IsNearWhatTrainingTakes) {
@@ -91,6 +94,20 @@ TEST_F(Plan, IsNearWhatTrainingTakes) {
     const auto precision = recipe.at("precision").get<std::string>();
     const auto memory = recipe.at("memory").get<std::string>();
     EXPECT_NEAR(recipe.at("peak_bytes").get<double>() / measured(precision, memory), 1.0, 0.1)
+        << precision << ", " << memory << ": " << recipe.dump();
+  }
+}
+
+TEST_F(Plan, CountsOffloadedStatesAsOnDisk) {
+  // Wide enough that the states are most of what is kept.
+  batch_size_ = "2";
+  const std::vector<std::string> wide = {"--model.dim", "768", "--offload", test::kBuildDir};
+  for (const json& recipe : plan(wide).at("recipes")) {
+    const auto precision = recipe.at("precision").get<std::string>();
+    const auto memory = recipe.at("memory").get<std::string>();
+    if (precision != "bf16-mixed" || memory == "lean") continue;
+    EXPECT_GT(recipe.at("disk_bytes").get<double>(), 0.0);
+    EXPECT_NEAR(recipe.at("peak_bytes").get<double>() / measured(precision, memory, wide), 1.0, 0.1)
         << precision << ", " << memory << ": " << recipe.dump();
   }
 }

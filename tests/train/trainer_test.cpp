@@ -514,6 +514,30 @@ TEST(Trainer, Int8LeavesNoLayerInFp32InSilence) {
   EXPECT_THAT(error_of([&] { train(false); }), HasSubstr("halftone::Linear"));
 }
 
+OptimizersOf adamw_in(const std::filesystem::path& folder) {
+  return [folder](torch::nn::Module& network) -> std::vector<OptimizerSetup> {
+    return {
+        std::make_shared<AdamW>(network.parameters(), AdamWOptions{.lr = 0.01, .offload = folder})};
+  };
+}
+
+TEST(Trainer, OffloadsTheStatesOfItsAdamW) {
+  const TempFolder disk;
+  const auto train = [](const OptimizersOf& optimizers, const std::string& offload) {
+    const auto module = regression(optimizers);
+    const auto steps = std::make_shared<StepCollector>();
+    Trainer trainer({.max_steps = 5, .callbacks = {steps}, .memory = {.offload = offload}});
+    trainer.fit(module, loader_of(8));
+    EXPECT_EQ(steps->steps.back().states_mib == 0.0, !offload.empty());
+    return module;
+  };
+  expect_equal_weights(*train(adamw_in(disk.path()), disk.path()), *train(adamw_in({}), ""));
+  EXPECT_TRUE(std::filesystem::is_empty(disk.path()));
+  EXPECT_THAT(error_of([&] { train(sgd, disk.path()); }), HasSubstr("expected a halftone::AdamW"));
+  EXPECT_THAT(error_of([&] { train(adamw_in({}), disk.path()); }),
+              HasSubstr("MemoryRecipe::apply_to()"));
+}
+
 TEST(Trainer, RefusesWhatItCannotDo) {
   const auto make = [](TrainerOptions options) {
     return error_of([&] { const Trainer trainer(std::move(options)); });
