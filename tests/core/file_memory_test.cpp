@@ -3,11 +3,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <sys/vfs.h>
 #include <torch/types.h>
 
+#include <csignal>
 #include <filesystem>
 
 #include "halftone/core/error.h"
