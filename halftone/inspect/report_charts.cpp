@@ -116,7 +116,9 @@ class Charts {
 
   // "weights 6.1"
   std::string name_with_most(const char* name, StepField field, double divisor) const {
-    return fmt::format("{} {:.3g}", name, range_of(steps_, field).high / divisor);
+    const double most = range_of(steps_, field).high / divisor;
+    return most >= 100 ? fmt::format("{} {:.0f}", name, most)
+                       : fmt::format("{} {:.3g}", name, most);
   }
 
   void mark_skips(Chart& chart) const {

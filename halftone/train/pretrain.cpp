@@ -107,7 +107,8 @@ std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
                             inputs.model.vocab_size)},
       {"data", fmt::format("{} tokens an epoch",
                            short_count(static_cast<double>(inputs.data.tokens->size())))},
-      {"step", fmt::format("{} rows of {} tokens{}", config.batch_size, config.seq_len,
+      {"step", fmt::format("{} row{} of {} tokens{}", config.batch_size,
+                           config.batch_size == 1 ? "" : "s", config.seq_len,
                            config.accumulate > 1
                                ? fmt::format(" in each of {} micro-batches", config.accumulate)
                                : "")}};
