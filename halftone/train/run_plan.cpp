@@ -48,10 +48,15 @@ RecipePlan plan_of(const RunRecipe& recipe, const ModelConfig& model, const Step
           .bytes = peak_memory(model, shape, recipe, process)};
 }
 
+/// What clips by the norm of the step before was measured to learn less (docs/memory.md): it is
+/// named where nothing else fits.
+bool learns_less(const RecipePlan& recipe) { return recipe.memory == "leanest"; }
+
 bool comes_first(const RecipePlan& a, const RecipePlan& b) {
   if (a.fits != b.fits) return a.fits;
   if (!a.fits) return a.bytes.total() < b.bytes.total();
-  return std::tuple(a.step_s, coarseness(a)) < std::tuple(b.step_s, coarseness(b));
+  return std::tuple(learns_less(a), a.step_s, coarseness(a)) <
+         std::tuple(learns_less(b), b.step_s, coarseness(b));
 }
 
 /// Sorted recipes: the finest of those that are as fast as the first moves to the front.
@@ -59,8 +64,8 @@ void prefer_fine_numbers(std::vector<RecipePlan>& recipes) {
   constexpr double kAsFast = 1.05;
   auto finest = recipes.begin();
   for (auto one = recipes.begin(); one != recipes.end(); ++one)
-    if (one->fits && one->step_s <= kAsFast * recipes.front().step_s &&
-        coarseness(*one) < coarseness(*finest))
+    if (one->fits && learns_less(*one) == learns_less(recipes.front()) &&
+        one->step_s <= kAsFast * recipes.front().step_s && coarseness(*one) < coarseness(*finest))
       finest = one;
   if (finest != recipes.end()) std::rotate(recipes.begin(), finest, finest + 1);
 }

@@ -25,7 +25,8 @@ struct RecipePlan {
 
 struct RunPlan {
   std::uint64_t budget_bytes = 0;  // the largest number: unlimited
-  /// Those that fit come first, the fastest first; then those that do not, the smallest first.
+  /// Those that fit come first, the fastest first, but those of memory "leanest" behind the others:
+  /// they learn less (docs/memory.md). Then those that do not, the smallest first.
   std::vector<RecipePlan> recipes;
   /// The first of them, if it fits. Of recipes whose times differ by less than a twentieth, the one
   /// with the finest numbers counts as the fastest.
