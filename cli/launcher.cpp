@@ -26,7 +26,8 @@ int main(int argc, char** argv) {
       program == nullptr ? nullptr : reinterpret_cast<Main>(::dlsym(program, "halftone_main"));
   if (run == nullptr) {
     std::fprintf(stderr,
-                 "halftone: error: the program's library is not to be had (%s); build or "
+                 "halftone: error: expected " HALFTONE_PROGRAM
+                 " beside the program, or in the lib folder of its installation (%s); build or "
                  "install it again\n",
                  ::dlerror());
     return 1;
