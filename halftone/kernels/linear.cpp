@@ -39,10 +39,18 @@ MatmulPaths paths_for(ScalarType dtype) {
   return dtype == torch::kBFloat16 ? choice.bf16 : choice.fp16;
 }
 
-Tensor linear_beside_linear(const Tensor& x, const std::vector<Tensor>& weights) {
+/// The definition of merged_linear(), with the product that is given.
+template <class Product>
+Tensor product_beside_product(const Tensor& x, const std::vector<Tensor>& weights,
+                              const Product& product) {
   std::vector<Tensor> outputs;
-  for (const Tensor& weight : weights) outputs.push_back(at::linear(x, weight));
+  for (const Tensor& weight : weights) outputs.push_back(product(x, weight));
   return outputs.size() == 1 ? outputs.front() : at::cat(outputs, -1);
+}
+
+Tensor linear_beside_linear(const Tensor& x, const std::vector<Tensor>& weights) {
+  return product_beside_product(
+      x, weights, [](const Tensor& in, const Tensor& weight) { return at::linear(in, weight); });
 }
 
 /// What gemm16 takes on `path`: an operand of several products is widened once, not by each.
@@ -200,13 +208,6 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
   return at::cat(outputs, -1);
 }
 
-/// The definition of merged_linear().
-Tensor beside(const Tensor& x, const std::vector<Tensor>& weights) {
-  std::vector<Tensor> outputs;
-  for (const Tensor& weight : weights) outputs.push_back(halftone::linear(x, weight));
-  return at::cat(outputs, -1);
-}
-
 void check(const Tensor& x, const std::vector<Tensor>& weights, bool autocast) {
   HALFTONE_CHECK(!weights.empty(), "[linear] expected at least one weight, got none");
   for (const Tensor& weight : weights) {
@@ -238,7 +239,8 @@ Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   const ScalarType dtype = compute_dtype(x);
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
   check(x, weights, autocast);
-  if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear)) return beside(x, weights);
+  if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear))
+    return product_beside_product(x, weights, halftone::linear);
   const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);
