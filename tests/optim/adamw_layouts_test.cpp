@@ -10,20 +10,18 @@
 #include "halftone/kernels/moments.h"
 #include "halftone/kernels/split_master.h"
 #include "halftone/optim/adamw.h"
+#include "support/adamw_layout.h"
 #include "support/temp_folder.h"
 
 namespace halftone {
 namespace {
 
+using test::Layout;
+
 using Shapes = std::vector<std::vector<std::int64_t>>;
 
 // Two that have small moments, with and without a last block that is whole; two that are too small.
 const Shapes kShapes = {{64, 64}, {3, 5}, {77, 61}, {5000}};
-
-struct Layout {
-  torch::ScalarType dtype;
-  AdamWOptions options;
-};
 
 std::vector<Layout> layouts() {
   std::vector<Layout> all;
@@ -44,12 +42,6 @@ std::vector<Layout> layouts() {
     }
   }
   return all;
-}
-
-std::string text(const Layout& layout) {
-  const AdamWOptions& o = layout.options;
-  return c10::str(layout.dtype, ", moments ", static_cast<int>(o.moments), ", master ",
-                  static_cast<int>(o.master), ", stochastic ", o.stochastic_rounding);
 }
 
 std::vector<torch::Tensor> parameters_of(torch::ScalarType dtype) {

@@ -13,6 +13,7 @@
 #include "halftone/core/memory.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/adamw_buffers.h"
+#include "support/adamw_layout.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
@@ -20,6 +21,7 @@ namespace halftone {
 namespace {
 
 namespace fs = std::filesystem;
+using test::Layout;
 using test::TempFolder;
 using testing::HasSubstr;
 
@@ -28,11 +30,6 @@ using Shapes = std::vector<std::vector<std::int64_t>>;
 const Shapes kSmall = {{64, 64}, {3, 5}, {77, 61}, {5000}, {1, 1}};
 // Three chunks, the last of which has no whole block of moments.
 const Shapes kLarge = {{2, 300}, {2049, 4101}};
-
-struct Layout {
-  torch::ScalarType dtype;
-  AdamWOptions options;
-};
 
 std::vector<Layout> layouts() {
   std::vector<Layout> all;
@@ -51,12 +48,6 @@ std::vector<Layout> layouts() {
     }
   }
   return all;
-}
-
-std::string text(const Layout& layout) {
-  const AdamWOptions& o = layout.options;
-  return c10::str(layout.dtype, ", moments ", static_cast<int>(o.moments), ", master ",
-                  static_cast<int>(o.master), ", release ", o.release_gradients);
 }
 
 std::vector<torch::Tensor> parameters_of(const Shapes& shapes, torch::ScalarType dtype) {
