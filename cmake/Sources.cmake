@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# Adds the sources of the calling folder to the library and says how each is compiled. Most of a source's compile
+# time is LibTorch's headers and templates, so a folder's sources share one pass of the compiler, a batch.
+option(HALFTONE_UNITY "Compile the library in batches: faster from nothing, slower after a change" ON)
+set(HALFTONE_BATCH 8)
+
+#[[
+halftone_add_sources([LIBTORCH a.cpp ...] [PLAIN b.cpp ...] [ALONE c.cpp ...])
+  LIBTORCH  uses LibTorch, hence the precompiled header
+  PLAIN     needs no LibTorch and does not find its headers: a target of its own, without the precompiled header
+  ALONE     is never in a batch: Highway compiles it once per instruction set, or its macros must not meet others
+]]
+function(halftone_add_sources)
+  cmake_parse_arguments(PARSE_ARGV 0 sources "" "" "LIBTORCH;PLAIN;ALONE")
+  target_sources(halftone PRIVATE ${sources_LIBTORCH} ${sources_ALONE})
+  target_sources(halftone_plain PRIVATE ${sources_PLAIN})
+  set_source_files_properties(${sources_ALONE} TARGET_DIRECTORY halftone
+                              PROPERTIES SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
+  file(RELATIVE_PATH folder "${PROJECT_SOURCE_DIR}/halftone" "${CMAKE_CURRENT_SOURCE_DIR}")
+  string(MAKE_C_IDENTIFIER "${folder}" folder)
+  foreach(pair IN ITEMS halftone:LIBTORCH halftone_plain:PLAIN)
+    string(REPLACE ":" ";" pair "${pair}")
+    list(POP_FRONT pair target kind)
+    set(index 0)
+    foreach(source IN LISTS sources_${kind})
+      math(EXPR batch "${index} / ${HALFTONE_BATCH}")
+      set_source_files_properties(${source} TARGET_DIRECTORY ${target} PROPERTIES UNITY_GROUP ${folder}_${kind}_${batch})
+      math(EXPR index "${index} + 1")
+    endforeach()
+  endforeach()
+endfunction()
