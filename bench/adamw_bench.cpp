@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/large_pages.h"
 #include "halftone/kernels/adamw.h"
 #include "halftone/kernels/moments.h"
+#include "halftone/system/large_pages.h"
 
 namespace {
 

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/large_pages.h"
+#include "halftone/system/large_pages.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "bench/bandwidth_bench.cpp"

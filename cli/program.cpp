@@ -15,10 +15,10 @@
 #include <system_error>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
-#include "halftone/core/terminal.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/fast_cpu_gemms.h"
+#include "halftone/system/file.h"
+#include "halftone/system/terminal.h"
 #include "halftone/train/config_schema.h"
 
 namespace halftone::cli {

@@ -15,7 +15,7 @@
 #include "cli/program.h"
 #include "cli/tokenizer_command.h"
 #include "cli/train_command.h"
-#include "halftone/core/memory.h"
+#include "halftone/system/memory.h"
 
 /// main(), called by launcher.cpp.
 extern "C" int halftone_main(int argc, char** argv) {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "halftone/core/terminal.h"
+#include "halftone/system/terminal.h"
 #include "halftone/train/pretrain.h"
 #include "halftone/train/progress_bar.h"
 

@@ -17,12 +17,12 @@
 
 #include "cli/program.h"
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/data/bpe_trainer.h"
 #include "halftone/data/corpus.h"
 #include "halftone/data/tokenizer.h"
+#include "halftone/system/file.h"
 
 namespace halftone {
 namespace {

@@ -14,8 +14,8 @@
 #include "cli/program.h"
 #include "cli/progress.h"
 #include "halftone/core/error.h"
-#include "halftone/core/interrupt.h"
 #include "halftone/core/text.h"
+#include "halftone/system/interrupt.h"
 #include "halftone/train/pretrain.h"
 #include "halftone/train/run_directory.h"
 

@@ -11,8 +11,8 @@
 #include <system_error>
 
 #include "halftone/core/error.h"
-#include "halftone/core/hash.h"
 #include "halftone/data/piece_reader.h"
+#include "halftone/system/hash.h"
 
 namespace halftone {
 namespace {

@@ -16,9 +16,9 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/core/paths.h"
-#include "halftone/core/process.h"
 #include "halftone/core/text.h"
+#include "halftone/system/paths.h"
+#include "halftone/system/process.h"
 
 namespace halftone {
 namespace {

@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/core/hash.h"
 #include "halftone/core/random.h"
+#include "halftone/system/hash.h"
 
 namespace halftone {
 namespace {

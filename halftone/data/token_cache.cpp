@@ -10,9 +10,9 @@
 #include <system_error>
 
 #include "halftone/core/error.h"
-#include "halftone/core/hash.h"
 #include "halftone/core/log.h"
-#include "halftone/core/paths.h"
+#include "halftone/system/hash.h"
+#include "halftone/system/paths.h"
 
 namespace halftone {
 namespace {

@@ -14,8 +14,8 @@
 #include <string_view>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
-#include "halftone/core/hash.h"
+#include "halftone/system/file.h"
+#include "halftone/system/hash.h"
 
 namespace halftone {
 namespace {

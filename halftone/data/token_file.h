@@ -18,7 +18,7 @@
 #include <string_view>
 #include <utility>
 
-#include "halftone/core/mapped_file.h"
+#include "halftone/system/mapped_file.h"
 
 namespace halftone {
 

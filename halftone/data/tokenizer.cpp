@@ -3,13 +3,13 @@
 
 #include <fmt/format.h>
 
-#include "halftone/core/atomic_file.h"
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
 #include "halftone/core/text.h"
 #include "halftone/data/byte_alphabet.h"
 #include "halftone/data/pre_tokenizer.h"
 #include "halftone/data/tokenizer_state.h"
+#include "halftone/system/atomic_file.h"
+#include "halftone/system/file.h"
 
 namespace halftone {
 namespace {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
+#include "halftone/system/file.h"
 
 namespace halftone {
 namespace {

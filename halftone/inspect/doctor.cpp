@@ -12,8 +12,8 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
-#include "halftone/core/paths.h"
 #include "halftone/inspect/speed_impl.h"
+#include "halftone/system/paths.h"
 
 namespace halftone {
 namespace {

@@ -7,11 +7,11 @@
 #include <span>
 #include <utility>
 
-#include "halftone/core/atomic_file.h"
 #include "halftone/core/text.h"
 #include "halftone/inspect/chart.h"
 #include "halftone/inspect/report_charts.h"
 #include "halftone/inspect/report_style.h"
+#include "halftone/system/atomic_file.h"
 
 namespace halftone {
 namespace {

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "halftone/core/file.h"
+#include "halftone/system/file.h"
 
 namespace halftone {
 namespace {

@@ -13,11 +13,11 @@
 #include <string_view>
 #include <vector>
 
-#include "halftone/core/atomic_file.h"
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
-#include "halftone/core/file_memory.h"
 #include "halftone/core/text.h"
+#include "halftone/system/atomic_file.h"
+#include "halftone/system/file.h"
+#include "halftone/system/file_memory.h"
 
 namespace halftone {
 namespace {

@@ -26,10 +26,10 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/core/paths.h"
 #include "halftone/kernels/fast_cpu_gemms.h"
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/gemm32.h"
+#include "halftone/system/paths.h"
 
 namespace halftone {
 namespace {

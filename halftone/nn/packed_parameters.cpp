@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "halftone/core/large_pages.h"
+#include "halftone/system/large_pages.h"
 
 namespace halftone {
 namespace {

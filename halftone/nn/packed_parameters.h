@@ -6,8 +6,8 @@
 namespace halftone {
 
 /// Moves the parameters of `module` that are on the CPU into one buffer on large pages
-/// (core/large_pages.h), in the order of parameters(), contiguous, values and dtypes unchanged. For
-/// inference, where each token reads all weights once. What shares storage with a parameter (an
+/// (system/large_pages.h), in the order of parameters(), contiguous, values and dtypes unchanged.
+/// For inference, where each token reads all weights once. What shares storage with a parameter (an
 /// optimizer's flat weights, a view) keeps the old storage: do this before such a thing exists.
 void pack_parameters(torch::nn::Module& module);
 

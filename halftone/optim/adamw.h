@@ -36,7 +36,7 @@ class AdamW : public torch::optim::Optimizer {
   /// A tensor given twice (tied weights) counts once, under its first name. Throws c10::Error for
   /// another dtype, overlapping parameters and options out of range; where states are offloaded,
   /// for parameters that are not on the CPU, and what zeros_in_file() throws
-  /// (core/file_memory.h).
+  /// (system/file_memory.h).
   AdamW(std::vector<std::pair<std::string, torch::Tensor>> named_parameters,
         AdamWOptions options = {});
   /// Names are "group 0, parameter 0" and so on.

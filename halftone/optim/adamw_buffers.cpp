@@ -5,10 +5,10 @@
 #include <array>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file_memory.h"
-#include "halftone/core/large_pages.h"
-#include "halftone/core/system_pages.h"
 #include "halftone/kernels/moments.h"
+#include "halftone/system/file_memory.h"
+#include "halftone/system/large_pages.h"
+#include "halftone/system/system_pages.h"
 
 namespace halftone {
 namespace {

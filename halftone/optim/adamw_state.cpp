@@ -6,10 +6,10 @@
 #include <string>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file_memory.h"
 #include "halftone/kernels/moments.h"
 #include "halftone/kernels/split_master.h"
 #include "halftone/optim/adamw.h"
+#include "halftone/system/file_memory.h"
 
 namespace halftone {
 namespace {

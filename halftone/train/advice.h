@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/cpu_features.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/precision/policy.h"
+#include "halftone/system/cpu_features.h"
 
 namespace halftone {
 

@@ -12,11 +12,11 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "halftone/core/atomic_file.h"
 #include "halftone/core/error.h"
-#include "halftone/core/hash.h"
 #include "halftone/core/log.h"
 #include "halftone/io/safetensors.h"
+#include "halftone/system/atomic_file.h"
+#include "halftone/system/hash.h"
 
 namespace halftone {
 namespace fs = std::filesystem;

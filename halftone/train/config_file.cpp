@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
+#include "halftone/system/file.h"
 
 namespace halftone {
 namespace {

@@ -10,14 +10,14 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
-#include "halftone/core/memory.h"
-#include "halftone/core/pooled_allocator.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/precision/non_finite_finder.h"
+#include "halftone/system/memory.h"
+#include "halftone/system/pooled_allocator.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/optimizer_state.h"
 

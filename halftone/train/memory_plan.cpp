@@ -8,16 +8,16 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/core/memory.h"
 #include "halftone/core/text.h"
 #include "halftone/inspect/machine.h"
 #include "halftone/kernels/moments.h"
 #include "halftone/optim/adamw_layout.h"
+#include "halftone/system/memory.h"
 
 namespace halftone {
 namespace {
 
-/// Of what tensors take at their most: freed blocks that wait for the next (core/block_pool.h).
+/// Of what tensors take at their most: freed blocks that wait for the next (system/block_pool.h).
 constexpr double kWaiting = 1.0 / 6;
 
 /// Tokenizer, mapped tokens and the heaps of other threads, measured.

@@ -9,7 +9,7 @@
 #include <map>
 #include <string>
 
-#include "halftone/core/file.h"
+#include "halftone/system/file.h"
 #include "halftone/train/step_metrics.h"
 
 namespace halftone {

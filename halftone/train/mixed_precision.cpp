@@ -12,12 +12,12 @@
 #include "halftone/core/error.h"
 #include "halftone/core/keep_fp32.h"
 #include "halftone/core/log.h"
-#include "halftone/core/memory.h"
 #include "halftone/kernels/weight_grad.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/clip.h"
 #include "halftone/optim/gradient_release.h"
+#include "halftone/system/memory.h"
 
 namespace halftone {
 namespace {

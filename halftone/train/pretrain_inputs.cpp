@@ -8,11 +8,11 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
-#include "halftone/core/file_memory.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/data/bpe_trainer.h"
 #include "halftone/kernels/matmul_path.h"
+#include "halftone/system/file_memory.h"
 #include "halftone/train/trained_model.h"
 
 namespace halftone {

@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "halftone/core/terminal.h"
+#include "halftone/system/terminal.h"
 #include "halftone/train/callback.h"
 
 namespace halftone {

@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/core/memory.h"
 #include "halftone/core/text.h"
+#include "halftone/system/memory.h"
 
 namespace halftone {
 namespace {

@@ -12,8 +12,8 @@
 #include <string_view>
 #include <system_error>
 
-#include "halftone/core/atomic_file.h"
 #include "halftone/core/error.h"
+#include "halftone/system/atomic_file.h"
 
 namespace halftone {
 namespace fs = std::filesystem;

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "halftone/core/file.h"
+#include "halftone/system/file.h"
 
 namespace halftone {
 

@@ -9,11 +9,11 @@
 #include <filesystem>
 #include <utility>
 
-#include "halftone/core/atomic_file.h"
-#include "halftone/core/file.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/inspect/machine.h"
+#include "halftone/system/atomic_file.h"
+#include "halftone/system/file.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone {

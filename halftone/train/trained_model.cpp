@@ -9,9 +9,9 @@
 #include <type_traits>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/models/parameter_names.h"
+#include "halftone/system/file.h"
 #include "halftone/train/checkpoint.h"
 #include "halftone/train/config_schema.h"
 #include "halftone/train/run_directory.h"

@@ -12,10 +12,10 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/core/memory.h"
 #include "halftone/core/random.h"
 #include "halftone/data/token_cache.h"
 #include "halftone/data/token_file.h"
+#include "halftone/system/memory.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 

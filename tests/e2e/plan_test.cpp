@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/memory.h"
+#include "halftone/system/memory.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file_memory.h"
-#include "halftone/core/memory.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/adamw_buffers.h"
+#include "halftone/system/file_memory.h"
+#include "halftone/system/memory.h"
 #include "support/adamw_layout.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"

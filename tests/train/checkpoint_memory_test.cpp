@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/file_memory.h"
-#include "halftone/core/memory.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/optim/adamw.h"
+#include "halftone/system/file_memory.h"
+#include "halftone/system/memory.h"
 #include "halftone/train/checkpoint.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/trained_model.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/interrupt.h"
+#include "halftone/system/interrupt.h"
 
 #include <csignal>
 

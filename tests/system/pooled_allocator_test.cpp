@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/pooled_allocator.h"
+#include "halftone/system/pooled_allocator.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>

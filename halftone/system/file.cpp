@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/file.h"
+#include "halftone/system/file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/core/hash.h"
 #include "halftone/core/text.h"
+#include "halftone/system/hash.h"
 
 namespace halftone {
 

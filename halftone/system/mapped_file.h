@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <string_view>
 
-#include "halftone/core/file.h"
+#include "halftone/system/file.h"
 
 namespace halftone {
 

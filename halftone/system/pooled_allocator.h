@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "halftone/core/block_pool.h"
+#include "halftone/system/block_pool.h"
 
 namespace halftone {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/large_pages.h"
+#include "halftone/system/large_pages.h"
 
 #include <ATen/ops/from_blob.h>
 #include <sys/mman.h>
@@ -8,7 +8,7 @@
 #include <new>
 
 #include "halftone/core/error.h"
-#include "halftone/core/system_pages.h"
+#include "halftone/system/system_pages.h"
 
 namespace halftone {
 

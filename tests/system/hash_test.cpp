@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/hash.h"
+#include "halftone/system/hash.h"
 
 #include <gtest/gtest.h>
 

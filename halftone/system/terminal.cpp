@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/terminal.h"
+#include "halftone/system/terminal.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>

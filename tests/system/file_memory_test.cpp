@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/file_memory.h"
+#include "halftone/system/file_memory.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include <filesystem>
 
 #include "halftone/core/error.h"
-#include "halftone/core/memory.h"
+#include "halftone/system/memory.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/block_pool.h"
+#include "halftone/system/block_pool.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "halftone/core/system_pages.h"
+#include "halftone/system/system_pages.h"
 
 namespace halftone {
 namespace {

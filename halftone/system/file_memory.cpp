@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/file_memory.h"
+#include "halftone/system/file_memory.h"
 
 #include <ATen/ops/empty.h>
 #include <fcntl.h>
@@ -17,9 +17,9 @@
 #include <system_error>
 
 #include "halftone/core/error.h"
-#include "halftone/core/file.h"
-#include "halftone/core/system_pages.h"
 #include "halftone/core/text.h"
+#include "halftone/system/file.h"
+#include "halftone/system/system_pages.h"
 
 namespace halftone {
 namespace fs = std::filesystem;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/system_pages.h"
+#include "halftone/system/system_pages.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

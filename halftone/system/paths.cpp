@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/paths.h"
+#include "halftone/system/paths.h"
 
 #include <cstdlib>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/cpu_features.h"
+#include "halftone/system/cpu_features.h"
 
 #include <gtest/gtest.h>
 

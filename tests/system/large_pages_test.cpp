@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/large_pages.h"
+#include "halftone/system/large_pages.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/mapped_file.h"
+#include "halftone/system/mapped_file.h"
 
 #include <fmt/format.h>
 #include <sys/mman.h>

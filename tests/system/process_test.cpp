@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/process.h"
+#include "halftone/system/process.h"
 
 #include <gtest/gtest.h>
 

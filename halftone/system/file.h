@@ -51,7 +51,7 @@ void sync_folder(const std::filesystem::path& folder);
 /// file or larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes);
 
-/// XXH64 (core/hash.h) of a file's bytes. Throws UserError when it can't be read.
+/// XXH64 (system/hash.h) of a file's bytes. Throws UserError when it can't be read.
 std::uint64_t file_checksum(const std::filesystem::path& path);
 
 }  // namespace halftone

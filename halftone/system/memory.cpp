@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/memory.h"
+#include "halftone/system/memory.h"
 
 #include <malloc.h>
 #include <sys/resource.h>
@@ -9,7 +9,7 @@
 #include <fstream>
 #include <string_view>
 
-#include "halftone/core/pooled_allocator.h"
+#include "halftone/system/pooled_allocator.h"
 
 namespace halftone {
 

@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <string_view>
 
-#include "halftone/core/file.h"
-#include "halftone/core/hash.h"
+#include "halftone/system/file.h"
+#include "halftone/system/hash.h"
 
 namespace halftone {
 

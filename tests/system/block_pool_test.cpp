@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/block_pool.h"
+#include "halftone/system/block_pool.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/atomic_file.h"
+#include "halftone/system/atomic_file.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

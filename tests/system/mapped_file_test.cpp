@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/mapped_file.h"
+#include "halftone/system/mapped_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,7 +7,7 @@
 #include <string>
 
 #include "halftone/core/error.h"
-#include "halftone/core/memory.h"
+#include "halftone/system/memory.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
