@@ -19,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/kernels/cross_entropy.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"

@@ -3,7 +3,7 @@
 // update, for a batch that does not fit into memory at once.
 //
 //   mlp_accumulation [--precision 32-true|16-mixed|bf16-mixed] [--epochs N] [--seed N]
-#include <halftone/core/autocast.h>
+#include <halftone/autocast/autocast.h>
 #include <halftone/core/error.h>
 #include <halftone/data/datasets.h>
 #include <halftone/data/fashion_mnist.h>

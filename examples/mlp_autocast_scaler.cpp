@@ -4,7 +4,7 @@
 // the backward pass.
 //
 //   mlp_autocast_scaler [--precision 32-true|16-mixed|bf16-mixed] [--epochs N] [--seed N]
-#include <halftone/core/autocast.h>
+#include <halftone/autocast/autocast.h>
 #include <halftone/core/error.h>
 #include <halftone/data/datasets.h>
 #include <halftone/data/fashion_mnist.h>

@@ -2,12 +2,12 @@
 // Everything: #include <halftone/halftone.h>
 #pragma once
 
-#include "halftone/core/autocast.h"
-#include "halftone/core/cast_policy.h"
-#include "halftone/core/custom_function.h"
+#include "halftone/autocast/autocast.h"
+#include "halftone/autocast/cast_policy.h"
+#include "halftone/autocast/custom_function.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
-#include "halftone/core/keep_fp32.h"
 #include "halftone/core/log.h"
 #include "halftone/core/random.h"
 #include "halftone/core/state_dict.h"

@@ -14,7 +14,7 @@
 #include <numeric>
 #include <optional>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/inspect/speed_impl.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"

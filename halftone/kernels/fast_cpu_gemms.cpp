@@ -23,8 +23,8 @@
 #include <tuple>
 #include <utility>
 
+#include "halftone/autocast/quiet_override.h"
 #include "halftone/core/error.h"
-#include "halftone/core/quiet_override.h"
 #include "halftone/kernels/matmul_path.h"
 
 namespace halftone {

@@ -11,8 +11,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
-#include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/composed_grads_impl.h"
 #include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/fused_kernels.h"

@@ -13,8 +13,8 @@
 #include <cmath>
 #include <memory>
 
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
-#include "halftone/core/keep_fp32.h"
 #include "halftone/kernels/cross_entropy.h"
 #include "halftone/kernels/fused_kernels.h"
 #include "halftone/kernels/head_products.h"

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/attention.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/kernels/rope.h"

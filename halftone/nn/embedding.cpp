@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/embedding.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/nn/loss.h"

@@ -15,7 +15,7 @@
 #include <tuple>
 #include <vector>
 
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/keep_fp32.h"
 
 namespace halftone {
 

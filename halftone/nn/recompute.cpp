@@ -13,7 +13,7 @@
 #include <memory>
 #include <utility>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/int8_linear.h"

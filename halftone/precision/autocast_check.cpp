@@ -12,7 +12,7 @@
 #include <optional>
 #include <utility>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 
 namespace halftone {

@@ -10,8 +10,8 @@
 #include <regex>
 #include <string_view>
 
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
-#include "halftone/core/keep_fp32.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 

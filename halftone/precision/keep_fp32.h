@@ -9,8 +9,8 @@
 namespace halftone {
 
 /// Keeps the modules of `root` that a pattern matches, and all below them, in fp32 under autocast
-/// (core/keep_fp32.h): their parameters and floating buffers are marked. Call it after the model
-/// is built; module.to() keeps the marks, clone() does not.
+/// (autocast/keep_fp32.h): their parameters and floating buffers are marked. Call it after the
+/// model is built; module.to() keeps the marks, clone() does not.
 ///
 /// A pattern is an ECMAScript regular expression searched for in the modules' paths, such as
 /// "layers\\.0\\.|norm" (root itself is ""), or "type:" and one searched for in the names of their

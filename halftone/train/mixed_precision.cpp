@@ -9,8 +9,8 @@
 #include <limits>
 #include <utility>
 
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
-#include "halftone/core/keep_fp32.h"
 #include "halftone/core/log.h"
 #include "halftone/kernels/weight_grad.h"
 #include "halftone/nn/linear.h"

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/nn/recompute.h"

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/kernels/fast_cpu_gemms.h"
 #include "support/matmul_ways.h"
 

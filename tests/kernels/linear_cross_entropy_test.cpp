@@ -11,8 +11,8 @@
 #include <limits>
 #include <memory>
 
-#include "halftone/core/autocast.h"
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/autocast.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/cross_entropy.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"

@@ -6,7 +6,7 @@
 
 #include <limits>
 
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/gemm16.h"
 #include "halftone/kernels/matmul_path.h"
 

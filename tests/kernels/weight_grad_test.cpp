@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/kernels/matmul_path.h"

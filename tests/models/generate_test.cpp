@@ -5,7 +5,7 @@
 
 #include <set>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/nn/packed_parameters.h"
 #include "support/composed_scope.h"

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/nn/modules/container/sequential.h>
 
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/nn/linear.h"
 #include "halftone/nn/rms_norm.h"
 

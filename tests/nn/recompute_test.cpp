@@ -7,7 +7,7 @@
 
 #include <thread>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/kernels/swiglu.h"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/custom_function.h"
+#include "halftone/autocast/custom_function.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/nn/rms_norm.h"
 

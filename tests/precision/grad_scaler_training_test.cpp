@@ -13,7 +13,7 @@
 #include <functional>
 #include <limits>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/optim/clip.h"
 #include "halftone/precision/grad_scaler.h"

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <limits>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/precision/grad_scaler.h"
 

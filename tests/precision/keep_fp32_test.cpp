@@ -16,9 +16,9 @@
 #include <thread>
 #include <vector>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
-#include "halftone/core/keep_fp32.h"
 #include "halftone/core/log.h"
 #include "halftone/models/minimind.h"
 #include "halftone/nn/attention.h"

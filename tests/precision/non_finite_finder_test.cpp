@@ -13,7 +13,7 @@
 #include <limits>
 #include <memory>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 #include "halftone/models/minimind.h"
 #include "halftone/nn/loss.h"
 #include "halftone/optim/adamw.h"

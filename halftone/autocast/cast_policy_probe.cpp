@@ -11,8 +11,8 @@
 #include <optional>
 #include <utility>
 
-#include "halftone/core/cast_kernel_impl.h"
-#include "halftone/core/cast_policy.h"
+#include "halftone/autocast/cast_kernel_impl.h"
+#include "halftone/autocast/cast_policy.h"
 #include "halftone/core/error.h"
 
 namespace halftone {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 
 #include <ATen/autocast_mode.h>
 #include <fmt/format.h>

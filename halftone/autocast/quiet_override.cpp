@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/quiet_override.h"
+#include "halftone/autocast/quiet_override.h"
 
 #include <string>
 

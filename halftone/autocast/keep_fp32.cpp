@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/keep_fp32.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
-#include "halftone/core/cast_kernel_impl.h"
+#include "halftone/autocast/cast_kernel_impl.h"
+#include "halftone/autocast/quiet_override.h"
 #include "halftone/core/error.h"
-#include "halftone/core/quiet_override.h"
 
 namespace halftone {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/cast_policy.h"
+#include "halftone/autocast/cast_policy.h"
 
 #include <fmt/format.h>
 #include <torch/library.h>
@@ -11,7 +11,7 @@
 #include <optional>
 #include <string_view>
 
-#include "halftone/core/cast_kernel_impl.h"
+#include "halftone/autocast/cast_kernel_impl.h"
 #include "halftone/core/error.h"
 
 namespace halftone {
@@ -101,7 +101,7 @@ std::string table_of(DeviceType device) {
 std::string autocast_reference() {
   return fmt::format(
       "# What autocast does to each operation\n\n"
-      "<!-- Written by autocast_reference() (halftone/core/cast_policy.h); to write it again:\n"
+      "<!-- Written by autocast_reference() (halftone/autocast/cast_policy.h); to write it again:\n"
       "     HALFTONE_UPDATE_DOCS=1 build/tests/core/core_cast_policy_test -->\n\n"
       "Under `halftone::Autocast` LibTorch casts the floating arguments of these operations of "
       "its\n"

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/autocast.h"
-#include "halftone/core/cast_policy.h"
+#include "halftone/autocast/autocast.h"
+#include "halftone/autocast/cast_policy.h"
 
 namespace halftone {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/custom_function.h"
+#include "halftone/autocast/custom_function.h"
 
 #include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
@@ -9,7 +9,7 @@
 #include <string>
 #include <thread>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 
 namespace halftone {
 namespace {

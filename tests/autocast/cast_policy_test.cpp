@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/cast_policy.h"
+#include "halftone/autocast/cast_policy.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <gmock/gmock.h>
@@ -13,8 +13,8 @@
 #include <sstream>
 #include <string>
 
-#include "halftone/core/autocast.h"
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/autocast.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "support/paths.h"
 
 namespace halftone {

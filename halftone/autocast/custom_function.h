@@ -18,7 +18,7 @@
 #include <typeinfo>
 #include <utility>
 
-#include "halftone/core/autocast.h"
+#include "halftone/autocast/autocast.h"
 
 namespace halftone {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/core/custom_function.h"
+#include "halftone/autocast/custom_function.h"
 
 #include <ATen/autocast_mode.h>
 

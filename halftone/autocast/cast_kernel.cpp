@@ -2,8 +2,8 @@
 #include <string>
 #include <vector>
 
-#include "halftone/core/cast_kernel_impl.h"
-#include "halftone/core/keep_fp32.h"
+#include "halftone/autocast/cast_kernel_impl.h"
+#include "halftone/autocast/keep_fp32.h"
 
 namespace halftone {
 
