@@ -19,10 +19,10 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
-#include "halftone/data/bpe_trainer.h"
 #include "halftone/data/corpus.h"
-#include "halftone/data/tokenizer.h"
 #include "halftone/system/file.h"
+#include "halftone/tokenizer/bpe_trainer.h"
+#include "halftone/tokenizer/tokenizer.h"
 
 namespace halftone {
 namespace {

@@ -10,9 +10,9 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
-#include "halftone/data/bpe_trainer.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/system/file_memory.h"
+#include "halftone/tokenizer/bpe_trainer.h"
 #include "halftone/train/trained_model.h"
 
 namespace halftone {

@@ -11,7 +11,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
-#include "halftone/data/tokenizer.h"
+#include "halftone/tokenizer/tokenizer.h"
 
 namespace halftone {
 namespace {

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "halftone/data/token_cache.h"
-#include "halftone/data/tokenizer.h"
 #include "halftone/models/minimind.h"
 #include "halftone/models/model_config.h"
+#include "halftone/tokenizer/tokenizer.h"
 
 namespace halftone {
 

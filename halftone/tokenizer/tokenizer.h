@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "halftone/data/chat_template.h"
+#include "halftone/tokenizer/chat_template.h"
 
 namespace halftone {
 

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "halftone/data/pair_map.h"
-#include "halftone/data/string_map.h"
+#include "halftone/tokenizer/pair_map.h"
+#include "halftone/tokenizer/string_map.h"
 
 namespace halftone {
 

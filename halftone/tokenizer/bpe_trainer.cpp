@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/bpe_trainer.h"
+#include "halftone/tokenizer/bpe_trainer.h"
 
 #include <fmt/format.h>
 
@@ -8,10 +8,10 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/data/byte_alphabet.h"
-#include "halftone/data/merge_learner.h"
-#include "halftone/data/pre_tokenizer.h"
-#include "halftone/data/tokenizer_json.h"
+#include "halftone/tokenizer/byte_alphabet.h"
+#include "halftone/tokenizer/merge_learner.h"
+#include "halftone/tokenizer/pre_tokenizer.h"
+#include "halftone/tokenizer/tokenizer_json.h"
 
 namespace halftone {
 namespace {

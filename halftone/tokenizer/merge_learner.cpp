@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/merge_learner.h"
+#include "halftone/tokenizer/merge_learner.h"
 
 #include <algorithm>
 
-#include "halftone/data/byte_alphabet.h"
+#include "halftone/tokenizer/byte_alphabet.h"
 
 namespace halftone {
 namespace {

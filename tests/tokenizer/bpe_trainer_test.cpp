@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/bpe_trainer.h"
+#include "halftone/tokenizer/bpe_trainer.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

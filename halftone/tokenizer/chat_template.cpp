@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/chat_template.h"
+#include "halftone/tokenizer/chat_template.h"
 
 #include <fmt/format.h>
 

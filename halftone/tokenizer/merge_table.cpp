@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/merge_table.h"
+#include "halftone/tokenizer/merge_table.h"
 
 #include <algorithm>
 #include <array>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/pre_tokenizer.h"
+#include "halftone/tokenizer/pre_tokenizer.h"
 
 #include <unicode/uchar.h>
 #include <unicode/utf8.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/tokenizer_state.h"
+#include "halftone/tokenizer/tokenizer_state.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/data/byte_alphabet.h"
+#include "halftone/tokenizer/byte_alphabet.h"
 
 namespace halftone {
 namespace {

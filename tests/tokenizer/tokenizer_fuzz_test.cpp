@@ -7,8 +7,8 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/data/bpe_trainer.h"
-#include "halftone/data/tokenizer.h"
+#include "halftone/tokenizer/bpe_trainer.h"
+#include "halftone/tokenizer/tokenizer.h"
 
 namespace halftone {
 namespace {

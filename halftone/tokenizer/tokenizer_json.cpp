@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/tokenizer_json.h"
+#include "halftone/tokenizer/tokenizer_json.h"
 
 #include <algorithm>
 #include <unordered_set>
 
-#include "halftone/data/json_reader_impl.h"
+#include "halftone/tokenizer/json_reader_impl.h"
 
 namespace halftone {
 namespace {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/tokenizer.h"
+#include "halftone/tokenizer/tokenizer.h"
 
 #include <fmt/format.h>
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
-#include "halftone/data/byte_alphabet.h"
-#include "halftone/data/pre_tokenizer.h"
-#include "halftone/data/tokenizer_state.h"
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/file.h"
+#include "halftone/tokenizer/byte_alphabet.h"
+#include "halftone/tokenizer/pre_tokenizer.h"
+#include "halftone/tokenizer/tokenizer_state.h"
 
 namespace halftone {
 namespace {

@@ -9,11 +9,11 @@
 #include <string_view>
 #include <vector>
 
-#include "halftone/data/added_token_matcher.h"
-#include "halftone/data/chat_template.h"
-#include "halftone/data/merge_table.h"
-#include "halftone/data/string_map.h"
-#include "halftone/data/tokenizer_json.h"
+#include "halftone/tokenizer/added_token_matcher.h"
+#include "halftone/tokenizer/chat_template.h"
+#include "halftone/tokenizer/merge_table.h"
+#include "halftone/tokenizer/string_map.h"
+#include "halftone/tokenizer/tokenizer_json.h"
 
 namespace halftone {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/added_token_matcher.h"
+#include "halftone/tokenizer/added_token_matcher.h"
 
 #include <algorithm>
 

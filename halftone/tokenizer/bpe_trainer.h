@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "halftone/data/string_map.h"
-#include "halftone/data/tokenizer.h"
+#include "halftone/tokenizer/string_map.h"
+#include "halftone/tokenizer/tokenizer.h"
 
 namespace halftone {
 

@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "halftone/data/pair_map.h"
+#include "halftone/tokenizer/pair_map.h"
 
 namespace halftone {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/byte_alphabet.h"
+#include "halftone/tokenizer/byte_alphabet.h"
 
 #include <array>
 
