@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/inspect/speed.h"
+#include "halftone/machine/speed.h"
 
 int main(int argc, char** argv) {
   if (argc != 2) {

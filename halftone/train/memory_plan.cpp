@@ -9,8 +9,8 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
-#include "halftone/inspect/machine.h"
 #include "halftone/kernels/moments.h"
+#include "halftone/machine/machine.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/system/memory.h"
 

@@ -11,7 +11,7 @@
 
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
-#include "halftone/inspect/machine.h"
+#include "halftone/machine/machine.h"
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/file.h"
 #include "halftone/train/trainer.h"

@@ -2,7 +2,7 @@
 #include "halftone/train/step_time.h"
 
 #include "halftone/core/error.h"
-#include "halftone/inspect/speed.h"
+#include "halftone/machine/speed.h"
 #include "halftone/optim/adamw_layout.h"
 
 namespace halftone {

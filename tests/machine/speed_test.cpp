@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/speed.h"
+#include "halftone/machine/speed.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "halftone/core/random.h"
-#include "halftone/inspect/speed_impl.h"
+#include "halftone/machine/speed_impl.h"
 
 namespace halftone {
 namespace {

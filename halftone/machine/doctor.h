@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "halftone/inspect/machine.h"
-#include "halftone/inspect/speed.h"
 #include "halftone/kernels/matmul_probe.h"
+#include "halftone/machine/machine.h"
+#include "halftone/machine/speed.h"
 
 namespace halftone {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/speed.h"
+#include "halftone/machine/speed.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
@@ -15,9 +15,9 @@
 #include <optional>
 
 #include "halftone/autocast/autocast.h"
-#include "halftone/inspect/speed_impl.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
+#include "halftone/machine/speed_impl.h"
 
 namespace halftone {
 namespace {

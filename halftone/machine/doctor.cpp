@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/doctor.h"
+#include "halftone/machine/doctor.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
@@ -12,7 +12,7 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
-#include "halftone/inspect/speed_impl.h"
+#include "halftone/machine/speed_impl.h"
 #include "halftone/system/paths.h"
 
 namespace halftone {
