@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "halftone/inspect/non_finite_finder.h"
 #include "halftone/kernels/converted_weights.h"
 #include "halftone/models/minimind.h"
 #include "halftone/nn/recompute.h"
 #include "halftone/precision/keep_fp32.h"
-#include "halftone/precision/non_finite_finder.h"
 #include "halftone/train/mixed_precision.h"
 #include "support/tensor_memory.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/precision/autocast_check.h"
+#include "halftone/inspect/autocast_check.h"
 
 #include <ATen/Functions.h>
 #include <gmock/gmock.h>

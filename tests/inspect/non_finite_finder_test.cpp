@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/precision/non_finite_finder.h"
+#include "halftone/inspect/non_finite_finder.h"
 
 #include <ATen/record_function.h>
 #include <gmock/gmock.h>

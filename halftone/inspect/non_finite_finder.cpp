@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every tensor that is found to hold inf or nan gets a label: the origin of what it holds. An
 // operation hands the label of a non-finite input on to its outputs, or starts a new one.
-#include "halftone/precision/non_finite_finder.h"
+#include "halftone/inspect/non_finite_finder.h"
 
 #include <ATen/core/function_schema.h>
 #include <ATen/record_function.h>
