@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "halftone/data/batch_loader.h"
-#include "halftone/train/metrics_log.h"
+#include "halftone/run/metrics_log.h"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/inspect/run_history.h"
+#include "halftone/run/run_history.h"
 
 namespace halftone {
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "halftone/inspect/chart.h"
-#include "halftone/inspect/run_history.h"
+#include "halftone/run/run_history.h"
 
 namespace halftone {
 

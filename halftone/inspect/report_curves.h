@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "halftone/inspect/chart.h"
-#include "halftone/inspect/step_history.h"
+#include "halftone/run/step_history.h"
 
 namespace halftone {
 

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "halftone/core/state_dict.h"
-#include "halftone/train/step_metrics.h"
+#include "halftone/run/step_metrics.h"
 
 namespace halftone {
 

@@ -13,8 +13,8 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/run/run_directory.h"
 #include "halftone/train/config_file.h"
-#include "halftone/train/run_directory.h"
 
 namespace halftone {
 namespace fs = std::filesystem;

@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "halftone/train/checkpoint.h"
+#include "halftone/run/checkpoint.h"
+#include "halftone/run/step_metrics.h"
 #include "halftone/train/mixed_precision.h"
 #include "halftone/train/run_length.h"
-#include "halftone/train/step_metrics.h"
 #include "halftone/train/training_task.h"
 
 namespace halftone {

@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-#include "halftone/train/metrics_log.h"
+#include "halftone/run/metrics_log.h"
 #include "halftone/train/train_config.h"
 
 namespace halftone {

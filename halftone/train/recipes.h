@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "halftone/run/step_metrics.h"
 #include "halftone/train/pretrain_inputs.h"
-#include "halftone/train/step_metrics.h"
 #include "halftone/train/train_config.h"
 
 namespace halftone {

@@ -11,10 +11,10 @@
 #include "halftone/core/error.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/models/parameter_names.h"
+#include "halftone/run/checkpoint.h"
+#include "halftone/run/run_directory.h"
 #include "halftone/system/file.h"
-#include "halftone/train/checkpoint.h"
 #include "halftone/train/config_schema.h"
-#include "halftone/train/run_directory.h"
 
 namespace halftone {
 namespace {

@@ -15,11 +15,11 @@
 #include <vector>
 
 #include "halftone/precision/grad_scaler.h"
+#include "halftone/run/metrics_log.h"
+#include "halftone/run/run_directory.h"
 #include "halftone/train/callback.h"
 #include "halftone/train/fit_loop.h"
-#include "halftone/train/metrics_log.h"
 #include "halftone/train/mixed_precision.h"
-#include "halftone/train/run_directory.h"
 #include "halftone/train/training_task.h"
 
 namespace halftone {

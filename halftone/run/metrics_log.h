@@ -9,8 +9,8 @@
 #include <map>
 #include <string>
 
+#include "halftone/run/step_metrics.h"
 #include "halftone/system/file.h"
-#include "halftone/train/step_metrics.h"
 
 namespace halftone {
 

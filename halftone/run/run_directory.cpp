@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/run_directory.h"
+#include "halftone/run/run_directory.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

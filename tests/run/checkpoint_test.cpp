@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/checkpoint.h"
+#include "halftone/run/checkpoint.h"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>

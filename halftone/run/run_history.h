@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "halftone/inspect/step_history.h"
+#include "halftone/run/step_history.h"
 
 namespace halftone {
 

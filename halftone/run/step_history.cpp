@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/step_history.h"
+#include "halftone/run/step_history.h"
 
 #include <algorithm>
 #include <cmath>

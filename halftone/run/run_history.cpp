@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/run_history.h"
+#include "halftone/run/run_history.h"
 
 #include <algorithm>
 #include <array>

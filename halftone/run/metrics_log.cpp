@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/metrics_log.h"
+#include "halftone/run/metrics_log.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
