@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/inspect/report.h"
+#include "halftone/report/report.h"
 #include "halftone/train/callback.h"
 
 namespace halftone {

@@ -8,7 +8,7 @@
 #include <fstream>
 
 #include "halftone/core/error.h"
-#include "halftone/inspect/report_curves.h"
+#include "halftone/report/report_curves.h"
 #include "support/temp_folder.h"
 
 namespace halftone {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/report_curves.h"
+#include "halftone/report/report_curves.h"
 
 #include <algorithm>
 #include <cmath>

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "halftone/inspect/chart.h"
+#include "halftone/report/chart.h"
 #include "halftone/run/step_history.h"
 
 namespace halftone {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/report.h"
+#include "halftone/report/report.h"
 
 #include <fmt/format.h>
 
@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "halftone/core/text.h"
-#include "halftone/inspect/chart.h"
-#include "halftone/inspect/report_charts.h"
-#include "halftone/inspect/report_style.h"
+#include "halftone/report/chart.h"
+#include "halftone/report/report_charts.h"
+#include "halftone/report/report_style.h"
 #include "halftone/system/atomic_file.h"
 
 namespace halftone {

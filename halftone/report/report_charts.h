@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "halftone/inspect/chart.h"
+#include "halftone/report/chart.h"
 #include "halftone/run/run_history.h"
 
 namespace halftone {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/report.h"
+#include "halftone/report/report.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/report_charts.h"
+#include "halftone/report/report_charts.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "halftone/inspect/report_curves.h"
+#include "halftone/report/report_curves.h"
 
 namespace halftone {
 namespace {

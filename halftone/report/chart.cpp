@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/inspect/chart.h"
+#include "halftone/report/chart.h"
 
 #include <fmt/format.h>
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "halftone/inspect/axis.h"
+#include "halftone/report/axis.h"
 
 namespace halftone {
 
