@@ -9,12 +9,12 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/adamw_impl.h"
-#include "halftone/kernels/fused_kernels.h"
-#include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/stochastic_rounding.h"
 #include "halftone/kernels/moments.h"
 #include "halftone/kernels/moments_impl.h"
 #include "halftone/kernels/split_master.h"
-#include "halftone/kernels/stochastic_rounding.h"
 
 namespace halftone {
 namespace {

@@ -4,14 +4,14 @@
 #include <cstring>
 
 #include "halftone/kernels/adamw_impl.h"
-#include "halftone/kernels/highway_targets.h"
+#include "halftone/kernels/common/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/adamw_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 #include "halftone/kernels/moments_simd_impl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -14,10 +14,10 @@
 #include <limits>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/cross_entropy_impl.h"
-#include "halftone/kernels/fused_kernels.h"
-#include "halftone/kernels/kernel_type_impl.h"
-#include "halftone/kernels/observed_impl.h"
 
 namespace halftone {
 namespace {

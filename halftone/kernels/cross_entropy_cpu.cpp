@@ -7,15 +7,15 @@
 #include <limits>
 #include <vector>
 
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/cross_entropy_impl.h"
-#include "halftone/kernels/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/cross_entropy_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 // After it, since both are included once for each instruction set.
 #include <hwy/contrib/math/math-inl.h>
 

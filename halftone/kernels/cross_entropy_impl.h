@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "halftone/kernels/simd_impl.h"
+#include "halftone/kernels/common/simd_impl.h"
 
 namespace halftone {
 

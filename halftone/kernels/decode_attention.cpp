@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/decode_attention_impl.h"
-#include "halftone/kernels/fused_kernels.h"
-#include "halftone/kernels/kernel_type_impl.h"
 #include "halftone/kernels/matvec_impl.h"
 
 namespace halftone {

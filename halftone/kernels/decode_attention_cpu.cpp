@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/decode_attention_impl.h"
-#include "halftone/kernels/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/decode_attention_cpu.cpp"
@@ -13,7 +13,7 @@
 // After highway.h.
 #include <hwy/contrib/math/math-inl.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/matrix_rows_impl.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/embedding_impl.h"
-#include "halftone/kernels/fused_kernels.h"
-#include "halftone/kernels/kernel_type_impl.h"
-#include "halftone/kernels/matrix_rows_impl.h"
-#include "halftone/kernels/observed_impl.h"
 
 namespace halftone {
 namespace {

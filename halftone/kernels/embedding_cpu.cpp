@@ -3,15 +3,15 @@
 // additions in the order of the rows: every instruction set gives the same bits.
 #include <cstring>
 
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/embedding_impl.h"
-#include "halftone/kernels/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/embedding_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

@@ -5,8 +5,8 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/adamw_impl.h"
-#include "halftone/kernels/fused_kernels.h"
-#include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
 
 namespace halftone {
 namespace {

@@ -2,14 +2,14 @@
 #include <cstring>
 
 #include "halftone/kernels/adamw_impl.h"
-#include "halftone/kernels/highway_targets.h"
+#include "halftone/kernels/common/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/kernels/gradient_stats_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

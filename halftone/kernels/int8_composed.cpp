@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-#include "halftone/kernels/stochastic_rounding.h"
+#include "halftone/kernels/common/stochastic_rounding.h"
 
 namespace halftone {
 namespace {

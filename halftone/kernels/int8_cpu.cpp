@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "halftone/kernels/highway_targets.h"
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/int8_impl.h"
 
 #undef HWY_TARGET_INCLUDE

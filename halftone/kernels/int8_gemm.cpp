@@ -14,9 +14,9 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/common/transpose_impl.h"
 #include "halftone/kernels/int8_composed.h"
 #include "halftone/kernels/int8_impl.h"
-#include "halftone/kernels/transpose_impl.h"
 
 namespace halftone {
 namespace {

@@ -10,10 +10,10 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/int8_gemm.h"
 #include "halftone/kernels/linear_input_impl.h"
-#include "halftone/kernels/matrix_rows_impl.h"
 #include "halftone/kernels/merged_weights_impl.h"
 #include "halftone/kernels/weight_grad.h"
 

@@ -7,9 +7,9 @@
 #include <algorithm>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/fused_kernels.h"
-#include "halftone/kernels/kernel_type_impl.h"
-#include "halftone/kernels/matrix_rows_impl.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/matvec_impl.h"
 
 namespace halftone {

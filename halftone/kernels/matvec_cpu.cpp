@@ -4,7 +4,7 @@
 // addresses: the hardware's prefetching does better with that than with hints or several streams.
 #include <algorithm>
 
-#include "halftone/kernels/highway_targets.h"
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/matvec_impl.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -12,7 +12,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

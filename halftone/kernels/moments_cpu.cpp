@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "halftone/kernels/highway_targets.h"
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/moments_impl.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -12,7 +12,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 #include "halftone/kernels/moments_simd_impl.h"
 
 HWY_BEFORE_NAMESPACE();

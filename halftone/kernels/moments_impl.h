@@ -11,7 +11,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "halftone/kernels/simd_impl.h"
+#include "halftone/kernels/common/simd_impl.h"
 
 namespace halftone {
 

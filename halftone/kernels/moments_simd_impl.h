@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 #include "halftone/kernels/moments_impl.h"
 
 #if HWY_TARGET != HWY_SCALAR

@@ -13,11 +13,11 @@
 
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
-#include "halftone/kernels/composed_grads_impl.h"
-#include "halftone/kernels/fused_kernels.h"
-#include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/common/composed_grads_impl.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/linear_input_impl.h"
-#include "halftone/kernels/observed_impl.h"
 #include "halftone/kernels/rms_norm_impl.h"
 
 namespace halftone {

@@ -2,7 +2,7 @@
 // Compiled once for each instruction set; the best one of the machine is chosen at run time.
 #include <cmath>
 
-#include "halftone/kernels/highway_targets.h"
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/rms_norm_impl.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -10,7 +10,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

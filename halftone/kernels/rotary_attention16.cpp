@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "halftone/kernels/brgemm16.h"
+#include "halftone/kernels/common/transpose_impl.h"
 #include "halftone/kernels/rotary_attention16_impl.h"
-#include "halftone/kernels/transpose_impl.h"
 
 namespace halftone {
 namespace {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "halftone/kernels/highway_targets.h"
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/rotary_attention_impl.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -15,7 +15,7 @@
 // After highway.h.
 #include <hwy/contrib/math/math-inl.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

@@ -11,12 +11,12 @@
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/composed_grads_impl.h"
-#include "halftone/kernels/fused_kernels.h"
-#include "halftone/kernels/kernel_type_impl.h"
+#include "halftone/kernels/common/composed_grads_impl.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/matrix_rows_impl.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/linear_input_impl.h"
-#include "halftone/kernels/matrix_rows_impl.h"
-#include "halftone/kernels/observed_impl.h"
 #include "halftone/kernels/swiglu_impl.h"
 
 namespace halftone {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled once for each instruction set; the best one of the machine is chosen at run time.
-#include "halftone/kernels/highway_targets.h"
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/kernels/swiglu_impl.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -10,7 +10,7 @@
 // After highway.h.
 #include <hwy/contrib/math/math-inl.h>
 
-#include "halftone/kernels/convert_impl.h"
+#include "halftone/kernels/common/convert_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "halftone/kernels/fused_kernels.h"
+#include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/merged_weights_impl.h"
 
 namespace halftone {

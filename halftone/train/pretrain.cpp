@@ -12,7 +12,7 @@
 
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
-#include "halftone/kernels/fused_kernels.h"
+#include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/matmul_path.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/config_file.h"

@@ -6,7 +6,7 @@
 
 #include <limits>
 
-#include "halftone/kernels/stochastic_rounding.h"
+#include "halftone/kernels/common/stochastic_rounding.h"
 #include "support/instruction_sets.h"
 
 namespace halftone {

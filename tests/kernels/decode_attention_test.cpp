@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "halftone/kernels/simd_impl.h"
+#include "halftone/kernels/common/simd_impl.h"
 #include "support/instruction_sets.h"
 
 namespace halftone {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "halftone/kernels/stochastic_rounding.h"
+#include "halftone/kernels/common/stochastic_rounding.h"
 
 namespace halftone {
 namespace {

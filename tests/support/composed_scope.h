@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "halftone/kernels/fused_kernels.h"
+#include "halftone/kernels/common/fused_kernels.h"
 
 namespace halftone::test {
 

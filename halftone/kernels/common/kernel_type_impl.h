@@ -4,7 +4,7 @@
 
 #include <torch/types.h>
 
-#include "halftone/kernels/simd_impl.h"
+#include "halftone/kernels/common/simd_impl.h"
 
 namespace halftone {
 

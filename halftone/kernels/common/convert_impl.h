@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "halftone/kernels/simd_impl.h"
+#include "halftone/kernels/common/simd_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/fused_kernels.h"
+#include "halftone/kernels/common/fused_kernels.h"
 
 #include <ATen/record_function.h>
 #include <gmock/gmock.h>

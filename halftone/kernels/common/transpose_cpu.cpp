@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled once for each instruction set; the best one of the machine is chosen at run time.
-#include "halftone/kernels/highway_targets.h"
-#include "halftone/kernels/transpose_impl.h"
+#include "halftone/kernels/common/highway_targets.h"
+#include "halftone/kernels/common/transpose_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/transpose_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/common/transpose_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
