@@ -9,8 +9,8 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/decode_attention.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/linear.h"
-#include "halftone/kernels/matmul_path.h"
 
 namespace halftone {
 

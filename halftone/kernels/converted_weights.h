@@ -12,7 +12,7 @@
 #include <variant>
 #include <vector>
 
-#include "halftone/kernels/int8_gemm.h"
+#include "halftone/kernels/gemm/int8_gemm.h"
 
 namespace halftone {
 

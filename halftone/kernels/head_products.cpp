@@ -12,9 +12,9 @@
 
 #include "halftone/core/random.h"
 #include "halftone/kernels/converted_weights.h"
-#include "halftone/kernels/gemm32.h"
-#include "halftone/kernels/int8_gemm.h"
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/gemm32.h"
+#include "halftone/kernels/gemm/int8_gemm.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 
 namespace halftone {
 namespace {

@@ -12,7 +12,7 @@
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/converted_weights.h"
-#include "halftone/kernels/int8_gemm.h"
+#include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/kernels/linear_input_impl.h"
 #include "halftone/kernels/merged_weights_impl.h"
 #include "halftone/kernels/weight_grad.h"

@@ -13,17 +13,17 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/attention.h"
-#include "halftone/kernels/brgemm16.h"
 #include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/gemm/brgemm16.h"
+#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/sgemm.h"
 #include "halftone/kernels/linear.h"
-#include "halftone/kernels/matmul_path.h"
 #include "halftone/kernels/rope.h"
 #include "halftone/kernels/rotary_attention16.h"
 #include "halftone/kernels/rotary_attention_impl.h"
-#include "halftone/kernels/sgemm.h"
 
 namespace halftone {
 namespace {

@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "halftone/kernels/brgemm16.h"
 #include "halftone/kernels/common/transpose_impl.h"
+#include "halftone/kernels/gemm/brgemm16.h"
 #include "halftone/kernels/rotary_attention16_impl.h"
 
 namespace halftone {

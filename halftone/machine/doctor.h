@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/kernels/matmul_probe.h"
+#include "halftone/kernels/gemm/matmul_probe.h"
 #include "halftone/machine/machine.h"
 #include "halftone/machine/speed.h"
 

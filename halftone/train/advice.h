@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/precision/policy.h"
 #include "halftone/system/cpu_features.h"
 

@@ -13,7 +13,7 @@
 #include "halftone/core/random.h"
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/kernels/converted_weights.h"
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/system/memory.h"

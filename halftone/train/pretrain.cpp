@@ -13,7 +13,7 @@
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/common/fused_kernels.h"
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/config_file.h"
 #include "halftone/train/language_modeling.h"

@@ -10,7 +10,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/system/file_memory.h"
 #include "halftone/tokenizer/bpe_trainer.h"
 #include "halftone/train/trained_model.h"

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/models/model_config.h"
 #include "halftone/precision/memory_recipe.h"
 #include "halftone/precision/policy.h"
@@ -52,7 +52,7 @@ StepBytes peak_step_bytes(const ModelConfig& model, const StepShape& shape,
                           const StepFormats& formats);
 
 /// What int8 products keep beside tensors: FBGEMM's layout of their right factors, one for each
-/// shape (kernels/int8_gemm.h).
+/// shape (kernels/gemm/int8_gemm.h).
 double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
                             const StepFormats& formats);
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 
 namespace halftone {
 namespace {

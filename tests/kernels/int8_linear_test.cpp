@@ -7,7 +7,7 @@
 #include <limits>
 #include <thread>
 
-#include "halftone/kernels/int8_gemm.h"
+#include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/kernels/linear.h"
 
 namespace halftone {

@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "halftone/autocast/keep_fp32.h"
-#include "halftone/kernels/gemm16.h"
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/gemm16.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 
 namespace halftone {
 namespace {

@@ -7,8 +7,8 @@
 #include <limits>
 #include <utility>
 
-#include "halftone/kernels/brgemm16.h"
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/brgemm16.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/nn/rope.h"
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"

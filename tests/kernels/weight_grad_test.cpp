@@ -5,9 +5,9 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "halftone/autocast/autocast.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
-#include "halftone/kernels/matmul_path.h"
 
 namespace halftone {
 namespace {

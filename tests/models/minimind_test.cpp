@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/nn/loss.h"
 #include "support/golden_file.h"

@@ -10,8 +10,8 @@
 #include <string>
 #include <string_view>
 
-#include "halftone/kernels/fast_cpu_gemms.h"
-#include "halftone/kernels/matmul_path.h"
+#include "halftone/kernels/gemm/fast_cpu_gemms.h"
+#include "halftone/kernels/gemm/matmul_path.h"
 
 namespace halftone::test {
 

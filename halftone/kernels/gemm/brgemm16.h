@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The bf16 matrix product that LibTorch's own attention is made of (oneDNN's brgemm), for kernels
+// that multiply small blocks; sgemm.h for 16-bit factors.
+#pragma once
+
+#include <cstdint>
+
+#include "halftone/kernels/gemm/sgemm.h"
+
+namespace halftone {
+
+/// A matrix of bf16 bits, rows `stride` apart. A right factor has two rows of the matrix in one, as
+/// the instructions take them: (k / 2, n, 2), with a stride in pairs.
+struct Brgemm16Operand {
+  const std::uint16_t* data;
+  std::int64_t stride;
+};
+
+/// Whether this LibTorch has such products for this CPU; not whether they are fast (matmul_path.h).
+bool has_brgemm16();
+
+/// c (m, n) = a (m, k) b (k, n), or c += with `add`, in fp32, rows of c `c_stride` floats apart; k
+/// is even. The calling thread works alone. LibTorch compiles a kernel for each combination of
+/// numbers (a tenth of a millisecond) and keeps it for each thread: let there be few.
+void brgemm16(const SgemmSize& size, const Brgemm16Operand& a, const Brgemm16Operand& b, bool add,
+              float* c, std::int64_t c_stride);
+
+/// What surrounds a thread's calls of brgemm16(): some CPUs lend their matrix registers until it
+/// ends.
+struct Brgemm16Region {
+  Brgemm16Region() = default;
+  ~Brgemm16Region();
+  Brgemm16Region(const Brgemm16Region&) = delete;
+  Brgemm16Region& operator=(const Brgemm16Region&) = delete;
+};
+
+}  // namespace halftone

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/kernels/gemm/matmul_path.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdlib>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/gemm/matmul_probe.h"
+
+namespace halftone {
+namespace {
+
+constexpr std::array<std::pair<const char*, MatmulPath>, 2> kPathNames{
+    {{"native", MatmulPath::kNative}, {"widened", MatmulPath::kWidened}}};
+constexpr std::array<std::pair<const char*, GemmLibrary>, 2> kLibraryNames{
+    {{"blas", GemmLibrary::kBlas}, {"onednn", GemmLibrary::kOneDnn}}};
+constexpr std::array<std::pair<const char*, MatmulPath MatmulPaths::*>, 4> kDirections{
+    {{"forward", &MatmulPaths::forward},
+     {"input_gradient", &MatmulPaths::input_gradient},
+     {"weight_gradient", &MatmulPaths::weight_gradient},
+     {"attention", &MatmulPaths::attention}}};
+constexpr std::array<std::pair<const char*, MatmulPaths MatmulChoice::*>, 2> kDtypes{
+    {{"bf16", &MatmulChoice::bf16}, {"fp16", &MatmulChoice::fp16}}};
+
+MatmulPath parse_path(std::string_view text) {
+  for (const auto& [name, value] : kPathNames)
+    if (name == text) return value;
+  throw UserError(
+      fmt::format("expected native or widened as the way of a 16-bit matmul, got '{}'", text));
+}
+
+std::optional<GemmLibrary> library_named(std::string_view text) {
+  for (const auto& [name, value] : kLibraryNames)
+    if (name == text) return value;
+  return std::nullopt;
+}
+
+void apply_item(std::string_view item, MatmulChoice& choice) {
+  const std::size_t equals = item.find('=');
+  const std::string_view key = equals == item.npos ? "" : item.substr(0, equals);
+  const std::string_view word = equals == item.npos ? item : item.substr(equals + 1);
+  const std::optional<GemmLibrary> library = library_named(word);
+  if (key == "fp32" && !library)
+    throw UserError(
+        fmt::format("expected blas or onednn as the library of an fp32 matmul, got '{}'", word));
+  if (library && (key == "fp32" || equals == item.npos)) {
+    choice.fp32 = *library;
+    return;
+  }
+  const MatmulPath path = parse_path(word);
+  bool known = false;
+  for (const auto& [dtype, paths] : kDtypes) {
+    for (const auto& [direction, member] : kDirections) {
+      if (equals != item.npos && key != dtype && key != fmt::format("{}.{}", dtype, direction))
+        continue;
+      (choice.*paths).*member = path;
+      known = true;
+    }
+  }
+  if (!known)
+    throw UserError(fmt::format(
+        "expected fp32, or bf16 or fp16, with .forward, .input_gradient, .weight_gradient or "
+        ".attention behind it, before the '=' of a matmul choice, got '{}'",
+        key));
+}
+
+MatmulChoice decide() {
+  const char* text = std::getenv("HALFTONE_MATMUL");
+  if (text == nullptr || *text == '\0') return measured_matmul_paths().choice;
+  try {
+    const MatmulChoice named = parse_matmul_choice(text);
+    // Every dtype and direction named: nothing left to measure.
+    const MatmulChoice other = parse_matmul_choice(text, parse_matmul_choice("native,onednn"));
+    return named == other ? named : parse_matmul_choice(text, measured_matmul_paths().choice);
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("environment variable HALFTONE_MATMUL: {}", error.what()));
+  }
+}
+
+std::mutex choice_mutex;
+std::optional<MatmulChoice> choice_in_force;
+
+}  // namespace
+
+std::string to_string(MatmulPath path) {
+  for (const auto& [name, value] : kPathNames)
+    if (value == path) return name;
+  return "?";
+}
+
+std::string to_string(GemmLibrary library) {
+  for (const auto& [name, value] : kLibraryNames)
+    if (value == library) return name;
+  return "?";
+}
+
+std::string to_string(const MatmulChoice& choice) {
+  std::string text;
+  for (const auto& [dtype, paths] : kDtypes) {
+    const MatmulPath base = (choice.*paths).forward;
+    text += fmt::format("{}{}={}", text.empty() ? "" : ",", dtype, to_string(base));
+    for (const auto& [direction, member] : kDirections) {
+      const MatmulPath path = (choice.*paths).*member;
+      if (path != base) text += fmt::format(",{}.{}={}", dtype, direction, to_string(path));
+    }
+  }
+  return text + ",fp32=" + to_string(choice.fp32);
+}
+
+MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base) {
+  MatmulChoice choice = base;
+  while (true) {
+    const std::size_t comma = text.find(',');
+    apply_item(text.substr(0, comma), choice);
+    if (comma == text.npos) break;
+    text.remove_prefix(comma + 1);
+  }
+  return choice;
+}
+
+MatmulChoice matmul_paths() {
+  const std::lock_guard<std::mutex> lock(choice_mutex);
+  if (!choice_in_force) choice_in_force = decide();
+  return *choice_in_force;
+}
+
+void set_matmul_paths(const MatmulChoice& choice) {
+  const std::lock_guard<std::mutex> lock(choice_mutex);
+  choice_in_force = choice;
+}
+
+}  // namespace halftone

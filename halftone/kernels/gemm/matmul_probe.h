@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "halftone/kernels/gemm/matmul_path.h"
+
+namespace halftone {
+
+/// The two ways of one product as they were timed on one thread: the least of several rounds.
+struct MatmulTiming {
+  std::string product;  ///< "bf16.forward", "fp16.attention"
+  double native_ms = 0;
+  double widened_ms = 0;
+  /// On a problem of a quarter of each size: there the native way was slow beyond hope, and was not
+  /// tried on the real one.
+  bool small = false;
+};
+
+/// A layer's three fp32 products by each library, timed alike.
+struct LibraryTiming {
+  double blas_ms = 0;
+  double onednn_ms = 0;  ///< 0: has_onednn_gemm32() is false
+};
+
+struct MatmulMeasurement {
+  MatmulChoice choice;
+  std::vector<MatmulTiming> timings;
+  LibraryTiming fp32;
+  bool recorded = false;  ///< by an earlier process or call
+};
+
+/// Times every way on this machine, a few milliseconds each. Leaves random generators alone.
+MatmulMeasurement measure_matmul_paths();
+
+enum class MatmulRecord { kUse, kReplace };
+
+/// What an earlier process measured under the same conditions (processor, instruction-set caps in
+/// the environment, LibTorch, threads), else a new measurement, which it then records; with
+/// kReplace it measures in any case. A record that cannot be read or written is no error.
+MatmulMeasurement measured_matmul_paths(MatmulRecord record = MatmulRecord::kUse);
+
+/// Where the measurements are kept. The file need not exist.
+std::filesystem::path matmul_record_path();
+
+}  // namespace halftone
