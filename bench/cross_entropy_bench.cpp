@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "halftone/autocast/autocast.h"
-#include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/kernels/linear_cross_entropy.h"

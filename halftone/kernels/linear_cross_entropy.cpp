@@ -16,7 +16,7 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/fused_kernels.h"
-#include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/head_products.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "halftone/autocast/keep_fp32.h"
-#include "halftone/kernels/embedding.h"
+#include "halftone/kernels/fused/embedding.h"
 #include "halftone/kernels/linear.h"
 #include "halftone/nn/loss.h"
 

@@ -3,8 +3,8 @@
 
 #include <ATen/ops/dropout.h>
 
+#include "halftone/kernels/fused/swiglu.h"
 #include "halftone/kernels/linear.h"
-#include "halftone/kernels/swiglu.h"
 
 namespace halftone {
 

@@ -2,7 +2,7 @@
 #include "halftone/nn/loss.h"
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/linear_cross_entropy.h"
 
 namespace halftone {

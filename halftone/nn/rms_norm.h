@@ -7,11 +7,11 @@
 
 #include <cstdint>
 
-#include "halftone/kernels/rms_norm.h"
+#include "halftone/kernels/fused/rms_norm.h"
 
 namespace halftone {
 
-/// Root mean square normalisation (kernels/rms_norm.h).
+/// Root mean square normalisation (kernels/fused/rms_norm.h).
 class RmsNormImpl : public torch::nn::Module {
  public:
   RmsNormImpl(std::int64_t dim, double eps);

@@ -13,7 +13,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
-#include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/int8_linear.h"
 #include "halftone/kernels/linear.h"

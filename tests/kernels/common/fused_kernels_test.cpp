@@ -12,11 +12,11 @@
 #include <string>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/embedding.h"
+#include "halftone/kernels/fused/embedding.h"
+#include "halftone/kernels/fused/rms_norm.h"
+#include "halftone/kernels/fused/swiglu.h"
 #include "halftone/kernels/linear_cross_entropy.h"
-#include "halftone/kernels/rms_norm.h"
 #include "halftone/kernels/rotary_attention.h"
-#include "halftone/kernels/swiglu.h"
 #include "support/composed_scope.h"
 #include "support/message_of.h"
 

@@ -3,10 +3,10 @@
 #include <cmath>
 
 #include "halftone/kernels/common/highway_targets.h"
-#include "halftone/kernels/rms_norm_impl.h"
+#include "halftone/kernels/fused/rms_norm_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/rms_norm_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/fused/rms_norm_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 

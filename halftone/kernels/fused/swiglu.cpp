@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/swiglu.h"
+#include "halftone/kernels/fused/swiglu.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -16,8 +16,8 @@
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/fused/swiglu_impl.h"
 #include "halftone/kernels/linear_input_impl.h"
-#include "halftone/kernels/swiglu_impl.h"
 
 namespace halftone {
 namespace {

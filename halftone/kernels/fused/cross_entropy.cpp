@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/fused/cross_entropy.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -17,7 +17,7 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
-#include "halftone/kernels/cross_entropy_impl.h"
+#include "halftone/kernels/fused/cross_entropy_impl.h"
 
 namespace halftone {
 namespace {

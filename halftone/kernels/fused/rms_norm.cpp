@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/rms_norm.h"
+#include "halftone/kernels/fused/rms_norm.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -17,8 +17,8 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/fused/rms_norm_impl.h"
 #include "halftone/kernels/linear_input_impl.h"
-#include "halftone/kernels/rms_norm_impl.h"
 
 namespace halftone {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/embedding.h"
+#include "halftone/kernels/fused/embedding.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/embedding.h>
@@ -15,7 +15,7 @@
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
-#include "halftone/kernels/embedding_impl.h"
+#include "halftone/kernels/fused/embedding_impl.h"
 
 namespace halftone {
 namespace {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled once for each instruction set; the best one of the machine is chosen at run time.
 #include "halftone/kernels/common/highway_targets.h"
-#include "halftone/kernels/swiglu_impl.h"
+#include "halftone/kernels/fused/swiglu_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/swiglu_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/fused/swiglu_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 // After highway.h.

@@ -4,10 +4,10 @@
 #include <cstring>
 
 #include "halftone/kernels/common/highway_targets.h"
-#include "halftone/kernels/embedding_impl.h"
+#include "halftone/kernels/fused/embedding_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/embedding_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/fused/embedding_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/cross_entropy.h"
+#include "halftone/kernels/fused/cross_entropy.h"
 
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>

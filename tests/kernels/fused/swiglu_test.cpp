@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/swiglu.h"
+#include "halftone/kernels/fused/swiglu.h"
 
 #include <gtest/gtest.h>
 

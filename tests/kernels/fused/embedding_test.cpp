@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/embedding.h"
+#include "halftone/kernels/fused/embedding.h"
 
 #include <ATen/ops/embedding.h>
 #include <gtest/gtest.h>

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "halftone/kernels/common/highway_targets.h"
-#include "halftone/kernels/cross_entropy_impl.h"
+#include "halftone/kernels/fused/cross_entropy_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/cross_entropy_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/fused/cross_entropy_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/rms_norm.h"
+#include "halftone/kernels/fused/rms_norm.h"
 
 #include <gtest/gtest.h>
 
