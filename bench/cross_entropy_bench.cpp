@@ -21,9 +21,9 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/fused/cross_entropy.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear.h"
-#include "halftone/kernels/linear_cross_entropy.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear.h"
+#include "halftone/kernels/linear/linear_cross_entropy.h"
 
 namespace {
 

@@ -10,7 +10,7 @@
 #include "halftone/core/error.h"
 #include "halftone/kernels/decode_attention.h"
 #include "halftone/kernels/gemm/matmul_path.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
 

@@ -20,7 +20,7 @@
 #include "halftone/kernels/gemm/brgemm16.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/sgemm.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 #include "halftone/kernels/rope.h"
 #include "halftone/kernels/rotary_attention16.h"
 #include "halftone/kernels/rotary_attention_impl.h"

@@ -15,8 +15,8 @@
 #include <optional>
 
 #include "halftone/autocast/autocast.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear.h"
 #include "halftone/machine/speed_impl.h"
 
 namespace halftone {

@@ -7,7 +7,7 @@
 
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/attention.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 #include "halftone/kernels/rope.h"
 #include "halftone/kernels/rotary_attention.h"
 

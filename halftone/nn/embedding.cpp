@@ -7,7 +7,7 @@
 
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/fused/embedding.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 #include "halftone/nn/loss.h"
 
 namespace halftone {

@@ -4,7 +4,7 @@
 #include <ATen/ops/dropout.h>
 
 #include "halftone/kernels/fused/swiglu.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
 

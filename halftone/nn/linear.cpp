@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
 

@@ -9,8 +9,9 @@
 
 namespace halftone {
 
-/// y = x W^T without a bias, by the GEMM that suits the dtype and the machine (kernels/linear.h).
-/// Initialised as torch::nn::Linear is: uniform in +-1/sqrt(in_features).
+/// y = x W^T without a bias, by the GEMM that suits the dtype and the machine
+/// (kernels/linear/linear.h). Initialised as torch::nn::Linear is: uniform in
+/// +-1/sqrt(in_features).
 class LinearImpl : public torch::nn::Module {
  public:
   LinearImpl(std::int64_t in_features, std::int64_t out_features);

@@ -3,7 +3,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/fused/cross_entropy.h"
-#include "halftone/kernels/linear_cross_entropy.h"
+#include "halftone/kernels/linear/linear_cross_entropy.h"
 
 namespace halftone {
 

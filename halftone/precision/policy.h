@@ -17,7 +17,7 @@ struct PrecisionPolicy {
   bool autocast = false;                          // compute differs from parameter
   bool loss_scaling = false;
   bool stochastic_rounding = false;  // of the updated weights
-  bool int8_matmul = false;          // linear layers' inputs are int8 (kernels/int8_linear.h)
+  bool int8_matmul = false;  // linear layers' inputs are int8 (kernels/linear/int8_linear.h)
 
   /// Whether matmuls take another format than the weights have.
   bool is_mixed() const { return autocast || int8_matmul; }

@@ -12,7 +12,7 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/kernels/weight_grad.h"
+#include "halftone/kernels/linear/weight_grad.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/clip.h"

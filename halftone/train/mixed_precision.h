@@ -14,7 +14,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/state_dict.h"
-#include "halftone/kernels/int8_linear.h"
+#include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/nn/recompute.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"

@@ -6,7 +6,7 @@
 #include <set>
 #include <utility>
 
-#include "halftone/kernels/linear_cross_entropy.h"
+#include "halftone/kernels/linear/linear_cross_entropy.h"
 
 namespace halftone {
 namespace {
@@ -304,7 +304,7 @@ class Step {
   double stream_, compute_;  // bytes of an element
   bool narrow_;              // `compute` has 16 bits
   bool converts_;            // weights are rounded for products
-  bool caches_;              // once for several micro-batches (kernels/converted_weights.h)
+  bool caches_;              // once for several micro-batches (kernels/linear/converted_weights.h)
 };
 
 }  // namespace

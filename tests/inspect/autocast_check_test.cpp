@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "halftone/autocast/custom_function.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 #include "halftone/nn/rms_norm.h"
 
 namespace halftone {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "halftone/inspect/non_finite_finder.h"
-#include "halftone/kernels/converted_weights.h"
+#include "halftone/kernels/linear/converted_weights.h"
 #include "halftone/models/minimind.h"
 #include "halftone/nn/recompute.h"
 #include "halftone/precision/keep_fp32.h"

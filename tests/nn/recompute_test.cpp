@@ -9,9 +9,9 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/fused/swiglu.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear.h"
-#include "halftone/kernels/weight_grad.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear.h"
+#include "halftone/kernels/linear/weight_grad.h"
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
 

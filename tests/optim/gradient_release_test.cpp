@@ -10,7 +10,7 @@
 #include <cmath>
 #include <memory>
 
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 #include "halftone/nn/recompute.h"
 #include "support/message_of.h"
 #include "support/tensor_memory.h"

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "halftone/kernels/converted_weights.h"
+#include "halftone/kernels/linear/converted_weights.h"
 #include "halftone/models/minimind.h"
 #include "halftone/train/mixed_precision.h"
 #include "support/matmul_ways.h"

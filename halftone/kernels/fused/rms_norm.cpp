@@ -18,7 +18,7 @@
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/fused/rms_norm_impl.h"
-#include "halftone/kernels/linear_input_impl.h"
+#include "halftone/kernels/linear/linear_input_impl.h"
 
 namespace halftone {
 namespace {

@@ -17,7 +17,7 @@
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/fused/swiglu_impl.h"
-#include "halftone/kernels/linear_input_impl.h"
+#include "halftone/kernels/linear/linear_input_impl.h"
 
 namespace halftone {
 namespace {

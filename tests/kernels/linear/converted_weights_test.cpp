@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/converted_weights.h"
+#include "halftone/kernels/linear/converted_weights.h"
 
 #include <gtest/gtest.h>
 
 #include "halftone/autocast/autocast.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/int8_linear.h"
+#include "halftone/kernels/linear/int8_linear.h"
 
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "halftone/kernels/gemm/int8_gemm.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear_cross_entropy.h"
+#include "halftone/kernels/linear/linear_cross_entropy.h"
 
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
@@ -15,8 +15,8 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/gemm/matmul_path.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
 namespace {

@@ -10,8 +10,8 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/fused/rms_norm.h"
 #include "halftone/kernels/fused/swiglu.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
 namespace {

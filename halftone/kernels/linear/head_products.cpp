@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/head_products.h"
+#include "halftone/kernels/linear/head_products.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "halftone/core/random.h"
-#include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/linear/converted_weights.h"
 
 namespace halftone {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/converted_weights.h"
+#include "halftone/kernels/linear/converted_weights.h"
 
-#include "halftone/kernels/merged_weights_impl.h"
+#include "halftone/kernels/linear/merged_weights_impl.h"
 
 namespace halftone {
 namespace {

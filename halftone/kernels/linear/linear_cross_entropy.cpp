@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear_cross_entropy.h"
+#include "halftone/kernels/linear/linear_cross_entropy.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/ones_like.h>
@@ -17,10 +17,10 @@
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/fused/cross_entropy.h"
-#include "halftone/kernels/head_products.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear.h"
-#include "halftone/kernels/weight_grad.h"
+#include "halftone/kernels/linear/head_products.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear.h"
+#include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
 namespace {

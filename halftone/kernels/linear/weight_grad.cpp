@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/weight_grad.h"
+#include "halftone/kernels/linear/weight_grad.h"
 
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/graph_task.h>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "halftone/kernels/common/fused_kernels.h"
-#include "halftone/kernels/merged_weights_impl.h"
+#include "halftone/kernels/linear/merged_weights_impl.h"
 
 namespace halftone {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/int8_linear.h"
+#include "halftone/kernels/linear/int8_linear.h"
 
 #include <ATen/ops/cat.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -11,11 +11,11 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
-#include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
-#include "halftone/kernels/linear_input_impl.h"
-#include "halftone/kernels/merged_weights_impl.h"
-#include "halftone/kernels/weight_grad.h"
+#include "halftone/kernels/linear/converted_weights.h"
+#include "halftone/kernels/linear/linear_input_impl.h"
+#include "halftone/kernels/linear/merged_weights_impl.h"
+#include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/cat.h>
@@ -16,15 +16,15 @@
 #include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
-#include "halftone/kernels/converted_weights.h"
 #include "halftone/kernels/gemm/gemm16.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/matvec.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear_input_impl.h"
-#include "halftone/kernels/merged_weights_impl.h"
-#include "halftone/kernels/weight_grad.h"
+#include "halftone/kernels/linear/converted_weights.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear_input_impl.h"
+#include "halftone/kernels/linear/merged_weights_impl.h"
+#include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
 namespace {

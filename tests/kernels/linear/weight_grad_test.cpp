@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/weight_grad.h"
+#include "halftone/kernels/linear/weight_grad.h"
 
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/gemm/matmul_path.h"
-#include "halftone/kernels/int8_linear.h"
-#include "halftone/kernels/linear.h"
+#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
 namespace {
