@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "halftone/autocast/keep_fp32.h"
-#include "halftone/kernels/attention.h"
+#include "halftone/kernels/attention/attention.h"
+#include "halftone/kernels/attention/rope.h"
+#include "halftone/kernels/attention/rotary_attention.h"
 #include "halftone/kernels/linear/linear.h"
-#include "halftone/kernels/rope.h"
-#include "halftone/kernels/rotary_attention.h"
 
 namespace halftone {
 

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "halftone/kernels/rope.h"
+#include "halftone/kernels/attention/rope.h"
 #include "halftone/nn/feed_forward.h"
 #include "halftone/nn/kv_cache.h"
 #include "halftone/nn/linear.h"

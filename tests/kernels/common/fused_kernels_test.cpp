@@ -12,11 +12,11 @@
 #include <string>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/attention/rotary_attention.h"
 #include "halftone/kernels/fused/embedding.h"
 #include "halftone/kernels/fused/rms_norm.h"
 #include "halftone/kernels/fused/swiglu.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
-#include "halftone/kernels/rotary_attention.h"
 #include "support/composed_scope.h"
 #include "support/message_of.h"
 

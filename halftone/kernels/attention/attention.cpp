@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/attention.h"
+#include "halftone/kernels/attention/attention.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/ones.h>
@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/decode_attention.h"
+#include "halftone/kernels/attention/decode_attention.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/linear/linear.h"
 

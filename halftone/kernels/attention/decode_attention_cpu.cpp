@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <limits>
 
+#include "halftone/kernels/attention/decode_attention_impl.h"
 #include "halftone/kernels/common/highway_targets.h"
-#include "halftone/kernels/decode_attention_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/decode_attention_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/attention/decode_attention_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 // After highway.h.

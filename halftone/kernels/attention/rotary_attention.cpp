@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/rotary_attention.h"
+#include "halftone/kernels/attention/rotary_attention.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -12,7 +12,10 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/attention.h"
+#include "halftone/kernels/attention/attention.h"
+#include "halftone/kernels/attention/rope.h"
+#include "halftone/kernels/attention/rotary_attention16.h"
+#include "halftone/kernels/attention/rotary_attention_impl.h"
 #include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
@@ -21,9 +24,6 @@
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/sgemm.h"
 #include "halftone/kernels/linear/linear.h"
-#include "halftone/kernels/rope.h"
-#include "halftone/kernels/rotary_attention16.h"
-#include "halftone/kernels/rotary_attention_impl.h"
 
 namespace halftone {
 namespace {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/rotary_attention16.h"
+#include "halftone/kernels/attention/rotary_attention16.h"
 
 #include <algorithm>
 #include <memory>
 #include <vector>
 
+#include "halftone/kernels/attention/rotary_attention16_impl.h"
 #include "halftone/kernels/common/transpose_impl.h"
 #include "halftone/kernels/gemm/brgemm16.h"
-#include "halftone/kernels/rotary_attention16_impl.h"
 
 namespace halftone {
 namespace {

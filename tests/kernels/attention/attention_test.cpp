@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/attention.h"
+#include "halftone/kernels/attention/attention.h"
 
 #include <gtest/gtest.h>
 

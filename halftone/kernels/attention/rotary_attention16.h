@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "halftone/kernels/rotary_attention_impl.h"
+#include "halftone/kernels/attention/rotary_attention_impl.h"
 
 namespace halftone {
 

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <limits>
 
+#include "halftone/kernels/attention/rotary_attention16_impl.h"
 #include "halftone/kernels/common/highway_targets.h"
-#include "halftone/kernels/rotary_attention16_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/rotary_attention16_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/attention/rotary_attention16_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 // After highway.h.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/decode_attention.h"
+#include "halftone/kernels/attention/decode_attention.h"
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>

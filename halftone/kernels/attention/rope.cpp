@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/rope.h"
+#include "halftone/kernels/attention/rope.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/view_as_complex.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/decode_attention.h"
+#include "halftone/kernels/attention/decode_attention.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/attention/decode_attention_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
-#include "halftone/kernels/decode_attention_impl.h"
 #include "halftone/kernels/gemm/matvec_impl.h"
 
 namespace halftone {
