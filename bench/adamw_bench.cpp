@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "halftone/kernels/adamw.h"
-#include "halftone/kernels/moments.h"
+#include "halftone/kernels/optimizer/adamw.h"
+#include "halftone/kernels/optimizer/moments.h"
 #include "halftone/system/large_pages.h"
 
 namespace {

@@ -9,8 +9,8 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
-#include "halftone/kernels/adamw.h"
-#include "halftone/kernels/gradient_stats.h"
+#include "halftone/kernels/optimizer/adamw.h"
+#include "halftone/kernels/optimizer/gradient_stats.h"
 #include "halftone/optim/adamw_buffers.h"
 
 namespace halftone {

@@ -5,7 +5,7 @@
 #include <array>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/moments.h"
+#include "halftone/kernels/optimizer/moments.h"
 #include "halftone/system/file_memory.h"
 #include "halftone/system/large_pages.h"
 #include "halftone/system/system_pages.h"

@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "halftone/kernels/adamw.h"
-#include "halftone/kernels/gradient_stats.h"
+#include "halftone/kernels/optimizer/adamw.h"
+#include "halftone/kernels/optimizer/gradient_stats.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/adamw_options.h"
 

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "halftone/kernels/moments.h"
+#include "halftone/kernels/optimizer/moments.h"
 
 namespace halftone {
 namespace {

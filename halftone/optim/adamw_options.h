@@ -12,8 +12,9 @@ namespace halftone {
 enum class MasterWeights { kNone, kSplit16, kSplit8 };
 
 /// Of Adam's moments: 4 bytes each; 2, rounded stochastically, because an exp_avg_sq in bf16 that
-/// is rounded to nearest stands still; or 1 and a scale for 256 elements (kernels/moments.h).
-/// Parameters of less than two dimensions or 4096 elements have fp32 moments in any case.
+/// is rounded to nearest stands still; or 1 and a scale for 256 elements
+/// (kernels/optimizer/moments.h). Parameters of less than two dimensions or 4096 elements have fp32
+/// moments in any case.
 enum class MomentStorage { kFloat32, kBFloat16, kInt8 };
 
 struct AdamWOptions {

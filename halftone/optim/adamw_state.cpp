@@ -6,8 +6,8 @@
 #include <string>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/moments.h"
-#include "halftone/kernels/split_master.h"
+#include "halftone/kernels/optimizer/moments.h"
+#include "halftone/kernels/optimizer/split_master.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/system/file_memory.h"
 

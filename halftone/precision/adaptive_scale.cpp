@@ -9,7 +9,7 @@
 #include <numeric>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/gradient_exponents.h"
+#include "halftone/kernels/optimizer/gradient_exponents.h"
 
 namespace halftone {
 namespace {

@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/gradient_exponents.h"
+#include "halftone/kernels/optimizer/gradient_exponents.h"
 
 namespace halftone {
 namespace {

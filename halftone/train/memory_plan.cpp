@@ -9,7 +9,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
-#include "halftone/kernels/moments.h"
+#include "halftone/kernels/optimizer/moments.h"
 #include "halftone/machine/machine.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/system/memory.h"

@@ -38,7 +38,7 @@ class Includes(Tree):
 
     def test_downward_and_own_folder_are_fine(self):
         self.write("halftone/optim/adamw.h", "#include <torch/types.h>\n")
-        clean = ['"halftone/optim/adamw.h"', "<fmt/format.h>", '"halftone/core/error.h"', '"halftone/kernels/adamw.h"']
+        clean = ['"halftone/optim/adamw.h"', "<fmt/format.h>", '"halftone/core/error.h"', '"halftone/kernels/optimizer/adamw.h"']
         self.assertEqual(self.complaints("halftone/optim/adamw.cpp", *clean), [])
 
     def test_upward(self):

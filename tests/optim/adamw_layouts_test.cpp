@@ -7,8 +7,8 @@
 
 #include "halftone/core/error.h"
 #include "halftone/io/safetensors.h"
-#include "halftone/kernels/moments.h"
-#include "halftone/kernels/split_master.h"
+#include "halftone/kernels/optimizer/moments.h"
+#include "halftone/kernels/optimizer/split_master.h"
 #include "halftone/optim/adamw.h"
 #include "support/adamw_layout.h"
 #include "support/temp_folder.h"

@@ -8,8 +8,8 @@
 #include <limits>
 
 #include "halftone/core/random.h"
-#include "halftone/kernels/adamw_impl.h"
 #include "halftone/kernels/gemm/int8_composed.h"
+#include "halftone/kernels/optimizer/adamw_impl.h"
 
 namespace halftone {
 namespace {

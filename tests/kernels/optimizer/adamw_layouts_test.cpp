@@ -6,9 +6,9 @@
 #include <limits>
 #include <tuple>
 
-#include "halftone/kernels/adamw.h"
-#include "halftone/kernels/moments.h"
-#include "halftone/kernels/split_master.h"
+#include "halftone/kernels/optimizer/adamw.h"
+#include "halftone/kernels/optimizer/moments.h"
+#include "halftone/kernels/optimizer/split_master.h"
 #include "support/instruction_sets.h"
 
 namespace halftone {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 
-#include "halftone/kernels/adamw_impl.h"
 #include "halftone/kernels/common/highway_targets.h"
+#include "halftone/kernels/optimizer/adamw_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/gradient_stats_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/optimizer/gradient_stats_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 

@@ -12,8 +12,8 @@ namespace halftone {
 /// - weights fp32, bf16 or fp16; gradients of their dtype, or fp32;
 /// - moments both fp32, both bf16 (rounded stochastically: a bf16 exp_avg_sq that is rounded to
 ///   nearest stands still, since 1 - beta2 of it is less than half its last place), or both uint8:
-///   codes and scales as in kernels/moments.h;
-/// - master_low for bf16 weights that are the top of a master (kernels/split_master.h).
+///   codes and scales as in kernels/optimizer/moments.h;
+/// - master_low for bf16 weights that are the top of a master (kernels/optimizer/split_master.h).
 struct AdamWTensors {
   torch::Tensor weights;           // (n)
   torch::Tensor gradients;         // (n)

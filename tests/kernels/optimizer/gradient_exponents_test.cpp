@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gradient_exponents.h"
+#include "halftone/kernels/optimizer/gradient_exponents.h"
 
 #include <gtest/gtest.h>
 

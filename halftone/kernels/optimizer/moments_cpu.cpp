@@ -5,15 +5,15 @@
 #include <cstring>
 
 #include "halftone/kernels/common/highway_targets.h"
-#include "halftone/kernels/moments_impl.h"
+#include "halftone/kernels/optimizer/moments_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/moments_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/optimizer/moments_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
 #include "halftone/kernels/common/convert_impl.h"
-#include "halftone/kernels/moments_simd_impl.h"
+#include "halftone/kernels/optimizer/moments_simd_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/adamw.h"
+#include "halftone/kernels/optimizer/adamw.h"
 
 #include <gtest/gtest.h>
 #include <torch/utils.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/moments.h"
+#include "halftone/kernels/optimizer/moments.h"
 
 #include <gtest/gtest.h>
 

@@ -3,16 +3,16 @@
 // fused multiply-add, so that every instruction set gives the bits of the composed definition.
 #include <cstring>
 
-#include "halftone/kernels/adamw_impl.h"
 #include "halftone/kernels/common/highway_targets.h"
+#include "halftone/kernels/optimizer/adamw_impl.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/adamw_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/optimizer/adamw_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
 #include "halftone/kernels/common/convert_impl.h"
-#include "halftone/kernels/moments_simd_impl.h"
+#include "halftone/kernels/optimizer/moments_simd_impl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/split_master.h"
+#include "halftone/kernels/optimizer/split_master.h"
 
 #include <gtest/gtest.h>
 

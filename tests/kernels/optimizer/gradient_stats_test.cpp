@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gradient_stats.h"
+#include "halftone/kernels/optimizer/gradient_stats.h"
 
 #include <gtest/gtest.h>
 #include <torch/utils.h>

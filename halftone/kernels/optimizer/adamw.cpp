@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/adamw.h"
+#include "halftone/kernels/optimizer/adamw.h"
 
 #include <ATen/Parallel.h>
 
@@ -8,13 +8,13 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
-#include "halftone/kernels/adamw_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/stochastic_rounding.h"
-#include "halftone/kernels/moments.h"
-#include "halftone/kernels/moments_impl.h"
-#include "halftone/kernels/split_master.h"
+#include "halftone/kernels/optimizer/adamw_impl.h"
+#include "halftone/kernels/optimizer/moments.h"
+#include "halftone/kernels/optimizer/moments_impl.h"
+#include "halftone/kernels/optimizer/split_master.h"
 
 namespace halftone {
 namespace {

@@ -14,7 +14,7 @@
 #include <cstring>
 
 #include "halftone/kernels/common/convert_impl.h"
-#include "halftone/kernels/moments_impl.h"
+#include "halftone/kernels/optimizer/moments_impl.h"
 
 #if HWY_TARGET != HWY_SCALAR
 HWY_BEFORE_NAMESPACE();

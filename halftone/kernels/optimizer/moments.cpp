@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/moments.h"
+#include "halftone/kernels/optimizer/moments.h"
 
 #include <ATen/Parallel.h>
 
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/moments_impl.h"
+#include "halftone/kernels/optimizer/moments_impl.h"
 
 namespace halftone {
 namespace {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gradient_stats.h"
+#include "halftone/kernels/optimizer/gradient_stats.h"
 
 #include <ATen/Parallel.h>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/adamw_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/optimizer/adamw_impl.h"
 
 namespace halftone {
 namespace {
