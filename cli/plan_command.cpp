@@ -16,7 +16,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
-#include "halftone/train/run_plan.h"
+#include "halftone/plan/run_plan.h"
 
 namespace halftone::cli {
 namespace {

@@ -14,12 +14,12 @@
 #include "halftone/core/text.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/plan/run_plan.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/config_file.h"
 #include "halftone/train/language_modeling.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/pretrain_inputs.h"
-#include "halftone/train/run_plan.h"
 #include "halftone/train/run_report.h"
 #include "halftone/train/trainer.h"
 

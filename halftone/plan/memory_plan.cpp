@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/memory_plan.h"
+#include "halftone/plan/memory_plan.h"
 
 #include <fmt/format.h>
 

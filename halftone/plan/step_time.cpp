@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/step_time.h"
+#include "halftone/plan/step_time.h"
 
 #include "halftone/core/error.h"
 #include "halftone/machine/speed.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The prediction against the tensors of real steps.
-#include "halftone/train/step_bytes.h"
+#include "halftone/plan/step_bytes.h"
 
 #include <gtest/gtest.h>
 

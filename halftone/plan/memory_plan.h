@@ -6,9 +6,9 @@
 #include <string>
 
 #include "halftone/models/model_config.h"
+#include "halftone/plan/step_bytes.h"
 #include "halftone/precision/memory_recipe.h"
 #include "halftone/precision/policy.h"
-#include "halftone/train/step_bytes.h"
 
 namespace halftone {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "halftone/models/model_config.h"
-#include "halftone/train/memory_plan.h"
-#include "halftone/train/step_time.h"
+#include "halftone/plan/memory_plan.h"
+#include "halftone/plan/step_time.h"
 #include "halftone/train/train_config.h"
 
 namespace halftone {

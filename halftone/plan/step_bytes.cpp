@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/step_bytes.h"
+#include "halftone/plan/step_bytes.h"
 
 #include <algorithm>
 #include <array>
