@@ -8,7 +8,7 @@
 #include <cctype>
 
 #include "halftone/core/error.h"
-#include "halftone/train/config_file.h"
+#include "halftone/pretrain/config_file.h"
 
 namespace halftone::cli {
 namespace {

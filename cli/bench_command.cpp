@@ -17,9 +17,9 @@
 #include "cli/progress.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/pretrain/pretrain_inputs.h"
+#include "halftone/pretrain/recipes.h"
 #include "halftone/system/interrupt.h"
-#include "halftone/train/pretrain_inputs.h"
-#include "halftone/train/recipes.h"
 
 namespace halftone::cli {
 namespace {

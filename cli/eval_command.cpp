@@ -19,10 +19,10 @@
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/data/batch_loader.h"
-#include "halftone/train/evaluate.h"
+#include "halftone/pretrain/evaluate.h"
+#include "halftone/pretrain/pretrain_inputs.h"
+#include "halftone/pretrain/trained_model.h"
 #include "halftone/train/mixed_precision.h"
-#include "halftone/train/pretrain_inputs.h"
-#include "halftone/train/trained_model.h"
 
 namespace halftone::cli {
 namespace {

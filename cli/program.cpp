@@ -17,9 +17,9 @@
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
+#include "halftone/pretrain/config_schema.h"
 #include "halftone/system/file.h"
 #include "halftone/system/terminal.h"
-#include "halftone/train/config_schema.h"
 
 namespace halftone::cli {
 namespace {

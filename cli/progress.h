@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "halftone/pretrain/pretrain.h"
 #include "halftone/system/terminal.h"
-#include "halftone/train/pretrain.h"
 #include "halftone/train/progress_bar.h"
 
 namespace halftone::cli {

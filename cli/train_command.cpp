@@ -15,9 +15,9 @@
 #include "cli/progress.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/pretrain/pretrain.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/system/interrupt.h"
-#include "halftone/train/pretrain.h"
 
 namespace halftone::cli {
 namespace {

@@ -10,7 +10,7 @@
 #include "halftone/models/model_config.h"
 #include "halftone/plan/memory_plan.h"
 #include "halftone/plan/step_time.h"
-#include "halftone/train/train_config.h"
+#include "halftone/pretrain/train_config.h"
 
 namespace halftone {
 

@@ -9,7 +9,7 @@
 
 #include "halftone/data/token_file.h"
 #include "halftone/models/parameter_names.h"
-#include "halftone/train/language_modeling.h"
+#include "halftone/pretrain/language_modeling.h"
 #include "halftone/train/trainer.h"
 #include "support/composed_scope.h"
 #include "support/golden_file.h"

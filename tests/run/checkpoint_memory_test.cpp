@@ -12,11 +12,11 @@
 #include "halftone/io/safetensors.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/optim/adamw.h"
+#include "halftone/pretrain/trained_model.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/system/file_memory.h"
 #include "halftone/system/memory.h"
 #include "halftone/train/network_state.h"
-#include "halftone/train/trained_model.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 

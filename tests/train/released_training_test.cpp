@@ -13,8 +13,8 @@
 #include "halftone/core/error.h"
 #include "halftone/data/tensor_loader.h"
 #include "halftone/data/token_file.h"
+#include "halftone/pretrain/language_modeling.h"
 #include "halftone/train/fit_loop.h"
-#include "halftone/train/language_modeling.h"
 #include "support/message_of.h"
 #include "support/temp_folder.h"
 

@@ -8,7 +8,7 @@
 #include "halftone/core/text.h"
 #include "halftone/optim/lr_schedule.h"
 #include "halftone/precision/policy.h"
-#include "halftone/train/config_schema.h"
+#include "halftone/pretrain/config_schema.h"
 
 namespace halftone {
 namespace {

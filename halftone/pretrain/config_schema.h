@@ -11,7 +11,7 @@
 #include <variant>
 #include <vector>
 
-#include "halftone/train/train_config.h"
+#include "halftone/pretrain/train_config.h"
 
 namespace halftone {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/config_schema.h"
+#include "halftone/pretrain/config_schema.h"
 
 #include <fmt/format.h>
 
@@ -13,8 +13,8 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/pretrain/config_file.h"
 #include "halftone/run/run_directory.h"
-#include "halftone/train/config_file.h"
 
 namespace halftone {
 namespace fs = std::filesystem;

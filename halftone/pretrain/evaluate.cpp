@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/evaluate.h"
+#include "halftone/pretrain/evaluate.h"
 
 #include <chrono>
 #include <cmath>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/config_file.h"
+#include "halftone/pretrain/config_file.h"
 
 #include <fmt/format.h>
 #include <toml++/toml.h>
@@ -126,7 +126,7 @@ std::string config_to_toml(const TrainConfig& config) {
 std::string config_reference() {
   std::string page =
       "# Configuration\n\n"
-      "<!-- Generated from halftone/train/config_fields.cpp. After a change there, run\n"
+      "<!-- Generated from halftone/pretrain/config_fields.cpp. After a change there, run\n"
       "     HALFTONE_UPDATE_DOCS=1 build/tests/train/train_config_schema_test -->\n\n"
       "Every key of a TOML file is a flag of `halftone train` and the other way round: `batch_size "
       "= 16`\n"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/config_schema.h"
+#include "halftone/pretrain/config_schema.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/core/text.h"
-#include "halftone/train/config_file.h"
+#include "halftone/pretrain/config_file.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 

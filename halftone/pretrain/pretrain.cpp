@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/pretrain.h"
+#include "halftone/pretrain/pretrain.h"
 
 #include <fmt/format.h>
 #include <torch/utils.h>
@@ -15,11 +15,11 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/plan/run_plan.h"
+#include "halftone/pretrain/config_file.h"
+#include "halftone/pretrain/language_modeling.h"
+#include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/run/run_directory.h"
-#include "halftone/train/config_file.h"
-#include "halftone/train/language_modeling.h"
 #include "halftone/train/model_checkpoint.h"
-#include "halftone/train/pretrain_inputs.h"
 #include "halftone/train/run_report.h"
 #include "halftone/train/trainer.h"
 

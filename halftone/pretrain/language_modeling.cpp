@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/language_modeling.h"
+#include "halftone/pretrain/language_modeling.h"
 
 #include <memory>
 #include <string>

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "halftone/pretrain/pretrain_inputs.h"
+#include "halftone/pretrain/train_config.h"
 #include "halftone/run/step_metrics.h"
-#include "halftone/train/pretrain_inputs.h"
-#include "halftone/train/train_config.h"
 
 namespace halftone {
 

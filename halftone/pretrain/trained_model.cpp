@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/trained_model.h"
+#include "halftone/pretrain/trained_model.h"
 
 #include <fmt/format.h>
 
@@ -11,10 +11,10 @@
 #include "halftone/core/error.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/models/parameter_names.h"
+#include "halftone/pretrain/config_schema.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/system/file.h"
-#include "halftone/train/config_schema.h"
 
 namespace halftone {
 namespace {

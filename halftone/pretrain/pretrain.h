@@ -8,8 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "halftone/pretrain/train_config.h"
 #include "halftone/run/metrics_log.h"
-#include "halftone/train/train_config.h"
 
 namespace halftone {
 

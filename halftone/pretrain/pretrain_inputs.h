@@ -12,9 +12,9 @@
 #include "halftone/data/corpus.h"
 #include "halftone/data/token_cache.h"
 #include "halftone/precision/policy.h"
+#include "halftone/pretrain/language_modeling.h"
+#include "halftone/pretrain/train_config.h"
 #include "halftone/tokenizer/tokenizer.h"
-#include "halftone/train/language_modeling.h"
-#include "halftone/train/train_config.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone {

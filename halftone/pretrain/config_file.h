@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/train/config_schema.h"
+#include "halftone/pretrain/config_schema.h"
 
 namespace halftone {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/recipes.h"
+#include "halftone/pretrain/recipes.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/pretrain_inputs.h"
+#include "halftone/pretrain/pretrain_inputs.h"
 
 #include <fmt/format.h>
 #include <torch/utils.h>
@@ -11,9 +11,9 @@
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/pretrain/trained_model.h"
 #include "halftone/system/file_memory.h"
 #include "halftone/tokenizer/bpe_trainer.h"
-#include "halftone/train/trained_model.h"
 
 namespace halftone {
 namespace {
