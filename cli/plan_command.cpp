@@ -16,7 +16,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
-#include "halftone/plan/run_plan.h"
+#include "halftone/pretrain/plan_request.h"
 
 namespace halftone::cli {
 namespace {
@@ -48,14 +48,14 @@ std::string conclusion(const RunPlan& plan) {
   return "\nnone fits: take a smaller --batch-size, --seq-len or model\n";
 }
 
-std::string text_of(const RunPlan& plan, const ModelConfig& model, const TrainConfig& config) {
+std::string text_of(const RunPlan& plan, const PlanRequest& request, const TrainConfig& config) {
   std::string text = fmt::format(
       "model      {} parameters, vocabulary {}\n"
       "step       {} x {} tokens, {}, {}\n"
       "budget     {}\n\n"
       "{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
-      short_count(static_cast<double>(parameter_count(model))), model.vocab_size, config.batch_size,
-      step_shape(config).predictions,
+      short_count(static_cast<double>(parameter_count(request.model))), request.model.vocab_size,
+      config.batch_size, request.shape.predictions,
       counted(static_cast<std::uint64_t>(config.accumulate), "micro-batch", "micro-batches"),
       counted(static_cast<std::uint64_t>(torch::get_num_threads()), "thread", "threads"),
       is_unlimited(plan) ? "none" : format_bytes(plan.budget_bytes), "precision", "memory", "peak",
@@ -81,10 +81,10 @@ nlohmann::ordered_json json_of(const RecipePlan& recipe) {
           {"fits", recipe.fits}};
 }
 
-std::string json_of(const RunPlan& plan, const ModelConfig& model, const TrainConfig& config) {
+std::string json_of(const RunPlan& plan, const PlanRequest& request, const TrainConfig& config) {
   using nlohmann::ordered_json;
   ordered_json document = {
-      {"parameters", parameter_count(model)},
+      {"parameters", parameter_count(request.model)},
       {"batch_size", config.batch_size},
       {"seq_len", config.seq_len},
       {"accumulate", config.accumulate},
@@ -103,10 +103,10 @@ void run_plan(const ConfigArguments& arguments, bool json) {
   if (!config.keep_fp32.empty())
     log_note("plan: what keep_fp32 names is counted as if it were not kept in fp32");
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
-  const ModelConfig model = planned_model(config);
+  const PlanRequest request = plan_request(config, planned_model(config));
   const MachineSpeed speed = measure_machine_speed();  // also wakes the libraries that will compute
-  const RunPlan plan = halftone::plan_run(config, model, speed, process_bytes());
-  print(json ? json_of(plan, model, config) : text_of(plan, model, config));
+  const RunPlan plan = halftone::plan_run(request, speed, process_bytes());
+  print(json ? json_of(plan, request, config) : text_of(plan, request, config));
 }
 
 }  // namespace

@@ -8,10 +8,8 @@
 #include <limits>
 #include <tuple>
 
-#include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
-#include "halftone/tokenizer/tokenizer.h"
 
 namespace halftone {
 namespace {
@@ -27,11 +25,11 @@ std::int64_t coarseness(const RecipePlan& plan) {
              (std::find(memories.begin(), memories.end(), plan.memory) - memories.begin());
 }
 
-/// The recipe of `precision` and `memory` with the other choices of `config`, unless they exclude
+/// The recipe of `precision` and `memory` with the other choices of `request`, unless they exclude
 /// each other.
-std::optional<RunRecipe> recipe_for(const TrainConfig& config, const std::string& precision,
+std::optional<RunRecipe> recipe_for(const PlanRequest& request, const std::string& precision,
                                     const std::string& memory) {
-  MemoryChoice choice = config.storage;
+  MemoryChoice choice = request.memory;
   choice.memory = memory;
   const PrecisionPolicy policy = parse_precision(precision);
   try {
@@ -41,11 +39,12 @@ std::optional<RunRecipe> recipe_for(const TrainConfig& config, const std::string
   }
 }
 
-RecipePlan plan_of(const RunRecipe& recipe, const ModelConfig& model, const StepShape& shape,
-                   std::uint64_t process) {
-  return {.precision = recipe.precision.name,
-          .memory = recipe.memory.name,
-          .bytes = peak_memory(model, shape, recipe, process)};
+RecipePlan plan_of(const PlanRequest& request, const RunRecipe& recipe, std::uint64_t process) {
+  RecipePlan plan{.precision = recipe.precision.name,
+                  .memory = recipe.memory.name,
+                  .bytes = peak_memory(request.model, request.shape, recipe, process)};
+  plan.fits = plan.bytes.total() <= request.budget_bytes;
+  return plan;
 }
 
 /// What clips by the norm of the step before was measured to learn less (docs/memory.md): it is
@@ -101,40 +100,19 @@ std::string refusal(const RecipePlan& own, const RunPlan& all) {
 
 }  // namespace
 
-ModelConfig planned_model(const TrainConfig& config) {
-  ModelConfig model = config.model;
-  if (model.vocab_size == 0)
-    model.vocab_size = config.tokenizer.empty() ? config.tokenizer_vocab_size
-                                                : Tokenizer::load(config.tokenizer).vocab_size();
-  validate(model);
-  return model;
+RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process) {
+  const PrecisionPolicy precision = parse_precision(request.precision);
+  return plan_of(request, {precision, memory_recipe(request.memory, precision)}, process);
 }
 
-StepShape step_shape(const TrainConfig& config) {
-  return {.batch_size = config.batch_size,
-          .predictions = config.seq_len - (config.pack ? 0 : 1),
-          .micro_batches = config.accumulate};
-}
-
-RecipePlan plan_memory(const TrainConfig& config, const ModelConfig& model, std::uint64_t process) {
-  const PrecisionPolicy precision = parse_precision(config.precision);
-  RecipePlan plan = plan_of({precision, memory_recipe(config.storage, precision)}, model,
-                            step_shape(config), process);
-  plan.fits = plan.bytes.total() <= budget_bytes(config.memory_budget);
-  return plan;
-}
-
-RunPlan plan_run(const TrainConfig& config, const ModelConfig& model, const MachineSpeed& speed,
-                 std::uint64_t process) {
-  RunPlan plan{.budget_bytes = budget_bytes(config.memory_budget)};
-  const StepShape shape = step_shape(config);
+RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uint64_t process) {
+  RunPlan plan{.budget_bytes = request.budget_bytes};
   for (const std::string& precision : precision_names()) {
     for (const std::string& memory : memory_names()) {
-      const std::optional<RunRecipe> recipe = recipe_for(config, precision, memory);
+      const std::optional<RunRecipe> recipe = recipe_for(request, precision, memory);
       if (!recipe) continue;
-      RecipePlan one = plan_of(*recipe, model, shape, process);
-      one.step_s = step_seconds(model, shape, *recipe, speed);
-      one.fits = one.bytes.total() <= plan.budget_bytes;
+      RecipePlan one = plan_of(request, *recipe, process);
+      one.step_s = step_seconds(request.model, request.shape, *recipe, speed);
       plan.recipes.push_back(std::move(one));
     }
   }
@@ -144,12 +122,11 @@ RunPlan plan_run(const TrainConfig& config, const ModelConfig& model, const Mach
   return plan;
 }
 
-void check_memory(const TrainConfig& config, const ModelConfig& model) {
-  if (config.memory_budget == "unlimited" || !resolve_device(config.device).is_cpu()) return;
+void check_memory(const PlanRequest& request) {
   const std::uint64_t process = process_bytes();
-  const RecipePlan own = plan_memory(config, model, process);
+  const RecipePlan own = plan_memory(request, process);
   if (own.fits) return;
-  throw UserError(refusal(own, plan_run(config, model, measure_machine_speed(), process)));
+  throw UserError(refusal(own, plan_run(request, measure_machine_speed(), process)));
 }
 
 }  // namespace halftone

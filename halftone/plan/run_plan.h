@@ -10,7 +10,7 @@
 #include "halftone/models/model_config.h"
 #include "halftone/plan/memory_plan.h"
 #include "halftone/plan/step_time.h"
-#include "halftone/pretrain/train_config.h"
+#include "halftone/precision/memory_recipe.h"
 
 namespace halftone {
 
@@ -33,23 +33,24 @@ struct RunPlan {
   std::optional<RecipePlan> choice;
 };
 
-/// The model that `config` trains, where no data has been read: its vocabulary is that of its
-/// tokenizer, or what a tokenizer trained on the data would have at most. Throws UserError.
-ModelConfig planned_model(const TrainConfig& config);
+/// A run on the CPU that is not trained yet.
+struct PlanRequest {
+  ModelConfig model;  // its vocab_size is known
+  StepShape shape;
+  std::string precision;  // a name of precision_names()
+  MemoryChoice memory;
+  std::uint64_t budget_bytes = 0;  // the largest number: unlimited
+};
 
-/// The tokens of an optimizer step of `config`.
-StepShape step_shape(const TrainConfig& config);
+/// The recipe that `request` names; its time is not predicted.
+RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process);
 
-/// `config`'s own recipe; its time is not predicted.
-RecipePlan plan_memory(const TrainConfig& config, const ModelConfig& model, std::uint64_t process);
+/// Every precision with every `memory`. The other keys of memory are the request's; a recipe that
+/// they exclude is left out. `process`: process_bytes().
+RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uint64_t process);
 
-/// Of every precision with every `memory`; the other keys of memory are `config`'s, and leave out
-/// the recipes that they exclude. `process`: process_bytes().
-RunPlan plan_run(const TrainConfig& config, const ModelConfig& model, const MachineSpeed& speed,
-                 std::uint64_t process);
-
-/// Throws UserError, which names a recipe that would fit, where a run on the CPU needs more than
-/// config.memory_budget allows. For the process that is to train, before it has a model.
-void check_memory(const TrainConfig& config, const ModelConfig& model);
+/// Throws UserError, which names a recipe that would fit, if the run needs more than its budget.
+/// For the process that is to train, before it has a model.
+void check_memory(const PlanRequest& request);
 
 }  // namespace halftone

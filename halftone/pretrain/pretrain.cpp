@@ -14,9 +14,9 @@
 #include "halftone/core/text.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/matmul_path.h"
-#include "halftone/plan/run_plan.h"
 #include "halftone/pretrain/config_file.h"
 #include "halftone/pretrain/language_modeling.h"
+#include "halftone/pretrain/plan_request.h"
 #include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/model_checkpoint.h"
@@ -119,7 +119,7 @@ std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
 
 PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
                    const PretrainEvents& events, const FitOptions& options) {
-  check_memory(config, inputs.model);
+  check_memory_budget(config, inputs.model);
   if (const std::string composed = composed_kernels(); !composed.empty())
     log_note(fmt::format("HALFTONE_COMPOSED: {} as ordinary LibTorch operations", composed));
   TrainConfig initial = config;

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/pretrain/plan_request.h"
+
+#include "halftone/core/device.h"
+#include "halftone/tokenizer/tokenizer.h"
+
+namespace halftone {
+
+ModelConfig planned_model(const TrainConfig& config) {
+  ModelConfig model = config.model;
+  if (model.vocab_size == 0)
+    model.vocab_size = config.tokenizer.empty() ? config.tokenizer_vocab_size
+                                                : Tokenizer::load(config.tokenizer).vocab_size();
+  validate(model);
+  return model;
+}
+
+PlanRequest plan_request(const TrainConfig& config, const ModelConfig& model) {
+  return {.model = model,
+          .shape = {.batch_size = config.batch_size,
+                    .predictions = config.seq_len - (config.pack ? 0 : 1),
+                    .micro_batches = config.accumulate},
+          .precision = config.precision,
+          .memory = config.storage,
+          .budget_bytes = budget_bytes(config.memory_budget)};
+}
+
+void check_memory_budget(const TrainConfig& config, const ModelConfig& model) {
+  if (config.memory_budget == "unlimited" || !resolve_device(config.device).is_cpu()) return;
+  check_memory(plan_request(config, model));
+}
+
+}  // namespace halftone
