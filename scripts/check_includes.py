@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Holds every #include to the layers: prints each that breaks them, and exits with 1 if there is one.
+"""Holds every #include to the rooms and their order: prints each that breaks them, and exits with 1 if there is one.
 
 Usage: scripts/check_includes.py [ROOT]
 """
@@ -10,19 +10,34 @@ import pathlib
 import re
 import sys
 
-# Folder of halftone/ -> the other folders it may include. Everything may include core; nothing includes upward.
+KERNELS = {"kernels/common", "kernels/gemm", "kernels/fused", "kernels/linear", "kernels/attention", "kernels/optimizer"}
+# Room of halftone/ -> the rooms it may include, and with them what those may. A file belongs to the longest room
+# that its path begins with. Nothing includes upward: the table has no cycle.
 LAYERS = {
     "core": set(),
-    "kernels": set(),
-    "nn": {"kernels"},
-    "optim": {"kernels"},
-    "inspect": {"kernels"},
-    "data": set(),
-    "io": set(),
-    "dist": set(),
-    "precision": {"kernels", "optim"},
+    "system": {"core"},
+    "autocast": {"core"},
+    "kernels/common": {"autocast", "system"},
+    "kernels/gemm": {"kernels/common"},
+    "kernels/fused": {"kernels/common"},
+    "kernels/linear": {"kernels/gemm", "kernels/fused"},
+    "kernels/attention": {"kernels/linear"},
+    "kernels/optimizer": {"kernels/common"},
+    "nn": KERNELS,
+    "optim": {"kernels/optimizer"},
+    "precision": {"optim"},
+    "inspect": {"autocast"},
+    "data": {"system"},
+    "tokenizer": {"system"},
+    "io": {"system"},
+    "run": {"io"},
+    "report": {"run"},
+    "machine": KERNELS,
     "models": {"nn"},
-    "train": {"kernels", "nn", "optim", "inspect", "data", "io", "dist", "precision", "models"},
+    # The training framework knows no model, tokenizer or configuration file: those are pretrain's.
+    "train": {"precision", "nn", "data", "report", "inspect", "machine"},
+    "plan": {"models", "precision", "machine"},
+    "pretrain": {"train", "plan", "tokenizer"},
 }
 # Outside the library: these may include all of its headers, what is named here, and files of their own folder.
 USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}
@@ -40,18 +55,32 @@ def includes_of(path: pathlib.Path) -> list[tuple[int, str, str]]:
     return [(number, match.group(1), match.group(2)) for number, match in matches if match]
 
 
+def room_of(name: str) -> str:
+    """The room of "halftone/a/b/c.h": "a/b" if the table has it, else "a"."""
+    folders = name.split("/")[1:-1]
+    prefixes = ["/".join(folders[:depth]) for depth in range(len(folders), 0, -1)]
+    return next((prefix for prefix in prefixes if prefix in LAYERS), prefixes[-1] if prefixes else "")
+
+
+def rooms_below(room: str, above: tuple[str, ...] = ()) -> set[str]:
+    """All rooms that `room` may include, itself left out."""
+    if room in above:
+        raise SystemExit(f"includes: the table of rooms has a cycle: {' -> '.join((*above, room))}")
+    return LAYERS[room].union(*(rooms_below(lower, (*above, room)) for lower in LAYERS[room]))
+
+
 def broken_layer(name: str, included: str) -> str:
     """Why the library's file `name` may not include "halftone/...", or nothing."""
-    folder = name.split("/")[1]
-    target = included.split("/")[1]
+    folder = room_of(name)
+    target = room_of(included)
     if name == UMBRELLA:
         return ""
     if included == UMBRELLA:
         return "the umbrella header is for users of the library"
     if folder not in LAYERS:
         return f"halftone/{folder} is not in the table of scripts/check_includes.py"
-    if target not in LAYERS[folder] | {"core", folder}:
-        allowed = ", ".join(sorted(LAYERS[folder] | {"core"}))
+    if target not in rooms_below(folder) | {folder}:
+        allowed = ", ".join(sorted(rooms_below(folder))) or "itself"
         return f"{folder} may include only {allowed}"
     return ""
 

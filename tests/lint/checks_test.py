@@ -42,13 +42,27 @@ class Includes(Tree):
         self.assertEqual(self.complaints("halftone/optim/adamw.cpp", *clean), [])
 
     def test_upward(self):
-        self.assert_caught("core may include only core", "halftone/core/x.h", '"halftone/kernels/y.h"')
+        self.assert_caught("core may include only itself", "halftone/core/x.h", '"halftone/kernels/y.h"')
 
     def test_sideways(self):
         self.assert_caught("data may include only core", "halftone/data/x.cpp", '"halftone/io/y.h"')
 
     def test_model_does_not_know_precision(self):
-        self.assert_caught("models may include only core, nn", "halftone/models/x.h", '"halftone/precision/y.h"')
+        self.assert_caught("models may include only autocast, core, kernels/attention", "halftone/models/x.h", '"halftone/precision/y.h"')
+
+    def test_training_framework_knows_no_model(self):
+        for room in ("models", "tokenizer", "pretrain", "plan"):
+            self.assert_caught("train may include only", "halftone/train/x.h", f'"halftone/{room}/y.h"')
+
+    def test_third_level_is_a_room_of_its_own(self):
+        self.assert_caught("kernels/gemm may include only", "halftone/kernels/gemm/x.h", '"halftone/kernels/linear/y.h"')
+
+    def test_includes_reach_all_rooms_below(self):
+        self.assertEqual(self.complaints("halftone/models/x.h", '"halftone/kernels/gemm/y.h"'), [])
+
+    def test_table_without_cycle(self):
+        for room in check_includes.LAYERS:
+            self.assertNotIn(room, check_includes.rooms_below(room))
 
     def test_umbrella_inside_the_library(self):
         self.assert_caught("umbrella", "halftone/train/x.cpp", '"halftone/halftone.h"')
