@@ -4,8 +4,21 @@ set(_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/halftone")
 
 install(TARGETS halftone halftone_options EXPORT halftoneTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS halftone_cpu_gemm LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(DIRECTORY halftone DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.h" PATTERN "*_impl.h" EXCLUDE PATTERN "*-inl.h" EXCLUDE PATTERN "pch.h" EXCLUDE)
+# Users get the umbrella header and what it reaches: no other header can become their habit.
+set(_found halftone/halftone.h)
+while(_found)
+  list(POP_FRONT _found _header)
+  list(APPEND _public_headers "${_header}")
+  file(STRINGS "${_header}" _includes REGEX "^#include \"halftone/")
+  list(TRANSFORM _includes REPLACE "^#include \"([^\"]*)\".*" "\\1")
+  list(APPEND _found ${_includes})
+  list(REMOVE_DUPLICATES _found)
+  list(REMOVE_ITEM _found ${_public_headers})
+endwhile()
+foreach(_header IN LISTS _public_headers)
+  get_filename_component(_folder "${_header}" DIRECTORY)
+  install(FILES "${_header}" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/${_folder}")
+endforeach()
 if(HALFTONE_BUILD_CLI)
   install(TARGETS halftone_cli halftone_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
           LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
