@@ -6,6 +6,7 @@
 #include <torch/cuda.h>
 #include <torch/types.h>
 
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 
@@ -35,7 +36,7 @@ bool usable(torch::DeviceType device, torch::ScalarType dtype) {
                    "[autocast] this GPU does not support bfloat16: use float16 instead");
     return true;
   }
-  if (dtype == torch::kBFloat16 || dtype == torch::kHalf) return true;
+  if (is_half(dtype)) return true;
   log_warning_once(fmt::format("autocast on {} takes bfloat16 or float16, got {}: it is off",
                                c10::DeviceTypeName(device, /*lower_case=*/true),
                                c10::toString(dtype)));

@@ -17,6 +17,7 @@
 
 #include "halftone/autocast/cast_kernel_impl.h"
 #include "halftone/autocast/quiet_override.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 
 namespace halftone {
@@ -177,10 +178,7 @@ bool keeps_fp32(const Tensor& tensor) {
   return marks().holds(tensor) || (tensor.is_view() && marks().holds(tensor._base()));
 }
 
-Tensor widened(const Tensor& x) {
-  const bool narrow = x.scalar_type() == torch::kBFloat16 || x.scalar_type() == torch::kHalf;
-  return narrow ? x.to(torch::kFloat) : x;
-}
+Tensor widened(const Tensor& x) { return is_half(x.scalar_type()) ? x.to(torch::kFloat) : x; }
 
 KeepFp32Scope::KeepFp32Scope(const Tensor& parameter) {
   if (keeps_fp32(parameter)) no_autocast_.emplace(c10::autocast_dispatch_keyset);

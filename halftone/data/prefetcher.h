@@ -14,9 +14,12 @@
 
 namespace halftone {
 
-/// Makes the values of consecutive positions on a thread of its own, some ahead of who takes them.
-/// One thread may take. The thread starts with the first take() and has ended when the destructor
-/// returns.
+/// Batches that are made before a training step takes them.
+inline constexpr std::size_t kBatchesAhead = 4;
+
+/// Makes the values of consecutive positions on a thread of its own, a few ahead of the thread that
+/// takes them. One thread may take. The thread starts with the first take() and has ended when the
+/// destructor returns.
 template <class Value>
 class Prefetcher {
  public:

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "halftone/autocast/autocast.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 
 namespace halftone {
@@ -24,21 +25,14 @@ using torch::Tensor;
 enum class Narrow { kNone, kFirst, kAll };
 constexpr std::array kNarrowings{Narrow::kNone, Narrow::kFirst, Narrow::kAll};
 
-std::string name_of(ScalarType dtype) {
-  return dtype == torch::kBFloat16 ? "bf16"
-         : dtype == torch::kHalf   ? "fp16"
-         : dtype == torch::kFloat  ? "fp32"
-                                   : c10::toString(dtype);
-}
-
 std::string describe(Narrow narrow, ScalarType dtype) {
   switch (narrow) {
     case Narrow::kNone:
       return "fp32 inputs";
     case Narrow::kFirst:
-      return "first input " + name_of(dtype);
+      return "first input " + dtype_name(dtype);
     default:
-      return "all inputs " + name_of(dtype);
+      return "all inputs " + dtype_name(dtype);
   }
 }
 
@@ -181,9 +175,9 @@ class Comparison {
     if (!expected) {
       add(where, AutocastFault::kResult,
           fmt::format("expected {}, got {}",
-                      wide.scalar_type() == torch::kFloat ? "fp32 or " + name_of(dtype_)
-                                                          : name_of(wide.scalar_type()),
-                      name_of(dtype)));
+                      wide.scalar_type() == torch::kFloat ? "fp32 or " + dtype_name(dtype_)
+                                                          : dtype_name(wide.scalar_type()),
+                      dtype_name(dtype)));
     } else if (actual.is_floating_point()) {
       compare_values(where, actual.detach(), wide.detach(), wide_rounded.detach());
     }
@@ -245,7 +239,7 @@ AutocastReport check_autocast_safe(const TensorsFunction& fn, const std::vector<
   AutocastReport report;
   const Run wide = run(fn, inputs, {});
   for (const ScalarType dtype : options.dtypes) {
-    HALFTONE_CHECK(dtype == torch::kBFloat16 || dtype == torch::kHalf,
+    HALFTONE_CHECK(is_half(dtype),
                    "[check_autocast_safe] expected dtypes bfloat16 or float16, got ", dtype);
     if (const auto beyond = input_beyond(inputs, dtype)) {
       report.findings.push_back({dtype, describe(Narrow::kAll, dtype),
@@ -271,11 +265,11 @@ AutocastReport check_autocast_safe(const TensorFunction& fn, const std::vector<T
 std::string AutocastReport::to_string() const {
   std::string text = safe() ? "safe under autocast\n" : "not safe under autocast\n";
   for (const AutocastFinding& finding : findings)
-    text += fmt::format("  {} autocast, {}, {}: {}\n", name_of(finding.dtype), finding.inputs,
+    text += fmt::format("  {} autocast, {}, {}: {}\n", dtype_name(finding.dtype), finding.inputs,
                         finding.where, finding.message);
   for (const AutocastMeasurement& m : measurements)
     text += fmt::format("  {} autocast, {:<16} {:<20} error {:8.2g}, allowed {:8.2g}\n",
-                        name_of(m.dtype), m.inputs, m.where, m.error, m.allowed);
+                        dtype_name(m.dtype), m.inputs, m.where, m.error, m.allowed);
   return text;
 }
 

@@ -10,6 +10,7 @@
 #include "halftone/kernels/gemm/matmul_probe.h"
 #include "halftone/machine/machine.h"
 #include "halftone/machine/speed.h"
+#include "halftone/system/processor.h"
 
 namespace halftone {
 

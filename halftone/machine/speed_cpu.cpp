@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loops that do nothing but what they measure, compiled once for each instruction set.
+#include "halftone/kernels/common/highway_targets.h"
 #include "halftone/machine/speed_impl.h"
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)  // as the kernels
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "halftone/machine/speed_cpu.cpp"
 #include <hwy/foreach_target.h>

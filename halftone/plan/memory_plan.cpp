@@ -9,22 +9,24 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/data/prefetcher.h"
 #include "halftone/kernels/optimizer/moments.h"
 #include "halftone/machine/machine.h"
 #include "halftone/optim/adamw_layout.h"
+#include "halftone/system/block_pool.h"
 #include "halftone/system/memory.h"
+#include "halftone/system/system_pages.h"
 
 namespace halftone {
 namespace {
 
 /// Of what tensors take at their most: freed blocks that wait for the next (system/block_pool.h).
-constexpr double kWaiting = 1.0 / 6;
+constexpr double kWaiting = 1.0 / kWaitingPart;
 
 /// Tokenizer, mapped tokens and the heaps of other threads, measured.
 constexpr std::uint64_t kRunBytes = std::uint64_t{24} << 20U;
 
 constexpr double kBytesOfBatchRow = 8 + 8 + 4;  // input, target, mask of a token
-constexpr double kBatchesAhead = 5;             // train/batch_stream.h, and the one being made
 
 std::uint64_t whole(double bytes) { return static_cast<std::uint64_t>(std::max(0.0, bytes)); }
 
@@ -48,7 +50,7 @@ std::vector<ParameterShape> stored_parameters(const ModelConfig& model, const Ru
 /// What the optimizer's buffers take beyond their sizes: they lie on pages of 2 MiB.
 std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
                           const AdamWOptions& options) {
-  constexpr std::int64_t kPage = std::int64_t{1} << 21U;
+  constexpr auto kPage = static_cast<std::int64_t>(kLargePageBytes);
   std::int64_t unused = 0;
   const auto add = [&](std::int64_t size, torch::ScalarType dtype) {
     const std::int64_t bytes = size * static_cast<std::int64_t>(c10::elementSize(dtype));
@@ -81,7 +83,8 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const 
   const double rows =
       static_cast<double>(shape.batch_size) * static_cast<double>(shape.predictions);
   const double batches =
-      rows * kBytesOfBatchRow * (kBatchesAhead + static_cast<double>(shape.micro_batches));
+      rows * kBytesOfBatchRow *
+      (static_cast<double>(kBatchesAhead + 1) + static_cast<double>(shape.micro_batches));
   const MemoryBytes training{
       .weights = static_cast<std::uint64_t>(stored.weights),
       .gradients = static_cast<std::uint64_t>(stored.gradients),

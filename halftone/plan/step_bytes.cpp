@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "halftone/kernels/linear/head_products.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
 
 namespace halftone {
@@ -248,7 +249,7 @@ class Step {
                             widens(&MatmulPaths::weight_gradient);
       if (any_wide) work += kFp32 * (vocab_ * dim_ + logits + rows * dim_);
       if (!widens(&MatmulPaths::input_gradient)) work += kHalf * rows * dim_;
-      constexpr double kBlock = 1 << 19;  // elements of the weight's gradient at a time
+      constexpr auto kBlock = static_cast<double>(kWeightGradientBlock);
       if (!widens(&MatmulPaths::weight_gradient))
         work += (kHalf + kFp32) * std::min(kBlock, vocab_ * dim_);
     }
@@ -321,7 +322,7 @@ StepFormats step_formats(const PrecisionPolicy& precision, const MemoryRecipe& m
           .int8 = precision.int8_matmul,
           .recompute_blocks = memory.recompute_blocks,
           .released_gradients = released,
-          .paths = precision.compute == torch::kBFloat16 ? matmuls.bf16 : matmuls.fp16};
+          .paths = matmuls.of(precision.compute)};
 }
 
 StepBytes peak_step_bytes(const ModelConfig& model, const StepShape& shape,

@@ -5,11 +5,11 @@
 #include <torch/utils.h>
 
 #include <optional>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "halftone/core/dtype.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/common/fused_kernels.h"
@@ -29,15 +29,7 @@ namespace {
 /// "native, attention=widened": the ways of the 16-bit format that is computed in on a CPU.
 std::string matmul_paths_of(const PretrainInputs& inputs) {
   const torch::ScalarType compute = inputs.precision.compute;
-  if (compute == torch::kFloat32 || !inputs.device.is_cpu()) return "";
-  const std::string format = compute == torch::kBFloat16 ? "bf16" : "fp16";
-  std::istringstream ways(to_string(matmul_paths()));
-  std::string shown;
-  for (std::string way; std::getline(ways, way, ',');) {
-    if (!way.starts_with(format)) continue;
-    shown += (shown.empty() ? "" : ", ") + way.substr(format.size() + 1);
-  }
-  return shown;
+  return is_half(compute) && inputs.device.is_cpu() ? to_string(matmul_paths().of(compute)) : "";
 }
 
 /// Lends the run to `events` while it trains, and keeps what the result needs.

@@ -85,7 +85,7 @@ bool BlockPool::map(std::size_t bytes, Block& block) {
 
 void BlockPool::make_room(std::size_t bytes) {
   const std::size_t most = std::max(usage_.peak, usage_.in_use + bytes);
-  const std::size_t limit = most + most / 6;  // less, and a step gets new pages again and again
+  const std::size_t limit = most + most / kWaitingPart;
   auto kept = waiting_.begin();
   for (; kept != waiting_.end() && usage_.mapped + bytes > limit; ++kept) unmap(*kept);
   waiting_.erase(waiting_.begin(), kept);

@@ -9,6 +9,10 @@
 
 namespace halftone {
 
+/// Freed blocks that a BlockPool keeps are at most this part of the most that was in use at once.
+/// With less, a training step gets new pages again and again.
+inline constexpr std::size_t kWaitingPart = 6;
+
 /// Large blocks of memory straight from the system, so that each can go back to it by itself; a
 /// heap keeps the gaps between what lives on. Freed blocks wait here for the next of about their
 /// size, while all together are at most a sixth more than what was in use at once. Safe to use from

@@ -14,11 +14,9 @@ namespace halftone {
 
 namespace {
 
-constexpr std::size_t kPage = std::size_t{1} << 21U;
-
 // At least one page.
 std::size_t whole_large_pages(std::int64_t bytes) {
-  return (static_cast<std::size_t>(bytes) / kPage + 1) * kPage;
+  return (static_cast<std::size_t>(bytes) / kLargePageBytes + 1) * kLargePageBytes;
 }
 
 // A wish: a system without such pages gives ordinary ones.
@@ -33,7 +31,7 @@ void wish_for_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::s
 torch::Tensor empty_on_large_pages(std::int64_t bytes) {
   HALFTONE_CHECK(bytes >= 0, "[empty_on_large_pages] expected a size of at least 0, got ", bytes);
   const std::size_t size = whole_large_pages(bytes);
-  void* memory = std::aligned_alloc(kPage, size);
+  void* memory = std::aligned_alloc(kLargePageBytes, size);
   if (memory == nullptr) throw std::bad_alloc();
   wish_for_large_pages(memory, size);
   return at::from_blob(

@@ -9,8 +9,6 @@
 namespace halftone {
 namespace {
 
-constexpr std::size_t kLargePage = std::size_t{1} << 21U;
-
 void* map_anywhere(std::size_t bytes) {
   void* const mapped =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -19,12 +17,13 @@ void* map_anywhere(std::size_t bytes) {
 
 /// A large page more than is needed, so that there is an aligned start; the ends go back.
 void* map_aligned(std::size_t bytes) {
-  auto* const first = static_cast<char*>(map_anywhere(bytes + kLargePage));
+  auto* const first = static_cast<char*>(map_anywhere(bytes + kLargePageBytes));
   if (first == nullptr) return nullptr;
   const std::size_t before =
-      (kLargePage - reinterpret_cast<std::uintptr_t>(first) % kLargePage) % kLargePage;
+      (kLargePageBytes - reinterpret_cast<std::uintptr_t>(first) % kLargePageBytes) %
+      kLargePageBytes;
   if (before > 0) ::munmap(first, before);
-  ::munmap(first + before + bytes, kLargePage - before);
+  ::munmap(first + before + bytes, kLargePageBytes - before);
   return first + before;
 }
 
@@ -36,7 +35,7 @@ std::size_t whole_pages(std::size_t bytes) {
 }
 
 void* map_pages(std::size_t bytes) {
-  if (bytes < kLargePage) return map_anywhere(bytes);
+  if (bytes < kLargePageBytes) return map_anywhere(bytes);
   void* const mapped = map_aligned(bytes);
 #ifdef MADV_HUGEPAGE
   // A wish: a system without such pages gives ordinary ones.

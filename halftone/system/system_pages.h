@@ -5,6 +5,9 @@
 
 namespace halftone {
 
+/// Bytes of a large page.
+inline constexpr std::size_t kLargePageBytes = std::size_t{1} << 21U;
+
 /// `bytes` rounded up to pages of the system.
 std::size_t whole_pages(std::size_t bytes);
 

@@ -12,6 +12,7 @@
 #include <unordered_set>
 
 #include "halftone/core/device.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/log.h"
 #include "halftone/nn/embedding.h"
 
@@ -27,7 +28,7 @@ constexpr int kFp16TensorCores = 70;
 constexpr int kBf16TensorCores = 80;
 
 bool is_bf16(const AdviceFacts& facts) { return facts.policy.compute == torch::kBFloat16; }
-const char* format_name(const AdviceFacts& facts) { return is_bf16(facts) ? "bf16" : "fp16"; }
+std::string format_name(const AdviceFacts& facts) { return dtype_name(facts.policy.compute); }
 
 bool has_tensor_cores(const AdviceFacts& facts, bool bf16) {
   return facts.compute_capability >= (bf16 ? kBf16TensorCores : kFp16TensorCores);
@@ -144,7 +145,7 @@ AdviceFacts collect_advice_facts(const torch::nn::Module& module, const Precisio
                     .device = device.type(),
                     .batch_size = batch_size,
                     .compute_capability = cuda_compute_capability(device),
-                    .cpu = cpu_features()};
+                    .cpu = this_processor().features};
   std::unordered_set<const c10::TensorImpl*> counted;
   for (const torch::Tensor& parameter : module.parameters())
     if (counted.insert(parameter.unsafeGetTensorImpl()).second)
@@ -162,7 +163,7 @@ std::vector<std::string> precision_advice(const AdviceFacts& facts) {
   const torch::ScalarType compute = facts.policy.compute;
   if (compute == torch::kFloat32 && !facts.policy.int8_matmul) return {};
   std::vector<Sentence (*)(const AdviceFacts&)> rules = {small_model};
-  if (compute == torch::kHalf || compute == torch::kBFloat16)
+  if (is_half(compute))
     rules.insert(rules.end(), {missing_instructions, batch_for_tensor_cores,
                                widths_for_tensor_cores, bf16_is_free});
   std::vector<std::string> sentences;

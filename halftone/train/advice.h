@@ -12,7 +12,7 @@
 
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/precision/policy.h"
-#include "halftone/system/cpu_features.h"
+#include "halftone/system/processor.h"
 
 namespace halftone {
 

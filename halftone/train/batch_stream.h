@@ -152,8 +152,6 @@ class BatchStream<Loader> : public LoaderStream<Loader> {
   }
 
  private:
-  static constexpr std::size_t kBatchesAhead = 4;
-
   Prefetcher<decltype(std::declval<const Loader&>().batch_at(0))> ahead_;
 };
 

@@ -14,6 +14,7 @@
 #include "halftone/machine/machine.h"
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/file.h"
+#include "halftone/system/processor.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone {

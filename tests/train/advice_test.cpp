@@ -173,7 +173,7 @@ TEST(AdviceFacts, AreCollectedFromAModule) {
   EXPECT_EQ(facts.batch_size, 9);
   EXPECT_EQ(facts.device, torch::kCPU);
   EXPECT_EQ(facts.compute_capability, 0);
-  EXPECT_EQ(facts.cpu, cpu_features());
+  EXPECT_EQ(facts.cpu, this_processor().features);
   EXPECT_EQ(facts.matmuls, matmul_paths());
   const FeedForward ours(6, 16, 0.0);
   EXPECT_FALSE(collect_advice_facts(*ours, {}, torch::kCPU, 1).has_torch_linear);

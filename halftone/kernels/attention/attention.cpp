@@ -7,6 +7,7 @@
 
 #include <optional>
 
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/attention/decode_attention.h"
 #include "halftone/kernels/gemm/matmul_path.h"
@@ -26,11 +27,8 @@ Tensor causal_attention(const Tensor& query, const Tensor& key, const Tensor& va
   const torch::ScalarType dtype = compute_dtype(query);
   if (dropout == 0.0 && takes_decode_attention(query, key, value, dtype))
     return decode_attention(query, key, value, dtype);
-  const bool half = dtype == torch::kBFloat16 || dtype == torch::kHalf;
   const bool widen =
-      half && query.is_cpu() &&
-      (dtype == torch::kHalf ? matmul_paths().fp16 : matmul_paths().bf16).attention !=
-          MatmulPath::kNative;
+      is_half(dtype) && query.is_cpu() && matmul_paths().of(dtype).attention != MatmulPath::kNative;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto input = [&](const Tensor& t) {
     const Tensor rounded = t.to(dtype);

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
@@ -112,8 +113,7 @@ Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_
 
 Tensor embedding_gradient_reference(const Tensor& gradient, const Tensor& ids,
                                     std::int64_t classes) {
-  const bool narrow =
-      gradient.scalar_type() == torch::kBFloat16 || gradient.scalar_type() == torch::kHalf;
+  const bool narrow = is_half(gradient.scalar_type());
   return at::embedding_dense_backward(narrow ? gradient.to(torch::kFloat) : gradient, ids, classes,
                                       /*padding_idx=*/-1, /*scale_grad_by_freq=*/false)
       .to(gradient.scalar_type());

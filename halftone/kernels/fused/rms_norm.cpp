@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
@@ -36,8 +37,7 @@ bool kept_in_fp32(const Tensor& x, const Tensor& weight) {
 
 /// The dtype of the normed values: `dtype` only narrows.
 torch::ScalarType normed_dtype(const Tensor& x, torch::ScalarType dtype) {
-  const bool narrows = dtype == torch::kBFloat16 || dtype == torch::kHalf;
-  return x.scalar_type() == torch::kFloat && narrows ? dtype : x.scalar_type();
+  return x.scalar_type() == torch::kFloat && is_half(dtype) ? dtype : x.scalar_type();
 }
 
 bool takes_kernel(const Tensor& x, const Tensor& branch, const Tensor& weight) {

@@ -24,6 +24,7 @@
 #include <utility>
 
 #include "halftone/autocast/quiet_override.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 
@@ -40,13 +41,6 @@ thread_local bool original_only = false;
 
 /// Up to so many multiply-adds, converting the operands costs more than it saves.
 constexpr std::int64_t kSmall = 4096;
-
-bool is_half(ScalarType dtype) { return dtype == torch::kBFloat16 || dtype == torch::kHalf; }
-
-MatmulPaths paths_of(ScalarType dtype) {
-  const MatmulChoice choice = matmul_paths();
-  return dtype == torch::kHalf ? choice.fp16 : choice.bf16;
-}
 
 /// Whether fp32 products keep every bit of an operand of `dtype`: a program may have allowed them
 /// to round their operands to bf16 (torch.set_float32_matmul_precision("medium")).
@@ -68,7 +62,7 @@ bool has_vector_loop(const Tensor& a, const Tensor& b) {
 }
 
 MatmulPath path_of(const Tensor& a, const Tensor& b) {
-  const MatmulPaths paths = paths_of(a.scalar_type());
+  const MatmulPaths paths = matmul_paths().of(a.scalar_type());
   // By the layouts of y = x W^T, dX = g W and dW = g^T x, which is what was measured.
   if (is_transposed(a)) return paths.weight_gradient;
   return is_transposed(b) ? paths.forward : paths.input_gradient;
@@ -87,7 +81,7 @@ bool widens_product(const Tensor& a, const Tensor& b) {
 bool widens_attention(const Tensor& query) {
   const ScalarType dtype = query.scalar_type();
   if (original_only || !is_half(dtype)) return false;
-  const MatmulPaths paths = paths_of(dtype);
+  const MatmulPaths paths = matmul_paths().of(dtype);
   return paths.attention == MatmulPath::kWidened && paths.forward == MatmulPath::kWidened &&
          is_exact_in_fp32(dtype);
 }

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/matmul_probe.h"
@@ -69,6 +70,14 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
         key));
 }
 
+/// The directions that do not go the way of the forward product.
+std::vector<std::pair<const char*, MatmulPath>> exceptions_of(const MatmulPaths& paths) {
+  std::vector<std::pair<const char*, MatmulPath>> exceptions;
+  for (const auto& [direction, member] : kDirections)
+    if (paths.*member != paths.forward) exceptions.emplace_back(direction, paths.*member);
+  return exceptions;
+}
+
 MatmulChoice decide() {
   const char* text = std::getenv("HALFTONE_MATMUL");
   if (text == nullptr || *text == '\0') return measured_matmul_paths().choice;
@@ -99,17 +108,22 @@ std::string to_string(GemmLibrary library) {
   return "?";
 }
 
+std::string to_string(const MatmulPaths& paths) {
+  std::string text = to_string(paths.forward);
+  for (const auto& [direction, path] : exceptions_of(paths))
+    text += fmt::format(", {}={}", direction, to_string(path));
+  return text;
+}
+
 std::string to_string(const MatmulChoice& choice) {
   std::string text;
-  for (const auto& [dtype, paths] : kDtypes) {
-    const MatmulPath base = (choice.*paths).forward;
-    text += fmt::format("{}{}={}", text.empty() ? "" : ",", dtype, to_string(base));
-    for (const auto& [direction, member] : kDirections) {
-      const MatmulPath path = (choice.*paths).*member;
-      if (path != base) text += fmt::format(",{}.{}={}", dtype, direction, to_string(path));
-    }
+  for (const auto& [dtype, member] : kDtypes) {
+    const MatmulPaths& paths = choice.*member;
+    text += fmt::format("{}={},", dtype, to_string(paths.forward));
+    for (const auto& [direction, path] : exceptions_of(paths))
+      text += fmt::format("{}.{}={},", dtype, direction, to_string(path));
   }
-  return text + ",fp32=" + to_string(choice.fp32);
+  return text + "fp32=" + to_string(choice.fp32);
 }
 
 MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base) {

@@ -35,6 +35,8 @@ struct MatmulChoice {
   MatmulPaths bf16;
   MatmulPaths fp16;
   GemmLibrary fp32 = GemmLibrary::kBlas;
+  /// The ways of `dtype`. REQUIRES bf16 or fp16.
+  MatmulPaths of(torch::ScalarType dtype) const { return dtype == torch::kBFloat16 ? bf16 : fp16; }
   bool operator==(const MatmulChoice&) const = default;
 };
 
@@ -42,6 +44,8 @@ struct MatmulChoice {
 /// the same, one word for everything in 16 bits ("widened") and one for fp32 ("blas"). What the
 /// text leaves out stays as in `base`.
 std::string to_string(const MatmulChoice& choice);
+/// One dtype's ways: "native", or with directions that differ, "native, attention=widened".
+std::string to_string(const MatmulPaths& paths);
 std::string to_string(MatmulPath path);
 std::string to_string(GemmLibrary library);
 MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base = {});

@@ -25,11 +25,13 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "halftone/kernels/gemm/gemm16.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/system/paths.h"
+#include "halftone/system/processor.h"
 
 namespace halftone {
 namespace {
@@ -167,7 +169,7 @@ MatmulPaths measure(ScalarType dtype, GemmLibrary fp32, std::vector<MatmulTiming
   const auto small = directions_of(dtype, 4);
   const auto real = directions_of(dtype, 1);
   const auto faster = [&](const char* direction, MatmulTiming timing) {
-    timing.product = fmt::format("{}.{}", dtype == torch::kBFloat16 ? "bf16" : "fp16", direction);
+    timing.product = fmt::format("{}.{}", dtype_name(dtype), direction);
     timings.push_back(std::move(timing));
     return faster_way(timings.back());
   };
@@ -178,21 +180,8 @@ MatmulPaths measure(ScalarType dtype, GemmLibrary fp32, std::vector<MatmulTiming
                               time_ways(attention_work(dtype, 32), attention_work(dtype, 128)))};
 }
 
-std::string processor() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string text;
-  for (std::string line; std::getline(file, line) && !line.empty();) {
-    const std::string_view key = std::string_view(line).substr(0, line.find('\t'));
-    if (key == "model name" || key == "cpu family" || key == "model" || key == "stepping")
-      text += line.substr(line.find(':') + 1);
-    // The same name can stand for machines whose hypervisors pass on different instructions.
-    if (key == "flags") text += fmt::format(" flags {:x}", std::hash<std::string>{}(line));
-  }
-  return text;
-}
-
 std::string conditions() {
-  std::string text = fmt::format("{}; {}; LibTorch {}; {} threads", processor(),
+  std::string text = fmt::format("{}; {}; LibTorch {}; {} threads", this_processor().signature,
                                  at::get_cpu_capability(), TORCH_VERSION, at::get_num_threads());
   for (const char* name : {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
                            "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE"}) {

@@ -132,8 +132,8 @@ class Products16 : public HeadProducts {
       return add_product(widened_gradient(gradient).t(), wide_hidden_, factor, sum);
     if (!sum.defined()) sum = at::zeros_like(weight_, torch::kFloat);
     // In blocks that are still in the cache when they are added.
-    const std::int64_t block =
-        std::max<std::int64_t>(1, kBlockElements / std::max<std::int64_t>(1, weight_.size(1)));
+    const std::int64_t block = std::max<std::int64_t>(
+        1, kWeightGradientBlock / std::max<std::int64_t>(1, weight_.size(1)));
     for (std::int64_t first = 0; first < weight_.size(0); first += block) {
       const std::int64_t count = std::min(block, weight_.size(0) - first);
       Tensor product = products_.rows(count);
@@ -144,8 +144,6 @@ class Products16 : public HeadProducts {
   }
 
  private:
-  static constexpr std::int64_t kBlockElements = std::int64_t{1} << 19U;
-
   ScalarType dtype() const { return weight_.scalar_type(); }
 
   bool any(MatmulPath path) const {
@@ -239,9 +237,8 @@ int HeadProducts::gradient_exponent(double /*largest*/) const { return 0; }
 std::unique_ptr<HeadProducts> head_products(const Tensor& weight, const HeadRecipe& recipe) {
   if (recipe.int8) return std::make_unique<Products8>(weight, recipe.stream);
   if (recipe.dtype == torch::kFloat) return std::make_unique<Products32>(weight);
-  const MatmulChoice choice = matmul_paths();
   return std::make_unique<Products16>(rounded_weight(weight, recipe.dtype),
-                                      recipe.dtype == torch::kBFloat16 ? choice.bf16 : choice.fp16);
+                                      matmul_paths().of(recipe.dtype));
 }
 
 }  // namespace halftone

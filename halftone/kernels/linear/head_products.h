@@ -10,6 +10,9 @@
 
 namespace halftone {
 
+/// The gradient of a head's weight is widened and added so many elements at a time.
+inline constexpr std::int64_t kWeightGradientBlock = std::int64_t{1} << 19U;
+
 struct HeadRecipe {
   torch::ScalarType dtype = torch::kFloat;  // of the operands: fp32, bf16 or fp16
   bool int8 = false;                        // with dtype fp32: int8 operands instead

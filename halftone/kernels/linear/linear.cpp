@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
@@ -33,11 +34,6 @@ using torch::ScalarType;
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-MatmulPaths paths_for(ScalarType dtype) {
-  const MatmulChoice choice = matmul_paths();
-  return dtype == torch::kBFloat16 ? choice.bf16 : choice.fp16;
-}
 
 /// The definition of merged_linear(), with the product that is given.
 template <class Product>
@@ -80,7 +76,7 @@ void refuse_second_derivative() {
 struct Merged16 : torch::autograd::Function<Merged16> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
                         ScalarType dtype) {
-    const MatmulPath path = paths_for(dtype).forward;
+    const MatmulPath path = matmul_paths().of(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
     const Tensor rounded =
         rounded_once(weights, dtype, [&] { return round_weights(weights, dtype); });
@@ -96,7 +92,7 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     const SavedLinear saved(ctx);
     const Tensor& rounded = saved.others().front();
     const ScalarType dtype = rounded.scalar_type();
-    const MatmulPaths paths = paths_for(dtype);
+    const MatmulPaths paths = matmul_paths().of(dtype);
     const variable_list weights(saved.others().begin() + 1, saved.others().end());
     const Tensor g = as_rows(output_grads.front()).to(dtype);
     const Tensor g_operand = operand_for(paths.input_gradient, g);
@@ -245,8 +241,7 @@ Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);
   if (!int8 && takes_matvec(x, weights, dtype)) return matvec(x, weights, dtype);
-  if (x.is_cpu() && (dtype == torch::kBFloat16 || dtype == torch::kHalf))
-    return Merged16::apply(x, at::TensorList(weights), dtype);
+  if (x.is_cpu() && is_half(dtype)) return Merged16::apply(x, at::TensorList(weights), dtype);
   if (int8) return int8_merged_linear(x, weights);
   if (x.is_cpu() && dtype == torch::kFloat && x.numel() > 0)
     return Merged32::apply(x, at::TensorList(weights));

@@ -111,10 +111,9 @@ Solution solve(const Tensor& hidden, const Tensor& weight, const Problem& proble
 /// sum += factor * term, a block at a time: where their dtypes differ, LibTorch widens a copy of
 /// what it adds to.
 void add_in_blocks(const Tensor& sum, const Tensor& term, double factor) {
-  constexpr std::int64_t kElements = std::int64_t{1} << 19U;
   const std::int64_t rows = sum.size(0);
   const std::int64_t step =
-      std::max<std::int64_t>(1, kElements / std::max<std::int64_t>(sum.size(1), 1));
+      std::max<std::int64_t>(1, kWeightGradientBlock / std::max<std::int64_t>(sum.size(1), 1));
   for (std::int64_t row = 0; row < rows; row += step) {
     const std::int64_t count = std::min(step, rows - row);
     sum.narrow(0, row, count).add_(term.narrow(0, row, count), factor);
@@ -174,7 +173,7 @@ std::int64_t loss_chunk_rows(std::int64_t rows, std::int64_t classes, std::int64
   constexpr std::int64_t kElements = std::int64_t{1} << 22U;
   constexpr std::int64_t kStep = 16;
   const std::int64_t most =
-      std::max({kElements / std::max<std::int64_t>(classes, 1), dim / 4, kStep});
+      std::max({kWeightGradientBlock / std::max<std::int64_t>(classes, 1), dim / 4, kStep});
   const std::int64_t chunks = std::max<std::int64_t>(1, (rows + most - 1) / most);
   const std::int64_t even = (rows + chunks - 1) / chunks;
   return std::max(kStep, (even + kStep - 1) / kStep * kStep);

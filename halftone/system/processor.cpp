@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/system/processor.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <set>
+#include <sstream>
+#include <utility>
+
+namespace halftone {
+namespace {
+
+/// Linux's flag and the name that people know.
+constexpr std::array<std::pair<std::string_view, const char*>, 14> kInstructionSets{
+    {{"avx2", "AVX2"},
+     {"fma", "FMA"},
+     {"f16c", "F16C"},
+     {"avx512f", "AVX-512"},
+     {"avx512_vnni", "AVX512_VNNI"},
+     {"avx_vnni", "AVX_VNNI"},
+     {"avx512_bf16", "AVX512_BF16"},
+     {"avx512_fp16", "AVX512_FP16"},
+     {"amx_bf16", "AMX_BF16"},
+     {"amx_int8", "AMX_INT8"},
+     {"amx_fp16", "AMX_FP16"},
+     {"asimd", "NEON"},
+     {"bf16", "NEON_BF16"},
+     {"i8mm", "NEON_I8MM"}}};
+
+using Flags = std::set<std::string, std::less<>>;
+
+Flags words_of(std::string_view text) {
+  std::istringstream words{std::string(text)};
+  return {std::istream_iterator<std::string>(words), {}};
+}
+
+std::vector<std::string> known_sets(const Flags& flags) {
+  std::vector<std::string> names;
+  for (const auto& [flag, name] : kInstructionSets)
+    if (flags.contains(flag)) names.emplace_back(name);
+  return names;
+}
+
+CpuFeatures features_of(const Flags& flags) {
+  return {.avx512_bf16 = flags.contains("avx512_bf16"),
+          .avx512_fp16 = flags.contains("avx512_fp16"),
+          .amx_bf16 = flags.contains("amx_bf16"),
+          .amx_fp16 = flags.contains("amx_fp16")};
+}
+
+bool is_in_signature(std::string_view key) {
+  return key == "model name" || key == "cpu family" || key == "model" || key == "stepping";
+}
+
+}  // namespace
+
+Processor parse_processor(std::string_view cpuinfo) {
+  Processor processor;
+  std::set<std::pair<std::string_view, std::string_view>> cores;
+  std::string_view package;
+  for_each_entry(cpuinfo, [&](std::string_view key, std::string_view value) {
+    if (key == "processor") ++processor.threads;
+    if (key == "model name" && processor.name.empty()) processor.name = value;
+    if (key == "physical id") package = value;
+    if (key == "core id") cores.insert({package, value});
+    if (processor.threads <= 1 && is_in_signature(key))
+      processor.signature += fmt::format(" {}", value);
+    if ((key == "flags" || key == "Features") && processor.instruction_sets.empty()) {
+      const Flags flags = words_of(value);
+      processor.instruction_sets = known_sets(flags);
+      // Arm's words for its features are others.
+      if (key == "flags") processor.features = features_of(flags);
+      processor.signature += fmt::format(" flags {:x}", std::hash<std::string_view>{}(value));
+    }
+  });
+  // Arm names no cores; none of its server processors has more threads than cores.
+  processor.cores = cores.empty() ? processor.threads : std::ssize(cores);
+  return processor;
+}
+
+const Processor& this_processor() {
+  static const Processor processor = [] {
+    std::ifstream file("/proc/cpuinfo");
+    return parse_processor(std::string(std::istreambuf_iterator<char>(file), {}));
+  }();
+  return processor;
+}
+
+}  // namespace halftone

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The processor, as Linux describes it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace halftone {
+
+/// Instructions of an x86-64 CPU that multiply 16-bit numbers.
+struct CpuFeatures {
+  bool avx512_bf16 = false;
+  bool avx512_fp16 = false;
+  bool amx_bf16 = false;
+  bool amx_fp16 = false;
+  bool operator==(const CpuFeatures&) const = default;
+
+  bool multiplies_bf16() const { return avx512_bf16 || amx_bf16; }
+  bool multiplies_fp16() const { return avx512_fp16 || amx_fp16; }
+};
+
+struct Processor {
+  std::string name;          ///< "AMD EPYC"; empty where the system does not say
+  std::int64_t cores = 0;    ///< physical ones
+  std::int64_t threads = 0;  ///< of the hardware: more than cores with simultaneous threads
+  /// Those that matter to training, in the order of their age: "AVX2", "AVX512_BF16", "NEON".
+  std::vector<std::string> instruction_sets;
+  CpuFeatures features;
+  /// Family, model, stepping and a hash of all flags. The same name can stand for machines whose
+  /// hypervisors pass on different instructions.
+  std::string signature;
+};
+
+/// From the text of Linux's /proc/cpuinfo, x86-64's or Arm's. All processors have the flags of the
+/// first.
+Processor parse_processor(std::string_view cpuinfo);
+/// This machine's, as the system lets programs use it. Read once.
+const Processor& this_processor();
+
+/// Calls `visit(key, value)` for each line "key : value" of a text in the style of Linux's /proc.
+template <class Visit>
+void for_each_entry(std::string_view text, Visit visit) {
+  const auto trimmed = [](std::string_view word) {
+    constexpr std::string_view kBlank = " \t\r";
+    const std::size_t first = word.find_first_not_of(kBlank);
+    if (first == word.npos) return std::string_view();
+    return word.substr(first, word.find_last_not_of(kBlank) - first + 1);
+  };
+  while (!text.empty()) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(line.size() < text.size() ? line.size() + 1 : line.size());
+    const std::size_t colon = line.find(':');
+    if (colon != line.npos) visit(trimmed(line.substr(0, colon)), trimmed(line.substr(colon + 1)));
+  }
+}
+
+}  // namespace halftone
