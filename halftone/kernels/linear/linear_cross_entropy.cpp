@@ -173,7 +173,7 @@ std::int64_t loss_chunk_rows(std::int64_t rows, std::int64_t classes, std::int64
   constexpr std::int64_t kElements = std::int64_t{1} << 22U;
   constexpr std::int64_t kStep = 16;
   const std::int64_t most =
-      std::max({kWeightGradientBlock / std::max<std::int64_t>(classes, 1), dim / 4, kStep});
+      std::max({kElements / std::max<std::int64_t>(classes, 1), dim / 4, kStep});
   const std::int64_t chunks = std::max<std::int64_t>(1, (rows + most - 1) / most);
   const std::int64_t even = (rows + chunks - 1) / chunks;
   return std::max(kStep, (even + kStep - 1) / kStep * kStep);
