@@ -3,19 +3,21 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/data/line_reader.h"
+#include "halftone/system/json_reader_impl.h"
 
 namespace halftone {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10U;
 constexpr std::size_t kJsonLineBytes = std::size_t{64} << 20U;
+constexpr const char* kOneObjectALine =
+    "expected one object such as {\"text\": \"...\"} on each line";
 constexpr std::string_view kBlanks = " \t\r\n\v\f";
 
 bool is_blank(std::string_view text) { return text.find_first_not_of(kBlanks) == text.npos; }
@@ -136,33 +138,24 @@ class JsonlPieceReader : public PieceReader {
 
  private:
   std::string text_of_line() const {
-    nlohmann::json value;
-    try {
-      value = nlohmann::json::parse(line_);
-    } catch (const nlohmann::json::parse_error& error) {
-      fail(fmt::format("is not valid JSON at byte {} of the line", error.byte));
-    } catch (const nlohmann::json::exception&) {
-      fail("holds a number that is out of range");
-    }
+    const JsonDocument line = parse_json(line_, place(), {.remedy = kOneObjectALine});
+    const nlohmann::json& value = line.value;
+    if (value.is_array())
+      fail("is a JSON array, whose elements jq -c '.[]' writes as lines of a .jsonl");
     if (!value.is_object()) fail(fmt::format("is a JSON {}", value.type_name()));
     const auto text = value.find("text");
-    if (text == value.end()) {
-      if (value.contains("conversations"))
-        throw UserError(
-            fmt::format("{}:{} is a chat (\"conversations\"), which training does not take yet; "
-                        "give lines of {{\"text\": \"...\"}}",
-                        path_.string(), lines_.line_number()));
-      fail("has no \"text\"");
-    }
+    if (text == value.end() && value.contains("conversations"))
+      fail("is a chat (\"conversations\"), which training does not take yet");
+    if (text == value.end()) fail("has no \"text\"");
     if (!text->is_string())
       fail(fmt::format("has a \"text\" that is a JSON {}", text->type_name()));
     return text->get<std::string>();
   }
 
+  std::string place() const { return fmt::format("{}:{}", path_.string(), lines_.line_number()); }
+
   [[noreturn]] void fail(const std::string& what) const {
-    throw UserError(
-        fmt::format("{}:{} {}; expected one object such as {{\"text\": \"...\"}} on each line",
-                    path_.string(), lines_.line_number(), what));
+    throw UserError(fmt::format("{} {}; {}", place(), what, kOneObjectALine));
   }
 
   std::filesystem::path path_;

@@ -9,7 +9,6 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string_view>
 #include <vector>
 
@@ -18,6 +17,7 @@
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/file.h"
 #include "halftone/system/file_memory.h"
+#include "halftone/system/json_reader_impl.h"
 
 namespace halftone {
 namespace {
@@ -58,13 +58,6 @@ struct Entry {
   std::uint64_t begin = 0;  // bytes from the start of the data
   std::uint64_t end = 0;
 };
-
-std::string quoted(const std::string& name) {
-  constexpr std::size_t kLongest = 80;
-  const std::string text =
-      json(name.substr(0, kLongest)).dump(-1, ' ', true, json::error_handler_t::replace);
-  return name.size() <= kLongest ? text : text + "...";
-}
 
 // Reads one file's header. Every complaint names the file.
 class HeaderReader {
@@ -120,33 +113,18 @@ std::string HeaderReader::header_text() {
   return text;
 }
 
-// The library's parser keeps the last of two equal keys, so equal keys are looked for on the way.
 json HeaderReader::parse(const std::string& text) const {
   if (text.empty() || text.front() != '{') fail("its header does not begin with '{' at byte 8");
-  std::vector<std::set<std::string>> open_objects;
-  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > kMaxJsonDepth) fail("its header is nested too deeply");
-    if (event == json::parse_event_t::object_start) open_objects.emplace_back();
-    if (event == json::parse_event_t::object_end) open_objects.pop_back();
-    if (event == json::parse_event_t::key &&
-        !open_objects.back().insert(parsed.get_ref<const std::string&>()).second)
-      fail(fmt::format("its header has the key {} twice",
-                       quoted(parsed.get_ref<const std::string&>())));
-    return true;
-  };
-  try {
-    return json::parse(text, watch);
-  } catch (const json::parse_error& error) {
-    fail(fmt::format("its header is not JSON at byte {}", kLengthBytes + error.byte));
-  } catch (const json::exception&) {
-    fail("its header holds a number that is out of range");
-  }
+  return parse_json(text, fmt::format("'{}' is not a good safetensors file: its header", path_),
+                    {.max_bytes = kMaxHeaderBytes, .max_depth = kMaxJsonDepth, .unique_keys = true})
+      .value;
 }
 
 void HeaderReader::add_metadata(const json& value) {
   if (!value.is_object()) fail("__metadata__ is not an object");
   for (const auto& [key, text] : value.items()) {
-    if (!text.is_string()) fail(fmt::format("__metadata__ entry {} is not a string", quoted(key)));
+    if (!text.is_string())
+      fail(fmt::format("__metadata__ entry {} is not a string", quoted_json(key)));
     metadata_.emplace(key, text.get<std::string>());
   }
 }
@@ -169,14 +147,14 @@ std::uint64_t HeaderReader::byte_count(const Entry& entry) const {
   }
   const auto item = static_cast<std::int64_t>(c10::elementSize(entry.dtype));
   overflow |= __builtin_mul_overflow(elements, item, &bytes);
-  if (overflow) fail(fmt::format("the shape of tensor {} is too large", quoted(entry.name)));
+  if (overflow) fail(fmt::format("the shape of tensor {} is too large", quoted_json(entry.name)));
   return static_cast<std::uint64_t>(bytes);
 }
 
 void HeaderReader::add_entry(const std::string& name, const json& value) {
   const auto field = [&](const char* key, json::value_t type) -> const json& {
     if (!value.is_object() || !value.contains(key) || value.at(key).type() != type)
-      fail(fmt::format("tensor {} lacks a proper '{}'", quoted(name), key));
+      fail(fmt::format("tensor {} lacks a proper '{}'", quoted_json(name), key));
     return value.at(key);
   };
   const auto& dtype = field("dtype", json::value_t::string).get_ref<const std::string&>();
@@ -185,29 +163,31 @@ void HeaderReader::add_entry(const std::string& name, const json& value) {
   const auto* const known = std::find_if(kDtypes.begin(), kDtypes.end(),
                                          [&](const DtypeName& d) { return d.name == dtype; });
   if (known == kDtypes.end())
-    fail(fmt::format("tensor {} has the dtype {}, which is not supported", quoted(name),
-                     quoted(dtype)));
+    fail(fmt::format("tensor {} has the dtype {}, which is not supported", quoted_json(name),
+                     quoted_json(dtype)));
   if (shape.size() > kMaxDimensions)
-    fail(fmt::format("tensor {} has {} dimensions, more than {}", quoted(name), shape.size(),
+    fail(fmt::format("tensor {} has {} dimensions, more than {}", quoted_json(name), shape.size(),
                      kMaxDimensions));
-  if (offsets.size() != 2) fail(fmt::format("tensor {} lacks proper 'data_offsets'", quoted(name)));
+  if (offsets.size() != 2)
+    fail(fmt::format("tensor {} lacks proper 'data_offsets'", quoted_json(name)));
 
   Entry entry{.name = name, .dtype = known->dtype};
   for (const json& size : shape) {
-    const std::uint64_t number = unsigned_number(size, fmt::format("'shape' of {}", quoted(name)));
+    const std::uint64_t number =
+        unsigned_number(size, fmt::format("'shape' of {}", quoted_json(name)));
     if (number > static_cast<std::uint64_t>(INT64_MAX))
-      fail(fmt::format("the shape of tensor {} is too large", quoted(name)));
+      fail(fmt::format("the shape of tensor {} is too large", quoted_json(name)));
     entry.shape.push_back(static_cast<std::int64_t>(number));
   }
-  const std::string place = fmt::format("'data_offsets' of {}", quoted(name));
+  const std::string place = fmt::format("'data_offsets' of {}", quoted_json(name));
   entry.begin = unsigned_number(offsets[0], place);
   entry.end = unsigned_number(offsets[1], place);
   if (entry.begin > entry.end || entry.end > data_bytes_)
-    fail(fmt::format("tensor {} lies at [{}, {}) of {} bytes of data", quoted(name), entry.begin,
-                     entry.end, data_bytes_));
+    fail(fmt::format("tensor {} lies at [{}, {}) of {} bytes of data", quoted_json(name),
+                     entry.begin, entry.end, data_bytes_));
   if (const std::uint64_t bytes = byte_count(entry); bytes != entry.end - entry.begin)
     fail(fmt::format("tensor {} has {} bytes of data, but its dtype and shape need {}",
-                     quoted(name), entry.end - entry.begin, bytes));
+                     quoted_json(name), entry.end - entry.begin, bytes));
   entries_.push_back(std::move(entry));
 }
 
@@ -219,7 +199,7 @@ void HeaderReader::check_layout() {
   for (const Entry& entry : entries_) {
     if (entry.begin != at)
       fail(fmt::format("tensor {} begins at byte {} of the data, expected {} ({})",
-                       quoted(entry.name), entry.begin, at,
+                       quoted_json(entry.name), entry.begin, at,
                        entry.begin < at ? "tensors overlap" : "there is a hole"));
     at = entry.end;
   }
@@ -249,7 +229,7 @@ torch::Tensor read_tensor(const HeaderReader& reader, const Entry& entry) {
     const auto* bytes = static_cast<const unsigned char*>(tensor.const_data_ptr());
     if (std::any_of(bytes, bytes + tensor.numel(), [](unsigned char b) { return b > 1; }))
       reader.fail(fmt::format("tensor {} of dtype BOOL holds bytes other than 0 and 1",
-                              quoted(entry.name)));
+                              quoted_json(entry.name)));
   }
   return tensor;
 }

@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "halftone/system/json_reader_impl.h"
+
 namespace halftone {
 namespace {
 
@@ -53,7 +55,7 @@ std::string to_line(const ordered_json& object) {
 
 // The step of a line; -1 for one that is torn.
 std::int64_t step_of(std::string_view line) {
-  const json object = json::parse(line, nullptr, false);
+  const json object = parse_json_if_valid(line).value_or(nullptr);
   if (!object.is_object()) return -1;
   const auto step = object.find("step");
   return step != object.end() && step->is_number_integer() ? step->get<std::int64_t>() : -1;

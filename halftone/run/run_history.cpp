@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "halftone/system/file.h"
+#include "halftone/system/json_reader_impl.h"
 
 namespace halftone {
 namespace {
@@ -73,7 +74,7 @@ std::optional<double> as_optional(double value) {
 }  // namespace
 
 void RunHistory::add_line(std::string_view line) {
-  const json object = json::parse(line, nullptr, false);
+  const json object = parse_json_if_valid(line).value_or(nullptr);
   const std::int64_t step = object.is_object() ? step_in(object) : 0;
   const bool is_step = step > 0 && object.contains("loss");
   if (step == 0 || step <= (is_step ? last_step_ : last_validation_)) {

@@ -2,9 +2,10 @@
 #include "halftone/tokenizer/tokenizer_json.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <unordered_set>
 
-#include "halftone/tokenizer/json_reader_impl.h"
+#include "halftone/system/json_reader_impl.h"
 
 namespace halftone {
 namespace {
@@ -30,11 +31,9 @@ void require_byte_level(const JsonField& field) {
     field.fail("must be of type ByteLevel, the only one that is supported");
 }
 
+// `limit`: twice the number of tokens, so that what is sized by ids is not larger than the file.
 std::int32_t read_id(const JsonField& field, std::size_t limit) {
-  const json& value = field.value();
-  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > limit)
-    field.fail(fmt::format("must be a token id from 0 to {} (twice the number of tokens)", limit));
-  return static_cast<std::int32_t>(value.get<std::uint64_t>());
+  return static_cast<std::int32_t>(field.as_integer(0, static_cast<std::int64_t>(limit)));
 }
 
 void read_pre_tokenizer(const JsonField& field, TokenizerSpec& spec) {
@@ -55,12 +54,11 @@ void read_post_processor(const JsonField& field) {
 
 void read_vocab(const JsonField& vocab, std::size_t limit, TokenizerSpec& spec) {
   std::unordered_set<std::int32_t> ids;
-  for (const auto& [token, value] : vocab.value().items()) {
-    const JsonField field = vocab[token];
+  vocab.for_each_member([&](const std::string& token, const JsonField& field) {
     const std::int32_t id = read_id(field, limit);
     if (!ids.insert(id).second) field.fail("must differ from every other token's id");
     spec.vocab.emplace_back(token, id);
-  }
+  });
   std::sort(spec.vocab.begin(), spec.vocab.end(),
             [](const auto& a, const auto& b) { return a.second < b.second; });
 }
@@ -147,8 +145,8 @@ ordered_json model_of(const TokenizerSpec& spec) {
 }  // namespace
 
 TokenizerSpec parse_tokenizer_json(std::string_view text, const std::string& origin) {
-  const json document = parse_json(text, origin);
-  const JsonField root(document, origin, "");
+  const JsonDocument document = parse_json(text, origin);
+  const JsonField root = document.root();
   const JsonField added = root["added_tokens"];
   const JsonField vocab = root["model"]["vocab"];
   if (!vocab.value().is_object()) vocab.fail("must be an object of tokens and their ids");
@@ -189,8 +187,8 @@ std::string write_tokenizer_json(const TokenizerSpec& spec) {
 }
 
 TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string& origin) {
-  const json document = parse_json(text, origin);
-  const JsonField root(document, origin, "");
+  const JsonDocument document = parse_json(text, origin);
+  const JsonField root = document.root();
   TokenizerConfig config;
   config.bos_token = read_token_name(root["bos_token"]);
   config.eos_token = read_token_name(root["eos_token"]);

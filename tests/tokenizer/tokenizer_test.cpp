@@ -200,6 +200,20 @@ TEST(Tokenizer, NamesTheFieldThatItCannotUse) {
                 testing::AllOf(HasSubstr("patched.json"), HasSubstr(message)));
 }
 
+TEST(Tokenizer, NamesFileAndFieldOfWhatNoReaderCanHold) {
+  const auto error = [](const std::string& document, const std::string& config) {
+    return test::message_of<UserError>([&] { Tokenizer::from_json(document, config, "t.json"); });
+  };
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  EXPECT_EQ(error(R"({"added_tokens": [{"id": 1e999}]})", ""),
+            "t.json: added_tokens[0].id must be a number below 1.8e308, but it is larger; the file "
+            "may be damaged or cut off");
+  EXPECT_THAT(error("{\"model\": " + deep + "}", ""), HasSubstr("found more in model[0]"));
+  EXPECT_THAT(error(sample().json(), "{\"bos_token\": 1e999}"), HasSubstr("bos_token must be"));
+  EXPECT_THAT(error(sample().json(), "{\"chat_template\": " + deep + "}"),
+              HasSubstr("found more in chat_template[0]"));
+}
+
 TEST(Tokenizer, TakesAByteLevelInASequence) {
   const Tokenizer tokenizer = with_patch(json::parse(
       R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": false}]}})"));
