@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 
 PRECOMPILED = "cmake_pch.hxx"
+# In the command of a source that includes LibTorch: its precompiled header, or the library that has none.
+WITH_LIBTORCH = (PRECOMPILED, "halftone_cpu_gemm.dir", "cpu_gemm_library_program.dir")
+BATCHED = re.compile(r'^#include "(.+\.cpp)"$', re.MULTILINE)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -31,6 +35,15 @@ def clang_arguments(command: str) -> list[str]:
     return kept
 
 
+def sources_of(entry: dict) -> list[dict]:
+    """The entry, or one for each source of the batch that it compiles (cmake/Sources.cmake)."""
+    batch = entry["file"]
+    if "/Unity/" not in batch:
+        return [entry]
+    sources = BATCHED.findall(pathlib.Path(batch).read_text())
+    return [{**entry, "file": source, "command": entry["command"].replace(batch, source)} for source in sources]
+
+
 def changed_files() -> set[str]:
     names = set()
     for command in (["git", "diff", "--name-only", "main"], ["git", "ls-files", "--others", "--exclude-standard"]):
@@ -41,15 +54,16 @@ def changed_files() -> set[str]:
 def main() -> None:
     build = pathlib.Path(sys.argv[1])
     wanted = sys.argv[2:]
-    entries = [e for e in json.loads((build / "compile_commands.json").read_text()) if PRECOMPILED not in e["file"]]
-    light = {entry["file"] for entry in entries if PRECOMPILED not in entry["command"]}
+    commands = json.loads((build / "compile_commands.json").read_text())
+    entries = [source for entry in commands if PRECOMPILED not in entry["file"] for source in sources_of(entry)]
+    heavy = {entry["file"] for entry in entries if any(word in entry["command"] for word in WITH_LIBTORCH)}
     for entry in entries:
         entry["arguments"] = clang_arguments(entry.pop("command"))
     (build / "tidy").mkdir(exist_ok=True)
     (build / "tidy" / "compile_commands.json").write_text(json.dumps(entries, indent=1))
     files = {entry["file"] for entry in entries}
     if wanted == ["--light"]:
-        files &= light
+        files -= heavy
     elif wanted != ["--all"]:
         files &= {str(pathlib.Path(name).resolve()) for name in wanted} if wanted else changed_files()
     print("\n".join(sorted(files)))
