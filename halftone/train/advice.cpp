@@ -48,7 +48,7 @@ Sentence small_model(const AdviceFacts& facts) {
 }
 
 Sentence cpu_without_instructions(const AdviceFacts& facts) {
-  const char* format = format_name(facts);
+  const std::string format = format_name(facts);
   const std::string torch_linear =
       !facts.has_torch_linear
           ? ""
