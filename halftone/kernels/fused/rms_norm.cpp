@@ -18,8 +18,8 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recomputation_impl.h"
 #include "halftone/kernels/fused/rms_norm_impl.h"
-#include "halftone/kernels/linear/linear_input_impl.h"
 
 namespace halftone {
 namespace {
@@ -183,13 +183,11 @@ NormedSum fused(const Tensor& x, const Tensor& branch, const Tensor& weight, dou
   return {outputs[0], outputs[1]};
 }
 
-}  // namespace
-
-std::optional<Recomputation> rms_norm_recomputation(const Tensor& x) {
-  auto* node = dynamic_cast<torch::autograd::CppNode<AddRmsNorm>*>(x.grad_fn().get());
+std::optional<Recomputation> rms_norm_again(torch::autograd::CppNode<AddRmsNorm>& node,
+                                            std::uint32_t output) {
   constexpr std::uint32_t kNormed = 1;  // the other output is the sum
-  if (node == nullptr || x.output_nr() != kNormed) return {};
-  AutogradContext& ctx = node->ctx_;
+  if (output != kNormed) return {};
+  AutogradContext& ctx = node.ctx_;
   const variable_list saved = ctx.get_saved_variables();
   const double eps = ctx.saved_data["eps"].toDouble();
   const auto dtype = static_cast<torch::ScalarType>(ctx.saved_data["dtype"].toInt());
@@ -198,6 +196,10 @@ std::optional<Recomputation> rms_norm_recomputation(const Tensor& x) {
                          return fused(in[0], {}, in[1], eps, dtype).normed;
                        }};
 }
+
+const RegisterRecomputation<AddRmsNorm, rms_norm_again> rms_norm_registered;
+
+}  // namespace
 
 Tensor rms_norm_reference(const Tensor& x, const Tensor& weight, double eps) {
   const bool kept = kept_in_fp32(x, weight);

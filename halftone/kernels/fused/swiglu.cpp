@@ -16,8 +16,8 @@
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recomputation_impl.h"
 #include "halftone/kernels/fused/swiglu_impl.h"
-#include "halftone/kernels/linear/linear_input_impl.h"
 
 namespace halftone {
 namespace {
@@ -109,18 +109,10 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
   }
 };
 
-}  // namespace
-
-Tensor swiglu_reference(const Tensor& gate_up) {
-  const std::vector<Tensor> parts = gate_up.chunk(2, -1);
-  return at::silu(parts[0]) * parts[1];
-}
-
-std::optional<Recomputation> swiglu_recomputation(const Tensor& x) {
-  auto* node = dynamic_cast<torch::autograd::CppNode<Swiglu>*>(x.grad_fn().get());
-  if (node == nullptr) return {};
-  const variable_list inputs = node->ctx_.get_saved_variables();
-  const auto early = early_gradient(node->ctx_);
+std::optional<Recomputation> swiglu_again(torch::autograd::CppNode<Swiglu>& node,
+                                          std::uint32_t /*output*/) {
+  const variable_list inputs = node.ctx_.get_saved_variables();
+  const auto early = early_gradient(node.ctx_);
   const auto compute = [early](const variable_list& in, const Tensor& d_x) {
     if (!d_x.defined() || torch::GradMode::is_enabled()) return Tensor(Swiglu::apply(in[0]));
     const Tensor again = at::empty(with_last(in[0], in[0].size(-1) / 2), in[0].options());
@@ -128,6 +120,15 @@ std::optional<Recomputation> swiglu_recomputation(const Tensor& x) {
     return again;
   };
   return Recomputation{.inputs = inputs, .compute = compute};
+}
+
+const RegisterRecomputation<Swiglu, swiglu_again> swiglu_registered;
+
+}  // namespace
+
+Tensor swiglu_reference(const Tensor& gate_up) {
+  const std::vector<Tensor> parts = gate_up.chunk(2, -1);
+  return at::silu(parts[0]) * parts[1];
 }
 
 Tensor swiglu(const Tensor& gate_up) {

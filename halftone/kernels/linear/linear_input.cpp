@@ -24,17 +24,6 @@ struct Computation : torch::CustomClassHolder {
   Recomputation::Compute compute;
 };
 
-std::optional<Recomputation> recomputation_of(const Tensor& x) {
-  // Written to since it was made, it is no longer what the recomputation gives.
-  if (!x.grad_fn() || x._version() != 0) return {};
-  try {
-    std::optional<Recomputation> recomputation = swiglu_recomputation(x);
-    return recomputation ? recomputation : rms_norm_recomputation(x);
-  } catch (const c10::Error&) {
-    return {};  // what its operation kept is freed (a backward pass is over), or was written to
-  }
-}
-
 }  // namespace
 
 void save_linear(AutogradContext* ctx, variable_list others, const Tensor& x, const Tensor& rows) {

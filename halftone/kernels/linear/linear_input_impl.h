@@ -1,32 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a linear layer keeps of its input for the gradient of its weights: the rounded rows, or,
-// where swiglu() or a norm made the input, nothing but what these keep themselves. To make it again
-// is one pass over memory, which is little beside the products.
+// where the operation that made the input can compute it again (swiglu, a norm), nothing but what
+// that operation keeps itself. To make it again is one pass over memory, little beside a product.
 #pragma once
 
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
-#include <functional>
-#include <optional>
+#include <cstdint>
 #include <vector>
 
+#include "halftone/kernels/common/recomputation_impl.h"
+
 namespace halftone {
-
-/// How a tensor x is computed again, to the bit, from what the operation that made it keeps for its
-/// own backward pass. Differentiable as the operation is. `d_x` is the gradient that x will have,
-/// or undefined: one pass over the inputs may be enough for x and for their gradients.
-struct Recomputation {
-  using Compute = std::function<torch::Tensor(const std::vector<torch::Tensor>& inputs,
-                                              const torch::Tensor& d_x)>;
-  std::vector<torch::Tensor> inputs;
-  Compute compute;
-};
-
-/// Of a result of swiglu(), and of the normed result of rms_norm() and add_rms_norm(), where
-/// autograd recorded their kernels; nothing for any other tensor.
-std::optional<Recomputation> swiglu_recomputation(const torch::Tensor& x);
-std::optional<Recomputation> rms_norm_recomputation(const torch::Tensor& x);
 
 /// In the forward() of a linear layer of x: keeps `others` and what gives x again, which is `rows`
 /// (x as the product takes it) where no recomputation does. Takes the place of save_for_backward().
