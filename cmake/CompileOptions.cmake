@@ -11,6 +11,11 @@ set(_flags
     # Identical bits with and without vectorisation: no fused or reordered arithmetic that the
     # source does not ask for.
     -ffp-contract=off)
+# In a batch every source is an included file, in which g++ takes a class with a member of an unnamed namespace's
+# type for one that several sources share.
+if(HALFTONE_UNITY)
+  list(APPEND _flags -Wno-subobject-linkage)
+endif()
 if(HALFTONE_WERROR)
   list(APPEND _flags -Werror)
 endif()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Adds the sources of the calling folder to the library and says how each is compiled. Most of a source's compile
 # time is LibTorch's headers and templates, so a folder's sources share one pass of the compiler, a batch.
-option(HALFTONE_UNITY "Compile the library in batches: faster from nothing, slower after a change" ON)
 set(HALFTONE_BATCH 8)
 
 #[[

@@ -19,7 +19,6 @@
 
 namespace halftone {
 
-using torch::kFloat;
 using torch::Tensor;
 
 MoeGateImpl::MoeGateImpl(const MoeOptions& options) : options_(options) {
@@ -32,15 +31,17 @@ Routing MoeGateImpl::forward(const Tensor& x) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const std::int64_t experts = options_.n_routed_experts;
   const std::int64_t chosen = options_.num_experts_per_tok;
-  const Tensor scores = at::softmax(at::linear(x.to(kFloat), weight.to(kFloat)), -1);  // (B, T, E)
+  const Tensor scores =
+      at::softmax(at::linear(x.to(torch::kFloat), weight.to(torch::kFloat)), -1);  // (B, T, E)
   Routing routing;
   std::tie(routing.weights, routing.experts) =
       at::topk(scores.flatten(0, 1), chosen, -1, /*largest=*/true, /*sorted=*/false);
   if (chosen > 1)
     routing.weights = routing.weights / (routing.weights.sum(-1, /*keepdim=*/true) + 1e-20);
   if (is_training() && options_.aux_loss_alpha > 0.0) {
-    const Tensor counts =
-        at::one_hot(routing.experts.view({x.size(0), -1}), experts).sum(1).to(kFloat);  // (B, E)
+    const Tensor counts = at::one_hot(routing.experts.view({x.size(0), -1}), experts)
+                              .sum(1)
+                              .to(torch::kFloat);  // (B, E)
     const double uniform = static_cast<double>(x.size(1) * chosen) / static_cast<double>(experts);
     routing.aux_loss = (counts / uniform * scores.mean(1)).sum(1).mean() * options_.aux_loss_alpha;
   } else {
@@ -72,7 +73,7 @@ Tensor MoeFeedForwardImpl::routed(const Tensor& rows, const Routing& routing) {
     begin += count;
   }
   const Tensor ungrouped = at::cat(outputs).index_select(0, at::argsort(order));
-  const Tensor per_choice = ungrouped.unflatten(0, {-1, chosen}).to(kFloat);  // (N, k, dim)
+  const Tensor per_choice = ungrouped.unflatten(0, {-1, chosen}).to(torch::kFloat);  // (N, k, dim)
   return (per_choice * routing.weights.unsqueeze(-1)).sum(1);
 }
 

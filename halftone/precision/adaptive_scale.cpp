@@ -16,7 +16,6 @@ namespace {
 
 constexpr int kTopExponent = 15;     // fp16's last binade: 2^15 .. 65504
 constexpr int kFlushExponent = -25;  // half of fp16's smallest subnormal; what is below is zero
-constexpr std::int64_t kWidestMargin = 40;     // all of fp16's range
 constexpr std::int64_t kUnknown = -1'000'000;  // no gradient has been measured yet
 
 torch::Tensor scalar(std::int64_t value) { return torch::full({}, value, torch::kLong); }

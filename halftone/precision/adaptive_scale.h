@@ -12,6 +12,9 @@
 
 namespace halftone {
 
+/// The widest margin below overflow, in powers of two: all of fp16's range.
+inline constexpr std::int64_t kWidestMargin = 40;
+
 struct AdaptiveScaleOptions {
   std::int64_t interval = 16;  // updates from one measurement to the next
   std::int64_t margin = 4;     // powers of two kept free below overflow

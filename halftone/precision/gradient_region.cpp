@@ -9,6 +9,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/optimizer/gradient_exponents.h"
+#include "halftone/precision/adaptive_scale.h"
 
 namespace halftone {
 namespace {
@@ -18,7 +19,6 @@ using torch::autograd::variable_list;
 
 constexpr std::int64_t kTopBin = exponent_bin(15);  // fp16's last binade
 constexpr double kWidest = 16777216.0;              // of the factor, and of its inverse
-constexpr std::int64_t kWidestMargin = 40;
 
 struct ScaleGradient : torch::autograd::Function<ScaleGradient> {
   static torch::Tensor forward(AutogradContext* ctx, const torch::Tensor& tensor, double factor,

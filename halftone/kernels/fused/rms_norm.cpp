@@ -28,7 +28,7 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr std::int64_t kGrain = 16;  // rows worth a thread
+constexpr std::int64_t kNormGrain = 16;  // rows worth a thread
 constexpr std::int64_t kBlock = 64;  // rows whose weight gradients are summed one after the other
 
 bool kept_in_fp32(const Tensor& x, const Tensor& weight) {
@@ -134,7 +134,7 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
                            .type = kernel_type(x.scalar_type()),
                            .branch_type = kernel_type(branch_dtype),
                            .normed_type = kernel_type(dtype)};
-    at::parallel_for(0, count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    at::parallel_for(0, count, kNormGrain, [&](std::int64_t begin, std::int64_t end) {
       rms_norm_rows(rows, begin, end);
     });
     observed.set_outputs({sum.defined() ? sum : x, normed});

@@ -26,7 +26,7 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr std::int64_t kGrain = 8;  // rows worth a thread
+constexpr std::int64_t kSwigluGrain = 8;  // rows worth a thread
 
 /// d_gate_up, and the forward's result once more where `out` is defined.
 Tensor gradient(const Tensor& gate_up, const Tensor& d_out, const Tensor& out) {
@@ -41,9 +41,9 @@ Tensor gradient(const Tensor& gate_up, const Tensor& d_out, const Tensor& out) {
                             .out = out.defined() ? out.data_ptr() : nullptr,
                             .width = width,
                             .type = kernel_type(dense.scalar_type())};
-  at::parallel_for(0, d_rows.numel() / width, kGrain, [&](std::int64_t begin, std::int64_t end) {
-    swiglu_grad_rows(rows, begin, end);
-  });
+  at::parallel_for(
+      0, d_rows.numel() / width, kSwigluGrain,
+      [&](std::int64_t begin, std::int64_t end) { swiglu_grad_rows(rows, begin, end); });
   observed.set_outputs({d_gate_up, out.defined() ? out : d_gate_up});
   return d_gate_up;
 }
@@ -89,7 +89,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
                           .out = out.data_ptr(),
                           .width = width,
                           .type = kernel_type(dense.scalar_type())};
-    at::parallel_for(0, out.numel() / width, kGrain,
+    at::parallel_for(0, out.numel() / width, kSwigluGrain,
                      [&](std::int64_t begin, std::int64_t end) { swiglu_rows(rows, begin, end); });
     observed.set_output(out);
     ctx->save_for_backward({gate_up});

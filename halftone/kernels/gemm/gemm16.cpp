@@ -11,7 +11,6 @@
 
 namespace halftone {
 
-using torch::kFloat;
 using torch::Tensor;
 
 Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPath path,
@@ -26,14 +25,14 @@ Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPat
     const OriginalCpuGemms native;
     return at::mm(a, b).to(out);
   }
-  return gemm32(a.to(kFloat), b.to(kFloat), fp32).to(out);
+  return gemm32(a.to(torch::kFloat), b.to(torch::kFloat), fp32).to(out);
 }
 
 void gemm16_add(const Tensor& into, const Tensor& a, const Tensor& b, MatmulPath path) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  if (path == MatmulPath::kWidened && into.scalar_type() == kFloat && a.numel() > 0 &&
+  if (path == MatmulPath::kWidened && into.scalar_type() == torch::kFloat && a.numel() > 0 &&
       b.numel() > 0) {
-    gemm32_add(into, a.to(kFloat), b.to(kFloat));
+    gemm32_add(into, a.to(torch::kFloat), b.to(torch::kFloat));
     return;
   }
   // The sum widens a product that was rounded to 16 bits: no pass of its own.

@@ -6,17 +6,17 @@
 namespace halftone {
 namespace {
 
-thread_local ConvertedWeights* innermost = nullptr;
+thread_local ConvertedWeights* innermost_cache = nullptr;
 
 }  // namespace
 
-ConvertedWeights::ConvertedWeights() : outer_(innermost) { innermost = this; }
-ConvertedWeights::~ConvertedWeights() { innermost = outer_; }
+ConvertedWeights::ConvertedWeights() : outer_(innermost_cache) { innermost_cache = this; }
+ConvertedWeights::~ConvertedWeights() { innermost_cache = outer_; }
 
 template <class Value>
 Value ConvertedWeights::once(at::TensorList weights, Format format,
                              const std::function<Value()>& convert) {
-  if (innermost == nullptr) return convert();
+  if (innermost_cache == nullptr) return convert();
   std::vector<std::uint32_t> versions;
   for (const torch::Tensor& weight : weights) {
     if (weight.is_inference()) return convert();  // it has no version
@@ -24,7 +24,7 @@ Value ConvertedWeights::once(at::TensorList weights, Format format,
   }
   const Key key{weights.front().const_data_ptr(), total_rows(weights), weights.front().size(1),
                 format};
-  Entry& entry = innermost->entries_[key];
+  Entry& entry = innermost_cache->entries_[key];
   if (entry.versions != versions) entry = {std::move(versions), convert()};
   return std::get<Value>(entry.value);
 }

@@ -25,23 +25,23 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-thread_local Int8Matmul* innermost = nullptr;
+thread_local Int8Matmul* innermost_int8 = nullptr;
 
 }  // namespace
 
-Int8Matmul::Int8Matmul(const Int8Options& options) : options_(options), outer_(innermost) {
-  innermost = this;
+Int8Matmul::Int8Matmul(const Int8Options& options) : options_(options), outer_(innermost_int8) {
+  innermost_int8 = this;
 }
 
-Int8Matmul::~Int8Matmul() { innermost = outer_; }
+Int8Matmul::~Int8Matmul() { innermost_int8 = outer_; }
 
 Int8Options int8_options() {
-  return innermost != nullptr ? innermost->options_ : Int8Options{.enabled = false};
+  return innermost_int8 != nullptr ? innermost_int8->options_ : Int8Options{.enabled = false};
 }
 
 std::uint64_t next_int8_stream() {
-  if (innermost == nullptr) return 0;
-  Int8Options& options = innermost->options_;
+  if (innermost_int8 == nullptr) return 0;
+  Int8Options& options = innermost_int8->options_;
   return random_word(random_word(options.seed, options.step), options.call++);
 }
 

@@ -19,7 +19,7 @@
 namespace halftone {
 namespace {
 
-constexpr std::int64_t kGrain = 64;                        // blocks worth a thread
+constexpr std::int64_t kAdamWGrain = 64;                   // blocks worth a thread
 constexpr std::int64_t kKeySpan = std::int64_t{1} << 32U;  // indices that share a key
 
 bool stochastic(const AdamWTensors& tensors, const AdamWArguments& arguments) {
@@ -173,7 +173,7 @@ void adamw_cpu(const AdamWTensors& tensors, const AdamWArguments& arguments) {
       begin = stop;
     }
   };
-  at::parallel_for(0, moment_scales(size), kGrain, update);
+  at::parallel_for(0, moment_scales(size), kAdamWGrain, update);
 }
 
 // What is stored, as fp32 (n).

@@ -14,8 +14,8 @@
 namespace halftone {
 namespace {
 
-constexpr std::int64_t kGrain = 65536;  // elements worth a thread
-constexpr std::size_t kLanes = 4;       // tables, so that equal neighbours do not wait in turn
+constexpr std::int64_t kExponentsGrain = 65536;  // elements worth a thread
+constexpr std::size_t kLanes = 4;  // tables, so that equal neighbours do not wait in turn
 
 std::uint32_t bin_of_fp32(std::uint32_t bits) {
   const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
@@ -62,7 +62,7 @@ torch::Tensor exponent_histogram_cpu(const torch::Tensor& flat) {
   const auto* bytes = static_cast<const char*>(flat.const_data_ptr());
   const auto width = static_cast<std::int64_t>(flat.element_size());
   std::mutex mutex;
-  at::parallel_for(0, flat.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, flat.numel(), kExponentsGrain, [&](std::int64_t begin, std::int64_t end) {
     std::array<std::int64_t, kExponentBins> counts{};
     // In stretches that the 32-bit counters hold.
     for (constexpr std::int64_t kStretch = std::int64_t{1} << 30U; begin < end; begin += kStretch) {

@@ -13,7 +13,7 @@
 namespace halftone {
 namespace {
 
-constexpr std::int64_t kGrain = 64;  // blocks worth a thread
+constexpr std::int64_t kMomentsGrain = 64;  // blocks worth a thread
 
 const DynamicMap& map_of(Moment moment) {
   return moment == Moment::kFirst ? kSignedMap : kUnsignedMap;
@@ -54,10 +54,11 @@ torch::Tensor in_blocks(const torch::Tensor& flat) {
 
 template <class Loop>
 void over_blocks(std::int64_t size, const Loop& loop) {
-  at::parallel_for(0, moment_scales(size), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t from = begin * kMomentBlock;
-    loop(from, std::min(size, end * kMomentBlock) - from);
-  });
+  at::parallel_for(0, moment_scales(size), kMomentsGrain,
+                   [&](std::int64_t begin, std::int64_t end) {
+                     const std::int64_t from = begin * kMomentBlock;
+                     loop(from, std::min(size, end * kMomentBlock) - from);
+                   });
 }
 
 }  // namespace
