@@ -33,9 +33,9 @@ struct EvalArguments {
 };
 
 /// Keys of the configuration that mean something without a training run.
-const std::vector<std::string> kEvalKeys = {"data",      "pack",   "invalid_utf8", "batch_size",
-                                            "seq_len",   "preset", "model.",       "init_from",
-                                            "tokenizer", "device", "threads",      "precision"};
+const std::vector<std::string> kEvalKeys = {
+    "data",   "pack",      "invalid_utf8", "special_tokens", "batch_size", "seq_len",  "preset",
+    "model.", "init_from", "tokenizer",    "device",         "threads",    "precision"};
 
 // What a run or a Hugging Face folder says itself: ignoring a flag in silence would mislead.
 void check_no_model_flags(const std::string& model, const std::vector<ConfigAssignment>& given) {
@@ -81,7 +81,7 @@ BatchLoader open_data(const TrainConfig& config, const TrainedModel& trained,
     throw UserError(fmt::format("--seq-len: expected at most {}, the model's max_seq_len, got {}",
                                 most, seq_len));
   return BatchLoader(
-      tokenize_corpus(corpus, tokenizer_interface(trained.tokenizer)),
+      encode_corpus(corpus, config, trained.tokenizer),
       {.batch_size = config.batch_size, .seq_len = seq_len, .pack = config.pack, .shuffle = false});
 }
 

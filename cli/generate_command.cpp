@@ -21,6 +21,7 @@ namespace {
 struct GenerateArguments {
   std::string run;
   std::string prompt;
+  bool chat = false;
   std::optional<std::int64_t> seed;
   SamplingOptions sampling;
 };
@@ -47,9 +48,18 @@ void check(const GenerateArguments& arguments) {
         "--prompt is not UTF-8: byte {} breaks it; convert it first (iconv -t UTF-8)", *offset));
 }
 
-std::vector<std::int64_t> prompt_ids(const Tokenizer& tokenizer, const std::string& prompt) {
-  std::vector<std::int64_t> ids = {tokenizer.special_tokens().bos};
-  for (const std::int32_t id : tokenizer.encode(prompt)) ids.push_back(id);
+std::vector<std::int64_t> prompt_ids(const Tokenizer& tokenizer, const GenerateArguments& arguments,
+                                     SpecialTokenParsing parsing) {
+  if (arguments.chat) {
+    const std::vector<ChatMessage> question = {{"user", arguments.prompt}};
+    const std::vector<std::int32_t> ids = tokenizer.encode_chat(question);
+    return {ids.begin(), ids.end()};
+  }
+  const std::int64_t bos = tokenizer.special_tokens().bos;
+  const std::vector<std::int32_t> prompt = tokenizer.encode(arguments.prompt, parsing);
+  std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
+  if (parsing == SpecialTokenParsing::kText || ids.empty() || ids.front() != bos)
+    ids.insert(ids.begin(), bos);
   return ids;
 }
 
@@ -65,7 +75,8 @@ void run_generate(GenerateArguments arguments, const ConfigArguments& flags) {
       device);
   precision.convert_module(*trained.model);
   pack_parameters(*trained.model);
-  const std::vector<std::int64_t> prompt = prompt_ids(trained.tokenizer, arguments.prompt);
+  const std::vector<std::int64_t> prompt =
+      prompt_ids(trained.tokenizer, arguments, special_token_parsing(config));
   const std::int64_t context = trained.model->config().max_seq_len;
   if (static_cast<std::int64_t>(prompt.size()) > context)
     log_note(fmt::format("the prompt has {} tokens; the model reads the last {}", prompt.size(),
@@ -76,7 +87,7 @@ void run_generate(GenerateArguments arguments, const ConfigArguments& flags) {
   arguments.sampling.seed = static_cast<std::uint64_t>(arguments.seed.value_or(0));
   arguments.sampling.eos = trained.tokenizer.special_tokens().eos;
 
-  print(arguments.prompt);
+  if (!arguments.chat) print(arguments.prompt);
   StreamDecoder decoder(trained.tokenizer);
   const InterruptGuard guard;
   {
@@ -102,6 +113,8 @@ void add_generate_command(CLI::App& app) {
       ->type_name("");
   command->add_option("--prompt", arguments->prompt, "Text to continue; empty: start from nothing")
       ->type_name("TEXT");
+  command->add_flag("--chat", arguments->chat,
+                    "The prompt is a question in the model's chat format; print the answer");
   command
       ->add_option("--max-new-tokens", arguments->sampling.max_new_tokens,
                    "Longest text, in tokens")
@@ -122,10 +135,13 @@ void add_generate_command(CLI::App& app) {
       ->add_option("--seed", arguments->seed,
                    "Same seed, same text (default: another one each time)")
       ->type_name("N");
-  const std::vector<std::string> keys = {"precision", "device", "threads"};
+  const std::vector<std::string> keys = {"precision", "device", "threads", "special_tokens"};
   const auto flags = std::make_shared<ConfigArguments>(*command, keys);
   command->get_option("--precision")->description("Compute in this precision (default: the run's)");
   command->get_option("--device")->description("auto, cpu, cuda or cuda:N [auto]");
+  command->get_option("--special-tokens")
+      ->description(
+          "How to read special tokens, such as </s>, in the prompt: text or tokens [text]");
   command->footer(
       "Examples:\n"
       "  halftone generate runs/quickstart --prompt 春\n"

@@ -40,6 +40,7 @@ struct CodecArguments {
   std::optional<std::string> text;
   std::vector<std::string> ids;
   bool skip_special_tokens = false;
+  std::string special_tokens = "tokens";
   bool json = false;
 };
 
@@ -114,10 +115,15 @@ void train(const TrainArguments& arguments) {
 }
 
 void encode(const CodecArguments& arguments) {
+  if (arguments.special_tokens != "tokens" && arguments.special_tokens != "text")
+    throw UserError(fmt::format("--special-tokens: expected text or tokens, got '{}'",
+                                arguments.special_tokens));
   const Tokenizer tokenizer = Tokenizer::load(arguments.tokenizer);
   const std::string text = arguments.text ? *arguments.text : read_stdin();
   require_utf8(text, arguments.text ? "--text" : "standard input");
-  const std::vector<std::int32_t> ids = tokenizer.encode(text);
+  const std::vector<std::int32_t> ids =
+      tokenizer.encode(text, arguments.special_tokens == "tokens" ? SpecialTokenParsing::kTokens
+                                                                  : SpecialTokenParsing::kText);
   if (arguments.json)
     cli::print(nlohmann::json(ids).dump() + "\n");
   else
@@ -200,9 +206,15 @@ void add_encode(CLI::App& tokenizer) {
   add_tokenizer_option(*command, *arguments);
   command->add_option("--text", arguments->text, "The text; without it, standard input is read")
       ->type_name("TEXT");
+  command
+      ->add_option("--special-tokens", arguments->special_tokens,
+                   "How to read special tokens, such as </s>, that the text spells")
+      ->type_name("text|tokens")
+      ->capture_default_str();
   command->add_flag("--json", arguments->json, "Print one JSON array");
   command->footer(
-      "Special tokens in the text are recognised; none are added.\n"
+      "No special tokens are added. Training reads them as text unless its key special_tokens says "
+      "tokens.\n"
       "Examples:\n"
       "  halftone tokenizer encode --tokenizer tokenizer --text '床前明月光'\n"
       "  halftone tokenizer encode --tokenizer tokenizer --json < poem.txt");

@@ -44,6 +44,20 @@ void check_same(const StateDict& saved, const StateDict& now, const std::string&
                     what, name, show(found->second), show(current)));
 }
 
+// Runs that were saved before there was a choice read special tokens from text: the ids are equal
+// only where the text spells none.
+void check_special_tokens(const StateDict& saved, const StateDict& now, const TokenFile& tokens) {
+  const bool is_old = !saved.values.contains("special_tokens");
+  if (is_old && tokens.special_tokens() > 0)
+    throw UserError(fmt::format(
+        "cannot resume: the saved run read {} special tokens out of its text in a way that is no "
+        "longer supported; start a new run with --init-from",
+        tokens.special_tokens()));
+  if (!is_old)
+    check_same(saved, now, "special_tokens",
+               "special tokens in the text are read in another way than in the saved run");
+}
+
 }  // namespace
 
 Batch Batch::to(const torch::Device& device) const {
@@ -131,7 +145,7 @@ Batch BatchLoader::batch_at(std::int64_t position) const {
     std::copy(row.begin(), row.end() - 1, input);
     std::copy(row.begin() + 1, row.end(), target);
     for (std::size_t t = 1; t < row.size(); ++t) {
-      const bool counts = t < filled && (row[t] != data_.pad_id || data_.pad_id == data_.eos_id);
+      const bool counts = t < filled;
       mask[t - 1] = counts ? 1.0F : 0.0F;
       batch.tokens += counts ? 1 : 0;
     }
@@ -144,6 +158,7 @@ StateDict BatchLoader::state_dict() const {
   state.values["position"] = position_;
   state.values["text"] = fmt::format("{:016x}", data_.content_hash);
   state.values["tokenizer"] = fmt::format("{:016x}", data_.tokenizer_hash);
+  state.values["special_tokens"] = std::string(data_.reads_special_tokens ? "tokens" : "text");
   state.values["global_batch_size"] = options_.batch_size * options_.world_size;
   state.values["seq_len"] = options_.seq_len;
   state.values["pack"] = options_.pack;
@@ -157,6 +172,7 @@ void BatchLoader::load_state_dict(const StateDict& state) {
   check_same(state, now, "tokenizer", "the tokenizer is not the one of the saved run");
   check_same(state, now, "pack", "packing differs from the saved run");
   check_same(state, now, "text", "the data is not what the saved run was trained on");
+  check_special_tokens(state, now, *data_.tokens);
   check_same(state, now, "seq_len", "the sequence length differs from the saved run");
   check_same(state, now, "global_batch_size",
              "the batch size times the processes differs from the saved run");

@@ -2,8 +2,8 @@
 // From the ids of samples to batches.
 //
 // Unpacked (MiniMind's rule), row i is sample i (bos, text, eos), cut off after seq_len ids and
-// filled up with pad; input = row[:-1], target = row[1:], mask = (target != pad), but where eos is
-// the pad of a tokenizer too, a sample's own eos counts.
+// filled up with pad; input = row[:-1], target = row[1:], mask = (target stems from the sample): an
+// id that equals pad counts where the sample itself has it.
 // Packed, all samples stand one after another and row i is the seq_len + 1 ids from i * seq_len on,
 // so that every id but the very first is predicted exactly once; only the last row has padding.
 // An epoch visits the rows in an order that the seed and the epoch's number fix. Of that one order,
@@ -71,8 +71,9 @@ class BatchLoader {
   std::int64_t position() const { return position_; }
 
   /// The position, and what it depends on, the same on every process. Loading throws UserError that
-  /// names the first thing that differs: text, tokenizer, seq_len, pack, shuffle, seed, or the
-  /// batch size over all processes (how many share it may change).
+  /// names the first thing that differs: text, tokenizer, how special tokens in the text were read,
+  /// seq_len, pack, shuffle, seed, or the batch size over all processes (how many share it may
+  /// change).
   StateDict state_dict() const;
   void load_state_dict(const StateDict& state);
 

@@ -86,22 +86,47 @@ std::shared_ptr<const TokenFile> open_cached(const fs::path& path, std::uint64_t
   return nullptr;
 }
 
+/// Puts bos before a sample's ids and eos behind them, but not beside marks that the sample brings
+/// along as tokens.
+class SampleMarks {
+ public:
+  explicit SampleMarks(const TokenizerInterface& tokenizer)
+      : bos_(static_cast<std::int32_t>(tokenizer.bos_id)),
+        eos_(static_cast<std::int32_t>(tokenizer.eos_id)),
+        keeps_own_(tokenizer.reads_special_tokens) {}
+
+  void add(const Piece& piece, std::vector<std::int32_t>& ids) {
+    if (piece.begins) {
+      size_ = 0;
+      if (!keeps_own_ || ids.empty() || ids.front() != bos_) ids.insert(ids.begin(), bos_);
+    }
+    if (!ids.empty()) last_ = ids.back();
+    size_ += ids.size();
+    const bool has_eos = keeps_own_ && size_ > 1 && last_ == eos_;
+    if (piece.ends && !has_eos) ids.push_back(eos_);
+  }
+
+ private:
+  std::int32_t bos_;
+  std::int32_t eos_;
+  bool keeps_own_;
+  std::int32_t last_ = 0;  // id of the sample so far
+  std::size_t size_ = 0;   // ids of the sample so far
+};
+
 void write_tokens(Corpus& corpus, const TokenizerInterface& tokenizer, TokenFileWriter& writer,
                   const TokenCacheOptions& options) {
   const std::uint64_t total = corpus.bytes();
   corpus.rewind();
+  SampleMarks marks(tokenizer);
   Piece piece;
-  std::vector<std::int32_t> ids;
   while (corpus.next(piece)) {
-    ids.clear();
-    if (piece.begins) {
-      writer.begin_sample();
-      ids.push_back(static_cast<std::int32_t>(tokenizer.bos_id));
-    }
-    const std::vector<std::int32_t> encoded = tokenizer.encode(piece.text);
-    ids.insert(ids.end(), encoded.begin(), encoded.end());
-    if (piece.ends) ids.push_back(static_cast<std::int32_t>(tokenizer.eos_id));
+    if (piece.begins) writer.begin_sample();
+    std::vector<std::int32_t> ids = tokenizer.encode(piece.text);
+    marks.add(piece, ids);
     writer.add(ids, piece.text.size());
+    if (tokenizer.count_special_tokens)
+      writer.count_special_tokens(tokenizer.count_special_tokens(piece.text));
     if (options.progress) options.progress(corpus.bytes_read(), total);
   }
   writer.finish();
@@ -115,8 +140,9 @@ TokenizedData tokenize_corpus(Corpus& corpus, const TokenizerInterface& tokenize
   TokenizedData data{.content_hash = content_hash_of(corpus, folder, options.settled),
                      .tokenizer_hash = hash_tokenizer(tokenizer),
                      .pad_id = tokenizer.pad_id,
-                     .eos_id = tokenizer.eos_id};
-  const std::uint64_t key = combine(data.content_hash, data.tokenizer_hash);
+                     .reads_special_tokens = tokenizer.reads_special_tokens};
+  const std::uint64_t key = combine(combine(data.content_hash, data.tokenizer_hash),
+                                    static_cast<std::uint64_t>(tokenizer.reads_special_tokens));
   const std::string name = fmt::format("{:016x}.tokens", key);
   if ((data.tokens = open_cached(folder / name, key))) return data;
 

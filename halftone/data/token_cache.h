@@ -18,7 +18,12 @@ using EncodeFunction = std::function<std::vector<std::int32_t>(std::string_view)
 
 /// What the data layer needs to know of a tokenizer.
 struct TokenizerInterface {
-  EncodeFunction encode;  ///< ids of a text, without bos and eos
+  EncodeFunction encode;  ///< ids of a text; adds neither bos nor eos
+  /// How often a text spells a special token; empty: nothing is counted.
+  std::function<std::uint64_t(std::string_view)> count_special_tokens;
+  /// Whether `encode` gives the ids of special tokens that a text spells. A sample that brings its
+  /// own bos or eos gets no second one.
+  bool reads_special_tokens = false;
   std::int64_t vocab_size = 0;
   std::int64_t bos_id = 0;
   std::int64_t eos_id = 0;
@@ -40,7 +45,7 @@ struct TokenizedData {
   std::uint64_t content_hash = 0;    ///< of the corpus
   std::uint64_t tokenizer_hash = 0;  ///< of its identity and special ids
   std::int64_t pad_id = 0;
-  std::int64_t eos_id = 0;
+  bool reads_special_tokens = false;  ///< as the tokenizer that encoded it
 };
 
 /// Encodes each sample as bos, ids, eos, in one pass and constant memory, or takes what an earlier

@@ -23,7 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kMagic = "htTokens";
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr std::size_t kBufferBytes = std::size_t{256} << 10U;
 
 struct Header {
@@ -33,14 +33,15 @@ struct Header {
   std::uint64_t tokens = 0;
   std::uint64_t samples = 0;
   std::uint64_t text_bytes = 0;
+  std::uint64_t special_tokens = 0;
   std::uint64_t key = 0;
   std::uint64_t content_hash = 0;
   std::uint64_t header_hash = 0;
 
   std::string_view bytes() const { return {reinterpret_cast<const char*>(this), sizeof(*this)}; }
-  std::uint64_t hash() const { return hash_bytes(bytes().substr(0, 56)); }
+  std::uint64_t hash() const { return hash_bytes(bytes().substr(0, 64)); }
 };
-static_assert(sizeof(Header) == 64);
+static_assert(sizeof(Header) == 72);
 
 std::uint64_t padding_after(std::uint64_t bytes) { return (8 - bytes % 8) % 8; }
 
@@ -103,6 +104,7 @@ void TokenFile::load_header(const fs::path& path) {
   tokens_ = header.tokens;
   samples_ = header.samples;
   text_bytes_ = header.text_bytes;
+  special_tokens_ = header.special_tokens;
   key_ = header.key;
 }
 
@@ -231,6 +233,10 @@ void TokenFileWriter::add(std::span<const std::int32_t> ids, std::uint64_t text_
   state_->append(bytes);
   state_->header.tokens += ids.size();
   state_->header.text_bytes += text_bytes;
+}
+
+void TokenFileWriter::count_special_tokens(std::uint64_t more) {
+  state_->header.special_tokens += more;
 }
 
 void TokenFileWriter::finish() {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Token ids of a corpus on disk.
 //
-// Format (little endian): a header of 64 bytes, the ids, zeros up to a multiple of 8 bytes, and for
+// Format (little endian): a header of 72 bytes, the ids, zeros up to a multiple of 8 bytes, and for
 // each sample the index of its first id, then the number of ids.
 //   0  char[8]  "htTokens"       24  u64  samples
-//   8  u32      version, 1       32  u64  bytes of text
-//  12  u32      bytes per id     40  u64  key: what the ids were made from
-//  16  u64      ids              48  u64  XXH64 of the ids and the samples' indexes
-//                                56  u64  XXH64 of the 56 bytes before
+//   8  u32      version, 2       32  u64  bytes of text
+//  12  u32      bytes per id     40  u64  special tokens that the text spells
+//  16  u64      ids              48  u64  key: what the ids were made from
+//                                56  u64  XXH64 of the ids and the samples' indexes
+//                                64  u64  XXH64 of the 64 bytes before
 #pragma once
 
 #include <atomic>
@@ -33,6 +34,7 @@ class TokenFile {
   std::uint64_t size() const { return tokens_; }  ///< ids in all samples
   std::uint64_t samples() const { return samples_; }
   std::uint64_t text_bytes() const { return text_bytes_; }
+  std::uint64_t special_tokens() const { return special_tokens_; }  ///< that the text spells
   std::uint64_t key() const { return key_; }
   /// Indexes of the sample's first id and of the one behind its last. REQUIRES sample < samples().
   std::pair<std::uint64_t, std::uint64_t> sample_range(std::uint64_t sample) const;
@@ -49,6 +51,7 @@ class TokenFile {
   std::uint64_t tokens_ = 0;
   std::uint64_t samples_ = 0;
   std::uint64_t text_bytes_ = 0;
+  std::uint64_t special_tokens_ = 0;
   std::uint64_t key_ = 0;
 };
 
@@ -65,6 +68,7 @@ class TokenFileWriter {
 
   void begin_sample();
   void add(std::span<const std::int32_t> ids, std::uint64_t text_bytes);
+  void count_special_tokens(std::uint64_t more);
   void finish();
 
  private:

@@ -229,6 +229,10 @@ std::vector<ConfigField> data_fields() {
       field<&C::shuffle>("shuffle", true_or_false(), "a new order of the rows in every epoch"),
       field<&C::invalid_utf8>("invalid_utf8", one_of({"error", "replace"}),
                               "what to do about bytes that are not UTF-8"),
+      field<&C::special_tokens>(
+          "special_tokens", one_of({"text", "tokens"}),
+          "how to read special tokens, such as </s>, that the text spells; tokens: as the tokens, "
+          "and a text's own begin and end are not marked twice"),
   };
 }
 

@@ -81,6 +81,27 @@ Corpus open_corpus(const TrainConfig& config) {
                  .replace_invalid_utf8 = config.invalid_utf8 == "replace"});
 }
 
+SpecialTokenParsing special_token_parsing(const TrainConfig& config) {
+  return config.special_tokens == "tokens" ? SpecialTokenParsing::kTokens
+                                           : SpecialTokenParsing::kText;
+}
+
+TokenizedData encode_corpus(Corpus& corpus, const TrainConfig& config, const Tokenizer& tokenizer,
+                            const PreparationProgress& progress) {
+  TokenizedData data =
+      tokenize_corpus(corpus, tokenizer_interface(tokenizer, special_token_parsing(config)),
+                      {.progress = byte_progress(progress, "encoding text")});
+  if (const std::uint64_t count = data.tokens->special_tokens(); count > 0)
+    log_note(fmt::format(
+        "the data spells special tokens of the tokenizer, such as {}, {} times; they are read as "
+        "{}",
+        tokenizer.id_to_token(static_cast<std::int32_t>(tokenizer.special_tokens().eos)).value(),
+        count,
+        data.reads_special_tokens ? "tokens"
+                                  : "text (to read them as tokens, set special_tokens to tokens)"));
+  return data;
+}
+
 PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
                                    const PreparationProgress& progress) {
   const torch::Device device = resolve_device(config.device);
@@ -93,8 +114,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
     tokenizer = config.tokenizer.empty() ? train_tokenizer(corpus, config, progress)
                                          : Tokenizer::load(config.tokenizer);
   const ModelConfig model = model_for(config, *tokenizer);
-  TokenizedData data = tokenize_corpus(corpus, tokenizer_interface(*tokenizer),
-                                       {.progress = byte_progress(progress, "encoding text")});
+  TokenizedData data = encode_corpus(corpus, config, *tokenizer, progress);
   return {*tokenizer, std::move(data), model, precision, device};
 }
 

@@ -38,6 +38,13 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
 /// The text that `config.data` names.
 Corpus open_corpus(const TrainConfig& config);
 
+/// The ids of `corpus`; notes how many special tokens the text spells and how they were read.
+TokenizedData encode_corpus(Corpus& corpus, const TrainConfig& config, const Tokenizer& tokenizer,
+                            const PreparationProgress& progress = {});
+
+/// What the key special_tokens says.
+SpecialTokenParsing special_token_parsing(const TrainConfig& config);
+
 /// A fresh model from the configuration's seed, or that of `init_from`, with its recipe.
 LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs);
 BatchLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs);

@@ -33,7 +33,8 @@ struct TrainConfig {
   std::int64_t tokenizer_vocab_size = 6400;
   bool pack = true;
   bool shuffle = true;
-  std::string invalid_utf8 = "error";  // or "replace"
+  std::string invalid_utf8 = "error";   // or "replace"
+  std::string special_tokens = "text";  // or "tokens": what the data spells like </s>
 
   std::string precision = "bf16-mixed";
   std::string rounding = "stochastic";  // of the updates of bf16 weights; or "nearest"

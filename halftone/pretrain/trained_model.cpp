@@ -124,9 +124,13 @@ void initialize_from(MiniMindLM& model, const std::filesystem::path& file_or_fol
   load_parameters(model, open_safetensors(file), file.string());
 }
 
-TokenizerInterface tokenizer_interface(const Tokenizer& tokenizer) {
+TokenizerInterface tokenizer_interface(const Tokenizer& tokenizer, SpecialTokenParsing parsing) {
   const SpecialTokens special = tokenizer.special_tokens();
-  return {.encode = [tokenizer](std::string_view text) { return tokenizer.encode(text); },
+  return {.encode = [tokenizer,
+                     parsing](std::string_view text) { return tokenizer.encode(text, parsing); },
+          .count_special_tokens =
+              [tokenizer](std::string_view text) { return tokenizer.count_special_tokens(text); },
+          .reads_special_tokens = parsing == SpecialTokenParsing::kTokens,
           .vocab_size = tokenizer.vocab_size(),
           .bos_id = static_cast<std::int32_t>(special.bos),
           .eos_id = static_cast<std::int32_t>(special.eos),

@@ -30,8 +30,9 @@ TrainedModel load_trained_model(const std::filesystem::path& folder);
 /// `model`. Throws UserError.
 void initialize_from(MiniMindLM& model, const std::filesystem::path& file_or_folder);
 
-/// What the data layer needs of a tokenizer.
-TokenizerInterface tokenizer_interface(const Tokenizer& tokenizer);
+/// What the data layer needs of a tokenizer, which reads special tokens in a text by `parsing`.
+TokenizerInterface tokenizer_interface(const Tokenizer& tokenizer,
+                                       SpecialTokenParsing parsing = SpecialTokenParsing::kText);
 
 /// For each id the bytes of text it stands for; 0 for special tokens.
 std::vector<std::int64_t> token_bytes(const Tokenizer& tokenizer, std::int64_t vocab_size);

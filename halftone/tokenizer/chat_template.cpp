@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "halftone/core/error.h"
 
 namespace halftone {
@@ -34,25 +36,39 @@ std::string unescape(std::string_view literal) {
 
 }  // namespace
 
-std::string ChatTemplate::render(std::span<const ChatMessage> messages) const {
+bool ChatText::is_content(std::size_t begin, std::size_t end) const {
+  return std::any_of(contents.begin(), contents.end(), [&](const auto& content) {
+    return begin < content.second && content.first < end;
+  });
+}
+
+ChatText ChatTemplate::render(std::span<const ChatMessage> messages) const {
+  ChatText chat;
+  const auto add_content = [&](const std::string& content) {
+    chat.contents.emplace_back(chat.text.size(), chat.text.size() + content.size());
+    chat.text += content;
+  };
   std::string system = default_system;
   if (!messages.empty() && messages[0].role == "system") {
     system = messages[0].content;
     messages = messages.subspan(1);
   }
-  std::string text = bos + "system\n" + system + eos + "\n";
+  chat.text = bos + "system\n";
+  add_content(system);
+  chat.text += eos + "\n";
   for (const ChatMessage& message : messages) {
-    if (message.role == "user")
-      text += bos + "user\n" + message.content + eos + "\n" + bos + "assistant\n";
-    else if (message.role == "assistant")
-      text += message.content + eos + "\n";
-    else
+    if (message.role != "user" && message.role != "assistant")
       throw UserError(fmt::format(
           "a chat message has the role \"{}\", expected \"user\" or \"assistant\", or \"system\" "
           "as the first one",
           message.role));
+    const bool asks = message.role == "user";
+    if (asks) chat.text += bos + "user\n";
+    add_content(message.content);
+    chat.text += eos + "\n";
+    if (asks) chat.text += bos + "assistant\n";
   }
-  return text;
+  return chat;
 }
 
 std::string ChatTemplate::jinja() const {

@@ -6,16 +6,28 @@
 // (2504 has <|im_start|> and <|im_end|> in place of <s> and </s>.)
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace halftone {
 
 struct ChatMessage {
   std::string role;  // "system" (only as the first), "user" or "assistant"
   std::string content;
+};
+
+/// A chat as one text, and which parts of it the messages said.
+struct ChatText {
+  std::string text;
+  std::vector<std::pair<std::size_t, std::size_t>> contents;  // begin and end, in order
+
+  /// Whether any byte of [begin, end) comes from a message.
+  bool is_content(std::size_t begin, std::size_t end) const;
 };
 
 struct ChatTemplate {
@@ -25,7 +37,7 @@ struct ChatTemplate {
 
   /// The text of `messages`. After a question it ends where the answer begins. Throws UserError for
   /// another role, or for a system message that is not the first.
-  std::string render(std::span<const ChatMessage> messages) const;
+  ChatText render(std::span<const ChatMessage> messages) const;
 
   /// The same as a Jinja template for tokenizer_config.json.
   std::string jinja() const;

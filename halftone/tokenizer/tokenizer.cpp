@@ -21,14 +21,19 @@ constexpr const char* kConfigName = "tokenizer_config.json";
 /// Encodes one text; holds the buffers that its words share.
 class Encoder {
  public:
-  explicit Encoder(const TokenizerState& state) : state_(state) {}
+  Encoder(const TokenizerState& state, SpecialTokenParsing parsing)
+      : state_(state),
+        added_(parsing == SpecialTokenParsing::kTokens ? state.all_added : state.plain_added) {}
 
-  std::vector<std::int32_t> encode(std::string_view text) {
-    split(text, state_.added_first, [this](std::string_view rest) {
-      split(rest, state_.added_second, [this](std::string_view part) { encode_part(part); });
+  void add(std::string_view text) {
+    split(text, added_.first, [this](std::string_view rest) {
+      split(rest, added_.second, [this](std::string_view part) { encode_part(part); });
     });
-    return std::move(ids_);
   }
+
+  void add_token(std::int32_t id) { ids_.push_back(id); }
+
+  std::vector<std::int32_t> take() { return std::move(ids_); }
 
  private:
   template <class Between>
@@ -63,7 +68,7 @@ class Encoder {
   void encode_word(std::string_view word) {
     if (state_.ignore_merges) {
       const std::int32_t whole = state_.find(to_byte_alphabet(word));
-      if (whole != kNoToken) return ids_.push_back(whole);
+      if (whole != kNoToken && !state_.is_special(whole)) return ids_.push_back(whole);
     }
     word_.clear();
     for (const char byte : word) push_byte(static_cast<std::uint8_t>(byte));
@@ -79,6 +84,7 @@ class Encoder {
   }
 
   const TokenizerState& state_;
+  const AddedTokens& added_;
   std::vector<std::int32_t> ids_;
   std::vector<std::int32_t> word_;
 };
@@ -140,8 +146,20 @@ void Tokenizer::save(const std::filesystem::path& folder) const {
   write_file_atomically(folder / kFileName, state_->json);
 }
 
-std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
-  return Encoder(*state_).encode(text);
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text,
+                                            SpecialTokenParsing parsing) const {
+  Encoder encoder(*state_, parsing);
+  encoder.add(text);
+  return encoder.take();
+}
+
+std::uint64_t Tokenizer::count_special_tokens(std::string_view text) const {
+  std::uint64_t count = 0;
+  for (std::size_t at = 0; const auto match = state_->special_added.find(text, at);) {
+    at = match->end;
+    ++count;
+  }
+  return count;
 }
 
 std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special_tokens) const {
@@ -183,21 +201,29 @@ std::optional<std::string> Tokenizer::id_to_token(std::int32_t id) const {
   return token == nullptr ? std::nullopt : std::optional(token->spelling);
 }
 
-bool Tokenizer::is_special(std::int32_t id) const {
-  const TokenizerState::Token* token = token_at(*state_, id);
-  return token != nullptr && token->special;
-}
+bool Tokenizer::is_special(std::int32_t id) const { return state_->is_special(id); }
 
 const std::string& Tokenizer::json() const { return state_->json; }
 
-std::string Tokenizer::chat_prompt(std::span<const ChatMessage> messages) const {
+std::vector<std::int32_t> Tokenizer::encode_chat(std::span<const ChatMessage> messages) const {
   if (!state_->chat)
     throw UserError(
         fmt::format("{}: its chat_template is not of MiniMind's V2 family, the only one "
                     "that is supported; remove it from tokenizer_config.json to use "
                     "MiniMind's",
                     state_->origin));
-  return state_->chat->render(messages);
+  const ChatText chat = state_->chat->render(messages);
+  Encoder encoder(*state_, SpecialTokenParsing::kText);
+  std::size_t done = 0;
+  for (std::size_t at = 0; const auto match = state_->special_added.find(chat.text, at);) {
+    at = match->end;
+    if (chat.is_content(match->begin, match->end)) continue;
+    encoder.add(std::string_view(chat.text).substr(done, match->begin - done));
+    encoder.add_token(match->id);
+    done = match->end;
+  }
+  encoder.add(std::string_view(chat.text).substr(done));
+  return encoder.take();
 }
 
 std::string StreamDecoder::push(std::int32_t id) {

@@ -21,6 +21,12 @@ struct SpecialTokens {
   std::int64_t pad;
 };
 
+/// How encode() reads a part of a text that spells a special token, such as "</s>".
+enum class SpecialTokenParsing {
+  kText,    ///< as text, whatever it spells; decoding gives it back exactly
+  kTokens,  ///< as the token
+};
+
 struct TokenizerState;
 
 /// A byte-level BPE tokenizer in Hugging Face form. Gives the ids that the `tokenizers` package
@@ -41,9 +47,13 @@ class Tokenizer {
   /// the folder. Throws UserError or SystemError.
   void save(const std::filesystem::path& folder) const;
 
-  /// Token ids of `text`, nothing added. Special and other added tokens are recognised in the text.
-  /// Bytes that are not UTF-8 are encoded too, as they are.
-  std::vector<std::int32_t> encode(std::string_view text) const;
+  /// Token ids of `text`, nothing added. Added tokens that are not special are found in the text in
+  /// any case. Bytes that are not UTF-8 are encoded too, as they are.
+  std::vector<std::int32_t> encode(std::string_view text,
+                                   SpecialTokenParsing parsing = SpecialTokenParsing::kText) const;
+
+  /// How often `text` spells a special token.
+  std::uint64_t count_special_tokens(std::string_view text) const;
 
   /// The text of `ids`, each invalid part of UTF-8 replaced by U+FFFD. Ids outside the vocabulary
   /// give nothing.
@@ -67,14 +77,16 @@ class Tokenizer {
   /// The vocabulary's spelling, or nothing when no token has this id.
   std::optional<std::string> id_to_token(std::int32_t id) const;
 
+  /// Whether the token is marked special, or serves as bos, eos or pad.
   bool is_special(std::int32_t id) const;
 
   /// The text of tokenizer.json: equal texts encode equally.
   const std::string& json() const;
 
-  /// `messages` in MiniMind's chat format, to be encoded. Throws UserError when the tokenizer's own
-  /// chat template is of another family.
-  std::string chat_prompt(std::span<const ChatMessage> messages) const;
+  /// Ids of `messages` in MiniMind's chat format. The template's marks are tokens; what the
+  /// messages say is text. Throws UserError when the tokenizer's own chat template is of another
+  /// family.
+  std::vector<std::int32_t> encode_chat(std::span<const ChatMessage> messages) const;
 
  private:
   explicit Tokenizer(std::shared_ptr<const TokenizerState> state) : state_(std::move(state)) {}

@@ -27,7 +27,7 @@ void add_vocab(TokenizerState& state, const TokenizerSpec& spec) {
   }
 }
 
-void add_added_tokens(TokenizerState& state, const TokenizerSpec& spec) {
+void place_added_tokens(TokenizerState& state, const TokenizerSpec& spec) {
   for (const AddedToken& token : spec.added_tokens) {
     const auto index = static_cast<std::size_t>(token.id);
     const std::int32_t known = state.find(token.content);
@@ -41,7 +41,20 @@ void add_added_tokens(TokenizerState& state, const TokenizerSpec& spec) {
     place_token(state, token.id, token.content);
     state.tokens[index].bytes = token.content;
     state.tokens[index].special = token.special;
-    (token.normalized ? state.added_second : state.added_first).add(token.content, token.id);
+  }
+}
+
+// Once it is known which tokens are special.
+void add_matchers(TokenizerState& state, const TokenizerSpec& spec) {
+  const auto add = [](AddedTokens& to, const AddedToken& token) {
+    (token.normalized ? to.second : to.first).add(token.content, token.id);
+  };
+  for (const AddedToken& token : spec.added_tokens) {
+    add(state.all_added, token);
+    if (state.is_special(token.id))
+      state.special_added.add(token.content, token.id);
+    else
+      add(state.plain_added, token);
   }
 }
 
@@ -57,7 +70,10 @@ void add_merges(TokenizerState& state, const TokenizerSpec& spec) {
       return id;
     };
     const auto& [left, right] = spec.merges[rank];
-    state.merges.add(require(left), require(right), require(left + right));
+    const std::int32_t merged = require(left + right);
+    // Text must not become a special token by merging. Where special tokens are read from text,
+    // they are found before anything is merged.
+    if (!state.is_special(merged)) state.merges.add(require(left), require(right), merged);
   }
 }
 
@@ -98,6 +114,8 @@ void add_roles(TokenizerState& state, const TokenizerConfig& config) {
   state.pad = choose(state, "pad_token", config.pad_token ? config.pad_token : config.unk_token,
                      {"<unk>", "<|endoftext|>"});
   if (state.pad == kNoToken) state.pad = state.eos;
+  for (const std::int32_t id : {state.bos, state.eos, state.pad})
+    if (id != kNoToken) state.tokens[static_cast<std::size_t>(id)].special = true;
 }
 
 std::optional<std::string> spelling_of(const TokenizerState& state, std::int32_t id) {
@@ -144,10 +162,11 @@ TokenizerState build_tokenizer_state(std::string_view json, std::string_view con
   state.add_prefix_space = spec.add_prefix_space;
   state.use_regex = spec.use_regex;
   add_vocab(state, spec);
-  add_added_tokens(state, spec);
+  place_added_tokens(state, spec);
+  add_roles(state, config);
+  add_matchers(state, spec);
   add_merges(state, spec);
   add_bytes(state, spec);
-  add_roles(state, config);
   add_chat(state, config);
   state.config_json = config_json.empty() ? default_config(state, spec) : std::string(config_json);
   return state;

@@ -19,6 +19,11 @@ namespace halftone {
 
 constexpr std::int32_t kNoToken = -1;
 
+struct AddedTokens {
+  AddedTokenMatcher first;   // found in the whole text
+  AddedTokenMatcher second;  // found in what lies between those
+};
+
 struct TokenizerState {
   struct Token {
     std::string spelling;  // as in the vocabulary; empty where no token has the id
@@ -33,9 +38,10 @@ struct TokenizerState {
   std::vector<Token> tokens;  // by id
   StringMap<std::int32_t> ids;
   std::array<std::int32_t, 256> byte_ids;
-  MergeTable merges;
-  AddedTokenMatcher added_first;   // found in the whole text
-  AddedTokenMatcher added_second;  // found in what lies between those
+  MergeTable merges;  // none makes a special token
+  AddedTokens all_added;
+  AddedTokens plain_added;  // those that are not special
+  AddedTokenMatcher special_added;
 
   std::int32_t unk = kNoToken;
   bool fuse_unk = false;
@@ -47,6 +53,11 @@ struct TokenizerState {
   std::int32_t eos = kNoToken;
   std::int32_t pad = kNoToken;
   std::optional<ChatTemplate> chat;
+
+  bool is_special(std::int32_t id) const {
+    return id >= 0 && static_cast<std::size_t>(id) < tokens.size() &&
+           tokens[static_cast<std::size_t>(id)].special;
+  }
 
   std::int32_t find(std::string_view token) const {
     const auto found = ids.find(token);

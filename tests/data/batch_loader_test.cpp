@@ -40,8 +40,7 @@ TokenizedData data_of(const std::vector<Row>& samples) {
   return {.tokens = std::make_shared<const TokenFile>(folder / "t"),
           .content_hash = 11,
           .tokenizer_hash = 22,
-          .pad_id = kPad,
-          .eos_id = kEos};
+          .pad_id = kPad};
 }
 
 /// `count` samples bos, content, eos of 2 to 13 ids; every content id stands once in all.
@@ -71,7 +70,7 @@ std::vector<std::vector<Row>> rows_of(const Batch& batch) {
   return rows;
 }
 
-TEST(BatchLoader, FollowsMiniMindsRuleUnpacked) {
+TEST(BatchLoader, PadsByPositionUnpacked) {
   const BatchLoader loader(
       data_of({{kBos, 7, 8, kEos}, {kBos, 7, kPad, 9, 10, 11, kEos}, {kBos, kEos}}),
       {.batch_size = 3, .seq_len = 5, .pack = false, .shuffle = false});
@@ -79,9 +78,9 @@ TEST(BatchLoader, FollowsMiniMindsRuleUnpacked) {
   EXPECT_THAT(
       rows_of(batch),
       ElementsAre(ElementsAre(Row{kBos, 7, 8, kEos}, Row{7, 8, kEos, kPad}, Row{1, 1, 1, 0}),
-                  ElementsAre(Row{kBos, 7, kPad, 9}, Row{7, kPad, 9, 10}, Row{1, 0, 1, 1}),
+                  ElementsAre(Row{kBos, 7, kPad, 9}, Row{7, kPad, 9, 10}, Row{1, 1, 1, 1}),
                   ElementsAre(Row{kBos, kEos, 0, 0}, Row{kEos, 0, 0, 0}, Row{1, 0, 0, 0})));
-  EXPECT_EQ(batch.tokens, 7);
+  EXPECT_EQ(batch.tokens, 8) << "an id of the sample that equals pad is a target";
   EXPECT_EQ(batch.input_ids.dtype(), torch::kInt64);
   EXPECT_EQ(batch.loss_mask.dtype(), torch::kFloat32);
   EXPECT_TRUE(batch.input_ids.is_contiguous() && batch.target_ids.is_contiguous());
@@ -232,6 +231,10 @@ TEST(BatchLoader, RefusesToResumeOnOtherDataOrOptions) {
   TokenizedData other_tokenizer = data;
   other_tokenizer.tokenizer_hash = 12;
   EXPECT_THAT(error_with(other_tokenizer, options), HasSubstr("the tokenizer is not"));
+  TokenizedData other_parsing = data;
+  other_parsing.reads_special_tokens = true;
+  EXPECT_THAT(error_with(other_parsing, options),
+              HasSubstr("(saved special_tokens text, now tokens)"));
   EXPECT_THAT(error_with(data, {.batch_size = 4, .seq_len = 9}),
               HasSubstr("the sequence length differs from the saved run (saved seq_len 8, now 9)"));
   EXPECT_THAT(error_with(data, {.batch_size = 5, .seq_len = 8}), HasSubstr("the batch size"));
@@ -241,6 +244,25 @@ TEST(BatchLoader, RefusesToResumeOnOtherDataOrOptions) {
               HasSubstr("shuffling differs"));
   EXPECT_THAT(error_with(data, {.batch_size = 4, .seq_len = 8, .seed = 1}),
               HasSubstr("the seed differs"));
+}
+
+TEST(BatchLoader, ResumesARunFromBeforeTheChoiceWhereTheTextSpellsNoMarks) {
+  const auto resume = [](std::uint64_t special_tokens) {
+    const TempFolder folder;
+    TokenFileWriter writer(folder / "t", 10, 1);
+    writer.begin_sample();
+    writer.add(std::vector<std::int32_t>{1, 5, 6, 2}, 2);
+    writer.count_special_tokens(special_tokens);
+    writer.finish();
+    BatchLoader loader({.tokens = std::make_shared<const TokenFile>(folder / "t")}, {.seq_len = 2});
+    StateDict old = loader.state_dict();
+    old.values.erase("special_tokens");
+    old.values["position"] = std::int64_t{3};
+    loader.load_state_dict(old);
+    return loader.position();
+  };
+  EXPECT_EQ(resume(0), 3);
+  EXPECT_THAT(message_of<UserError>([&] { resume(7); }), HasSubstr("read 7 special tokens"));
 }
 
 TEST(Batch, JoinedWeighsTheRowsSoThatPartsCountAlike) {
@@ -266,6 +288,7 @@ TEST(Batch, JoinedWeighsTheRowsSoThatPartsCountAlike) {
 TEST(BatchLoader, RefusesADamagedState) {
   BatchLoader loader(data_of(samples(3)), {.seq_len = 8});
   for (const auto& [name, value] : loader.state_dict().values) {
+    if (name == "special_tokens") continue;  // older runs lack it
     StateDict state = loader.state_dict();
     state.values.erase(name);
     EXPECT_THAT(message_of<UserError>([&] { loader.load_state_dict(state); }), HasSubstr(name));

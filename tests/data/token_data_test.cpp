@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -74,6 +75,8 @@ TEST(TokenFile, RoundTripsNarrowAndWideIds) {
     writer.begin_sample();
     writer.add(std::vector<std::int32_t>{7}, 1);
     writer.add(std::vector<std::int32_t>{8}, 2);
+    writer.count_special_tokens(2);
+    writer.count_special_tokens(3);
     EXPECT_FALSE(fs::exists(path)) << "nothing may stand there before it is whole";
     writer.finish();
 
@@ -81,6 +84,7 @@ TEST(TokenFile, RoundTripsNarrowAndWideIds) {
     EXPECT_EQ(file.size(), 5U);
     EXPECT_EQ(file.samples(), 3U);
     EXPECT_EQ(file.text_bytes(), 8U);
+    EXPECT_EQ(file.special_tokens(), 5U);
     EXPECT_EQ(file.key(), 77U);
     EXPECT_THAT(sample_of(file, 0), ElementsAre(1, last, 0));
     EXPECT_THAT(sample_of(file, 1), IsEmpty());
@@ -149,11 +153,63 @@ TEST(TokenizeCorpus, PutsEachSampleBetweenBosAndEos) {
   Corpus corpus({.paths = {folder / "a.jsonl"}});
   const TokenizedData data =
       tokenize_corpus(corpus, byte_tokenizer(), {.folder = folder / "cache"});
+  EXPECT_FALSE(data.reads_special_tokens);
   ASSERT_EQ(data.tokens->samples(), 3U);
   EXPECT_THAT(sample_of(*data.tokens, 0), ElementsAre(1, 'a' + 3, 2));
   EXPECT_THAT(sample_of(*data.tokens, 1), ElementsAre(1, 2));
   EXPECT_THAT(sample_of(*data.tokens, 2), ElementsAre(1, 'b' + 3, 'c' + 3, 2));
   EXPECT_EQ(data.tokens->text_bytes(), 3U);
+}
+
+/// The same, but "<", ">" and "?" in a text are read as bos, eos and pad.
+TokenizerInterface byte_tokenizer_with_marks() {
+  TokenizerInterface tokenizer = byte_tokenizer();
+  const auto encode = tokenizer.encode;
+  tokenizer.encode = [encode](std::string_view text) {
+    std::vector<std::int32_t> ids = encode(text);
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      if (const std::size_t mark = std::string_view("?<>").find(text[i]); mark < 3)
+        ids[i] = static_cast<std::int32_t>(mark);
+    return ids;
+  };
+  tokenizer.count_special_tokens = [](std::string_view text) {
+    return std::count_if(text.begin(), text.end(),
+                         [](char c) { return c == '<' || c == '>' || c == '?'; });
+  };
+  tokenizer.reads_special_tokens = true;
+  return tokenizer;
+}
+
+TEST(TokenizeCorpus, AddsNoSecondMarkBesideOneThatTheSampleBrings) {
+  const TempFolder folder;
+  std::string lines;
+  for (const char* text : {"<a>", "a", "<", ">", "", "a>", "<a", "<<?>>", "<>a"})
+    lines += std::string("{\"text\": \"") + text + "\"}\n";
+  write_text(folder / "a.jsonl", lines);
+  Corpus corpus({.paths = {folder / "a.jsonl"}});
+  const TokenizedData data =
+      tokenize_corpus(corpus, byte_tokenizer_with_marks(), {.folder = folder / "cache"});
+  constexpr std::int64_t kA = 'a' + 3;
+  const std::vector<std::vector<std::int64_t>> expected = {
+      {1, kA, 2}, {1, kA, 2}, {1, 2},          {1, 2},       {1, 2},
+      {1, kA, 2}, {1, kA, 2}, {1, 1, 0, 2, 2}, {1, 2, kA, 2}};
+  ASSERT_EQ(data.tokens->samples(), expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    EXPECT_EQ(sample_of(*data.tokens, i), expected[i]) << "sample " << i;
+  EXPECT_EQ(data.tokens->special_tokens(), 13U);
+  EXPECT_TRUE(data.reads_special_tokens);
+}
+
+TEST(TokenizeCorpus, LooksForItsOwnMarksAtTheEndsOfALongSampleOnly) {
+  const TempFolder folder;
+  std::string text = "<";
+  for (int i = 0; text.size() < 800'000; ++i) text += "line " + std::to_string(i) + ">\n<";
+  write_text(folder / "a.txt", text + ">");
+  Corpus corpus({.paths = {folder / "a.txt"}});
+  const TokenizedData data =
+      tokenize_corpus(corpus, byte_tokenizer_with_marks(), {.folder = folder / "cache"});
+  EXPECT_EQ(data.tokens->samples(), 1U);
+  EXPECT_EQ(data.tokens->size(), text.size() + 1);
 }
 
 TEST(TokenizeCorpus, ALongTextIsOneSample) {
@@ -205,6 +261,19 @@ TEST_F(CachedTokens, AreTakenForTheSameTextAndTokenizer) {
   EXPECT_EQ(encoded_, 1);
   EXPECT_EQ(first.content_hash, second.content_hash);
   EXPECT_EQ(sample_of(*first.tokens, 0), sample_of(*second.tokens, 0));
+}
+
+TEST_F(CachedTokens, RememberTheMarksAndHowTheyWereRead) {
+  write_text(folder_ / "a.txt", "<text>");
+  TokenizerInterface as_text = byte_tokenizer_with_marks();
+  as_text.encode = byte_tokenizer().encode;
+  as_text.reads_special_tokens = false;
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(tokenize(as_text).tokens->size(), 8U);
+    EXPECT_EQ(tokenize(byte_tokenizer_with_marks()).tokens->size(), 6U);
+    EXPECT_EQ(tokenize(as_text).tokens->special_tokens(), 2U);
+  }
+  EXPECT_EQ(encoded_, 2);
 }
 
 TEST_F(CachedTokens, AreMadeForOtherTextOrTokenizer) {

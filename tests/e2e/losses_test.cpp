@@ -56,7 +56,7 @@ TokenizedData write_tokens(const torch::Tensor& ids, std::int64_t vocab_size,
     writer.add(sample, sample.size());
   }
   writer.finish();
-  return {.tokens = std::make_shared<TokenFile>(path), .pad_id = 0, .eos_id = 2};
+  return {.tokens = std::make_shared<TokenFile>(path), .pad_id = 0};
 }
 
 struct StepCollector : Callback {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "halftone/core/error.h"
+#include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "support/message_of.h"
 #include "support/paths.h"
@@ -21,6 +23,9 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 using Ids = std::vector<std::int32_t>;
+
+constexpr SpecialTokenParsing kText = SpecialTokenParsing::kText;
+constexpr SpecialTokenParsing kTokens = SpecialTokenParsing::kTokens;
 
 const std::filesystem::path kFolder = std::filesystem::path(test::kGoldenDir) / "tokenizer";
 
@@ -57,8 +62,8 @@ std::string random_text(std::mt19937& random) {
 TEST(Tokenizer, EncodesAsTheReferenceDoes) {
   for (const json& item : golden("encodings.json")) {
     const std::string text = item["text"];
-    EXPECT_EQ(sample().encode(text), item["ids"].get<Ids>()) << text;
-    EXPECT_EQ(sample().decode(sample().encode(text)), text);
+    EXPECT_EQ(sample().encode(text, kTokens), item["ids"].get<Ids>()) << text;
+    EXPECT_EQ(sample().decode(sample().encode(text, kTokens)), text);
   }
 }
 
@@ -66,7 +71,7 @@ TEST(Tokenizer, FollowsEverySettingAsTheReferenceDoes) {
   for (const json& variant : golden("variants.json")) {
     const Tokenizer tokenizer = with_patch(variant["patch"]);
     for (const json& item : variant["cases"])
-      EXPECT_EQ(tokenizer.encode(item["text"].get<std::string>()), item["ids"].get<Ids>())
+      EXPECT_EQ(tokenizer.encode(item["text"].get<std::string>(), kTokens), item["ids"].get<Ids>())
           << variant["name"] << ": " << item["text"];
   }
 }
@@ -81,7 +86,64 @@ TEST(Tokenizer, DecodingGivesBackWhatWasEncoded) {
   for (int i = 0; i < 2000; ++i) {
     const std::string text = random_text(random);
     EXPECT_EQ(sample().decode(sample().encode(text)), text);
+    EXPECT_EQ(sample().decode(sample().encode(text, kTokens)), text);
   }
+}
+
+// Whatever text spells, none of its ids is special, and skipping special tokens loses nothing.
+TEST(Tokenizer, ReadsMarksInTextAsText) {
+  std::mt19937 random(7);
+  for (int i = 0; i < 2000; ++i) {
+    const std::string text = random_text(random);
+    const Ids ids = sample().encode(text);
+    EXPECT_EQ(sample().decode(ids, /*skip_special_tokens=*/true), text);
+    EXPECT_TRUE(std::none_of(ids.begin(), ids.end(), [](std::int32_t id) {
+      return sample().is_special(id);
+    })) << text;
+  }
+  EXPECT_EQ(sample().encode("<s>"), sample().encode("<s>", kText));
+  EXPECT_EQ(sample().encode("<s>", kTokens), Ids{1});
+}
+
+TEST(Tokenizer, CountsTheSpecialTokensThatATextSpells) {
+  EXPECT_EQ(sample().count_special_tokens("a <s>b</s> <unk> c"), 3U);
+  EXPECT_EQ(sample().count_special_tokens("<s"), 0U);
+  EXPECT_EQ(sample().count_special_tokens("<<s>><s></s</s>"), 3U);
+}
+
+// A vocabulary of letters in which merges make the special token "ab", and a word is "ab" as well.
+Tokenizer letters(bool ignore_merges, const std::string& config = "") {
+  const json document = json::parse(R"({
+      "added_tokens": [{"id": 3, "content": "ab", "special": true},
+                       {"id": 5, "content": "<tool>", "special": false}],
+      "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+      "decoder": {"type": "ByteLevel"},
+      "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "bc": 4},
+                "merges": ["a b", "b c"]}})");
+  json patched = document;
+  patched["model"]["ignore_merges"] = ignore_merges;
+  return Tokenizer::from_json(patched.dump(), config, "letters.json");
+}
+
+TEST(Tokenizer, NeverMergesTextIntoASpecialToken) {
+  set_log_sink([](LogLevel, const std::string&) {});  // not every byte has a token
+  for (const bool ignore_merges : {false, true}) {
+    EXPECT_EQ(letters(ignore_merges).encode("abc"), (Ids{0, 4}));
+    EXPECT_EQ(letters(ignore_merges).encode("ab"), (Ids{0, 1}));
+    EXPECT_EQ(letters(ignore_merges).encode("ab", kTokens), Ids{3});
+    EXPECT_EQ(letters(ignore_merges).encode("a<tool>b"), (Ids{0, 5, 1})) << "not special";
+  }
+  set_log_sink({});
+}
+
+TEST(Tokenizer, TakesTheTokensOfTheRolesForSpecial) {
+  set_log_sink([](LogLevel, const std::string&) {});
+  const Tokenizer tokenizer = letters(false, R"({"eos_token": "<tool>", "bos_token": "ab"})");
+  EXPECT_TRUE(tokenizer.is_special(5));
+  EXPECT_EQ(tokenizer.encode("a<tool>b", kTokens), (Ids{0, 5, 1}));
+  EXPECT_EQ(tokenizer.encode("ba<tool>b").size(), 3U) << "bytes without a token are left out";
+  EXPECT_EQ(tokenizer.count_special_tokens("a<tool>bab"), 2U);
+  set_log_sink({});
 }
 
 TEST(Tokenizer, KeepsBytesThatAreNotUtf8) {
@@ -100,10 +162,10 @@ TEST(Tokenizer, SpecialTokensSeparateTexts) {
   for (int i = 0; i < 500; ++i) {
     const std::string a = random_text(random);
     const std::string b = random_text(random);
-    Ids joined = sample().encode(a);
+    Ids joined = sample().encode(a, kTokens);
     joined.push_back(static_cast<std::int32_t>(sample().special_tokens().eos));
-    for (const std::int32_t id : sample().encode(b)) joined.push_back(id);
-    EXPECT_EQ(sample().encode(a + "</s>" + b), joined);
+    for (const std::int32_t id : sample().encode(b, kTokens)) joined.push_back(id);
+    EXPECT_EQ(sample().encode(a + "</s>" + b, kTokens), joined);
   }
 }
 
@@ -223,23 +285,43 @@ TEST(Tokenizer, TakesAByteLevelInASequence) {
 TEST(Tokenizer, WritesMiniMindsChatFormat) {
   const std::vector<ChatMessage> messages = {
       {"user", "你好"}, {"assistant", "hi"}, {"user", "why?"}};
-  EXPECT_EQ(sample().chat_prompt(messages),
+  EXPECT_EQ(sample().decode(sample().encode_chat(messages)),
             "<s>system\n你是 MiniMind，是一个有用的人工智能助手。</s>\n<s>user\n你好</s>\n"
             "<s>assistant\nhi</s>\n<s>user\nwhy?</s>\n<s>assistant\n");
   const std::vector<ChatMessage> with_system = {{"system", "Be brief"}, {"user", "?"}};
-  EXPECT_EQ(sample().chat_prompt(with_system),
+  EXPECT_EQ(sample().decode(sample().encode_chat(with_system)),
             "<s>system\nBe brief</s>\n<s>user\n?</s>\n<s>assistant\n");
   const std::vector<ChatMessage> wrong = {{"tool", "x"}};
-  EXPECT_THROW(sample().chat_prompt(wrong), UserError);
+  EXPECT_THROW(sample().encode_chat(wrong), UserError);
+}
+
+TEST(Tokenizer, ReadsOnlyTheMarksOfTheTemplateInAChat) {
+  const ChatTemplate chat;
+  std::mt19937 random(8);
+  for (int i = 0; i < 300; ++i) {
+    std::string said = random_text(random);
+    const std::vector<ChatMessage> messages = {{"user", said}, {"assistant", said}};
+    const Ids ids = sample().encode_chat(messages);
+    const std::string text = chat.render(messages).text;
+    EXPECT_EQ(sample().decode(ids), text);
+    EXPECT_EQ(std::count_if(ids.begin(), ids.end(),
+                            [](std::int32_t id) { return sample().is_special(id); }),
+              6)
+        << "three begin and three end marks of the template: " << text;
+    if (sample().count_special_tokens(said) == 0) {
+      EXPECT_EQ(ids, sample().encode(text, kTokens));
+    }
+  }
 }
 
 TEST(Tokenizer, ReadsTheDefaultSystemTextOutOfTheTemplate) {
   const ChatTemplate chat{.bos = "<s>", .eos = "</s>", .default_system = "It's \"plain\"\n\\o/"};
   const json config = {{"chat_template", chat.jinja()}};
   const std::vector<ChatMessage> messages = {{"user", "?"}};
-  EXPECT_EQ(with_patch(json::object(), config.dump()).chat_prompt(messages), chat.render(messages));
+  const Tokenizer tokenizer = with_patch(json::object(), config.dump());
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode_chat(messages)), chat.render(messages).text);
   const json foreign = {{"chat_template", "{% if tools %}{% endif %}"}};
-  EXPECT_THROW(with_patch(json::object(), foreign.dump()).chat_prompt(messages), UserError);
+  EXPECT_THROW(with_patch(json::object(), foreign.dump()).encode_chat(messages), UserError);
 }
 
 TEST(StreamDecoder, PiecesTogetherAreTheWholeText) {

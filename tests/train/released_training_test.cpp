@@ -46,8 +46,7 @@ const TokenizedData& data() {
     return TokenizedData{.tokens = std::make_shared<const TokenFile>(folder / "t"),
                          .content_hash = 1,
                          .tokenizer_hash = 2,
-                         .pad_id = 0,
-                         .eos_id = 2};
+                         .pad_id = 0};
   }();
   return tokenized;
 }
