@@ -2,112 +2,136 @@
 #include "halftone/data/corpus_files.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <optional>
+#include <map>
 #include <set>
 #include <string>
-#include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/data/corpus_kind.h"
 
 namespace halftone {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kProbeBytes = std::size_t{1} << 20U;
+/// What a folder holds and training does not read, by reason.
+class LeftOut {
+ public:
+  explicit LeftOut(fs::path folder) : folder_(std::move(folder)) {}
 
-template <std::size_t n>
-bool is_one_of(std::string_view word, const std::array<std::string_view, n>& words) {
-  return std::find(words.begin(), words.end(), word) != words.end();
-}
+  enum class Loss { kNone, kText };
 
-std::string lower_case_extension(const fs::path& path) {
-  std::string extension = path.extension().string();
-  for (char& c : extension)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  return extension;
-}
-
-std::string read_head(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream)
-    throw UserError(
-        fmt::format("cannot open the data file {}: {}", path.string(), std::strerror(errno)));
-  std::string head(kProbeBytes, '\0');
-  stream.read(head.data(), static_cast<std::streamsize>(head.size()));
-  head.resize(static_cast<std::size_t>(stream.gcount()));
-  return head;
-}
-
-// Why a file that starts like this cannot be trained on, and what to do, or nothing.
-std::optional<std::string> refusal(std::string_view head) {
-  using namespace std::string_view_literals;
-  if (head.starts_with("\xFF\xFE"sv) || head.starts_with("\xFE\xFF"sv))
-    return "is UTF-16, expected UTF-8; convert it with: iconv -f UTF-16 -t UTF-8";
-  if (head.starts_with("\x1F\x8B"sv) || head.starts_with("PK\x03\x04"sv) ||
-      head.starts_with("\xFD"
-                       "7zXZ\0"sv) ||
-      head.starts_with("\x28\xB5\x2F\xFD"sv) || head.starts_with("BZh"sv))
-    return "is compressed; unpack it first";
-  if (head.find('\0') != std::string_view::npos)
-    return "is not a text file (it holds a zero byte); expected UTF-8 text or .jsonl";
-  return std::nullopt;
-}
-
-bool has_percent_line(std::string_view head) {
-  for (std::size_t at = 0; at != std::string_view::npos;) {
-    const std::size_t end = head.find('\n', at);
-    const std::string_view line = head.substr(at, end == head.npos ? head.npos : end - at);
-    if (line == "%" || line == "%\r") return true;
-    at = end == head.npos ? head.npos : end + 1;
+  /// `loss`: whether text that may be meant is missing now.
+  void add(const std::string& reason, const fs::path& path, Loss loss = Loss::kNone) {
+    auto& [count, first] = reasons_[reason];
+    if (++count == 1) first = path.lexically_relative(folder_).string();
+    ++count_;
+    loses_text_ |= loss == Loss::kText;
   }
-  return false;
-}
 
-CorpusKind kind_of(const fs::path& path, std::string_view head) {
-  constexpr std::array<std::string_view, 3> kJsonLines = {".jsonl", ".ndjson", ".json"};
-  constexpr std::array<std::string_view, 8> kMarkup = {".md",  ".rst", ".tex", ".html",
-                                                       ".htm", ".xml", ".erl", ".m"};
-  const std::string extension = lower_case_extension(path);
-  if (is_one_of(extension, kJsonLines)) return CorpusKind::kJsonl;
-  if (!is_one_of(extension, kMarkup) && has_percent_line(head)) return CorpusKind::kFortune;
-  return CorpusKind::kText;
-}
+  bool is_empty() const { return count_ == 0; }
+  void say(std::size_t read) const {
+    if (count_ > 0) (loses_text_ ? log_warning : log_note)(text(read));
+  }
 
-bool is_skipped_in_folders(const fs::path& path) {
-  const std::string name = path.filename().string();
-  if (name.starts_with('.') || name == "copyright") return true;
+  /// "left out 3 of 5 files in FOLDER: 2 hidden (.a, ...), 1 compressed (b.gz)"
+  std::string text(std::size_t read) const {
+    std::vector<std::string> parts;
+    for (const auto& [reason, files] : reasons_)
+      parts.push_back(fmt::format("{} {} ({}{})", files.first, reason, files.second,
+                                  files.first > 1 ? ", ..." : ""));
+    return fmt::format("left out {} of {} files in {}: {}", count_, count_ + read, folder_.string(),
+                       fmt::join(parts, ", "));
+  }
+
+ private:
+  fs::path folder_;
+  std::map<std::string, std::pair<std::size_t, std::string>> reasons_;
+  std::size_t count_ = 0;
+  bool loses_text_ = false;
+};
+
+// What packages of fortunes put beside their texts.
+bool comes_with_fortunes(const fs::path& path) {
+  if (path.filename() == "copyright") return true;
   const std::string extension = path.extension().string();
-  if (extension == ".dat") return true;
-  return extension == ".u8" && fs::exists(fs::path(path).replace_extension());
+  return (extension == ".dat" || extension == ".u8") &&
+         fs::is_regular_file(fs::path(path).replace_extension());
 }
 
-std::vector<fs::path> files_below(const fs::path& folder) {
-  std::vector<fs::path> result;
-  std::error_code error;
-  fs::recursive_directory_iterator it(folder, error);
-  for (; !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
-    std::error_code ignored;
-    const bool hidden = it->path().filename().string().starts_with('.');
-    if (hidden && it->is_directory(ignored)) it.disable_recursion_pending();
-    if (it->is_regular_file(ignored) && !is_skipped_in_folders(it->path()))
-      result.push_back(it->path());
+/// Finds the files below a folder, through links too.
+class FolderWalk {
+ public:
+  explicit FolderWalk(LeftOut& left_out) : left_out_(left_out) {}
+
+  std::vector<fs::path> files_of(const fs::path& folder) {
+    root_ = fs::canonical(folder);
+    walk(folder);
+    std::sort(files_.begin(), files_.end(),
+              [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); });
+    return std::move(files_);
   }
-  if (error)
-    throw UserError(
-        fmt::format("cannot read the data folder {}: {}", folder.string(), error.message()));
-  std::sort(result.begin(), result.end(),
-            [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); });
-  return result;
-}
+
+ private:
+  void walk(const fs::path& folder) {
+    std::error_code error;
+    walked_.insert(fs::canonical(folder, error));
+    std::vector<fs::path> entries;
+    fs::directory_iterator it(folder, error);
+    for (; !error && it != fs::directory_iterator(); it.increment(error))
+      entries.push_back(it->path());
+    if (error)
+      throw UserError(
+          fmt::format("cannot read the data folder {}: {}", folder.string(), error.message()));
+    // Sorted, so that of two ways to a folder the same is taken each time.
+    std::sort(entries.begin(), entries.end());
+    for (const fs::path& entry : entries) visit(entry);
+  }
+
+  void visit(const fs::path& path) {
+    std::error_code error;
+    const fs::file_status status = fs::status(path, error);
+    if (path.filename().string().starts_with('.'))
+      left_out_.add("hidden", path);
+    else if (fs::is_directory(status))
+      visit_folder(path);
+    else if (status.type() == fs::file_type::not_found)
+      left_out_.add("link to nothing", path, LeftOut::Loss::kText);
+    else if (error)
+      left_out_.add(error.message(), path, LeftOut::Loss::kText);
+    else if (!fs::is_regular_file(status))
+      left_out_.add("neither file nor folder", path);
+    else if (comes_with_fortunes(path))
+      left_out_.add("index, alias or copyright of fortunes", path);
+    else
+      files_.push_back(path);
+  }
+
+  void visit_folder(const fs::path& path) {
+    std::error_code error;
+    const fs::path target = fs::canonical(path, error);
+    const bool is_above =
+        std::mismatch(target.begin(), target.end(), root_.begin(), root_.end()).first ==
+        target.end();
+    if (is_above)
+      left_out_.add("link to a folder that holds this one", path);
+    else if (walked_.contains(target))
+      left_out_.add("folder that is read already", path);
+    else
+      walk(path);
+  }
+
+  LeftOut& left_out_;
+  fs::path root_;
+  std::vector<fs::path> files_;
+  std::set<fs::path> walked_;
+};
 
 class Collector {
  public:
@@ -116,8 +140,9 @@ class Collector {
     const fs::file_status status = fs::status(path, error);
     if (!fs::exists(status)) {
       const bool missing = !error || error == std::errc::no_such_file_or_directory;
-      throw UserError(fmt::format("the data path {} {}; give a text file, a .jsonl or a folder",
-                                  path.string(), missing ? "does not exist" : error.message()));
+      throw UserError(
+          fmt::format("the data path {} {}; name a text file, a .jsonl file or a folder",
+                      path.string(), missing ? "does not exist" : error.message()));
     }
     if (fs::is_directory(status)) {
       add_folder(path);
@@ -133,35 +158,43 @@ class Collector {
 
  private:
   void add_folder(const fs::path& folder) {
-    const std::vector<fs::path> paths = files_below(folder);
-    std::vector<std::string> refused;
-    std::size_t accepted = 0;
+    LeftOut left_out(folder);
+    const std::vector<fs::path> paths = FolderWalk(left_out).files_of(folder);
+    std::size_t read = 0;
+    bool is_repeated = false;
     for (const fs::path& path : paths) {
       const std::string head = read_head(path);
-      if (const auto reason = refusal(head)) {
-        refused.push_back(fmt::format("{} {}", path.string(), *reason));
-      } else {
-        append(path, head);
-        ++accepted;
-      }
+      if (const auto refusal = corpus_refusal_of(path, head))
+        left_out.add(refusal->what, path, LeftOut::Loss::kText);
+      else if (!append(path, head)) {
+        left_out.add("read already", path, LeftOut::Loss::kText);
+        is_repeated = true;
+      } else if (head.empty())
+        left_out.add("empty", path);
+      else
+        ++read;
     }
-    if (!refused.empty())
-      log_warning(fmt::format("left out {} of {} files in {}: {}{}", refused.size(), paths.size(),
-                              folder.string(), refused[0], refused.size() > 1 ? ", ..." : ""));
-    if (accepted == 0)
-      throw UserError(fmt::format("the data folder {} holds no text files", folder.string()));
+    if (read == 0 && !is_repeated)
+      throw UserError(fmt::format("the data folder {} holds no text files{}; name another",
+                                  folder.string(),
+                                  left_out.is_empty() ? "" : " (" + left_out.text(0) + ")"));
+    left_out.say(read);
   }
 
   void add_file(const fs::path& path) {
     const std::string head = read_head(path);
-    if (const auto reason = refusal(head))
-      throw UserError(fmt::format("the data file {} {}", path.string(), *reason));
-    append(path, head);
+    if (const auto refusal = corpus_refusal_of(path, head))
+      throw UserError(fmt::format("the data file {} is {}, expected UTF-8 text or .jsonl; {}",
+                                  path.string(), refusal->what, refusal->remedy));
+    if (!append(path, head))
+      log_warning(fmt::format("the data file {} is named twice; it is read once", path.string()));
   }
 
-  void append(const fs::path& path, std::string_view head) {
-    if (!seen_.insert(fs::canonical(path)).second) return;
-    files_.push_back({path, kind_of(path, head), fs::file_size(path)});
+  // False for a file that is there already.
+  bool append(const fs::path& path, std::string_view head) {
+    if (!seen_.insert(fs::canonical(path)).second) return false;
+    files_.push_back({path, corpus_kind_of(path, head), fs::file_size(path)});
+    return true;
   }
 
   std::vector<CorpusFile> files_;
@@ -171,7 +204,7 @@ class Collector {
 }  // namespace
 
 std::vector<CorpusFile> find_corpus_files(const std::vector<fs::path>& paths) {
-  if (paths.empty()) throw UserError("no data given; name a text file, a .jsonl or a folder");
+  if (paths.empty()) throw UserError("no data given; name a text file, a .jsonl file or a folder");
   Collector collector;
   for (const fs::path& path : paths) collector.add(path);
   return collector.take();

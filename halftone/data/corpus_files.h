@@ -21,15 +21,18 @@ struct CorpusFile {
 };
 
 /// The text files among `paths`, each once, in the order given; a folder gives all below it, sorted
-/// by path, except hidden files, Debian's `copyright`, fortune's indexes (*.dat) and aliases
-/// (x.u8 beside x), and, with a warning, files that are not text.
+/// by path, links to files and folders followed. What a folder holds and is not read is said in one
+/// message: hidden files, Debian's `copyright`, fortune's indexes (x.dat beside x) and aliases
+/// (x.u8 beside x) in a note; in a warning files that are no text, links to nothing, and files that
+/// are read already. A file that is named again is said too.
 ///
 /// Kinds: .jsonl, .ndjson and .json are JSON lines; other files are fortune files if a line of
 /// their first MiB is "%", unless their name says markup (.md, .tex, ...), where such lines mean
 /// something else; the rest is plain text.
 ///
 /// Throws UserError that names the path: missing, unreadable, not a file or folder, no text in a
-/// folder, a binary, compressed or UTF-16 file.
+/// folder, a table (.csv, .parquet, ...), a document (.pdf, ...), a binary, compressed or UTF-16
+/// file.
 std::vector<CorpusFile> find_corpus_files(const std::vector<std::filesystem::path>& paths);
 
 }  // namespace halftone

@@ -3,8 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <regex>
@@ -29,6 +31,7 @@ using test::write_text;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 std::vector<Piece> pieces_of(Corpus& corpus) {
   std::vector<Piece> result;
@@ -152,9 +155,12 @@ TEST(Corpus, ReplacesWhatIsNotUtf8WhenTold) {
 
 TEST(Corpus, RefusesFilesThatAreNotText) {
   using namespace std::string_literals;
-  EXPECT_THAT(error_in("a.png", "\x89PNG\0"s), HasSubstr("a.png is not a text file"));
-  EXPECT_THAT(error_in("a.gz", "\x1F\x8B\x08xx"s), HasSubstr("compressed; unpack"));
-  EXPECT_THAT(error_in("a.txt", "\xFF\xFEx\0"s), HasSubstr("UTF-16, expected UTF-8; convert"));
+  EXPECT_THAT(error_in("a.png", "\x89PNG\0"s),
+              HasSubstr("a.png is binary (it holds a zero byte), expected UTF-8 text"));
+  EXPECT_THAT(error_in("a.gz", "\x1F\x8B\x08xx"s),
+              HasSubstr("compressed, expected UTF-8 text or .jsonl; unpack"));
+  EXPECT_THAT(error_in("a.txt", "\xFF\xFEx\0"s),
+              HasSubstr("UTF-16, expected UTF-8 text or .jsonl; convert"));
 }
 
 TEST(Corpus, RefusesPathsThatGiveNoText) {
@@ -171,6 +177,29 @@ TEST(Corpus, RefusesPathsThatGiveNoText) {
   EXPECT_THAT(error_in("poems", "%\n%\n"), HasSubstr("there is no text in"));
 }
 
+/// Collects the messages while it lives.
+struct SaidMessages {
+  SaidMessages() {
+    set_log_sink([this](LogLevel level, const std::string& message) {
+      (level == LogLevel::kWarning ? warnings : notes).push_back(message);
+    });
+  }
+  ~SaidMessages() { set_log_sink({}); }
+  SaidMessages(const SaidMessages&) = delete;
+  SaidMessages& operator=(const SaidMessages&) = delete;
+  std::vector<std::string> warnings;
+  std::vector<std::string> notes;
+};
+
+std::vector<std::string> names_in(const std::filesystem::path& folder,
+                                  const std::vector<std::filesystem::path>& paths) {
+  std::vector<std::string> names;
+  const Corpus corpus({.paths = paths});
+  for (const CorpusFile& file : corpus.files())
+    names.push_back(file.path.lexically_relative(folder).string());
+  return names;
+}
+
 TEST(Corpus, TakesAFolderInOrderAndOnce) {
   const TempFolder folder;
   std::filesystem::create_directories(folder / "b/.git");
@@ -179,13 +208,92 @@ TEST(Corpus, TakesAFolderInOrderAndOnce) {
   write_text(folder / "a.u8", "a copy");
   write_text(folder / "lone.u8", "no copy");
   std::filesystem::create_symlink("z.txt", folder / "link.txt");
+  write_text(folder / "lone.dat", "a text of its own");
   std::filesystem::create_directory_symlink("..", folder / "b/up");
 
-  std::vector<std::string> names;
-  const Corpus corpus({.paths = {folder.path(), folder / "a"}});
-  for (const CorpusFile& file : corpus.files())
-    names.push_back(file.path.lexically_relative(folder.path()).string());
-  EXPECT_THAT(names, ElementsAre("a", "b/c.jsonl", "link.txt", "lone.u8"));
+  const SaidMessages said;
+  EXPECT_THAT(names_in(folder.path(), {folder.path(), folder / "a"}),
+              ElementsAre("a", "b/c.jsonl", "link.txt", "lone.dat", "lone.u8"));
+  EXPECT_THAT(said.warnings,
+              ElementsAre(AllOf(HasSubstr("left out 7 of 12 files in"), HasSubstr("2 hidden ("),
+                                HasSubstr("3 index, alias or copyright of fortunes (a.dat, ...)"),
+                                HasSubstr("1 link to a folder that holds this one (b/up)"),
+                                HasSubstr("1 read already (z.txt)")),
+                          AllOf(HasSubstr((folder / "a").string()), HasSubstr("is named twice"))));
+}
+
+TEST(Corpus, FollowsLinksToFoldersAndSaysWhatItCannotRead) {
+  const TempFolder folder;
+  const TempFolder elsewhere;
+  for (const char* name : {"data/part1.txt", "data/b/c.txt"}) {
+    std::filesystem::create_directories((folder / name).parent_path());
+    write_text(folder / name, name);
+  }
+  write_text(elsewhere / "part2.txt", "part2");
+  const std::filesystem::path data = folder / "data";
+  std::filesystem::create_directory_symlink(elsewhere.path(), data / "more");
+  std::filesystem::create_directory_symlink(elsewhere.path(), data / "again");
+  std::filesystem::create_directory_symlink(folder.path(), data / "up");
+  std::filesystem::create_directory_symlink(data, elsewhere / "cycle");
+  std::filesystem::create_symlink("/nowhere/part3.txt", data / "part3.txt");
+  ASSERT_EQ(::mkfifo((data / "pipe").c_str(), 0600), 0);
+
+  const SaidMessages said;
+  EXPECT_THAT(names_in(data, {data}), ElementsAre("again/part2.txt", "b/c.txt", "part1.txt"));
+  EXPECT_THAT(
+      said.warnings,
+      ElementsAre(AllOf(
+          HasSubstr("left out 5 of 8 files"), HasSubstr("1 folder that is read already (more)"),
+          HasSubstr("1 link to nothing (part3.txt)"), HasSubstr("1 neither file nor folder (pipe)"),
+          HasSubstr("2 link to a folder that holds this one"))));
+}
+
+TEST(Corpus, SaysThatAFolderIsNamedTwice) {
+  const TempFolder folder;
+  write_text(folder / "a.txt", "text");
+  const SaidMessages said;
+  EXPECT_THAT(names_in(folder.path(), {folder.path(), folder.path()}), ElementsAre("a.txt"));
+  EXPECT_THAT(said.warnings, ElementsAre(HasSubstr("1 read already (a.txt)")));
+}
+
+TEST(Corpus, OnlyNotesWhatNobodyMeansAsText) {
+  const TempFolder folder;
+  for (const char* name : {"a", "a.dat", ".hidden"}) write_text(folder / name, "text");
+  write_text(folder / "empty", "");
+  const SaidMessages said;
+  EXPECT_THAT(names_in(folder.path(), {folder.path()}), ElementsAre("a", "empty"));
+  EXPECT_THAT(said.warnings, IsEmpty());
+  EXPECT_THAT(said.notes, ElementsAre(AllOf(HasSubstr("left out 3 of 4"), HasSubstr("1 empty"))));
+}
+
+TEST(Corpus, RefusesTablesAndDocumentsAndNamesTheRemedy) {
+  EXPECT_THAT(error_in("a's.csv", "text\nfoo\n"),
+              AllOf(HasSubstr("is a table (.csv), expected UTF-8 text or .jsonl"),
+                    HasSubstr("python3 -c 'import csv"), HasSubstr("a'\\''s.csv.jsonl'")));
+  EXPECT_THAT(error_in("A.TSV", "x"), HasSubstr("a table (.tsv)"));
+  EXPECT_THAT(error_in("a.parquet", "PAR1"), HasSubstr("pandas.read_parquet"));
+  EXPECT_THAT(error_in("a.arrow", "x"), HasSubstr("a table (.arrow)"));
+  EXPECT_THAT(error_in("a.pdf", "%PDF-1.4\n%\n"), HasSubstr("a document (.pdf)"));
+
+  const TempFolder folder;
+  write_text(folder / "a.txt", "text");
+  write_text(folder / "b.csv", "text\nfoo\n");
+  write_text(folder / "c.csv", "text\nfoo\n");
+  const SaidMessages said;
+  EXPECT_THAT(names_in(folder.path(), {folder.path()}), ElementsAre("a.txt"));
+  EXPECT_THAT(said.warnings, ElementsAre(HasSubstr("2 a table (.csv) (b.csv, ...)")));
+}
+
+// The remedy is a command that works as it stands.
+TEST(Corpus, NamesACommandThatTurnsATableIntoText) {
+  const TempFolder folder;
+  write_text(folder / "it's a.csv", "id,text\n1,\"one, 诗\"\n2,two\n");
+  const std::string message =
+      message_of<UserError>([&] { Corpus({.paths = {folder / "it's a.csv"}}); });
+  const std::size_t at = message.find("python3 -c");
+  ASSERT_NE(at, std::string::npos);
+  ASSERT_EQ(std::system(message.substr(at).c_str()), 0);
+  EXPECT_THAT(texts_of({.paths = {folder / "it's a.csv.jsonl"}}), ElementsAre("one, 诗", "two"));
 }
 
 TEST(Corpus, LeavesBinaryFilesOfAFolderOutWithAWarning) {
