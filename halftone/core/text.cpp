@@ -2,6 +2,7 @@
 #include "halftone/core/text.h"
 
 #include <fmt/format.h>
+#include <unicode/utf8.h>
 
 #include <algorithm>
 #include <array>
@@ -28,30 +29,13 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-struct Sequence {
-  std::size_t length;  // bytes that belong together
-  bool valid;
-};
-
-// Unicode 15, table 3-7: the second byte's range depends on the first.
-Sequence utf8_sequence_at(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = byte(at);
-  if (first < 0x80) return {1, true};
-  const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-  if (first < 0xC2 || first > 0xF4) return {1, false};
-  unsigned char low = 0x80;
-  unsigned char high = 0xBF;
-  if (first == 0xE0) low = 0xA0;
-  if (first == 0xED) high = 0x9F;
-  if (first == 0xF0) low = 0x90;
-  if (first == 0xF4) high = 0x8F;
-  for (std::size_t i = 1; i < length; ++i) {
-    if (at + i >= text.size() || byte(at + i) < low || byte(at + i) > high) return {i, false};
-    low = 0x80;
-    high = 0xBF;
-  }
-  return {length, true};
+// Steps over the character at `at`, or over the maximal part of it that is well-formed so far
+// (Unicode, section 3.9), and tells whether it was a whole one.
+bool next_is_valid(std::string_view text, std::size_t& at) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
+  UChar32 character = 0;
+  U8_NEXT(bytes, at, text.size(), character);
+  return character >= 0;
 }
 
 }  // namespace
@@ -72,9 +56,8 @@ std::optional<std::string> nearest_match(std::string_view word,
 
 std::optional<std::size_t> find_invalid_utf8(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
-    const Sequence sequence = utf8_sequence_at(text, at);
-    if (!sequence.valid) return at;
-    at += sequence.length;
+    const std::size_t begin = at;
+    if (!next_is_valid(text, at)) return begin;
   }
   return std::nullopt;
 }
@@ -82,12 +65,15 @@ std::optional<std::size_t> find_invalid_utf8(std::string_view text) {
 std::string replace_invalid_utf8(std::string_view text) {
   std::string result;
   result.reserve(text.size());
+  std::size_t kept = 0;  // bytes that are in the result
   for (std::size_t at = 0; at < text.size();) {
-    const Sequence sequence = utf8_sequence_at(text, at);
-    result += sequence.valid ? text.substr(at, sequence.length) : std::string_view("\xEF\xBF\xBD");
-    at += sequence.length;
+    const std::size_t begin = at;
+    if (next_is_valid(text, at)) continue;
+    result += text.substr(kept, begin - kept);
+    result += "\xEF\xBF\xBD";
+    kept = at;
   }
-  return result;
+  return result += text.substr(kept);
 }
 
 std::string format_bytes(std::uint64_t bytes) {

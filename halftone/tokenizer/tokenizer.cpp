@@ -2,6 +2,7 @@
 #include "halftone/tokenizer/tokenizer.h"
 
 #include <fmt/format.h>
+#include <unicode/utf8.h>
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
@@ -97,20 +98,10 @@ const TokenizerState::Token* token_at(const TokenizerState& state, std::int32_t 
 
 // Bytes at the end of `text` that begin a character and may yet become one.
 std::size_t unfinished_length(std::string_view text) {
-  for (std::size_t length = 1; length <= std::min<std::size_t>(3, text.size()); ++length) {
-    const auto lead = static_cast<unsigned char>(text[text.size() - length]);
-    if (lead < 0x80) return 0;
-    if (lead < 0xC0) continue;
-    const std::size_t whole = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-    if (length >= whole) return 0;
-    // What may follow the lead byte depends on it; one of the two extremes always may.
-    for (const char fill : {'\x80', '\xBF'}) {
-      const std::string tail = std::string(text.substr(text.size() - length));
-      if (!find_invalid_utf8(tail + std::string(whole - length, fill))) return length;
-    }
-    return 0;
-  }
-  return 0;
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
+  std::size_t length = text.size();
+  U8_TRUNCATE_IF_INCOMPLETE(bytes, 0, length);
+  return text.size() - length;
 }
 
 }  // namespace

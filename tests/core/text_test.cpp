@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -32,6 +35,63 @@ TEST(Utf8, NamesTheFirstBadByte) {
   EXPECT_EQ(find_invalid_utf8("\xF4\x90\x80\x80"), 0);  // above U+10FFFF
   EXPECT_EQ(find_invalid_utf8("诗\xE8\xAF"), 3);        // cut off
   EXPECT_EQ(find_invalid_utf8("\x80"), 0);              // stray continuation
+}
+
+/// Length of the character at `at` by table 3-7 of the Unicode standard; where it is broken, minus
+/// the length of the part that is well-formed so far.
+int by_the_table(std::string_view text, std::size_t at) {
+  struct Row {
+    unsigned first_low, first_high, second_low, second_high;
+    int length;
+  };
+  constexpr std::array<Row, 8> kRows = {{{0xC2, 0xDF, 0x80, 0xBF, 2},
+                                         {0xE0, 0xE0, 0xA0, 0xBF, 3},
+                                         {0xE1, 0xEC, 0x80, 0xBF, 3},
+                                         {0xED, 0xED, 0x80, 0x9F, 3},
+                                         {0xEE, 0xEF, 0x80, 0xBF, 3},
+                                         {0xF0, 0xF0, 0x90, 0xBF, 4},
+                                         {0xF1, 0xF3, 0x80, 0xBF, 4},
+                                         {0xF4, 0xF4, 0x80, 0x8F, 4}}};
+  const auto within = [&](std::size_t i, unsigned low, unsigned high) {
+    if (at + i >= text.size()) return false;
+    const unsigned byte = static_cast<unsigned char>(text[at + i]);
+    return byte >= low && byte <= high;
+  };
+  if (within(0, 0, 0x7F)) return 1;
+  for (const Row& row : kRows) {
+    if (!within(0, row.first_low, row.first_high)) continue;
+    if (!within(1, row.second_low, row.second_high)) return -1;
+    for (int i = 2; i < row.length; ++i)
+      if (!within(static_cast<std::size_t>(i), 0x80, 0xBF)) return -i;
+    return row.length;
+  }
+  return -1;
+}
+
+// Every sequence of up to four bytes that lie at a limit of the table.
+TEST(Utf8, FollowsTheStandardsTable) {
+  constexpr std::string_view kLimits =
+      "a\x7F\x80\x8F\x90\x9F\xA0\xBF\xC0\xC1\xC2\xDF\xE0\xE1\xEC\xED\xEE\xEF\xF0\xF1\xF3\xF4\xF5"
+      "\xFF";
+  const std::size_t count = kLimits.size();
+  std::size_t wrong = 0;
+  for (std::size_t number = 0; number < count * count * count * count; ++number) {
+    std::string text;
+    for (std::size_t rest = number; text.size() < 4; rest /= count) text += kLimits[rest % count];
+    for (const std::size_t length : {3, 4}) {
+      const std::string_view part = std::string_view(text).substr(0, length);
+      std::optional<std::size_t> bad;
+      std::string repaired;
+      for (std::size_t at = 0; at < part.size();) {
+        const int size = by_the_table(part, at);
+        if (size < 0 && !bad) bad = at;
+        repaired += size < 0 ? "\xEF\xBF\xBD" : std::string(part.substr(at, size));
+        at += static_cast<std::size_t>(size < 0 ? -size : size);
+      }
+      if (find_invalid_utf8(part) != bad || replace_invalid_utf8(part) != repaired) ++wrong;
+    }
+  }
+  EXPECT_EQ(wrong, 0U);
 }
 
 TEST(Utf8, ReplacesEachMaximalBadPart) {

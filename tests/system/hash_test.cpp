@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <string_view>
 
 namespace halftone {
 namespace {
@@ -23,6 +24,28 @@ TEST(Hash, DoesNotDependOnHowTheBytesArrive) {
     for (std::size_t at = 0; at < bytes.size(); at += part) hasher.update(bytes.substr(at, part));
     EXPECT_EQ(hasher.digest(), hash_bytes(bytes)) << part;
   }
+}
+
+// Digests of the implementation that wrote the checkpoints and caches so far, over the lengths
+// where the algorithm takes another way.
+TEST(Hash, KeepsTheDigestsThatStandInFiles) {
+  std::string bytes;
+  for (int i = 0; i < 1000; ++i) bytes += static_cast<char>(i * 31 + i / 7);
+  Hasher all;
+  for (std::size_t size = 0; size <= bytes.size(); ++size) {
+    const std::uint64_t digest = hash_bytes(std::string_view(bytes).substr(0, size));
+    all.update({reinterpret_cast<const char*>(&digest), sizeof(digest)});
+  }
+  EXPECT_EQ(all.digest(), 0x7788E5221E02433D);
+}
+
+TEST(Hash, MayBeCopiedInTheMiddle) {
+  Hasher first;
+  first.update("Nobody inspects ");
+  Hasher second = first;
+  first.update("x");
+  second.update("the spammish repetition");
+  EXPECT_EQ(second.digest(), 0xFBCEA83C8A378BF1);
 }
 
 TEST(Hash, FieldsDoNotRunTogether) {
