@@ -256,26 +256,43 @@ PendingStep GradScaler::note_step(AdamW& optimizer, const GradientStats& stats) 
 PendingStep GradScaler::stepped(AdamW& optimizer, const StepStats& stats,
                                 const torch::Tensor& found_inf) {
   states_[&optimizer] = {.stage = Stage::kStepped, .found_inf = {found_inf}};
-  // All that the host may want to know, in one tensor.
-  return {*this, optimizer,
-          torch::cat({stats.norm.reshape({1}), found_inf.to(torch::kDouble).reshape({1}),
-                      skips_if_skipped(found_inf.device()).to(torch::kDouble).reshape({1}),
-                      stats.non_finite.to(torch::kDouble)})};
+  const FusedOutcome outcome{.norm = stats.norm,
+                             .found_inf = found_inf,
+                             .skips_at_floor = skips_if_skipped(found_inf.device()),
+                             .non_finite = stats.non_finite};
+  return {*this, optimizer, outcome.packed()};
 }
 
-StepResult PendingStep::result() const { return scaler_->fused_result(*optimizer_, read_.cpu()); }
+torch::Tensor GradScaler::FusedOutcome::packed() const {
+  const auto scalar = [](const torch::Tensor& x) { return x.to(torch::kDouble).reshape({1}); };
+  return torch::cat(
+      {scalar(norm), scalar(found_inf), scalar(skips_at_floor), non_finite.to(torch::kDouble)});
+}
 
-StepResult GradScaler::fused_result(const AdamW& optimizer, const torch::Tensor& read) {
-  constexpr std::size_t kCounts = 3;  // where the parameters' counts begin
-  const auto* values = read.const_data_ptr<double>();
-  StepResult result{.stepped = values[1] == 0.0, .grad_norm = values[0]};
-  if (!result.stepped) result.skips_at_floor = static_cast<std::int64_t>(values[2]);
+GradScaler::FusedOutcome GradScaler::FusedOutcome::unpacked(const torch::Tensor& packed) {
+  constexpr std::int64_t kScalars = 3;
+  return {.norm = packed[0],
+          .found_inf = packed[1],
+          .skips_at_floor = packed[2],
+          .non_finite = packed.narrow(0, kScalars, packed.numel() - kScalars)};
+}
+
+StepResult PendingStep::result() const {
+  return scaler_->fused_result(*optimizer_, GradScaler::FusedOutcome::unpacked(packed_.cpu()));
+}
+
+StepResult GradScaler::fused_result(const AdamW& optimizer, const FusedOutcome& outcome) {
+  StepResult result{.stepped = outcome.found_inf.item<double>() == 0.0,
+                    .grad_norm = outcome.norm.item<double>()};
+  if (!result.stepped) result.skips_at_floor = outcome.skips_at_floor.item<std::int64_t>();
   const std::vector<std::string>& names = optimizer.parameter_names();
+  const auto counts = outcome.non_finite.accessor<double, 1>();
   for (std::size_t i = 0; i < names.size(); ++i) {
-    if (values[kCounts + i] == 0.0) continue;
-    result.overflow.push_back(name_of(optimizer.parameter(i), names[i]));
-    result.non_finite_shares.push_back(values[kCounts + i] /
-                                       static_cast<double>(optimizer.parameter(i).numel()));
+    const double count = counts[static_cast<std::int64_t>(i)];
+    if (count == 0.0) continue;
+    const torch::Tensor& parameter = optimizer.parameter(i);
+    result.overflow.push_back(name_of(parameter, names[i]));
+    result.non_finite_shares.push_back(count / static_cast<double>(parameter.numel()));
   }
   note(result);
   return result;
@@ -303,7 +320,7 @@ torch::Tensor GradScaler::total_found_inf(const std::vector<torch::Tensor>& foun
   return total;
 }
 
-void GradScaler::update() {
+ScalerVerdict GradScaler::update() {
   if (options_.enabled) check_scaled("update");
   std::vector<torch::Tensor> found_infs;
   for (const auto& [optimizer, state] : states_)
@@ -311,7 +328,7 @@ void GradScaler::update() {
   HALFTONE_CHECK(!options_.enabled || !found_infs.empty(),
                  "[grad_scaler] No inf checks were recorded prior to update. "
                  "Call step() or unscale_() before it");
-  if (found_infs.empty()) return;
+  if (found_infs.empty()) return {};
   const torch::Device device = options_.enabled ? scale_.device() : found_infs.front().device();
   {
     const torch::NoGradGuard no_grad;
@@ -320,7 +337,7 @@ void GradScaler::update() {
     if (options_.enabled) move_scale(overflow);
   }
   states_.clear();
-  give_up_if_hopeless();
+  return take_verdict();
 }
 
 void GradScaler::count_skips(const torch::Tensor& overflow) {
@@ -352,26 +369,26 @@ void GradScaler::move_scale(const torch::Tensor& overflow) {
   hysteresis_tracker_ = left.clamp_min(0).masked_fill(grow, options_.hysteresis);
 }
 
-// What the host has read decides; the device is not asked.
+// The host's reads decide; the device is not asked.
 void GradScaler::note(const StepResult& result) {
-  if (options_.max_skips_at_floor == 0 || result.skips_at_floor < options_.max_skips_at_floor)
-    return;
-  const bool scales = options_.enabled && options_.max_scale != 1.0;
-  hopeless_ = fmt::format(
-      "the last {} updates were skipped: gradients are not finite{}, first in {}; {}go back to a "
-      "checkpoint with a smaller learning rate{}",
-      result.skips_at_floor,
-      scales ? fmt::format(" even at the smallest loss scale {:g}", options_.min_scale) : "",
-      result.overflow.empty() ? "an unnamed tensor" : result.overflow.front(),
-      scales ? "no smaller scale helps, so " : "", scales ? ", or train in bf16 or fp32" : "");
+  if (result.skips_at_floor > worst_.skips_at_floor) worst_ = result;
 }
 
-void GradScaler::give_up_if_hopeless() {
-  if (hopeless_.empty()) return;
-  std::string message = std::exchange(hopeless_, {});
-  const std::string origin = diagnosis_ ? diagnosis_() : "";
-  if (!origin.empty()) message += "; " + origin;
-  throw SystemError(message);
+ScalerVerdict GradScaler::take_verdict() {
+  const StepResult worst = std::exchange(worst_, {});
+  ScalerVerdict verdict{.skips_at_floor = worst.skips_at_floor};
+  if (options_.max_skips_at_floor == 0 || worst.skips_at_floor < options_.max_skips_at_floor)
+    return verdict;
+  const bool scales = options_.enabled && options_.max_scale != 1.0;
+  verdict.hopeless = true;
+  verdict.reason = fmt::format(
+      "the last {} updates were skipped: gradients are not finite{}, first in {}; {}go back to a "
+      "checkpoint with a smaller learning rate{}",
+      worst.skips_at_floor,
+      scales ? fmt::format(" even at the smallest loss scale {:g}", options_.min_scale) : "",
+      worst.overflow.empty() ? "an unnamed tensor" : worst.overflow.front(),
+      scales ? "no smaller scale helps, so " : "", scales ? ", or train in bf16 or fp32" : "");
+  return verdict;
 }
 
 void GradScaler::update(double new_scale) {
@@ -397,7 +414,7 @@ void GradScaler::update(const torch::Tensor& new_scale) {
 void GradScaler::start_anew() {
   states_.clear();
   skips_at_floor_ = torch::zeros_like(skips_at_floor_);
-  hopeless_.clear();
+  worst_ = {};
   if (adaptive_) adaptive_->discard();
 }
 

@@ -9,7 +9,6 @@
 #include <torch/types.h>
 
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <map>
 #include <optional>
@@ -55,6 +54,15 @@ struct StepResult {
   std::int64_t skips_at_floor = 0;
 };
 
+/// What the results that were read before an update() amount to.
+struct ScalerVerdict {
+  /// max_skips_at_floor updates in a row were skipped: no smaller scale is left that would help.
+  bool hopeless = false;
+  std::int64_t skips_at_floor = 0;  // StepResult::skips_at_floor, the largest
+  /// One sentence that names the tensor and says how to mend it; empty unless hopeless.
+  std::string reason;
+};
+
 struct FusedStepOptions {
   double clip_norm = 0.0;       // 0: no clipping
   bool skip_non_finite = true;  // with a disabled scaler: skip a step whose gradients overflowed
@@ -71,11 +79,11 @@ class PendingStep {
 
  private:
   friend class GradScaler;
-  PendingStep(GradScaler& scaler, const AdamW& optimizer, torch::Tensor read)
-      : scaler_(&scaler), optimizer_(&optimizer), read_(std::move(read)) {}
+  PendingStep(GradScaler& scaler, const AdamW& optimizer, torch::Tensor packed)
+      : scaler_(&scaler), optimizer_(&optimizer), packed_(std::move(packed)) {}
   GradScaler* scaler_;
   const AdamW* optimizer_;
-  torch::Tensor read_;  // fp64: norm, found_inf, skips at the floor, counts of each parameter
+  torch::Tensor packed_;  // GradScaler::FusedOutcome
 };
 
 /// scale(loss).backward(); [unscale_(optimizer);] step(optimizer); update(). The scale and its
@@ -112,10 +120,10 @@ class GradScaler {
   /// returned. Only with a scale that is fixed at 1, or disabled. Nothing waits.
   PendingStep note_step(AdamW& optimizer, const GradientStats& stats);
 
-  /// Ends the iteration: backs off or grows, and forgets what the optimizers noted. Throws
-  /// SystemError, after all that, when the results read so far show max_skips_at_floor skipped
-  /// updates in a row at min_scale (or without a scale): smaller ones would not help.
-  void update();
+  /// Ends the iteration: backs off or grows, and forgets what the optimizers noted. The verdict is
+  /// hopeless when the results read since the last update() show max_skips_at_floor skipped updates
+  /// in a row at min_scale (or without a scale). Whether training ends then is up to the caller.
+  ScalerVerdict update();
   /// The same with a scale that the caller chooses; found_inf is ignored.
   void update(double new_scale);
   void update(const torch::Tensor& new_scale);  // one element, floating, no grad
@@ -133,9 +141,6 @@ class GradScaler {
 
   /// Lets `overflow` carry the parameters' paths in `module`.
   void name_parameters(const torch::nn::Module& module);
-  /// Is asked once before update() gives up; its answer, say that of find_first_non_finite(), ends
-  /// the message.
-  void set_diagnosis(std::function<std::string()> diagnosis) { diagnosis_ = std::move(diagnosis); }
 
   /// Torch's keys (scale, growth_factor, backoff_factor, growth_interval, _growth_tracker) and
   /// hysteresis, _hysteresis_tracker, min_scale, max_scale, _skips_at_floor, those of
@@ -160,6 +165,17 @@ class GradScaler {
     torch::Tensor non_finite;  // as in GradientStats
   };
 
+  /// All that the host may want to know of a fused step, to be read in one go.
+  struct FusedOutcome {
+    torch::Tensor norm;            // fp64 scalar, without the scale
+    torch::Tensor found_inf;       // floating scalar
+    torch::Tensor skips_at_floor;  // int32 scalar: if this step is skipped
+    torch::Tensor non_finite;      // as in GradientStats
+
+    torch::Tensor packed() const;                               // one fp64 tensor (parameters + 3)
+    static FusedOutcome unpacked(const torch::Tensor& packed);  // views, all fp64
+  };
+
   friend class PendingStep;
   PendingStep stepped(AdamW& optimizer, const StepStats& stats, const torch::Tensor& found_inf);
   AdaptiveScaleOptions adaptive_options() const;
@@ -168,12 +184,12 @@ class GradScaler {
   void initialize(torch::Device device);
   OptimizerState& begin_step(torch::optim::Optimizer& optimizer);
   void unscale_gradients(torch::optim::Optimizer& optimizer, OptimizerState& state);
-  StepResult fused_result(const AdamW& optimizer, const torch::Tensor& read);
+  StepResult fused_result(const AdamW& optimizer, const FusedOutcome& outcome);
   torch::Tensor skips_if_skipped(torch::Device device) const;
   void move_scale(const torch::Tensor& overflow);
   void count_skips(const torch::Tensor& overflow);
   void note(const StepResult& result);
-  void give_up_if_hopeless();
+  ScalerVerdict take_verdict();
   void start_anew();
   void count_exponents(const AdamW& optimizer);
   void add_overflow(torch::optim::Optimizer& optimizer, StepResult& result) const;
@@ -191,8 +207,7 @@ class GradScaler {
   torch::Tensor hysteresis_tracker_;  // int32 scalar: overflows left before the scale is lowered
   torch::Tensor skips_at_floor_;      // int32 scalar; undefined: none yet
   std::optional<AdaptiveScale> adaptive_;
-  std::string hopeless_;  // what update() is to throw
-  std::function<std::string()> diagnosis_;
+  StepResult worst_;  // of those read since the last update(): the one with most skips in a row
   std::map<const torch::optim::Optimizer*, OptimizerState> states_;
   std::vector<torch::Tensor> named_;  // keeps the keys of names_ alive
   std::unordered_map<const c10::TensorImpl*, std::string> names_;

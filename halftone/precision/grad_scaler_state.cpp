@@ -103,7 +103,7 @@ void GradScaler::load_state_dict(const StateDict& state) {
   initial_growth_tracker_ = tracker;
   initial_hysteresis_tracker_ = left;
   initial_skips_at_floor_ = skips;
-  hopeless_.clear();
+  worst_ = {};
   if (scale_.defined()) initialize(scale_.device());
 }
 

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <exception>
 #include <optional>
 #include <string>
 
@@ -63,7 +62,6 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       length_(options.limits, task.batches_per_epoch(), options.accumulate) {
   check_release();
   check_offload();
-  precision_.set_diagnosis([this] { return origin_of_non_finite(); });
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
     base_rates_.push_back(learning_rates(*setup.optimizer));
@@ -99,8 +97,6 @@ void FitLoop::check_offload() const {
           "AdamWOptions::offload");
   }
 }
-
-FitLoop::~FitLoop() { precision_.set_diagnosis({}); }
 
 // Computes the last batch once more.
 std::string FitLoop::origin_of_non_finite() {
@@ -169,12 +165,9 @@ StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
   metrics.scale = precision_.loss_scale();
   metrics.tokens = module.take_tokens();
   metrics.logged = module.logged().take();
-  std::exception_ptr hopeless;
-  try {
-    precision_.update();  // before it gives up, it computes the last batch once more
-  } catch (const SystemError&) {
-    hopeless = std::current_exception();
-  }
+  const ScalerVerdict verdict = precision_.update();
+  // Before the counters move: the search computes the last batch once more.
+  const std::string origin = verdict.hopeless ? origin_of_non_finite() : "";
 
   ++counters_.step;
   counters_.micro_step += group;
@@ -188,7 +181,8 @@ StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
   metrics.underflow_share = precision_.underflow_share();
   finish_metrics(metrics, std::chrono::duration<double>(Clock::now() - start).count());
   if (record) record(metrics);
-  if (hopeless) std::rethrow_exception(hopeless);
+  if (verdict.hopeless)
+    throw SystemError(origin.empty() ? verdict.reason : verdict.reason + "; " + origin);
   return metrics;
 }
 

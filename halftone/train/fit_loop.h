@@ -33,7 +33,7 @@ class FitLoop {
   /// Converts the module to the precision's dtype, then asks it for its optimizers. Both arguments
   /// must outlive the loop.
   FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOptions& options);
-  ~FitLoop();
+  ~FitLoop() = default;
   FitLoop(const FitLoop&) = delete;
   FitLoop& operator=(const FitLoop&) = delete;
 

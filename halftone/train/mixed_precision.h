@@ -5,7 +5,6 @@
 #include <torch/types.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -77,14 +76,9 @@ class MixedPrecision {
   /// the update; parameters that had theirs before stay updated, unless clipping is exact.
   StepResult backward_and_step(const torch::Tensor& loss, const Optimizers& optimizers,
                                const GradientClip& clip = {});
-  /// Moves the scale, once after each step() or backward_and_step(). Throws SystemError when no
-  /// update was possible for too long (GradScalerOptions::max_skips_at_floor), with all else done.
-  void update() { scaler_.update(); }
-
-  /// What update() asks before it gives up (GradScaler::set_diagnosis).
-  void set_diagnosis(std::function<std::string()> diagnosis) {
-    scaler_.set_diagnosis(std::move(diagnosis));
-  }
+  /// Moves the scale, once after each step() or backward_and_step(). The verdict says when no
+  /// update was possible for too long (GradScalerOptions::max_skips_at_floor).
+  ScalerVerdict update() { return scaler_.update(); }
 
   /// Nothing where the policy has no loss scale.
   std::optional<double> loss_scale() const;
