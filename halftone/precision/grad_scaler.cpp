@@ -38,13 +38,15 @@ void check_scale_in_range(double scale, const GradScalerOptions& options) {
       "..", options.max_scale, "): choose another, or move the limits");
 }
 
-// What is checked and unscaled in a gradient: a sparse one's values. Duplicates of a sparse fp16
-// gradient are added up first, since that sum is what may overflow.
+// The numbers of a gradient that are checked and unscaled: of a sparse one its values, of a complex
+// one both parts. Duplicates of a sparse fp16 gradient are added up first, since that sum is what
+// may overflow.
 torch::Tensor elements_of(const torch::Tensor& parameter) {
   torch::Tensor& gradient = parameter.mutable_grad();
-  if (!gradient.is_sparse()) return gradient;
-  if (gradient.scalar_type() == torch::kHalf) gradient = gradient.coalesce();
-  return gradient._values();
+  if (gradient.is_sparse() && gradient.scalar_type() == torch::kHalf)
+    gradient = gradient.coalesce();
+  const torch::Tensor elements = gradient.is_sparse() ? gradient._values() : gradient;
+  return elements.is_complex() ? at::view_as_real(elements) : elements;
 }
 
 // A scalar on the device of each list of gradients, copied there once.
@@ -132,7 +134,7 @@ void GradScaler::unscale_gradients(torch::optim::Optimizer& optimizer, Optimizer
   for (const auto& group : optimizer.param_groups()) {
     for (const torch::Tensor& parameter : group.params()) {
       if (!parameter.grad().defined()) continue;
-      const torch::ScalarType dtype = parameter.grad().scalar_type();
+      const torch::ScalarType dtype = c10::toRealValueType(parameter.grad().scalar_type());
       HALFTONE_CHECK(options_.allow_fp16_gradients || dtype != torch::kHalf,
                      "[grad_scaler] Attempting to unscale FP16 gradients. Keep the parameters in "
                      "fp32 and use autocast, or build the scaler with allow_fp16_gradients = true");

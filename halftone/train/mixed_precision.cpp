@@ -66,6 +66,16 @@ void check_int8_layers(const torch::nn::Module& module, const std::string& preci
                     precision, foreign));
 }
 
+// Module::to(dtype) of the C++ frontend casts integers, masks and complex numbers as well.
+void cast_floating(torch::nn::Module& module, torch::ScalarType dtype) {
+  std::vector<torch::Tensor> tensors = module.parameters();
+  const std::vector<torch::Tensor> buffers = module.buffers();
+  tensors.insert(tensors.end(), buffers.begin(), buffers.end());
+  for (torch::Tensor& tensor : tensors)
+    if (tensor.is_floating_point() && tensor.scalar_type() != dtype)
+      tensor.set_data(tensor.detach().to(dtype));
+}
+
 // Layers see an fp32 stream beside them, as they do beside fp32 weights under autocast. What the
 // fp32 ones took is handed back on the way: the process never holds both models.
 void store_in_bf16(torch::nn::Module& module) {
@@ -111,7 +121,8 @@ MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
 
 void MixedPrecision::convert_module(torch::nn::Module& module) {
   if (policy_.int8_matmul) check_int8_layers(module, policy_.name);
-  module.to(device_, policy_.parameter);
+  cast_floating(module, policy_.parameter);
+  module.to(device_);
   if (memory_.bf16_weights) store_in_bf16(module);
   scaler_.name_parameters(module);
 }
