@@ -10,7 +10,6 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/optimizer/adamw.h"
-#include "halftone/kernels/optimizer/gradient_stats.h"
 #include "halftone/optim/adamw_buffers.h"
 
 namespace halftone {
@@ -67,12 +66,6 @@ bool overlap(const torch::Tensor& a, const torch::Tensor& b) {
   const auto [a_begin, a_end] = extent(a);
   const auto [b_begin, b_end] = extent(b);
   return a_begin < b_end && b_begin < a_end;
-}
-
-bool stands_at(const torch::Tensor& gradient, const torch::Tensor& view) {
-  if (gradient.is_same(view)) return true;
-  return gradient.defined() && gradient.layout() == torch::kStrided &&
-         gradient.scalar_type() == view.scalar_type() && same_memory(gradient, view);
 }
 
 void check_parameter(const std::string& name, const torch::Tensor& parameter) {
@@ -149,54 +142,15 @@ void AdamW::attach(Slot& slot) {
   slot.weight.copy_(slot.variables.front().detach());
   for (torch::Tensor& variable : slot.variables) {
     variable.set_data(slot.weight);
-    if (options_.fp32_gradients && variable.requires_grad()) variable.set_grad_dtype(torch::kFloat);
+    set_gradient_dtype(variable);
   }
   if (options_.release_gradients) return;
   // Not a view in autograd's eyes: the zero_grad() of optimizers and modules refuses those.
   slot.gradient = view_of(tensors.gradients, slot).variable_data();
-  for (torch::Tensor& variable : slot.variables)
-    if (variable.grad().defined()) slot.gradient.add_(variable.grad());
-  for (torch::Tensor& variable : slot.variables) variable.mutable_grad() = slot.gradient;
-}
-
-// What stands in .grad, flat; undefined when there is nothing.
-torch::Tensor AdamW::loose_gradient(const Slot& slot) const {
-  torch::Tensor sum;
-  const torch::ScalarType dtype =
-      options_.fp32_gradients ? torch::kFloat : slot.weight.scalar_type();
-  for (const torch::Tensor& variable : slot.variables) {
-    if (!variable.grad().defined()) continue;
-    torch::Tensor gradient = variable.grad().detach();
-    if (gradient.layout() != torch::kStrided) gradient = gradient.to_dense();
-    gradient = gradient.to(dtype).reshape(-1);
-    sum = sum.defined() ? sum + gradient : gradient;
-  }
-  return sum;
-}
-
-// Brings what stands in .grad into the buffer; whether there was any gradient at all.
-bool AdamW::collect_gradient(const Slot& slot) const {
-  const auto attached = [&](const torch::Tensor& variable) {
-    return stands_at(variable.grad(), slot.gradient);
-  };
-  const auto defined = [](const torch::Tensor& variable) { return variable.grad().defined(); };
-  const std::vector<torch::Tensor>& variables = slot.variables;
-  if (std::all_of(variables.begin(), variables.end(), attached)) return true;
-  if (std::none_of(variables.begin(), variables.end(), attached)) slot.gradient.zero_();
-  if (std::none_of(variables.begin(), variables.end(), defined)) return false;
-  for (const torch::Tensor& variable : variables) {
-    if (defined(variable) && !attached(variable))
-      slot.gradient.add_(variable.grad().detach().to(slot.gradient.scalar_type()));
-    variable.mutable_grad() = slot.gradient;
-  }
-  return true;
-}
-
-std::vector<bool> AdamW::collect_gradients() const {
-  const torch::NoGradGuard no_grad;
-  std::vector<bool> active(slots_.size());
-  for (std::size_t i = 0; i < slots_.size(); ++i) active[i] = collect_gradient(slots_[i]);
-  return active;
+  slot.untouched = slot.gradient._version();
+  collect_gradient(slot);  // the parameter may have one
+  for (const torch::Tensor& variable : slot.variables)
+    if (!variable.grad().defined()) preset_gradient(variable, slot);
 }
 
 void AdamW::check_in_place(std::size_t index) const {
@@ -229,14 +183,6 @@ torch::Tensor AdamW::step(LossClosure closure) {
   return loss;
 }
 
-void AdamW::zero_grad() {
-  const torch::NoGradGuard no_grad;
-  for (Buffer& buffer : buffers_)
-    if (buffer.tensors.gradients.defined()) buffer.tensors.gradients.zero_();
-  for (Slot& slot : slots_)
-    for (torch::Tensor& variable : slot.variables) variable.mutable_grad() = slot.gradient;
-}
-
 double AdamW::lr() const { return param_groups()[0].options().get_lr(); }
 
 void AdamW::set_lr(double lr) {
@@ -256,62 +202,6 @@ const std::vector<torch::Tensor>& AdamW::variables(std::size_t index) const {
   return slots_.at(index).variables;
 }
 
-RangeStats AdamW::parameter_stats(std::size_t index) const {
-  const torch::NoGradGuard no_grad;
-  const Slot& slot = slots_.at(index);
-  const torch::Device device = buffers_.front().tensors.weights.device();
-  torch::Tensor gradient;
-  if (options_.release_gradients)
-    gradient = loose_gradient(slot);
-  else if (collect_gradient(slot))
-    gradient = slot.gradient.view(-1);
-  if (!gradient.defined())
-    return {torch::zeros({1}, torch::dtype(torch::kDouble).device(device)),
-            torch::zeros({1}, torch::dtype(torch::kLong).device(device))};
-  const RangeStats stats = halftone::gradient_stats(gradient, {{0, slot.numel}});
-  return {stats.norm_squared.to(device, true), stats.non_finite.to(device, true)};
-}
-
-GradientStats AdamW::gradient_stats() const {
-  const torch::NoGradGuard no_grad;
-  if (buffers_.empty()) return {torch::zeros({}, torch::kDouble), torch::zeros({0}, torch::kLong)};
-  return options_.release_gradients ? loose_stats() : buffered_stats();
-}
-
-GradientStats AdamW::loose_stats() const {
-  std::vector<torch::Tensor> norm_squared;
-  std::vector<torch::Tensor> non_finite;
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const RangeStats stats = parameter_stats(i);
-    norm_squared.push_back(stats.norm_squared);
-    non_finite.push_back(stats.non_finite);
-  }
-  return {torch::cat(norm_squared).sum(), torch::cat(non_finite)};
-}
-
-GradientStats AdamW::buffered_stats() const {
-  collect_gradients();
-  const torch::Device device = buffers_.front().tensors.weights.device();
-  std::vector<torch::Tensor> norm_squared;
-  std::vector<torch::Tensor> non_finite;
-  std::vector<std::int64_t> order(slots_.size());  // where each parameter stands in the parts
-  std::int64_t position = 0;
-  for (const Buffer& buffer : buffers_) {
-    std::vector<Range> ranges;
-    for (const std::size_t i : buffer.slots) {
-      ranges.push_back({slots_[i].offset, slots_[i].offset + slots_[i].numel});
-      order[i] = position++;
-    }
-    const RangeStats stats = halftone::gradient_stats(buffer.tensors.gradients, ranges);
-    norm_squared.push_back(stats.norm_squared.to(device, true));
-    non_finite.push_back(stats.non_finite.to(device, true));
-  }
-  if (buffers_.size() == 1) return {norm_squared[0].sum(), non_finite[0]};
-  const torch::Tensor by_name = torch::tensor(order).to(device, true);
-  return {torch::cat(norm_squared).index_select(0, by_name).sum(),
-          torch::cat(non_finite).index_select(0, by_name)};
-}
-
 AdamWArguments AdamW::arguments_for(std::size_t buffer, const torch::Tensor& gradient_factor,
                                     const torch::Tensor& found_inf) const {
   const torch::Device device = buffers_[buffer].tensors.weights.device();
@@ -329,7 +219,7 @@ AdamWArguments AdamW::arguments_for(std::size_t buffer, const torch::Tensor& gra
 }
 
 // One parameter by itself, with the gradient that is in .grad, if there is one.
-void AdamW::step_slot(const Slot& slot, AdamWArguments& arguments) const {
+void AdamW::step_slot(Slot& slot, AdamWArguments arguments) const {
   AdamWTensors tensors =
       part_of(buffers_[slot.buffer].tensors, {slot.offset, slot.offset + slot.numel});
   if (options_.release_gradients)
@@ -337,7 +227,9 @@ void AdamW::step_slot(const Slot& slot, AdamWArguments& arguments) const {
   else if (!collect_gradient(slot))
     return;
   if (!tensors.gradients.defined()) return;
+  slot.stepped = true;
   arguments.first_index = slot.offset;
+  if (slot.missed_steps.defined()) arguments.step = arguments.step - slot.missed_steps;
   adamw_in_chunks_(tensors, arguments);
 }
 
@@ -346,33 +238,55 @@ void AdamW::step_parameter(std::size_t index, const torch::Tensor& gradient_fact
   const torch::NoGradGuard no_grad;
   Slot& slot = slots_.at(index);
   check_in_place(index);
-  AdamWArguments arguments = arguments_for(slot.buffer, gradient_factor, found_inf);
-  step_slot(slot, arguments);
+  step_slot(slot, arguments_for(slot.buffer, gradient_factor, found_inf));
   if (options_.release_gradients)
     for (torch::Tensor& variable : slot.variables) variable.mutable_grad() = torch::Tensor();
 }
 
 void AdamW::finish_step(const torch::Tensor& found_inf) {
   const torch::NoGradGuard no_grad;
-  for (const Buffer& buffer : buffers_)
-    buffer.step.add_(found_inf.to(buffer.step.device(), true).eq(0).reshape({}));
+  for (Buffer& buffer : buffers_) {
+    const torch::Tensor counted = found_inf.to(buffer.step.device(), true).eq(0).reshape({});
+    buffer.step.add_(counted);
+    count_missed(buffer, counted);
+  }
+}
+
+// Parameters that have missed the same steps share the count of them, so that those which come
+// back together are updated together.
+void AdamW::count_missed(const Buffer& buffer, const torch::Tensor& counted) {
+  std::vector<std::pair<torch::Tensor, torch::Tensor>> renewed;  // before and after
+  for (const std::size_t i : buffer.slots) {
+    Slot& slot = slots_[i];
+    if (std::exchange(slot.stepped, false)) continue;
+    auto next = std::find_if(renewed.begin(), renewed.end(), [&](const auto& pair) {
+      return pair.first.is_same(slot.missed_steps);
+    });
+    if (next == renewed.end()) {
+      const torch::Tensor before = slot.missed_steps;
+      const torch::Tensor after = before.defined() ? before + counted : counted.to(torch::kLong);
+      next = renewed.insert(renewed.end(), {before, after});
+    }
+    slot.missed_steps = next->second;
+  }
 }
 
 void AdamW::step_scaled(const torch::Tensor& gradient_factor, const torch::Tensor& found_inf) {
   const torch::NoGradGuard no_grad;
   check_in_place();
-  std::vector<bool> active;
-  if (!options_.release_gradients) active = collect_gradients();
   for (std::size_t b = 0; b < buffers_.size(); ++b) {
     const Buffer& buffer = buffers_[b];
-    AdamWArguments arguments = arguments_for(b, gradient_factor, found_inf);
+    const AdamWArguments arguments = arguments_for(b, gradient_factor, found_inf);
     if (options_.release_gradients) {
       for (const std::size_t i : buffer.slots) step_slot(slots_[i], arguments);
       continue;
     }
-    for (const Range& run : active_runs(buffer, active)) {
-      arguments.first_index = run.begin;
-      adamw_in_chunks_(part_of(buffer.tensors, run), arguments);
+    for (const std::size_t i : buffer.slots) slots_[i].stepped = collect_gradient(slots_[i]);
+    for (const Run& run : runs_to_step(buffer)) {
+      AdamWArguments own = arguments;
+      own.first_index = run.range.begin;
+      if (run.missed_steps.defined()) own.step = own.step - run.missed_steps;
+      adamw_in_chunks_(part_of(buffer.tensors, run.range), own);
     }
   }
   finish_step(found_inf);
@@ -395,19 +309,20 @@ AdamWBytes AdamW::bytes() const {
   return bytes;
 }
 
-// The stretches of a buffer whose parameters take part; all of it in the common case.
-std::vector<Range> AdamW::active_runs(const Buffer& buffer, const std::vector<bool>& active) const {
-  std::vector<Range> runs;
+// The stretches of a buffer that are updated alike; all of it in the common case.
+std::vector<AdamW::Run> AdamW::runs_to_step(const Buffer& buffer) const {
+  std::vector<Run> runs;
   for (std::size_t k = 0; k < buffer.slots.size(); ++k) {
     const Slot& slot = slots_[buffer.slots[k]];
     const bool last = k + 1 == buffer.slots.size();
     const std::int64_t end =
         last ? buffer.tensors.weights.numel() : slots_[buffer.slots[k + 1]].offset;
-    if (!active[buffer.slots[k]] || end == slot.offset) continue;
-    if (!runs.empty() && runs.back().end == slot.offset) {
-      runs.back().end = end;
+    if (!slot.stepped || end == slot.offset) continue;
+    if (!runs.empty() && runs.back().range.end == slot.offset &&
+        runs.back().missed_steps.is_same(slot.missed_steps)) {
+      runs.back().range.end = end;
     } else {
-      runs.push_back({slot.offset, end});
+      runs.push_back({{slot.offset, end}, slot.missed_steps});
     }
   }
   return runs;

@@ -27,10 +27,15 @@ struct GradientStats {
 
 /// Parameters of one dtype and device move into one flat buffer, and their gradients are preset to
 /// views of another: build the optimizer after module->to(), and prefer its own zero_grad(), which
-/// keeps those views. A gradient that was replaced is copied in; a parameter whose gradient is
-/// undefined takes no part in the step. Parameters are fp32, bf16 or fp16; the options say how
-/// their gradients, moments and masters are stored. Arithmetic is fp32 for all of them. Results do
-/// not depend on the number of threads.
+/// keeps those views. A gradient that was replaced is copied in. Parameters are fp32, bf16 or fp16;
+/// the options say how their gradients, moments and masters are stored. Arithmetic is fp32 for all
+/// of them. Results do not depend on the number of threads.
+///
+/// As in torch.optim, a parameter without a gradient takes no part in a step: weight and moments
+/// keep their bits, and its bias correction counts the steps that it took part in. It has none when
+/// its gradient is undefined, as that of a frozen parameter is (requires_grad = false), and when
+/// nothing has written to the preset one since zero_grad(), as when no backward pass reached it. A
+/// parameter may be frozen and unfrozen between steps.
 class AdamW : public torch::optim::Optimizer {
  public:
   /// A tensor given twice (tied weights) counts once, under its first name. Throws c10::Error for
@@ -45,14 +50,15 @@ class AdamW : public torch::optim::Optimizer {
   /// Updates with the gradients as they are, non-finite ones too.
   torch::Tensor step(LossClosure closure = nullptr) override;
 
-  /// Sets the gradients to zero and keeps them where they are. Those that are to be released become
-  /// undefined.
+  /// Sets the gradients to zero and keeps them where they are. Those of frozen parameters, and
+  /// those that are to be released, become undefined.
   void zero_grad();
 
   double lr() const;
   void set_lr(double lr);
   const AdamWOptions& options() const { return options_; }
-  std::int64_t step_count() const;  // steps taken, without skipped ones; waits for the device
+  /// Steps taken, without skipped ones; waits for the device.
+  std::int64_t step_count() const;
   const std::vector<std::string>& parameter_names() const { return names_; }
   const torch::Tensor& parameter(
       std::size_t index) const;  // the one called parameter_names()[index]
@@ -70,8 +76,7 @@ class AdamW : public torch::optim::Optimizer {
 
   /// A step in parts: once for each parameter, in any order and as soon as its gradient is whole,
   /// with the same two scalars; then finish_step(), which counts it. The bits are those of
-  /// step_scaled(). A parameter without a gradient is left out; a gradient that is to be released
-  /// is undefined afterwards.
+  /// step_scaled(). A gradient that is to be released is undefined afterwards.
   void step_parameter(std::size_t index, const torch::Tensor& gradient_factor,
                       const torch::Tensor& found_inf);
   void finish_step(const torch::Tensor& found_inf);
@@ -82,7 +87,7 @@ class AdamW : public torch::optim::Optimizer {
   /// Views of what is stored, in the parameter's shape: "<name>.exp_avg", "<name>.exp_avg_sq"
   /// (fp32, bf16, or uint8 codes beside "<name>.exp_avg_scale", "<name>.exp_avg_sq_scale", one for
   /// 256 elements), "<name>.master_low" (int16 or uint8). And step, lr, beta1, beta2, eps,
-  /// weight_decay, seed.
+  /// weight_decay, seed, and "<name>.step" of each parameter that took part in fewer steps.
   StateDict state_dict() const;
   /// Throws UserError that names a missing tensor or one of another shape, and leaves the optimizer
   /// as it was. Restores lr; the other options stay those of the constructor, the seed excepted.
@@ -99,22 +104,34 @@ class AdamW : public torch::optim::Optimizer {
     std::int64_t offset = 0;
     std::int64_t numel = 0;
     std::vector<torch::Tensor> variables;
-    torch::Tensor weight;    // view
-    torch::Tensor gradient;  // view; undefined when gradients are released
+    torch::Tensor weight;                 // view
+    torch::Tensor gradient;               // view; undefined when gradients are released
+    mutable std::uint32_t untouched = 0;  // the gradient's version while nothing has come
+    torch::Tensor missed_steps;           // int64 scalar: counted without it; undefined: none
+    bool stepped = false;                 // in the step that is under way
   };
   struct Buffer {
     AdamWTensors tensors;  // flat; gradients undefined when they are released
     torch::Tensor step;    // int64 scalar
     std::vector<std::size_t> slots;
   };
+  struct Run {
+    Range range;
+    torch::Tensor missed_steps;  // as all its parameters have it
+  };
 
   void add_slots(std::vector<std::pair<std::string, torch::Tensor>> named_parameters);
   void allocate_buffers();
   void attach(Slot& slot);
+  void attach_gradient(const torch::Tensor& variable, const Slot& slot) const;
+  void preset_gradient(const torch::Tensor& variable, const Slot& slot) const;
+  void set_gradient_dtype(const torch::Tensor& variable) const;
+  void clear_gradient(const Slot& slot) const;
+  bool has_arrived(const Slot& slot) const;
   bool collect_gradient(const Slot& slot) const;
   torch::Tensor loose_gradient(const Slot& slot) const;
-  std::vector<bool> collect_gradients() const;
-  std::vector<Range> active_runs(const Buffer& buffer, const std::vector<bool>& active) const;
+  std::vector<Run> runs_to_step(const Buffer& buffer) const;
+  void count_missed(const Buffer& buffer, const torch::Tensor& counted);
   GradientStats buffered_stats() const;
   GradientStats loose_stats() const;
   torch::Tensor view_of(const torch::Tensor& flat, const Slot& slot) const;
@@ -123,8 +140,10 @@ class AdamW : public torch::optim::Optimizer {
   void check_in_place() const;
   AdamWArguments arguments_for(std::size_t buffer, const torch::Tensor& gradient_factor,
                                const torch::Tensor& found_inf) const;
-  void step_slot(const Slot& slot, AdamWArguments& arguments) const;
+  void step_slot(Slot& slot, AdamWArguments arguments) const;
   void check_state(const StateDict& state) const;
+  std::int64_t saved_step(const StateDict& state, std::size_t index) const;
+  void load_missed_steps(const StateDict& state, std::int64_t step);
   void load_slot(std::size_t index, const StateDict& state) const;
 
   AdamWOptions options_;

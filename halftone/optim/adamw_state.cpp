@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <map>
 #include <string>
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/optimizer/moments.h"
@@ -18,6 +20,8 @@ constexpr const char* kExpAvg = ".exp_avg";
 constexpr const char* kExpAvgSq = ".exp_avg_sq";
 constexpr const char* kScale = "_scale";
 constexpr const char* kMasterLow = ".master_low";
+constexpr const char* kStep = "step";
+constexpr const char* kOwnStep = ".step";  // of a parameter that has missed some
 
 [[noreturn]] void refuse(const std::string& name, const torch::Tensor& tensor,
                          const std::string& expected) {
@@ -93,13 +97,20 @@ StateDict AdamW::state_dict() const {
     }
     if (stored.master_low.defined()) add(kMasterLow, stored.master_low);
   }
-  state.values = {{"step", step_count()},
+  const std::int64_t step = step_count();
+  state.values = {{kStep, step},
                   {"lr", lr()},
                   {"beta1", options_.beta1},
                   {"beta2", options_.beta2},
                   {"eps", options_.eps},
                   {"weight_decay", options_.weight_decay},
                   {"seed", std::bit_cast<std::int64_t>(options_.seed)}};
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const torch::Tensor& missed = slots_[i].missed_steps;
+    if (!missed.defined()) continue;
+    if (const auto count = missed.item<std::int64_t>(); count > 0)
+      state.values[names_[i] + kOwnStep] = step - count;
+  }
   return state;
 }
 
@@ -109,6 +120,31 @@ void AdamW::check_state(const StateDict& state) const {
     check_moment(state, names_[i] + kExpAvg, shape);
     check_moment(state, names_[i] + kExpAvgSq, shape);
     check_master(state, names_[i] + kMasterLow, shape);
+    if (!state.values.contains(names_[i] + kOwnStep)) continue;
+    const auto own = state.get<std::int64_t>(names_[i] + kOwnStep);
+    if (own < 0 || own > state.get<std::int64_t>(kStep))
+      throw UserError(fmt::format("saved optimizer has {} = {}, expected 0 to {}, its own step",
+                                  names_[i] + kOwnStep, own, state.get<std::int64_t>(kStep)));
+  }
+}
+
+// The steps that a parameter has taken part in.
+std::int64_t AdamW::saved_step(const StateDict& state, std::size_t index) const {
+  const std::string own = names_[index] + kOwnStep;
+  return state.get<std::int64_t>(state.values.contains(own) ? own : kStep);
+}
+
+void AdamW::load_missed_steps(const StateDict& state, std::int64_t step) {
+  std::map<std::pair<std::size_t, std::int64_t>, torch::Tensor> shared;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
+    slot.missed_steps = torch::Tensor();
+    slot.stepped = false;
+    const std::int64_t missed = step - saved_step(state, i);
+    if (missed == 0) continue;
+    torch::Tensor& count = shared[{slot.buffer, missed}];
+    if (!count.defined()) count = torch::full_like(buffers_[slot.buffer].step, missed);
+    slot.missed_steps = count;
   }
 }
 
@@ -139,7 +175,7 @@ void AdamW::load_slot(std::size_t index, const StateDict& state) const {
 
 void AdamW::load_state_dict(const StateDict& state) {
   const torch::NoGradGuard no_grad;
-  const auto step = state.get<std::int64_t>("step");
+  const auto step = state.get<std::int64_t>(kStep);
   const auto lr = state.get<double>("lr");
   const auto seed = state.get<std::int64_t>("seed");
   if (step < 0 || !(lr >= 0))
@@ -148,6 +184,7 @@ void AdamW::load_state_dict(const StateDict& state) {
   check_state(state);
   for (std::size_t i = 0; i < slots_.size(); ++i) load_slot(i, state);
   for (const Buffer& buffer : buffers_) buffer.step.fill_(step);
+  load_missed_steps(state, step);
   set_lr(lr);
   options_.seed = std::bit_cast<std::uint64_t>(seed);
 }

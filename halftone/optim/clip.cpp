@@ -9,10 +9,11 @@
 namespace halftone {
 namespace {
 
-// The stored elements: a sparse gradient's values, with duplicates added up first.
+// The stored elements: a sparse gradient's values, with duplicates added up first. Writing to them
+// does not count as a new version: to AdamW, what no backward pass has written to is no gradient.
 torch::Tensor dense_elements(const torch::Tensor& parameter) {
   torch::Tensor& gradient = parameter.mutable_grad();
-  if (!gradient.is_sparse()) return gradient;
+  if (!gradient.is_sparse()) return gradient.variable_data();
   if (!gradient.is_coalesced()) gradient = gradient.coalesce();
   return gradient._values();
 }

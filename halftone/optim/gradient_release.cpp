@@ -135,15 +135,12 @@ class ReleasedStep {
     optimizer_.step_parameter(index, factor(), found_inf_.to(torch::kFloat));
   }
 
-  /// What autograd has not completed: a gradient of zeros where nothing has come at all.
+  /// Gradients that autograd has not completed, such as that of one of two tied tensors. Parameters
+  /// without any take no part.
   GradientStats finish() {
     const torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < optimizer_.parameter_names().size(); ++i) {
-      if (collected_.has(i)) continue;
-      Tensor parameter = optimizer_.parameter(i);
-      if (!parameter.grad().defined()) parameter.mutable_grad() = at::zeros_like(parameter);
-      take(i);
-    }
+    for (std::size_t i = 0; i < optimizer_.parameter_names().size(); ++i)
+      if (!collected_.has(i)) take(i);
     optimizer_.finish_step(found_inf_.to(torch::kFloat));
     return collected_.total();
   }

@@ -35,8 +35,9 @@ GradientStats measure_gradients(AdamW& optimizer, const std::function<void()>& b
 /// and the gradient is freed. A gradient that is not finite is not applied, nor is any that comes
 /// after it, nor does the step count; what came before stays applied unless `measured` is given.
 /// Without one and without clipping, and always with `measured`, the bits are those of backward()
-/// and step_scaled(). What no gradient reaches gets one of zeros; gradients that were there before
-/// are dropped. Returns the statistics of all gradients. Nothing waits for the device.
+/// and step_scaled(). A parameter that no gradient reaches takes no part in the step; gradients
+/// that were there before are dropped. Returns the statistics of all gradients. Nothing waits for
+/// the device.
 ///
 /// Whatever reads a weight in the backward pass must be differentiated by it, or done with it: a
 /// detached use may see the updated one.

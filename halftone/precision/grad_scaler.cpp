@@ -146,7 +146,8 @@ void GradScaler::unscale_gradients(torch::optim::Optimizer& optimizer, Optimizer
       auto batch = std::find_if(batches.begin(), batches.end(), same);
       if (batch == batches.end())
         batch = batches.insert(batches.end(), {elements.device(), dtype, {}});
-      batch->gradients.push_back(elements);
+      // Not a version of its own: to AdamW, what no backward pass has written to is no gradient.
+      batch->gradients.push_back(elements.variable_data());
     }
   }
   // The reciprocal in fp64: in fp32 some compilers' division is not exact.

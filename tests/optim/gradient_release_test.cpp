@@ -123,6 +123,7 @@ Tensors released(Layout layout, double clip_norm, bool recompute) {
         *chain.optimizer, [&] { loss.backward(); }, options);
     for (const Tensor& weight : chain.weights) EXPECT_FALSE(weight.grad().defined());
   }
+  EXPECT_TRUE(chain.unused.equal(Chain(3, layout.options, layout.dtype).unused));
   return chain.state();
 }
 

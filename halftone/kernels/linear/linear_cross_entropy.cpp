@@ -145,7 +145,8 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
       if (kept) return gradient.mul(factor).to(to);
       return (factor == 1.0 ? gradient : gradient.mul_(factor)).to(to);
     };
-    if (Tensor sum = weight_grad_in_place({saved[2]}); sum.defined() && saved[1].defined()) {
+    if (!saved[1].defined()) return {scaled(saved[0], "hidden_dtype"), {}, {}};
+    if (Tensor sum = weight_grad_in_place({saved[2]}); sum.defined()) {
       add_in_blocks(sum, saved[1], factor);
       return {scaled(saved[0], "hidden_dtype"), {}, {}};
     }

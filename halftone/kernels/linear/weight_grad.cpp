@@ -65,7 +65,10 @@ Tensor weight_grad_in_place(at::TensorList weights) {
     if (!takes_in_place(weight)) return {};
     grads.push_back(weight.grad());
   }
-  return merged_view(grads);
+  Tensor merged = merged_view(grads);
+  if (merged.defined())  // written through a pointer, and not by tensor operations that would tell
+    for (const Tensor& grad : grads) grad.unsafeGetTensorImpl()->bump_version();
+  return merged;
 }
 
 torch::ScalarType weight_grad_dtype(const Tensor& weight) {

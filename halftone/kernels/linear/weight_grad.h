@@ -26,8 +26,8 @@ class AccumulateInPlace {
 bool accumulates_in_place(at::TensorList weights);
 
 /// Inside a backward(): where to add the gradient of `weights` (out_i, in), taken as one matrix
-/// below each other: a view of their .grad, (sum of out_i, in). Undefined where the gradient has to
-/// go through autograd.
+/// below each other: a view of their .grad, (sum of out_i, in), whose versions count it as written.
+/// Undefined where the gradient has to go through autograd.
 torch::Tensor weight_grad_in_place(at::TensorList weights);
 
 /// The dtype in which autograd adds up the gradient of `weight`. Where it is wider than the
