@@ -58,21 +58,45 @@ struct Stored {
   torch::Tensor values, scales;
 };
 
-void load_moment(const Stored& from, Moment moment, const Stored& to) {
-  const torch::ScalarType dtype = to.values.scalar_type();
-  if (from.values.scalar_type() == dtype) {
-    to.values.copy_(from.values);
-    if (dtype == torch::kByte) to.scales.copy_(from.scales);
-    return;
+bool is_coded(const Stored& moment) { return moment.values.scalar_type() == torch::kByte; }
+
+Stored saved_moment(const StateDict& state, const std::string& name) {
+  Stored saved{.values = state.tensor(name), .scales = {}};
+  if (is_coded(saved)) saved.scales = state.tensor(name + kScale);
+  return saved;
+}
+
+// Flat; codes as the fp32 values of exp_avg.
+torch::Tensor widened(const Stored& saved) {
+  const torch::Tensor flat = saved.values.flatten().contiguous();
+  return is_coded(saved) ? decoded_moments(flat, saved.scales.contiguous(), Moment::kFirst) : flat;
+}
+
+// exp_avg_sq as a step would read it beside that exp_avg.
+torch::Tensor widened_beside(const Stored& first, const Stored& saved,
+                             const torch::Tensor& least_root) {
+  if (!is_coded(saved)) return widened(saved);
+  return decoded_exp_avg_sq(saved.values.flatten().contiguous(), saved.scales.contiguous(),
+                            widened(first).to(torch::kFloat), least_root);
+}
+
+// `widen` makes fp32 of a state that is of another layout.
+template <class Widen>
+void load_moment(const StateDict& state, const std::string& name, const Stored& to,
+                 const Widen& widen) {
+  const Stored saved = saved_moment(state, name);
+  if (saved.values.scalar_type() == to.values.scalar_type()) {
+    to.values.copy_(saved.values);
+    if (is_coded(to)) to.scales.copy_(saved.scales);
+  } else if (is_coded(to)) {
+    const Moment moment = name.ends_with(kExpAvgSq) ? Moment::kSecond : Moment::kFirst;
+    encode_moments_(widen(saved).to(to.values.device(), torch::kFloat), moment, to.values.view(-1),
+                    to.scales);
+  } else {
+    to.values.view(-1).copy_(widen(saved));
   }
-  const torch::Device device = to.values.device();
-  torch::Tensor wide = from.values.to(device).flatten();
-  if (wide.scalar_type() == torch::kByte)
-    wide = decoded_moments(wide.contiguous(), from.scales.to(device).contiguous(), moment);
-  if (dtype == torch::kByte)
-    encode_moments_(wide.to(torch::kFloat), moment, to.values.view(-1), to.scales);
-  else
-    to.values.view(-1).copy_(wide);
+  release_pages(to.values);
+  release_pages(to.scales);
 }
 
 }  // namespace
@@ -151,18 +175,17 @@ void AdamW::load_missed_steps(const StateDict& state, std::int64_t step) {
 void AdamW::load_slot(std::size_t index, const StateDict& state) const {
   const Slot& slot = slots_[index];
   const AdamWTensors& stored = buffers_[slot.buffer].tensors;
-  const auto load = [&](const char* key, Moment moment, const torch::Tensor& flat,
-                        const torch::Tensor& scales) {
-    const std::string name = names_[index] + key;
-    Stored from{.values = state.tensor(name)};
-    if (from.values.scalar_type() == torch::kByte) from.scales = state.tensor(name + kScale);
-    const Stored to{view_of(flat, slot), scales.defined() ? scales_of(scales, slot) : scales};
-    load_moment(from, moment, to);
-    release_pages(to.values);
-    release_pages(to.scales);
+  const auto place = [&](const torch::Tensor& flat, const torch::Tensor& scales) -> Stored {
+    return {view_of(flat, slot), scales.defined() ? scales_of(scales, slot) : scales};
   };
-  load(kExpAvg, Moment::kFirst, stored.exp_avg, stored.exp_avg_scale);
-  load(kExpAvgSq, Moment::kSecond, stored.exp_avg_sq, stored.exp_avg_sq_scale);
+  load_moment(state, names_[index] + kExpAvg, place(stored.exp_avg, stored.exp_avg_scale),
+              [](const Stored& saved) { return widened(saved); });
+  load_moment(state, names_[index] + kExpAvgSq, place(stored.exp_avg_sq, stored.exp_avg_sq_scale),
+              [&](const Stored& saved) {
+                return widened_beside(saved_moment(state, names_[index] + kExpAvg), saved,
+                                      least_root(torch::tensor(saved_step(state, index)),
+                                                 options_.beta1, options_.beta2));
+              });
   if (!stored.master_low.defined()) return;
   const torch::Tensor low = view_of(stored.master_low, slot);
   const std::string name = names_[index] + kMasterLow;

@@ -36,6 +36,11 @@ std::pair<torch::Tensor, torch::Tensor> corrections(const AdamWArguments& argume
           (1.0 - at::pow(arguments.beta2, step)).sqrt()};
 }
 
+// Of the moments as the step before has left them.
+torch::Tensor least_root_for(const AdamWArguments& arguments) {
+  return least_root(arguments.step - 1, arguments.beta1, arguments.beta2);
+}
+
 void check_flat(const torch::Tensor& tensor, const torch::Tensor& weights, const char* name) {
   HALFTONE_CHECK(tensor.dim() == 1 && tensor.is_contiguous() && tensor.sizes() == weights.sizes() &&
                      tensor.device() == weights.device(),
@@ -98,6 +103,7 @@ void check(const AdamWTensors& tensors, const AdamWArguments& arguments) {
 
 AdamWConstants constants_of(const AdamWTensors& tensors, const AdamWArguments& arguments) {
   const auto [step_size, root_correction] = corrections(arguments);
+  const bool coded = tensors.exp_avg.scalar_type() == torch::kByte;
   return {.gradient_factor = arguments.gradient_factor.item<float>(),
           .decay = static_cast<float>(1.0 - arguments.lr * arguments.weight_decay),
           .first_weight = static_cast<float>(1.0 - arguments.beta1),
@@ -106,6 +112,7 @@ AdamWConstants constants_of(const AdamWTensors& tensors, const AdamWArguments& a
           .step_size = static_cast<float>(step_size.item<double>()),
           .root_correction = static_cast<float>(root_correction.item<double>()),
           .eps = static_cast<float>(arguments.eps),
+          .least_root = coded ? static_cast<float>(least_root_for(arguments).item<double>()) : 0.0F,
           .stochastic_rounding = stochastic(tensors, arguments),
           .key = {0, 0},
           .moment_key = {0, 0}};
@@ -182,10 +189,14 @@ torch::Tensor master_of(const AdamWTensors& tensors) {
   return joined_master({tensors.weights, tensors.master_low});
 }
 
-torch::Tensor moment_of(const torch::Tensor& stored, const torch::Tensor& scales, Moment moment) {
-  if (stored.scalar_type() == torch::kByte)
-    return decoded_moments_reference(stored, scales, moment);
-  return stored.to(torch::kFloat);
+// Both moments.
+std::pair<torch::Tensor, torch::Tensor> moments_of(const AdamWTensors& t,
+                                                   const AdamWArguments& arguments) {
+  if (t.exp_avg.scalar_type() != torch::kByte)
+    return {t.exp_avg.to(torch::kFloat), t.exp_avg_sq.to(torch::kFloat)};
+  const torch::Tensor first = decoded_moments_reference(t.exp_avg, t.exp_avg_scale, Moment::kFirst);
+  return {first,
+          decoded_exp_avg_sq(t.exp_avg_sq, t.exp_avg_sq_scale, first, least_root_for(arguments))};
 }
 
 void keep_where(const torch::Tensor& skip, const torch::Tensor& stored, const torch::Tensor& next) {
@@ -257,9 +268,7 @@ void adamw_reference_(const AdamWTensors& tensors, const AdamWArguments& argumen
   const auto [step_size, root_correction] = corrections(arguments);
   const torch::Tensor gradient =
       tensors.gradients.to(torch::kFloat) * arguments.gradient_factor.to(torch::kFloat);
-  const torch::Tensor exp_avg = moment_of(tensors.exp_avg, tensors.exp_avg_scale, Moment::kFirst);
-  const torch::Tensor exp_avg_sq =
-      moment_of(tensors.exp_avg_sq, tensors.exp_avg_sq_scale, Moment::kSecond);
+  const auto [exp_avg, exp_avg_sq] = moments_of(tensors, arguments);
   const torch::Tensor first = exp_avg + (gradient - exp_avg) * (1.0 - arguments.beta1);
   const torch::Tensor second =
       exp_avg_sq * arguments.beta2 + gradient * (1.0 - arguments.beta2) * gradient;

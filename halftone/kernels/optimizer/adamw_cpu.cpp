@@ -159,7 +159,7 @@ struct Split8Weights {
 // The ways in which moments are stored; start() and finish() frame what is done with a block.
 
 struct FloatMoments {
-  static HWY_INLINE void start(const AdamWRange&) {}
+  static HWY_INLINE void start(const AdamWRange&, const AdamWConstants&) {}
   static HWY_INLINE V exp_avg(const AdamWRange& range, std::int64_t i) {
     return hn::LoadU(D(), at<float>(range.exp_avg, i));
   }
@@ -176,7 +176,7 @@ struct FloatMoments {
 
 struct BFloat16Moments {
   using T = BFloat16::Type;
-  static HWY_INLINE void start(const AdamWRange&) {}
+  static HWY_INLINE void start(const AdamWRange&, const AdamWConstants&) {}
   static HWY_INLINE V exp_avg(const AdamWRange& range, std::int64_t i) {
     return BFloat16::load(D(), at<T>(range.exp_avg, i));
   }
@@ -198,15 +198,19 @@ struct BFloat16Moments {
 class Int8Moments {
  public:
   HWY_INLINE Int8Moments() : largest_(hn::Zero(DI())), largest_root_(hn::Zero(DI())) {}
-  HWY_INLINE void start(const AdamWRange& range) {
+  HWY_INLINE void start(const AdamWRange& range, const AdamWConstants& c) {
     const D d;
+    const V least_root = hn::Set(d, c.least_root);
     const V scale = hn::Set(d, *range.exp_avg_scale);
     const V root_scale = hn::Set(d, *range.exp_avg_sq_scale);
     for (std::int64_t i = 0; i < kMomentBlock; i += lanes()) {
       const V code = decode(signed_, at<std::uint8_t>(range.exp_avg, i));
       const V root_code = decode(unsigned_, at<std::uint8_t>(range.exp_avg_sq, i));
-      const V root = hn::Mul(root_code, root_scale);
-      hn::StoreU(hn::Mul(code, scale), d, first_ + i);
+      const V first = hn::Mul(code, scale);
+      const V stored = hn::Mul(root_code, root_scale);
+      const V least = hn::Mul(hn::Abs(first), least_root);
+      const V root = hn::IfThenElse(hn::Gt(least, stored), least, stored);
+      hn::StoreU(first, d, first_ + i);
       hn::StoreU(hn::Mul(root, root), d, second_ + i);
     }
   }
@@ -225,7 +229,7 @@ class Int8Moments {
   }
   HWY_INLINE void finish(const AdamWRange& range) {
     *range.exp_avg_scale = scale_of(largest_);
-    *range.exp_avg_sq_scale = scale_of(largest_root_);
+    *range.exp_avg_sq_scale = with_finite_squares(second_, scale_of(largest_root_));
     encode_block(signed_, first_, *range.exp_avg_scale, at<std::uint8_t>(range.exp_avg, 0));
     encode_block(unsigned_, second_, *range.exp_avg_sq_scale,
                  at<std::uint8_t>(range.exp_avg_sq, 0));
@@ -255,7 +259,7 @@ HWY_INLINE void update_block(const AdamWRange& range, const AdamWConstants& c,
   using Weights = typename Layout::Weights;
   using Gradient = typename Layout::Gradient;
   const D d;
-  moments.start(range);
+  moments.start(range, c);
   for (std::int64_t i = 0; i < kMomentBlock; i += lanes()) {
     const V gradient = hn::Mul(Gradient::load(d, at<typename Gradient::Type>(range.gradients, i)),
                                hn::Set(d, c.gradient_factor));

@@ -22,6 +22,7 @@ struct AdamWConstants {
   float step_size;        // lr / (1 - beta1^t)
   float root_correction;  // sqrt(1 - beta2^t)
   float eps;
+  float least_root;  // of exp_avg_sq beside an exp_avg of 1; of 8-bit moments
   bool stochastic_rounding;
   // Of the random bits, for these 2^32 indices.
   std::uint32_t key[2];

@@ -52,6 +52,17 @@ torch::Tensor in_blocks(const torch::Tensor& flat) {
       .view({blocks, kMomentBlock});
 }
 
+// What codes stand for: exp_avg, or the root of exp_avg_sq.
+torch::Tensor scaled_map_values(const torch::Tensor& codes, const torch::Tensor& scales,
+                                Moment moment) {
+  check(codes, scales, codes.numel());
+  const torch::Tensor map = dynamic_map(moment).to(codes.device());
+  const torch::Tensor number = in_blocks(codes).to(torch::kInt).flatten();
+  return (map.index_select(0, number).view({-1, kMomentBlock}) * scales.unsqueeze(1))
+      .flatten()
+      .narrow(0, 0, codes.numel());
+}
+
 template <class Loop>
 void over_blocks(std::int64_t size, const Loop& loop) {
   at::parallel_for(0, moment_scales(size), kMomentsGrain,
@@ -116,8 +127,10 @@ void encode_moments_reference_(const torch::Tensor& values, Moment moment,
   const torch::NoGradGuard no_grad;
   const DynamicMap& map = map_of(moment);
   if (values.numel() == 0) return;
-  const torch::Tensor stored =
+  torch::Tensor stored =
       in_blocks(moment == Moment::kSecond ? exact_sqrt(values) : values.contiguous());
+  if (moment == Moment::kSecond)
+    stored = at::where(stored.gt(kLargestRoot), torch::full_like(stored, kLargestRoot), stored);
   const torch::Tensor scale = stored.abs().amax(1, true);
   const torch::Tensor usable = scale.ge(kLeastScale) & scale.isfinite();
   const torch::Tensor x = stored * scale.reciprocal();
@@ -126,6 +139,8 @@ void encode_moments_reference_(const torch::Tensor& values, Moment moment,
       at::bucketize(x.abs().to(torch::kDouble), midpoints(map, values.device()), true, true);
   if (moment == Moment::kFirst)
     number = at::where(x.lt(0), (256 - number.clamp_max(map.top - 1)).bitwise_and(255), number);
+  else
+    number = at::where(x.gt(0), number.clamp_min(1), number);
   number = at::where(usable, number, at::zeros_like(number));
   codes.copy_(number.flatten().narrow(0, 0, values.numel()));
   scales.copy_(scale.flatten());
@@ -133,14 +148,25 @@ void encode_moments_reference_(const torch::Tensor& values, Moment moment,
 
 torch::Tensor decoded_moments_reference(const torch::Tensor& codes, const torch::Tensor& scales,
                                         Moment moment) {
-  check(codes, scales, codes.numel());
-  const torch::Tensor map = dynamic_map(moment).to(codes.device());
-  const torch::Tensor number = in_blocks(codes).to(torch::kInt).flatten();
-  const torch::Tensor stored =
-      (map.index_select(0, number).view({-1, kMomentBlock}) * scales.unsqueeze(1))
-          .flatten()
-          .narrow(0, 0, codes.numel());
+  const torch::Tensor stored = scaled_map_values(codes, scales, moment);
   return moment == Moment::kSecond ? stored * stored : stored;
+}
+
+torch::Tensor least_root(const torch::Tensor& steps, double beta1, double beta2) {
+  const torch::Tensor t = steps.to(torch::kDouble);
+  const double q = beta1 * beta1 / beta2;
+  const double first = (1.0 - beta1) * (1.0 - beta1) / (1.0 - beta2);  // C_1 squared
+  const torch::Tensor square =
+      q == 1.0 ? (t * first).reciprocal() : (1.0 - q) / first / (1.0 - at::pow(q, t));
+  return at::where(square.isfinite(), square, torch::zeros_like(square)).sqrt();
+}
+
+torch::Tensor decoded_exp_avg_sq(const torch::Tensor& codes, const torch::Tensor& scales,
+                                 const torch::Tensor& exp_avg, const torch::Tensor& least_root) {
+  const torch::Tensor stored = scaled_map_values(codes, scales, Moment::kSecond);
+  const torch::Tensor least = exp_avg.abs() * least_root.to(torch::kFloat);
+  const torch::Tensor root = at::where(least.gt(stored), least, stored);
+  return root * root;
 }
 
 }  // namespace halftone

@@ -41,7 +41,8 @@ void encode_blocks(const float* values, std::int64_t size, std::uint8_t* codes, 
       hn::StoreU(value, d, block + i);
       largest = larger_magnitude(largest, value);
     }
-    const float scale = scale_of(largest);
+    float scale = scale_of(largest);
+    if (kRoot) scale = with_finite_squares(block, scale);
     encode_block<kRoot>(tables, block, scale, coded);
     std::memcpy(codes + begin, coded, count);
     scales[begin / kMomentBlock] = scale;

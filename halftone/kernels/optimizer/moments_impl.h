@@ -84,6 +84,9 @@ inline constexpr std::int64_t kMomentBlock = 256;
 /// Scales below it count as 0: their inverse would overflow.
 inline constexpr float kLeastScale = 1.17549435e-38F;
 
+/// The largest root whose square is finite.
+inline constexpr float kLargestRoot = 0x1.fffffep63F;
+
 /// Blocks of values in fp32 to codes and scales, and back; `size` elements, the last block may be
 /// shorter. `root`: the map without a sign, of square roots.
 void encode_moments(const float* values, std::int64_t size, bool root, std::uint8_t* codes,

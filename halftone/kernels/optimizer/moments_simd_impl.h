@@ -120,6 +120,9 @@ HWY_INLINE void store_code(V x, V number, std::uint8_t* codes) {
   constexpr const DynamicMap& map = MapTables<kRoot>::kMap;
   const D d;
   const hn::RebindToUnsigned<D> du;
+  // No root becomes 0 that is not: it would leave exp_avg undivided.
+  if constexpr (kRoot)
+    number = hn::Max(number, hn::IfThenElseZero(hn::Gt(x, hn::Zero(d)), hn::Set(d, 1.0F)));
   const auto is_top = hn::Ge(x, hn::Set(d, map.threshold[7]));  // there is no -1
   number = hn::IfThenElse(is_top, hn::Set(d, static_cast<float>(map.top)), number);
   if constexpr (!kRoot) number = hn::Or(number, hn::And(x, hn::Set(d, -0.0F)));
@@ -185,6 +188,16 @@ HWY_INLINE void encode_block(const MapTables<kRoot>& tables, const float* values
   const V inverse = hn::Set(D(), 1.0F / scale);
   for (std::int64_t i = 0; i < kMomentBlock; i += 4 * lanes())
     encode_four<kRoot>(tables, values + i, inverse, codes + i);
+}
+
+/// The scale of a block of roots whose largest is `scale`. Where a square is beyond fp32, as that
+/// of a finite gradient may be, its root is lowered: an inf would spoil the block.
+HWY_INLINE float with_finite_squares(float* roots, float scale) {
+  if (!(scale > kLargestRoot)) return scale;  // nan stays
+  const V largest = hn::Set(D(), kLargestRoot);
+  for (std::int64_t i = 0; i < kMomentBlock; i += lanes())
+    hn::StoreU(hn::Min(hn::LoadU(D(), roots + i), largest), D(), roots + i);
+  return kLargestRoot;
 }
 
 /// The running maximum of magnitudes. As integers, so that nan is larger than everything.
