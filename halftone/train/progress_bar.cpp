@@ -18,6 +18,10 @@ std::string overflow_names(const std::vector<std::string>& names) {
   return names.size() == 1 ? first : fmt::format("{} and {} more", first, names.size() - 1);
 }
 
+/// Weight of the newest of `count` values: the mean of the first ten, then a moving one, so that a
+/// short run's values do not lag behind.
+double newest_weight(std::int64_t count) { return std::max(0.1, 1.0 / static_cast<double>(count)); }
+
 }  // namespace
 
 ProgressBar::ProgressBar(std::int64_t log_every)
@@ -41,9 +45,8 @@ void ProgressBar::step(const StepMetrics& metrics, double progress) {
   const bool first = first_progress_ < 0;
   if (first) first_progress_ = progress;  // the share after this step: its time does not count
   if (!first) seconds_ += metrics.step_ms / 1e3;
-  // The mean of the first ten steps, then a moving one: a short run's loss does not lag behind.
-  const double weight = std::max(0.1, 1.0 / static_cast<double>(++steps_));
-  if (std::isfinite(metrics.loss)) smoothed_loss_ += weight * (metrics.loss - smoothed_loss_);
+  note_loss(metrics.loss);
+  const double weight = newest_weight(++steps_);
   tokens_per_s_ += weight * (metrics.tokens_per_s - tokens_per_s_);
   steps_per_s_ += weight * (1e3 / metrics.step_ms - steps_per_s_);
   if (metrics.skipped)
@@ -55,6 +58,13 @@ void ProgressBar::step(const StepMetrics& metrics, double progress) {
   } else if (metrics.step == 1 || metrics.step % log_every_ == 0 || progress >= 1) {
     line_.print(status(metrics, progress));
   }
+}
+
+// One inf would stay in the mean for good; a run whose losses are all so has none.
+void ProgressBar::note_loss(double loss) {
+  if (!std::isfinite(loss)) return;
+  if (++finite_losses_ == 1) smoothed_loss_ = loss;
+  smoothed_loss_ += newest_weight(finite_losses_) * (loss - smoothed_loss_);
 }
 
 std::string ProgressBar::status(const StepMetrics& metrics, double progress) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -28,6 +29,7 @@ class ProgressBar : public Callback {
   StatusLine& line() { return line_; }
 
  private:
+  void note_loss(double loss);
   std::string status(const StepMetrics& metrics, double progress) const;
 
   std::int64_t log_every_;
@@ -38,7 +40,8 @@ class ProgressBar : public Callback {
   std::int64_t steps_ = 0;      // of this process
   double first_progress_ = -1;  // where this process began, for the time that is left
   double seconds_ = 0;          // spent since then
-  double smoothed_loss_ = 0;
+  std::int64_t finite_losses_ = 0;
+  double smoothed_loss_ = std::numeric_limits<double>::quiet_NaN();  // of the finite ones
   double tokens_per_s_ = 0;
   double steps_per_s_ = 0;
 };
