@@ -15,6 +15,8 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/io/safetensors.h"
+#include "halftone/run/checkpoint_retention_impl.h"
+#include "halftone/run/verified_files_impl.h"
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/hash.h"
 
@@ -34,10 +36,6 @@ constexpr const char* kChecksum = "xxh64";
 constexpr std::uint64_t kMaxTrainerBytes = std::uint64_t{64} << 20U;
 
 enum class Part { kAll, kModel };
-
-fs::path folder_of(const fs::path& run_dir, std::int64_t step) {
-  return run_dir / "checkpoints" / fmt::format("{}{:08}", kFolderPrefix, step);
-}
 
 std::optional<std::int64_t> step_of(const fs::path& folder) {
   const std::string name = folder.filename().string();
@@ -102,6 +100,7 @@ void check_file(const fs::path& path, const json& expected) {
   if (hex(file_checksum(path)) != expected.at(kChecksum).get<std::string>())
     throw UserError(fmt::format("'{}' is damaged: its checksum is not the one in {}", path.string(),
                                 kTrainerFile));
+  note_verified(path);
 }
 
 Checkpoint read_checkpoint(const fs::path& folder, Part part) try {
@@ -136,7 +135,7 @@ Checkpoint load_latest(const fs::path& run_dir, Part part) {
   std::string first_defect;
   for (const std::int64_t step : steps) {
     try {
-      Checkpoint checkpoint = read_checkpoint(folder_of(run_dir, step), part);
+      Checkpoint checkpoint = read_checkpoint(checkpoint_folder(run_dir, step), part);
       if (!first_defect.empty())
         log_warning(fmt::format("{}; going back to the checkpoint of step {}", first_defect, step));
       return checkpoint;
@@ -152,29 +151,17 @@ Checkpoint load_latest(const fs::path& run_dir, Part part) {
       fmt::format("'{}' has no checkpoint that is whole: {}", run_dir.string(), first_defect));
 }
 
-void remove_checkpoint(const fs::path& folder) {
-  // The rename takes it out of the set at once: a kill in the middle leaves only a leftover.
-  const fs::path doomed = folder.string() + ".tmp-0";
-  std::error_code error;
-  fs::rename(folder, doomed, error);
-  if (!error) fs::remove_all(doomed, error);
-  if (error)
-    log_warning(fmt::format("could not remove the old checkpoint '{}': {}", folder.string(),
-                            error.message()));
-}
-
-// Checkpoints of later steps are damaged ones that the run went back from.
-void prune(const fs::path& run_dir, std::int64_t newest, std::int64_t keep_last) {
-  std::int64_t kept = 0;
-  std::vector<std::int64_t> steps = checkpoint_steps(run_dir);
-  std::reverse(steps.begin(), steps.end());
-  for (const std::int64_t step : steps) {
-    const bool keep = step == newest || (step < newest && kept < keep_last);
-    if (keep)
-      ++kept;
-    else
-      remove_checkpoint(folder_of(run_dir, step));
-  }
+/// Whether load_latest() would take it. Files that were read, or written, before and have not
+/// changed are not read again.
+bool is_whole(const fs::path& folder) try {
+  const json trainer = read_trainer(folder / kTrainerFile);
+  for (const char* name : {kModelFile, kOptimizerFile})
+    if (!is_verified(folder / name)) check_file(folder / name, trainer.at("files").at(name));
+  return trainer.at("format").get<int>() == kFormat;
+} catch (const json::exception&) {
+  return false;
+} catch (const std::runtime_error&) {
+  return false;
 }
 
 }  // namespace
@@ -184,7 +171,9 @@ void save_checkpoint(const fs::path& run_dir, const Checkpoint& checkpoint,
   HALFTONE_CHECK(checkpoint.step >= 0, "[save_checkpoint] expected a step of 0 or more, got ",
                  checkpoint.step);
   remove_leftovers(run_dir / "checkpoints");
-  AtomicFolder folder(folder_of(run_dir, checkpoint.step));
+  CheckpointRetention retention(run_dir, checkpoint.step, keep_last, is_whole);
+  retention.make_room();
+  AtomicFolder folder(checkpoint_folder(run_dir, checkpoint.step));
   StateDict both;
   both.insert("optimizer.", {.tensors = checkpoint.optimizer.tensors});
   both.insert("trainer.", {.tensors = checkpoint.trainer.tensors});
@@ -200,7 +189,9 @@ void save_checkpoint(const fs::path& run_dir, const Checkpoint& checkpoint,
   trainer[kChecksum] = hex(hash_bytes(trainer.dump()));
   write_file_atomically(folder.staging() / kTrainerFile, trainer.dump(2) + "\n");
   folder.commit();
-  prune(run_dir, checkpoint.step, keep_last);
+  for (const char* name : {kModelFile, kOptimizerFile})
+    note_verified(checkpoint_folder(run_dir, checkpoint.step) / name);
+  retention.prune();
 }
 
 Checkpoint load_latest_checkpoint(const fs::path& run_dir) {

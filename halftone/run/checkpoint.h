@@ -28,10 +28,11 @@ struct Checkpoint {
   std::int64_t step = 0;
 };
 
-/// Writes `checkpoint` below `run_dir`, then removes all but the `keep_last` newest, those of
-/// later steps (damaged ones that the run went back from) and what killed writers left. A
-/// checkpoint of the same step is replaced. Throws SystemError when the disk is full and UserError
-/// when the folder can't be written; earlier checkpoints are then as they were.
+/// Writes `checkpoint` below `run_dir` and keeps the `keep_last` newest, of which only whole ones
+/// count. The others go before it is written, so that a full disk has room for it, but never the
+/// last whole one; those of later steps, which the run went back from, go afterwards. A checkpoint
+/// of the same step is replaced. Throws SystemError when the disk is full and UserError when the
+/// folder can't be written; the checkpoints that stay are then as they were.
 void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& checkpoint,
                      std::int64_t keep_last = 2);
 

@@ -343,8 +343,11 @@ TEST_F(Program, MessagesThatNobodyReadsEndNoRun) {
 TEST_F(Program, ADamagedNewestCheckpointIsPassedOver) {
   const fs::path run = copy_of_run("half_damaged");
   fs::resize_file(run / "checkpoints" / "step-00000004" / "model.safetensors", 100);
-  const Outcome outcome = halftone("train --resume half_damaged --max-steps 5");
+  const Outcome outcome = halftone("train --resume half_damaged --max-steps 5 --save-every 10");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_TRUE(fs::exists(run / "checkpoints" / "step-00000002")) << "a whole one stays";
+  EXPECT_FALSE(fs::exists(run / "checkpoints" / "step-00000004"));
+  EXPECT_TRUE(fs::exists(run / "checkpoints" / "step-00000005"));
   EXPECT_THAT(outcome.err, HasSubstr("model.safetensors' is damaged"));
   EXPECT_THAT(outcome.err, HasSubstr("going back to the checkpoint of step 2"));
   const std::string metrics = read_text(run / "metrics.jsonl");

@@ -206,21 +206,82 @@ TEST_F(Checkpoints, AllDamagedIsAnErrorThatNamesTheNewest) {
               testing::AllOf(HasSubstr("no checkpoint that is whole"), HasSubstr("00000002")));
 }
 
-TEST_F(Checkpoints, AFullDiskLeavesTheLastGoodOne) {
-  save_checkpoint(run_.path(), example(1));
-  Checkpoint large = example(2);
+// The run fell back from a damaged checkpoint and saves beyond it.
+TEST_F(Checkpoints, OnlyWholeOnesCount) {
+  for (const std::int64_t step : {10, 20}) save_checkpoint(run_.path(), example(step));
+  flip_byte(folder(20) / "model.safetensors", 130);
+  EXPECT_EQ(load_latest_checkpoint(run_.path()).step, 10);
+  save_checkpoint(run_.path(), example(25));
+  EXPECT_THAT(checkpoint_steps(run_.path()), ElementsAre(10, 25));
+  fs::remove(folder(25) / "optimizer.safetensors");
+  save_checkpoint(run_.path(), example(30));
+  EXPECT_THAT(checkpoint_steps(run_.path()), ElementsAre(10, 30));
+}
+
+TEST_F(Checkpoints, DamageOfALargeFileIsSeen) {
+  const auto large = [](std::int64_t step) {
+    Checkpoint checkpoint = example(step);
+    checkpoint.model.tensors["large"] = torch::zeros({std::int64_t{1} << 20});
+    return checkpoint;
+  };
+  save_checkpoint(run_.path(), large(1));
+  save_checkpoint(run_.path(), large(2));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // clocks of file systems tick slowly
+  flip_byte(folder(2) / "model.safetensors", 1000000);
+  save_checkpoint(run_.path(), large(3));
+  EXPECT_THAT(checkpoint_steps(run_.path()), ElementsAre(1, 3));
+  EXPECT_EQ(load_latest_checkpoint(run_.path()).step, 3);
+}
+
+/// Saves what is too large for the disk.
+void save_to_full_disk(const fs::path& run, std::int64_t step, std::int64_t keep_last) {
+  Checkpoint large = example(step);
   large.model.tensors["big"] = torch::zeros({100000});
   const auto before = signal(SIGXFSZ, SIG_IGN);
   rlimit old_limit{};
   getrlimit(RLIMIT_FSIZE, &old_limit);
   const rlimit limit{100000, old_limit.rlim_max};
   setrlimit(RLIMIT_FSIZE, &limit);
-  EXPECT_THROW(save_checkpoint(run_.path(), large), SystemError);
+  EXPECT_THROW(save_checkpoint(run, large, keep_last), SystemError);
   setrlimit(RLIMIT_FSIZE, &old_limit);
   signal(SIGXFSZ, before);
+}
+
+TEST_F(Checkpoints, AFullDiskLeavesTheLastGoodOne) {
+  save_checkpoint(run_.path(), example(1));
+  save_to_full_disk(run_.path(), 2, 2);
   EXPECT_THAT(checkpoint_steps(run_.path()), ElementsAre(1));
   EXPECT_EQ(std::distance(fs::directory_iterator(run_ / "checkpoints"), {}), 1);
   EXPECT_EQ(load_latest_checkpoint(run_.path()).step, 1);
+}
+
+// What is there while a save writes must leave room for it: one less than it keeps in the end.
+TEST_F(Checkpoints, RoomIsMadeBeforeItIsNeeded) {
+  const auto steps_while_writing = [&](std::int64_t step, std::int64_t keep_last) {
+    save_to_full_disk(run_.path(), step, keep_last);
+    return checkpoint_steps(run_.path());
+  };
+  for (const std::int64_t step : {1, 2, 3}) save_checkpoint(run_.path(), example(step), 3);
+  EXPECT_THAT(steps_while_writing(4, 4), ElementsAre(1, 2, 3));
+  EXPECT_THAT(steps_while_writing(4, 3), ElementsAre(2, 3));
+  EXPECT_THAT(steps_while_writing(4, 2), ElementsAre(3));
+  EXPECT_THAT(steps_while_writing(4, 1), ElementsAre(3)) << "one whole checkpoint stays";
+  save_checkpoint(run_.path(), example(4), 1);
+  EXPECT_THAT(checkpoint_steps(run_.path()), ElementsAre(4));
+}
+
+TEST_F(Checkpoints, TheLastWholeOneStaysUntilThereIsAnother) {
+  for (const std::int64_t step : {1, 2, 3}) save_checkpoint(run_.path(), example(step), 3);
+  for (const std::int64_t step : {2, 3}) flip_byte(folder(step) / "model.safetensors", 130);
+  save_to_full_disk(run_.path(), 4, 1);
+  EXPECT_THAT(checkpoint_steps(run_.path()), ElementsAre(1));
+
+  save_checkpoint(run_.path(), example(2));
+  for (const std::int64_t step : {1, 2}) flip_byte(folder(step) / "model.safetensors", 130);
+  save_to_full_disk(run_.path(), 4, 2);
+  EXPECT_THAT(checkpoint_steps(run_.path()), ElementsAre(1, 2)) << "none is whole, so none goes";
+  save_checkpoint(run_.path(), example(4));
+  EXPECT_THAT(checkpoint_steps(run_.path()), ElementsAre(4));
 }
 
 TEST_F(Checkpoints, AFolderThatCannotBeMadeIsTheUsersMistake) {
