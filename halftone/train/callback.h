@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <filesystem>
 #include <map>
 #include <string>
 
@@ -19,6 +20,9 @@ class Callback {
  public:
   virtual ~Callback() = default;
 
+  /// Before anything is made or loaded: the place to throw UserError for a fit() that this callback
+  /// cannot do its work in.
+  virtual void setup(const Trainer& /*trainer*/) {}
   /// Before the first step; a resumed run has loaded its checkpoint.
   virtual void on_fit_start(Trainer& /*trainer*/) {}
   /// Before the step's line is written: the place to add to `metrics.logged`.
@@ -29,9 +33,12 @@ class Callback {
                                  const std::map<std::string, double>& /*values*/) {}
   /// After the validation that belongs to the epoch; `epoch` counts from 1.
   virtual void on_epoch_end(Trainer& /*trainer*/, std::int64_t /*epoch*/) {}
-  /// A whole checkpoint is on the disk.
-  virtual void on_checkpoint_saved(Trainer& /*trainer*/) {}
-  /// A stopped run comes here too.
+  /// The last step is done, with all of the above: the place to ask for the last checkpoint.
+  virtual void on_train_end(Trainer& /*trainer*/) {}
+  /// A whole checkpoint is on the disk, below the folder that Trainer::save_checkpoint() was given.
+  virtual void on_checkpoint_saved(Trainer& /*trainer*/, const std::filesystem::path& /*folder*/) {}
+  /// After the last checkpoint: what is done to the model here is not in it. A stopped run comes
+  /// here too.
   virtual void on_fit_end(Trainer& /*trainer*/) {}
   /// What ends the run before its time; it is thrown on. REQUIRES that nothing is thrown from here.
   virtual void on_exception(Trainer& /*trainer*/, const std::exception& /*error*/) {}

@@ -16,7 +16,7 @@ struct ModelCheckpointOptions {
   std::int64_t every_n_epochs = 1;  // 0: not by epochs
   std::int64_t keep_last = 2;       // newest checkpoints that stay
   /// A value that validation logs, such as "val_loss": the best checkpoint by it is kept in
-  /// RUN/best beside the newest ones.
+  /// RUN/best beside the newest ones. A nan or an inf is never the best.
   std::string monitor;
   MonitorMode mode = MonitorMode::kMin;
   /// Told after each save.
@@ -24,15 +24,19 @@ struct ModelCheckpointOptions {
 };
 
 /// Saves checkpoints into the run directory: every so often, at the end, also when the run is
-/// stopped, and the best one. A Trainer with a default_root_dir has one anyway.
+/// stopped, and the best one. What is saved is the state after all callbacks of the step, wherever
+/// this one stands among them. A Trainer with a default_root_dir has one anyway.
 class ModelCheckpoint : public Callback {
  public:
   explicit ModelCheckpoint(ModelCheckpointOptions options = {});
 
+  void setup(const Trainer& trainer) override;
   void on_fit_start(Trainer& trainer) override;
   void on_step_end(Trainer& trainer, const StepMetrics& metrics) override;
   void on_epoch_end(Trainer& trainer, std::int64_t epoch) override;
   void on_validation_end(Trainer& trainer, const std::map<std::string, double>& values) override;
+  void on_train_end(Trainer& trainer) override;
+  void on_checkpoint_saved(Trainer& trainer, const std::filesystem::path& folder) override;
   void on_fit_end(Trainer& trainer) override;
 
   std::string state_key() const override { return "model_checkpoint"; }
@@ -41,6 +45,7 @@ class ModelCheckpoint : public Callback {
 
  private:
   void save(Trainer& trainer);
+  void keep_if_best(Trainer& trainer, double value);
 
   ModelCheckpointOptions options_;
   Monitor best_;

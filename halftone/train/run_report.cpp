@@ -61,7 +61,9 @@ void RunReport::on_fit_start(Trainer& trainer) {
   if (run != nullptr) reader_.emplace(run->paths().metrics());
 }
 
-void RunReport::on_checkpoint_saved(Trainer& trainer) { write(trainer, "training, as of"); }
+void RunReport::on_checkpoint_saved(Trainer& trainer, const fs::path& /*folder*/) {
+  write(trainer, "training, as of");
+}
 
 void RunReport::on_fit_end(Trainer& trainer) {
   write(trainer, trainer.stopped() ? "stopped at" : "finished at");

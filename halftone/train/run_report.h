@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,7 +22,7 @@ class RunReport : public Callback {
   explicit RunReport(std::vector<RunDescription::Fact> facts = {}) : facts_(std::move(facts)) {}
 
   void on_fit_start(Trainer& trainer) override;
-  void on_checkpoint_saved(Trainer& trainer) override;
+  void on_checkpoint_saved(Trainer& trainer, const std::filesystem::path& folder) override;
   void on_fit_end(Trainer& trainer) override;
   void on_exception(Trainer& trainer, const std::exception& error) override;
 

@@ -10,6 +10,7 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
+#include "halftone/core/log.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/advice.h"
 #include "halftone/train/model_checkpoint.h"
@@ -147,7 +148,10 @@ const FitLoop& Trainer::loop() const {
 
 void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options) {
   stop_ = false;
+  save_requests_.clear();
+  validates_ = validation != nullptr;
   const RunLimits limits{options_.max_steps, options_.max_epochs, options_.max_time};
+  for (const auto& callback : options_.callbacks) callback->setup(*this);
   if (!options_.default_root_dir.empty() && !options.resume)
     check_new_run(options_.default_root_dir, options_.overwrite);
   apply_keep_fp32(task.module().network(), options_, policy());
@@ -171,10 +175,14 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   task.module().on_fit_start();
   try {
     for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
+    write_checkpoints();
     train(task, validation);
+    for (const auto& callback : options_.callbacks) callback->on_train_end(*this);
+    write_checkpoints();
     for (const auto& callback : options_.callbacks) callback->on_fit_end(*this);
+    write_checkpoints();
   } catch (const std::exception& error) {
-    for (const auto& callback : options_.callbacks) callback->on_exception(*this, error);
+    tell_of(error);
     throw;
   }
   task.module().on_fit_end();
@@ -198,14 +206,18 @@ void Trainer::open_run(FitLoop& loop, const FitOptions& options) {
 void Trainer::resume(FitLoop& loop) {
   const Checkpoint checkpoint = load_latest_checkpoint(options_.default_root_dir);
   loop.load_checkpoint(checkpoint);
-  for (const auto& callback : options_.callbacks)
-    if (!callback->state_key().empty())
-      callback->load_state_dict(checkpoint.trainer.extract(callback_prefix(*callback)));
+  for (const auto& callback : options_.callbacks) {
+    if (callback->state_key().empty()) continue;
+    const StateDict state = checkpoint.trainer.extract(callback_prefix(*callback));
+    const bool is_new = state.values.empty() && state.tensors.empty();
+    if (!is_new) callback->load_state_dict(state);
+  }
 }
 
 void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
   TrainingModuleBase& module = task.module();
-  bool epoch_is_new = true;
+  // A resumed run may be in the middle of an epoch that it has begun before.
+  bool epoch_is_new = loop_->counters().step == 0 || task.batch_index() == 0;
   bool batch_was_seen = device().is_cpu();  // where the advice does not depend on it
   while (!loop_->finished() && !stop_) {
     const std::int64_t epoch = loop_->counters().epochs + 1;
@@ -224,6 +236,17 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
     for (const auto& callback : options_.callbacks) callback->on_step_end(*this, metrics);
     for (const auto& callback : options_.callbacks)
       if (epoch_is_new) callback->on_epoch_end(*this, epoch);
+    write_checkpoints();
+  }
+}
+
+void Trainer::tell_of(const std::exception& error) {
+  save_requests_.clear();  // of a step that was not finished
+  for (const auto& callback : options_.callbacks) callback->on_exception(*this, error);
+  try {
+    write_checkpoints();
+  } catch (const std::exception& failure) {
+    log_warning(failure.what());  // beside the error that ends the run
   }
 }
 
@@ -252,14 +275,28 @@ std::map<std::string, double> Trainer::evaluate(EvaluationTask& task) {
 }
 
 void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last) {
-  Checkpoint checkpoint = loop().checkpoint();
+  HALFTONE_CHECK(loop_ != nullptr,
+                 "[trainer] expected save_checkpoint() to be called from within fit()");
+  const auto same = std::find_if(save_requests_.begin(), save_requests_.end(),
+                                 [&](const SaveRequest& one) { return one.folder == folder; });
+  if (same == save_requests_.end())
+    save_requests_.push_back({folder, keep_last});
+  else
+    same->keep_last = std::max(same->keep_last, keep_last);
+}
+
+void Trainer::write_checkpoints() {
+  if (save_requests_.empty()) return;
+  Checkpoint checkpoint = loop_->checkpoint();
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty())
       checkpoint.trainer.insert(callback_prefix(*callback), callback->state_dict());
   // A step that a checkpoint counts must have its line, also when the power goes.
   if (metrics_log_) metrics_log_->sync();
-  halftone::save_checkpoint(folder, checkpoint, keep_last);
-  for (const auto& callback : options_.callbacks) callback->on_checkpoint_saved(*this);
+  for (const auto& [folder, keep_last] : std::exchange(save_requests_, {})) {
+    halftone::save_checkpoint(folder, checkpoint, keep_last);
+    for (const auto& callback : options_.callbacks) callback->on_checkpoint_saved(*this, folder);
+  }
 }
 
 }  // namespace halftone

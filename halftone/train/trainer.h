@@ -49,7 +49,8 @@ struct TrainerOptions {
 };
 
 struct FitOptions {
-  /// Goes on from the newest whole checkpoint in default_root_dir, bit by bit.
+  /// Goes on from the newest whole checkpoint in default_root_dir, bit by bit. Throws UserError
+  /// where there is none.
   bool resume = false;
 };
 
@@ -103,15 +104,25 @@ class Trainer {
   /// nothing.
   const FitLoop& loop() const;
   const RunDirectory* run_directory() const { return run_ ? &*run_ : nullptr; }
-  /// Writes a checkpoint with the states of the callbacks below `folder`, keeping the `keep_last`
-  /// newest. From within fit().
+  /// Whether fit() got validation data.
+  bool validates() const { return validates_; }
+  /// Has a checkpoint with the states of the callbacks written below `folder`, keeping the
+  /// `keep_last` newest. It is written when all callbacks have been called for the present step,
+  /// whichever asks for it, and what their hooks did to the model is in it.
   void save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last);
 
  private:
+  struct SaveRequest {
+    std::filesystem::path folder;
+    std::int64_t keep_last;
+  };
+
   void run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options);
   void open_run(FitLoop& loop, const FitOptions& options);
   void resume(FitLoop& loop);
   void train(TrainingTask& task, EvaluationTask* validation);
+  void write_checkpoints();
+  void tell_of(const std::exception& error);
   void advise(TrainingTask& task) const;
   void validate_and_report(EvaluationTask& task);
   std::map<std::string, double> evaluate(EvaluationTask& task);
@@ -121,6 +132,8 @@ class Trainer {
   FitLoop* loop_ = nullptr;  // while fit() runs
   std::optional<RunDirectory> run_;
   std::optional<MetricsLog> metrics_log_;
+  std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming
+  bool validates_ = false;
   bool stop_ = false;
 };
 

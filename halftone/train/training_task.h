@@ -35,6 +35,8 @@ class TrainingTask {
   /// Rows that the batches of the last group gave to a matrix product; 0 where it is not known.
   virtual std::int64_t rows_per_batch() const = 0;
 
+  /// Of the next batch, in its epoch.
+  virtual std::int64_t batch_index() const = 0;
   virtual std::int64_t epochs() const = 0;  // completed
   /// Nothing where the loader does not tell, until an epoch has ended.
   virtual std::optional<std::int64_t> batches_per_epoch() const = 0;
@@ -105,6 +107,7 @@ class ModuleTrainingTask final : public TrainingTask {
   std::int64_t rows_per_batch() const override {
     return group_.empty() ? 0 : rows_of(group_.front());
   }
+  std::int64_t batch_index() const override { return stream_.index(); }
   std::int64_t epochs() const override { return stream_.epochs(); }
   std::optional<std::int64_t> batches_per_epoch() const override {
     return stream_.batches_per_epoch();
