@@ -164,7 +164,7 @@ void run_bench(const BenchArguments& arguments, const ConfigArguments& flags) {
       .should_stop = [] { return interrupted(); }};
   const std::vector<RecipeRun> runs = compare_recipes(config, inputs, recipes, seeds, events);
   bar.clear();
-  if (interrupted()) throw Exit{kInterruptedExitCode};
+  if (interrupted()) throw Exit{interrupted_exit_code()};
   const double tokens_per_step =
       static_cast<double>(config.batch_size * config.seq_len * config.accumulate);
   print(arguments.json ? json_of(runs, config) : table_of(summaries_of(runs, tokens_per_step)));

@@ -98,7 +98,7 @@ void run_generate(GenerateArguments arguments, const ConfigArguments& flags) {
     });
   }
   print(decoder.flush() + "\n");
-  if (interrupted()) throw Exit{kInterruptedExitCode};
+  if (interrupted()) throw Exit{interrupted_exit_code()};
 }
 
 }  // namespace

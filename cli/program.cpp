@@ -19,6 +19,7 @@
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "halftone/pretrain/config_schema.h"
 #include "halftone/system/file.h"
+#include "halftone/system/interrupt.h"
 #include "halftone/system/terminal.h"
 
 namespace halftone::cli {
@@ -181,6 +182,12 @@ int run_guarded(CLI::App& app, std::vector<std::string> args) try {
 }
 
 }  // namespace
+
+int interrupted_exit_code() {
+  constexpr int kHangUp = 129;
+  constexpr int kInterrupted = 130;
+  return interrupting_signal() == SIGHUP ? kHangUp : kInterrupted;
+}
 
 void say(std::string_view text) { write_to_stderr(text); }
 

@@ -18,7 +18,8 @@ struct Exit {
   int code;
 };
 
-constexpr int kInterruptedExitCode = 130;
+/// Of a command that a signal has ended: 129 after SIGHUP (the terminal was closed), else 130.
+int interrupted_exit_code();
 
 /// Results for stdout: written and flushed at once. Throws Exit when the reader has gone (a closed
 /// pipe) and SystemError when a file that stdout leads to can't be written.

@@ -50,18 +50,17 @@ void run_train(const ConfigArguments& arguments, const std::optional<std::string
             if (!interrupted()) return;
             progress.finish();
             say(fmt::format("stopped before the first step; nothing has changed\n"));
-            throw Exit{kInterruptedExitCode};
+            throw Exit{interrupted_exit_code()};
           },
       .on_start = [&](const PretrainPlan& plan) { progress.start(plan); },
       .on_step = [&](const StepMetrics& metrics, double share) { progress.step(metrics, share); },
       .on_checkpoint = [&](const auto& run,
-                           std::int64_t step) { progress.checkpoint(run.string(), step); },
-      .should_stop = [] { return interrupted(); }};
+                           std::int64_t step) { progress.checkpoint(run.string(), step); }};
   const PretrainResult result =
       resume ? resume_pretraining(config, events) : pretrain(config, events);
   progress.finish();
   report_end(result, config.out);
-  if (result.stopped) throw Exit{kInterruptedExitCode};
+  if (result.stopped) throw Exit{interrupted_exit_code()};
   print(config.out + "\n");
 }
 
@@ -82,8 +81,9 @@ void add_train_command(CLI::App& app) {
       "  halftone train --resume runs/poems --max-time 10m\n"
       "\n"
       "Every flag is also a key of CONFIG.toml (--batch-size 8 is batch_size = 8); flags win.\n"
-      "Ctrl-C finishes the step, saves and exits with 130. The last line on stdout is the run's "
-      "folder.");
+      "Ctrl-C finishes the step, saves and exits with 130; closing the terminal does so, too "
+      "(129). "
+      "The last line\non stdout is the run's folder.");
   command->callback([arguments, resume] { run_train(*arguments, *resume); });
 }
 

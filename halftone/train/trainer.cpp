@@ -12,6 +12,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/precision/keep_fp32.h"
+#include "halftone/system/interrupt.h"
 #include "halftone/train/advice.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/run_report.h"
@@ -148,8 +149,11 @@ const FitLoop& Trainer::loop() const {
 
 void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options) {
   stop_ = false;
+  stop_signal_.reset();
   save_requests_.clear();
   validates_ = validation != nullptr;
+  std::optional<InterruptGuard> guard;
+  if (options_.save_on_signal && !options_.default_root_dir.empty()) guard.emplace();
   const RunLimits limits{options_.max_steps, options_.max_epochs, options_.max_time};
   for (const auto& callback : options_.callbacks) callback->setup(*this);
   if (!options_.default_root_dir.empty() && !options.resume)
@@ -236,8 +240,15 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
     for (const auto& callback : options_.callbacks) callback->on_step_end(*this, metrics);
     for (const auto& callback : options_.callbacks)
       if (epoch_is_new) callback->on_epoch_end(*this, epoch);
+    stop_if_signalled();
     write_checkpoints();
   }
+}
+
+void Trainer::stop_if_signalled() {
+  if (!options_.save_on_signal || !run_ || loop_->finished() || !interrupted()) return;
+  stop_signal_ = interrupting_signal();
+  stop();
 }
 
 void Trainer::tell_of(const std::exception& error) {

@@ -39,6 +39,10 @@ struct TrainerOptions {
   /// yet, unless `overwrite` is set or fit() resumes it.
   std::filesystem::path default_root_dir;
   bool overwrite = false;
+  /// Ctrl-C (SIGINT), SIGTERM and a closed terminal (SIGHUP) end fit() after the present step, with
+  /// a checkpoint, as stop() does; Trainer::stop_signal() tells. A second one ends the process.
+  /// Only where there is a default_root_dir, and not for a signal that the program handles itself.
+  bool save_on_signal = true;
   std::int64_t val_check_interval = 0;  // steps between validations; 0: at the end of each epoch
   GradScalerOptions scaler;             // of precisions with loss scaling
   MemoryChoice memory;  // what concerns the optimizer is up to the module: MemoryRecipe::apply_to()
@@ -95,6 +99,8 @@ class Trainer {
   /// Ends fit() after the present step.
   void stop() { stop_ = true; }
   bool stopped() const { return stop_; }
+  /// The signal that stopped the last fit(), such as SIGINT; see TrainerOptions::save_on_signal.
+  const std::optional<int>& stop_signal() const { return stop_signal_; }
 
   const TrainerOptions& options() const { return options_; }
   const torch::Device& device() const { return precision_.device(); }
@@ -121,6 +127,7 @@ class Trainer {
   void open_run(FitLoop& loop, const FitOptions& options);
   void resume(FitLoop& loop);
   void train(TrainingTask& task, EvaluationTask* validation);
+  void stop_if_signalled();
   void write_checkpoints();
   void tell_of(const std::exception& error);
   void advise(TrainingTask& task) const;
@@ -135,6 +142,7 @@ class Trainer {
   std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming
   bool validates_ = false;
   bool stop_ = false;
+  std::optional<int> stop_signal_;
 };
 
 }  // namespace halftone

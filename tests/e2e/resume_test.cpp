@@ -190,6 +190,14 @@ TEST_F(Resume, CtrlCSavesAndExitsWith130) {
   expect_equal_runs("whole", "stopped");
 }
 
+TEST_F(Resume, AClosedTerminalSavesAndExitsWith129) {
+  ASSERT_EQ(wait_for(start(train("whole", "32-true"))), 0);
+  EXPECT_EQ(interrupt_at(start(train("closed", "32-true")), folder_ / "closed", 7, SIGHUP), 129);
+  EXPECT_LT(metrics(folder_ / "closed").size(), kSteps);
+  EXPECT_EQ(wait_for(start({"train", "--resume", folder_ / "closed"})), 0);
+  expect_equal_runs("whole", "closed");
+}
+
 TEST_F(Resume, RefusesAChangedRecipeAndKeepsTheRun) {
   ASSERT_EQ(wait_for(start(train("run", "32-true"))), 0);
   const std::string before = read(folder_ / "run/metrics.jsonl");
