@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "cli/arguments.h"
 #include "cli/program.h"
@@ -16,11 +18,14 @@
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/pretrain/pretrain.h"
+#include "halftone/run/checkpoint.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/system/interrupt.h"
 
 namespace halftone::cli {
 namespace {
+
+constexpr const char* kAuto = "auto";
 
 void report_end(const PretrainResult& result, const std::string& run) {
   if (result.last_loss)
@@ -35,11 +40,47 @@ void report_end(const PretrainResult& result, const std::string& run) {
     say(fmt::format("stopped and saved; go on with: halftone train --resume {}\n", run));
 }
 
+using Pretrain = PretrainResult (*)(const TrainConfig& config, const PretrainEvents& events);
+
+/// What is to be trained, and how it begins.
+struct Beginning {
+  TrainConfig config;
+  Pretrain train;
+};
+
+Beginning go_on_with(const std::string& run, const std::vector<ConfigAssignment>& given) {
+  TrainConfig config = resume_config(run, given);
+  if (checkpoint_steps(run).empty())
+    throw UserError(fmt::format(
+        "--resume: '{}' has no checkpoint: the run ended before its first one; start it "
+        "again with the flags that it was started with and --resume auto or --overwrite",
+        run));
+  return {std::move(config), resume_pretraining};
+}
+
+/// One command for a job that is restarted: the run in --out goes on, or begins.
+Beginning go_on_or_start(const ConfigArguments& arguments) {
+  const std::vector<ConfigAssignment> given = arguments.assignments();
+  if (!was_given(given, "out"))
+    throw UserError("--resume auto: expected --out with the folder of the run, got none");
+  TrainConfig config = resolve_config(given);
+  if (config.overwrite)
+    throw UserError(
+        "--resume auto goes on with the run that is there and --overwrite replaces it; give one of "
+        "them");
+  if (checkpoint_steps(config.out).empty()) return {std::move(config), restart_pretraining};
+  return go_on_with(config.out, given);
+}
+
+Beginning beginning_of(const ConfigArguments& arguments, const std::optional<std::string>& resume) {
+  if (!resume) return {arguments.resolve(), pretrain};
+  if (resume->empty()) throw UserError("--resume: expected a run directory, got an empty text");
+  return *resume == kAuto ? go_on_or_start(arguments)
+                          : go_on_with(*resume, arguments.assignments());
+}
+
 void run_train(const ConfigArguments& arguments, const std::optional<std::string>& resume) {
-  if (resume && resume->empty())
-    throw UserError("--resume: expected a run directory, got an empty text");
-  const TrainConfig config =
-      resume ? resume_config(*resume, arguments.assignments()) : arguments.resolve();
+  const auto [config, train] = beginning_of(arguments, resume);
   require_data(config, "train on");
   TrainingProgress progress(config.log_every);
   const InterruptGuard guard;
@@ -56,8 +97,7 @@ void run_train(const ConfigArguments& arguments, const std::optional<std::string
       .on_step = [&](const StepMetrics& metrics, double share) { progress.step(metrics, share); },
       .on_checkpoint = [&](const auto& run,
                            std::int64_t step) { progress.checkpoint(run.string(), step); }};
-  const PretrainResult result =
-      resume ? resume_pretraining(config, events) : pretrain(config, events);
+  const PretrainResult result = train(config, events);
   progress.finish();
   report_end(result, config.out);
   if (result.stopped) throw Exit{interrupted_exit_code()};
@@ -70,15 +110,19 @@ void add_train_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("train", "Train a model on text");
   auto resume = std::make_shared<std::optional<std::string>>();
   command
-      ->add_option("--resume", *resume,
-                   "Go on with this run, bit by bit as if it had never stopped")
-      ->type_name("RUN");
+      ->add_option(
+          "--resume", *resume,
+          "Go on with this run, bit by bit as if it had never stopped; auto: with the run in "
+          "--out if it has a checkpoint, else start it")
+      ->type_name("RUN|auto");
   auto arguments = std::make_shared<ConfigArguments>(*command);
   command->footer(
       "Examples:\n"
       "  halftone train --preset tiny --data poems.txt --max-time 3m --out runs/poems\n"
       "  halftone train small.toml --precision 16-mixed --max-steps 1000\n"
       "  halftone train --resume runs/poems --max-time 10m\n"
+      "  halftone train small.toml --out runs/small --resume auto    # for a job that is "
+      "restarted\n"
       "\n"
       "Every flag is also a key of CONFIG.toml (--batch-size 8 is batch_size = 8); flags win.\n"
       "Ctrl-C finishes the step, saves and exits with 130; closing the terminal does so, too "

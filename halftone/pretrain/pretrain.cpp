@@ -140,8 +140,14 @@ PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
 }  // namespace
 
 PretrainResult pretrain(const TrainConfig& config, const PretrainEvents& events) {
-  check_new_run(config.out, config.overwrite);
+  check_new_run(config.out, config.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse);
   return fit(config, prepare_pretraining(config, std::nullopt, events.on_preparation), events, {});
+}
+
+PretrainResult restart_pretraining(const TrainConfig& config, const PretrainEvents& events) {
+  check_new_run(config.out, ExistingRun::kRestart);
+  return fit(config, prepare_pretraining(config, std::nullopt, events.on_preparation), events,
+             {.resume_or_start = true});
 }
 
 PretrainResult resume_pretraining(const TrainConfig& config, const PretrainEvents& events) {

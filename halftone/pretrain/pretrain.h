@@ -51,6 +51,10 @@ struct PretrainResult {
 /// before the run directory is made. Throws UserError and SystemError.
 PretrainResult pretrain(const TrainConfig& config, const PretrainEvents& events = {});
 
+/// The same where a run may have begun in `config.out` that has no checkpoint yet: it is started
+/// again. One that has a checkpoint by now, from a process that was still ending, is gone on with.
+PretrainResult restart_pretraining(const TrainConfig& config, const PretrainEvents& events = {});
+
 /// Goes on with the run in `config.out` from its newest checkpoint, bit by bit as if it had never
 /// stopped (at the same number of threads, on the same machine).
 PretrainResult resume_pretraining(const TrainConfig& config, const PretrainEvents& events = {});

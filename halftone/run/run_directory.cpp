@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "halftone/core/error.h"
+#include "halftone/run/checkpoint.h"
 #include "halftone/system/atomic_file.h"
 
 namespace halftone {
@@ -63,6 +64,22 @@ void remove_run(const RunPaths& paths) {
   }
 }
 
+void check_existing_run(const fs::path& root, ExistingRun existing) {
+  if (existing == ExistingRun::kReplace) return;
+  std::error_code error;
+  // Without a configuration the run never began: there is nothing to lose.
+  if (existing == ExistingRun::kRefuse && !fs::exists(root / "config.toml", error)) return;
+  const bool has_checkpoint = !checkpoint_steps(root).empty();
+  if (existing == ExistingRun::kRestart && !has_checkpoint) return;
+  throw UserError(
+      fmt::format("the run directory '{}' exists; {}, replace it with --overwrite, or name another "
+                  "with --out",
+                  shown(root),
+                  has_checkpoint ? fmt::format("continue it with --resume {}", shown(root))
+                                 : "it ended before its first checkpoint: start it again with "
+                                   "--resume auto"));
+}
+
 }  // namespace
 
 RunPaths find_run(const fs::path& root) {
@@ -75,7 +92,7 @@ RunPaths find_run(const fs::path& root) {
   return paths;
 }
 
-void check_new_run(const fs::path& root, bool overwrite) {
+void check_new_run(const fs::path& root, ExistingRun existing) {
   check_writable(root);
   std::error_code error;
   const fs::file_status status = fs::status(root, error);
@@ -87,20 +104,16 @@ void check_new_run(const fs::path& root, bool overwrite) {
   if (!is_run(root))
     throw UserError(fmt::format(
         "'{}' holds files that are not a halftone run; name a new folder with --out", shown(root)));
-  // Without a configuration the run never began: there is nothing to lose.
-  if (!overwrite && fs::exists(root / "config.toml", error))
-    throw UserError(
-        fmt::format("the run directory '{}' exists; continue it with --resume {}, replace "
-                    "it with --overwrite, or name another with --out",
-                    shown(root), shown(root)));
+  check_existing_run(root, existing);
 }
 
-RunDirectory RunDirectory::create(const fs::path& root, bool overwrite) {
-  check_new_run(root, overwrite);
+RunDirectory RunDirectory::create(const fs::path& root, ExistingRun existing) {
+  check_new_run(root, existing);
   std::error_code error;
   fs::create_directories(root, error);
   if (error) throw_file_error("create", root, error.value());
   RunDirectory run(RunPaths{root});
+  check_existing_run(root, existing);  // now that no other process writes to it any more
   remove_run(run.paths_);
   fs::create_directories(run.paths_.checkpoints(), error);
   if (error) throw_file_error("create", run.paths_.checkpoints(), error.value());

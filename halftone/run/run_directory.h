@@ -26,16 +26,23 @@ struct RunPaths {
 /// The paths of a run that exists (for reading); throws UserError when `root` is no run directory.
 RunPaths find_run(const std::filesystem::path& root);
 
+/// What a new run does about one that is there already.
+enum class ExistingRun {
+  kRefuse,   // throws UserError, unless it never began
+  kRestart,  // empties it if it has no checkpoint to go on from, else throws UserError
+  kReplace,  // empties it
+};
+
 /// Throws the UserError that RunDirectory::create would, without writing anything.
-void check_new_run(const std::filesystem::path& root, bool overwrite);
+void check_new_run(const std::filesystem::path& root, ExistingRun existing);
 
 /// A run directory that this process alone may write to, for the lifetime of the object.
 class RunDirectory {
  public:
-  /// Makes the folder `root`, or, with `overwrite`, empties the run that is there; only what a run
+  /// Makes the folder `root`, or empties the run that is there, as `existing` says; only what a run
   /// consists of is ever removed. Throws UserError when `root` holds something else, is in use or
   /// can't be written.
-  static RunDirectory create(const std::filesystem::path& root, bool overwrite);
+  static RunDirectory create(const std::filesystem::path& root, ExistingRun existing);
   /// Opens an existing run to go on with it. Throws UserError.
   static RunDirectory resume(const std::filesystem::path& root);
 

@@ -116,6 +116,18 @@ void add_unless_there(std::vector<std::shared_ptr<Callback>>& callbacks) {
     callbacks.push_back(std::make_shared<Kind>());
 }
 
+bool resumes_run(const TrainerOptions& options, const FitOptions& how) {
+  const std::filesystem::path& root = options.default_root_dir;
+  if (root.empty() && (how.resume || how.resume_or_start))
+    throw UserError("trainer: expected default_root_dir to say which run to resume, got none");
+  return how.resume || (how.resume_or_start && !checkpoint_steps(root).empty());
+}
+
+ExistingRun existing_run(const TrainerOptions& options, const FitOptions& how) {
+  if (how.resume_or_start) return ExistingRun::kRestart;
+  return options.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse;
+}
+
 std::string callback_prefix(const Callback& callback) {
   return "callback." + callback.state_key() + ".";
 }
@@ -156,8 +168,9 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   if (options_.save_on_signal && !options_.default_root_dir.empty()) guard.emplace();
   const RunLimits limits{options_.max_steps, options_.max_epochs, options_.max_time};
   for (const auto& callback : options_.callbacks) callback->setup(*this);
-  if (!options_.default_root_dir.empty() && !options.resume)
-    check_new_run(options_.default_root_dir, options_.overwrite);
+  const bool resumes = resumes_run(options_, options);
+  if (!options_.default_root_dir.empty() && !resumes)
+    check_new_run(options_.default_root_dir, existing_run(options_, options));
   apply_keep_fp32(task.module().network(), options_, policy());
   FitLoop loop(task, precision_,
                {.limits = limits,
@@ -173,7 +186,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
       trainer.run_.reset();
     }
   } const closing{*this};
-  open_run(loop, options);
+  if (!options_.default_root_dir.empty()) open_run(loop, resumes, existing_run(options_, options));
   advise(task);
   task.module().train();
   task.module().on_fit_start();
@@ -192,16 +205,13 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   task.module().on_fit_end();
 }
 
-void Trainer::open_run(FitLoop& loop, const FitOptions& options) {
+void Trainer::open_run(FitLoop& loop, bool resumes, ExistingRun existing) {
   const std::filesystem::path& root = options_.default_root_dir;
-  if (options.resume && root.empty())
-    throw UserError("trainer: expected default_root_dir to say which run to resume, got none");
-  if (root.empty()) return;
-  if (options.resume) {
+  if (resumes) {
     run_.emplace(RunDirectory::resume(root));
     resume(loop);
   } else {
-    run_.emplace(RunDirectory::create(root, options_.overwrite));
+    run_.emplace(RunDirectory::create(root, existing));
   }
   run_->write_config(options_.config_toml.empty() ? toml_of(options_) : options_.config_toml);
   metrics_log_.emplace(run_->paths().metrics(), loop.counters().step);

@@ -56,6 +56,9 @@ struct FitOptions {
   /// Goes on from the newest whole checkpoint in default_root_dir, bit by bit. Throws UserError
   /// where there is none.
   bool resume = false;
+  /// The same where there is a checkpoint, and a new run where there is none, whether or not one
+  /// had begun (it is emptied; `overwrite` does not matter): what a job that is restarted needs.
+  bool resume_or_start = false;
 };
 
 class Trainer {
@@ -124,7 +127,7 @@ class Trainer {
   };
 
   void run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options);
-  void open_run(FitLoop& loop, const FitOptions& options);
+  void open_run(FitLoop& loop, bool resumes, ExistingRun existing);
   void resume(FitLoop& loop);
   void train(TrainingTask& task, EvaluationTask* validation);
   void stop_if_signalled();

@@ -7,6 +7,7 @@
 #include <spawn.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <iterator>
@@ -196,6 +197,25 @@ TEST_F(Resume, AClosedTerminalSavesAndExitsWith129) {
   EXPECT_LT(metrics(folder_ / "closed").size(), kSteps);
   EXPECT_EQ(wait_for(start({"train", "--resume", folder_ / "closed"})), 0);
   expect_equal_runs("whole", "closed");
+}
+
+// A job that is killed at any moment and restarted with the same words.
+TEST_F(Resume, OneCommandStartsAndGoesOn) {
+  ASSERT_EQ(wait_for(start(train("whole", "32-true"))), 0);
+  std::vector<std::string> job = train("job", "32-true", {"--resume", "auto"});
+  *(std::find(job.begin(), job.end(), "--save-every") + 1) = "12";
+  EXPECT_EQ(interrupt_at(start(job), folder_ / "job", 2, SIGKILL), -SIGKILL);
+  ASSERT_TRUE(std::filesystem::is_empty(folder_ / "job/checkpoints"));
+  EXPECT_EQ(wait_for(start(train("job", "32-true"))), 2)
+      << "a start does not replace what is there";
+  EXPECT_EQ(wait_for(start({"train", "--resume", folder_ / "job"})), 2);
+
+  EXPECT_EQ(interrupt_at(start(job), folder_ / "job", 15, SIGKILL), -SIGKILL);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "job/checkpoints/step-00000012"));
+  EXPECT_EQ(wait_for(start(job)), 0);
+  expect_equal_runs("whole", "job");
+  EXPECT_EQ(wait_for(start(job)), 0) << "there is nothing left to do";
+  expect_equal_runs("whole", "job");
 }
 
 TEST_F(Resume, RefusesAChangedRecipeAndKeepsTheRun) {

@@ -17,14 +17,14 @@ using test::TempFolder;
 using test::write_text;
 using testing::HasSubstr;
 
-std::string create_error(const fs::path& root, bool overwrite) {
-  const std::string checked = message_of<UserError>([&] { check_new_run(root, overwrite); });
-  EXPECT_EQ(checked, message_of<UserError>([&] { RunDirectory::create(root, overwrite); }));
+std::string create_error(const fs::path& root, ExistingRun existing) {
+  const std::string checked = message_of<UserError>([&] { check_new_run(root, existing); });
+  EXPECT_EQ(checked, message_of<UserError>([&] { RunDirectory::create(root, existing); }));
   return checked;
 }
 
 void make_run(const fs::path& root) {
-  const RunDirectory run = RunDirectory::create(root, false);
+  const RunDirectory run = RunDirectory::create(root, ExistingRun::kRefuse);
   run.write_config("lr = 1\n");
   write_text(run.paths().metrics(), "{}\n");
   fs::create_directories(run.paths().checkpoints() / "step-00000001");
@@ -32,7 +32,7 @@ void make_run(const fs::path& root) {
 
 TEST(RunDirectory, IsMadeWithItsParents) {
   const TempFolder folder;
-  check_new_run(folder / "a/b/run", false);
+  check_new_run(folder / "a/b/run", ExistingRun::kRefuse);
   EXPECT_TRUE(fs::is_empty(folder.path()));
   make_run(folder / "a/b/run");
   EXPECT_EQ(read_text(find_run(folder / "a/b/run").config()), "lr = 1\n");
@@ -42,9 +42,24 @@ TEST(RunDirectory, AnExistingRunNeedsResumeOrOverwrite) {
   const TempFolder folder;
   make_run(folder / "run");
   EXPECT_THAT(
-      create_error(folder / "run", false),
+      create_error(folder / "run", ExistingRun::kRefuse),
       testing::AllOf(HasSubstr("exists; continue it with --resume"), HasSubstr("--overwrite")));
   EXPECT_TRUE(fs::exists(folder / "run/metrics.jsonl"));
+}
+
+TEST(RunDirectory, ARestartEmptiesARunWithoutACheckpointOnly) {
+  const TempFolder folder;
+  make_run(folder / "run");
+  EXPECT_THAT(create_error(folder / "run", ExistingRun::kRestart), HasSubstr("exists"));
+  EXPECT_TRUE(fs::exists(folder / "run/metrics.jsonl"));
+
+  fs::remove_all(folder / "run/checkpoints/step-00000001");
+  EXPECT_THAT(create_error(folder / "run", ExistingRun::kRefuse),
+              testing::AllOf(HasSubstr("ended before its first checkpoint"),
+                             HasSubstr("--overwrite"), HasSubstr("--resume auto")));
+  const RunDirectory run = RunDirectory::create(folder / "run", ExistingRun::kRestart);
+  EXPECT_FALSE(fs::exists(run.paths().metrics()));
+  EXPECT_NO_THROW(RunDirectory::create(folder / "new", ExistingRun::kRestart));
 }
 
 TEST(RunDirectory, OverwriteRemovesTheRunAndNothingElse) {
@@ -52,7 +67,7 @@ TEST(RunDirectory, OverwriteRemovesTheRunAndNothingElse) {
   make_run(folder / "run");
   write_text(folder / "run/notes.txt", "mine");
   write_text(folder / "run/events.out.tfevents.1", "");
-  const RunDirectory run = RunDirectory::create(folder / "run", true);
+  const RunDirectory run = RunDirectory::create(folder / "run", ExistingRun::kReplace);
   EXPECT_FALSE(fs::exists(run.paths().metrics()));
   EXPECT_FALSE(fs::exists(run.paths().config()));
   EXPECT_TRUE(fs::is_empty(run.paths().checkpoints()));
@@ -64,23 +79,25 @@ TEST(RunDirectory, AFolderThatIsNoRunIsLeftAlone) {
   const TempFolder folder;
   fs::create_directories(folder / "photos/checkpoints");
   write_text(folder / "photos/config.toml", "");
-  for (const bool overwrite : {false, true})
-    EXPECT_THAT(create_error(folder / "photos", overwrite), HasSubstr("not a halftone run"));
+  for (const ExistingRun existing :
+       {ExistingRun::kRefuse, ExistingRun::kRestart, ExistingRun::kReplace})
+    EXPECT_THAT(create_error(folder / "photos", existing), HasSubstr("not a halftone run"));
   EXPECT_TRUE(fs::exists(folder / "photos/checkpoints"));
 }
 
 TEST(RunDirectory, AnEmptyFolderAndARunThatNeverBeganAreFine) {
   const TempFolder folder;
   fs::create_directory(folder / "run");
-  { const RunDirectory first = RunDirectory::create(folder / "run", false); }
-  EXPECT_NO_THROW(RunDirectory::create(folder / "run", false));
+  { const RunDirectory first = RunDirectory::create(folder / "run", ExistingRun::kRefuse); }
+  EXPECT_NO_THROW(RunDirectory::create(folder / "run", ExistingRun::kRefuse));
 }
 
 TEST(RunDirectory, PathsThatCannotBeFolders) {
   const TempFolder folder;
   write_text(folder / "file", "");
-  EXPECT_THAT(create_error(folder / "file", false), HasSubstr("Not a directory"));
-  EXPECT_THAT(create_error(folder / "file/run", true), HasSubstr("Not a directory"));
+  EXPECT_THAT(create_error(folder / "file", ExistingRun::kRefuse), HasSubstr("Not a directory"));
+  EXPECT_THAT(create_error(folder / "file/run", ExistingRun::kReplace),
+              HasSubstr("Not a directory"));
   EXPECT_EQ(read_text(folder / "file"), "");
 }
 
@@ -91,8 +108,9 @@ TEST(RunDirectory, OneProcessAtATime) {
     const RunDirectory first = RunDirectory::resume(folder / "run");
     EXPECT_THAT(message_of<UserError>([&] { RunDirectory::resume(folder / "run"); }),
                 HasSubstr("is in use by another process"));
-    EXPECT_THAT(message_of<UserError>([&] { RunDirectory::create(folder / "run", true); }),
-                HasSubstr("is in use by another process"));
+    EXPECT_THAT(
+        message_of<UserError>([&] { RunDirectory::create(folder / "run", ExistingRun::kReplace); }),
+        HasSubstr("is in use by another process"));
     EXPECT_TRUE(fs::exists(folder / "run/metrics.jsonl"));
     EXPECT_NO_THROW(find_run(folder / "run"));
   }

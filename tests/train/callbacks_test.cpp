@@ -359,5 +359,37 @@ TEST_F(Callbacks, TheSavingOneTellsAfterEachSave) {
   EXPECT_THAT(saved, ElementsAre(3, 6, 8));
 }
 
+TEST_F(Callbacks, ARunThatFailedBeforeItsFirstCheckpointIsStartedAgain) {
+  const auto fails = std::make_shared<AfterStep>([](Trainer&, std::int64_t step) {
+    if (step == 3) throw SystemError("the power went");
+  });
+  const auto last_only = [](std::vector<std::shared_ptr<Callback>> more = {}) {
+    more.push_back(std::make_shared<ModelCheckpoint>(
+        ModelCheckpointOptions{.every_n_steps = 5, .every_n_epochs = 0}));
+    return more;
+  };
+  const FitOptions again{.resume_or_start = true};
+  Line first;
+  EXPECT_THROW(fit(first, options(last_only({fails})), again), SystemError);
+  EXPECT_THAT(checkpoint_steps(folder_ / "run"), IsEmpty());
+  EXPECT_THAT(message_of<UserError>([&] { fit(first, options(last_only())); }),
+              HasSubstr("exists"));
+  EXPECT_THAT(message_of<UserError>([&] { fit(first, options(last_only()), {.resume = true}); }),
+              HasSubstr("has no checkpoint"));
+
+  Line second;
+  const auto stops = std::make_shared<AfterStep>([](Trainer& trainer, std::int64_t step) {
+    if (step == 7) trainer.stop();
+  });
+  fit(second, options(last_only({stops})), again);
+  EXPECT_EQ(second.steps, 7) << "from the start";
+  Line third;
+  fit(third, options(last_only()), again);
+  EXPECT_EQ(third.steps, 9) << "from where it was";
+  Line fourth;
+  fit(fourth, options(last_only()), again);
+  EXPECT_EQ(fourth.steps, 0) << "it is done";
+}
+
 }  // namespace
 }  // namespace halftone
