@@ -20,6 +20,7 @@
 #include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/pretrain/recipes.h"
 #include "halftone/system/interrupt.h"
+#include "halftone/train/trainer.h"
 
 namespace halftone::cli {
 namespace {
@@ -28,6 +29,20 @@ struct BenchArguments {
   std::vector<std::string> recipes;
   std::vector<std::int64_t> seeds;
   bool json = false;
+};
+
+/// Shows how far a run is, and ends it at a signal.
+class BenchProgress : public Callback {
+ public:
+  explicit BenchProgress(ShareProgress& bar) : bar_(bar) {}
+
+  void on_step_end(Trainer& trainer, const StepMetrics& /*metrics*/) override {
+    bar_.show(trainer.loop().progress());
+    if (interrupted()) trainer.stop();
+  }
+
+ private:
+  ShareProgress& bar_;
 };
 
 /// The runs of one recipe, over its seeds.
@@ -154,15 +169,13 @@ void run_bench(const BenchArguments& arguments, const ConfigArguments& flags) {
   ShareProgress bar("");
   const std::size_t total = recipes.size() * seeds.size();
   std::size_t begun = 0;
-  const RecipeEvents events{
-      .on_start =
-          [&](const std::string& recipe, std::int64_t seed) {
-            bar.clear();
-            say(fmt::format("{}/{}  {}, seed {}\n", ++begun, total, recipe, seed));
-          },
-      .on_step = [&](const StepMetrics& /*metrics*/, double share) { bar.show(share); },
-      .should_stop = [] { return interrupted(); }};
-  const std::vector<RecipeRun> runs = compare_recipes(config, inputs, recipes, seeds, events);
+  const RecipeOptions watchers{
+      .callbacks = {std::make_shared<BenchProgress>(bar)},
+      .on_start = [&](const std::string& recipe, std::int64_t seed) {
+        bar.clear();
+        say(fmt::format("{}/{}  {}, seed {}\n", ++begun, total, recipe, seed));
+      }};
+  const std::vector<RecipeRun> runs = compare_recipes(config, inputs, recipes, seeds, watchers);
   bar.clear();
   if (interrupted()) throw Exit{interrupted_exit_code()};
   const double tokens_per_step =

@@ -7,6 +7,7 @@
 
 #include "cli/program.h"
 #include "halftone/core/text.h"
+#include "halftone/train/trainer.h"
 
 namespace halftone::cli {
 namespace {
@@ -24,38 +25,35 @@ void ShareProgress::show(double share) {
   if (terminal_ && pace_.due()) line_.redraw(share_line(what_, share));
 }
 
-TrainingProgress::TrainingProgress(std::int64_t log_every)
-    : bar_(log_every), terminal_(stderr_is_terminal()) {}
-
 void TrainingProgress::preparation(const std::string& stage, double share) {
-  if (terminal_) {
-    if (share >= 1 || stage != stage_ || pace_.due()) bar_.line().redraw(share_line(stage, share));
+  if (on_terminal()) {
+    if (share >= 1 || stage != stage_ || pace_.due()) line().redraw(share_line(stage, share));
     if (share >= 1) finish();
   } else if (stage != stage_) {
-    bar_.line().print(stage);
+    line().print(stage);
   }
   stage_ = stage;
 }
 
 void TrainingProgress::start(const PretrainPlan& plan) {
-  StatusLine& line = bar_.line();
-  bar_.start(plan.total_steps);
-  line.print(fmt::format("model      {} parameters, vocabulary {}",
-                         short_count(static_cast<double>(plan.parameters)), plan.vocab_size));
-  line.print(fmt::format(
+  line().print(fmt::format("model      {} parameters, vocabulary {}",
+                           short_count(static_cast<double>(plan.parameters)), plan.vocab_size));
+  line().print(fmt::format(
       "data       {} tokens, {} an epoch", short_count(static_cast<double>(plan.training_tokens)),
       counted(static_cast<std::uint64_t>(plan.batches_per_epoch), "batch", "batches")));
-  line.print(fmt::format(
+  line().print(fmt::format(
       "precision  {} on {}{}{}", plan.precision, plan.device,
       plan.device == "cpu" ? fmt::format(", {} threads", plan.threads) : "",
       plan.matmul_paths.empty() ? "" : fmt::format(" (matmuls: {})", plan.matmul_paths)));
-  line.print(
+  line().print(
       fmt::format("run        {}{}", plan.run.string(),
                   plan.first_step > 1 ? fmt::format(", resumed at step {}", plan.first_step) : ""));
 }
 
-void TrainingProgress::checkpoint(const std::string& run, std::int64_t step) {
-  if (!terminal_) bar_.line().print(fmt::format("saved step {} in {}", step, run));
+void TrainingProgress::on_checkpoint_saved(Trainer& trainer, const std::filesystem::path& folder) {
+  if (!on_terminal())
+    line().print(
+        fmt::format("saved step {} in {}", trainer.loop().counters().step, folder.string()));
 }
 
 }  // namespace halftone::cli

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
+#include <filesystem>
 #include <string>
 
 #include "halftone/pretrain/pretrain.h"
@@ -26,20 +26,15 @@ class ShareProgress {
 };
 
 /// What a person watches while a model trains: its preparation, what is trained, the progress bar.
-class TrainingProgress {
+class TrainingProgress : public ProgressBar {
  public:
-  explicit TrainingProgress(std::int64_t log_every);
+  using ProgressBar::ProgressBar;
 
   void preparation(const std::string& stage, double share);
   void start(const PretrainPlan& plan);
-  void step(const StepMetrics& metrics, double progress) { bar_.step(metrics, progress); }
-  void checkpoint(const std::string& run, std::int64_t step);
-  /// Ends the line that redraws itself, if there is one.
-  void finish() { bar_.line().finish(); }
+  void on_checkpoint_saved(Trainer& trainer, const std::filesystem::path& folder) override;
 
  private:
-  ProgressBar bar_;
-  bool terminal_;
   Pace pace_;
   std::string stage_;
 };

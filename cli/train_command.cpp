@@ -40,7 +40,7 @@ void report_end(const PretrainResult& result, const std::string& run) {
     say(fmt::format("stopped and saved; go on with: halftone train --resume {}\n", run));
 }
 
-using Pretrain = PretrainResult (*)(const TrainConfig& config, const PretrainEvents& events);
+using Pretrain = PretrainResult (*)(const TrainConfig& config, const PretrainOptions& options);
 
 /// What is to be trained, and how it begins.
 struct Beginning {
@@ -82,23 +82,20 @@ Beginning beginning_of(const ConfigArguments& arguments, const std::optional<std
 void run_train(const ConfigArguments& arguments, const std::optional<std::string>& resume) {
   const auto [config, train] = beginning_of(arguments, resume);
   require_data(config, "train on");
-  TrainingProgress progress(config.log_every);
+  const auto progress = std::make_shared<TrainingProgress>(config.log_every);
   const InterruptGuard guard;
-  const PretrainEvents events{
+  const PretrainOptions options{
+      .callbacks = {progress},
       .on_preparation =
           [&](const std::string& stage, double share) {
-            progress.preparation(stage, share);
+            progress->preparation(stage, share);
             if (!interrupted()) return;
-            progress.finish();
+            progress->finish();
             say(fmt::format("stopped before the first step; nothing has changed\n"));
             throw Exit{interrupted_exit_code()};
           },
-      .on_start = [&](const PretrainPlan& plan) { progress.start(plan); },
-      .on_step = [&](const StepMetrics& metrics, double share) { progress.step(metrics, share); },
-      .on_checkpoint = [&](const auto& run,
-                           std::int64_t step) { progress.checkpoint(run.string(), step); }};
-  const PretrainResult result = train(config, events);
-  progress.finish();
+      .on_start = [&](const PretrainPlan& plan) { progress->start(plan); }};
+  const PretrainResult result = train(config, options);
   report_end(result, config.out);
   if (result.stopped) throw Exit{interrupted_exit_code()};
   print(config.out + "\n");

@@ -32,12 +32,14 @@ std::string matmul_paths_of(const PretrainInputs& inputs) {
   return is_half(compute) && inputs.device.is_cpu() ? to_string(matmul_paths().of(compute)) : "";
 }
 
-/// Lends the run to `events` while it trains, and keeps what the result needs.
-class EventsCallback : public Callback {
+using StartObserver = std::function<void(const PretrainPlan&)>;
+
+/// Puts the tokenizer into the run, says what is about to be trained, and keeps the result.
+class PretrainRecord : public Callback {
  public:
-  EventsCallback(const PretrainEvents& events, const TrainConfig& config,
-                 const PretrainInputs& inputs, LanguageModeling& module)
-      : events_(events), config_(config), inputs_(inputs), module_(module) {}
+  PretrainRecord(const TrainConfig& config, const PretrainInputs& inputs, LanguageModeling& module,
+                 const StartObserver& on_start)
+      : config_(config), inputs_(inputs), module_(module), on_start_(on_start) {}
 
   void on_fit_start(Trainer& trainer) override {
     const RunPaths& run = trainer.run_directory()->paths();
@@ -45,15 +47,13 @@ class EventsCallback : public Callback {
     if (trainer.loop().finished())
       log_note(
           "the run has reached its limits; raise --max-steps, --max-epochs or --max-time to go on");
-    if (events_.on_start) events_.on_start(plan(trainer));
+    if (on_start_) on_start_(plan(trainer));
   }
 
-  void on_step_end(Trainer& trainer, const StepMetrics& metrics) override {
+  void on_step_end(Trainer& /*trainer*/, const StepMetrics& metrics) override {
     if (!result_.first_loss) result_.first_loss = metrics.loss;
     result_.last_loss = metrics.loss;
     result_.skipped_steps += metrics.skipped ? 1 : 0;
-    if (events_.on_step) events_.on_step(metrics, trainer.loop().progress());
-    if (events_.should_stop && events_.should_stop() && !trainer.loop().finished()) trainer.stop();
   }
 
   void on_fit_end(Trainer& trainer) override {
@@ -82,10 +82,10 @@ class EventsCallback : public Callback {
             .matmul_paths = matmul_paths_of(inputs_)};
   }
 
-  const PretrainEvents& events_;
   const TrainConfig& config_;
   const PretrainInputs& inputs_;
   LanguageModeling& module_;
+  const StartObserver& on_start_;
   PretrainResult result_;
 };
 
@@ -110,50 +110,52 @@ std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
 }
 
 PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
-                   const PretrainEvents& events, const FitOptions& options) {
+                   const PretrainOptions& options, const FitOptions& how) {
   check_memory_budget(config, inputs.model);
   if (const std::string composed = composed_kernels(); !composed.empty())
     log_note(fmt::format("HALFTONE_COMPOSED: {} as ordinary LibTorch operations", composed));
   TrainConfig initial = config;
-  if (options.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
+  if (how.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
   LanguageModeling module = make_module(initial, inputs);
   BatchLoader loader = make_loader(config, inputs);
   TrainConfig resolved = config;
   resolved.model = inputs.model;
-  const auto progress = std::make_shared<EventsCallback>(events, config, inputs, module);
-  const auto checkpoints =
-      std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{.every_n_steps = config.save_every,
-                                                               .every_n_epochs = 0,
-                                                               .keep_last = config.keep_checkpoints,
-                                                               .on_saved = events.on_checkpoint});
+  const auto record = std::make_shared<PretrainRecord>(config, inputs, module, options.on_start);
   TrainerOptions trainer_options = trainer_options_for(config);
-  const auto report = std::make_shared<RunReport>(report_facts(config, inputs, module));
-  trainer_options.callbacks = {progress, checkpoints, report};
+  std::vector<std::shared_ptr<Callback>>& callbacks = trainer_options.callbacks;
+  callbacks = options.callbacks;
+  callbacks.insert(callbacks.begin(), record);
+  callbacks.push_back(std::make_shared<ModelCheckpoint>(
+      ModelCheckpointOptions{.every_n_steps = config.save_every,
+                             .every_n_epochs = 0,
+                             .keep_last = config.keep_checkpoints}));
+  callbacks.push_back(std::make_shared<RunReport>(report_facts(config, inputs, module)));
   trainer_options.default_root_dir = config.out;
   trainer_options.overwrite = config.overwrite;
   trainer_options.config_toml = config_to_toml(resolved);
   Trainer trainer(std::move(trainer_options));
-  trainer.fit(module, loader, options);
-  return progress->result();
+  trainer.fit(module, loader, how);
+  return record->result();
 }
 
 }  // namespace
 
-PretrainResult pretrain(const TrainConfig& config, const PretrainEvents& events) {
+PretrainResult pretrain(const TrainConfig& config, const PretrainOptions& options) {
   check_new_run(config.out, config.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse);
-  return fit(config, prepare_pretraining(config, std::nullopt, events.on_preparation), events, {});
+  return fit(config, prepare_pretraining(config, std::nullopt, options.on_preparation), options,
+             {});
 }
 
-PretrainResult restart_pretraining(const TrainConfig& config, const PretrainEvents& events) {
+PretrainResult restart_pretraining(const TrainConfig& config, const PretrainOptions& options) {
   check_new_run(config.out, ExistingRun::kRestart);
-  return fit(config, prepare_pretraining(config, std::nullopt, events.on_preparation), events,
+  return fit(config, prepare_pretraining(config, std::nullopt, options.on_preparation), options,
              {.resume_or_start = true});
 }
 
-PretrainResult resume_pretraining(const TrainConfig& config, const PretrainEvents& events) {
+PretrainResult resume_pretraining(const TrainConfig& config, const PretrainOptions& options) {
   const RunPaths run = find_run(config.out);
-  return fit(config, prepare_pretraining(config, Tokenizer::load(run.root), events.on_preparation),
-             events, {.resume = true});
+  return fit(config, prepare_pretraining(config, Tokenizer::load(run.root), options.on_preparation),
+             options, {.resume = true});
 }
 
 }  // namespace halftone

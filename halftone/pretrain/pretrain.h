@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/pretrain/train_config.h"
-#include "halftone/run/metrics_log.h"
+#include "halftone/train/callback.h"
 
 namespace halftone {
 
@@ -28,17 +31,16 @@ struct PretrainPlan {
   std::string matmul_paths;  // how 16-bit matrices are multiplied; empty for 32-true
 };
 
-/// Called from the training thread. Any of them may be empty.
-struct PretrainEvents {
-  std::function<void(const std::string& stage, double share)> on_preparation;  // share 0..1
-  std::function<void(const PretrainPlan&)> on_start;
-  std::function<void(const StepMetrics&, double progress)> on_step;
-  std::function<void(const std::filesystem::path& run, std::int64_t step)> on_checkpoint;
-  std::function<bool()> should_stop;  // asked after each step; true: save and return
+/// Who watches a run. All are called from the training thread.
+struct PretrainOptions {
+  /// Of the Trainer, beside those that save and that draw the report.
+  std::vector<std::shared_ptr<Callback>> callbacks;
+  PreparationProgress on_preparation;                      // while the data is read; may be empty
+  std::function<void(const PretrainPlan& plan)> on_start;  // before on_fit_start; may be empty
 };
 
 struct PretrainResult {
-  bool stopped = false;  // by should_stop, before the run's end
+  bool stopped = false;  // by a signal or a callback, before the run's end
   std::int64_t steps = 0;
   std::int64_t tokens = 0;
   double seconds = 0;                // of training, over all parts of a resumed run
@@ -49,14 +51,14 @@ struct PretrainResult {
 
 /// Starts a new run. Everything that can be wrong with the configuration or the data is found
 /// before the run directory is made. Throws UserError and SystemError.
-PretrainResult pretrain(const TrainConfig& config, const PretrainEvents& events = {});
+PretrainResult pretrain(const TrainConfig& config, const PretrainOptions& options = {});
 
 /// The same where a run may have begun in `config.out` that has no checkpoint yet: it is started
 /// again. One that has a checkpoint by now, from a process that was still ending, is gone on with.
-PretrainResult restart_pretraining(const TrainConfig& config, const PretrainEvents& events = {});
+PretrainResult restart_pretraining(const TrainConfig& config, const PretrainOptions& options = {});
 
 /// Goes on with the run in `config.out` from its newest checkpoint, bit by bit as if it had never
 /// stopped (at the same number of threads, on the same machine).
-PretrainResult resume_pretraining(const TrainConfig& config, const PretrainEvents& events = {});
+PretrainResult resume_pretraining(const TrainConfig& config, const PretrainOptions& options = {});
 
 }  // namespace halftone

@@ -37,14 +37,10 @@ double median(std::vector<double> values) {
 
 class RunRecorder : public Callback {
  public:
-  explicit RunRecorder(const RecipeEvents& events) : events_(events) {}
-
-  void on_step_end(Trainer& trainer, const StepMetrics& metrics) override {
+  void on_step_end(Trainer& /*trainer*/, const StepMetrics& metrics) override {
     losses_.push_back(metrics.loss);
     if (metrics.step > 1) times_.push_back(metrics.step_ms);
     skipped_ += metrics.skipped ? 1 : 0;
-    if (events_.on_step) events_.on_step(metrics, trainer.loop().progress());
-    if (events_.should_stop && events_.should_stop()) trainer.stop();
   }
 
   void fill(RecipeRun& run) const {
@@ -61,14 +57,14 @@ class RunRecorder : public Callback {
   }
 
  private:
-  const RecipeEvents& events_;
   std::vector<double> losses_;
   std::vector<double> times_;
   std::int64_t skipped_ = 0;
 };
 
-RecipeRun train_once(TrainConfig config, PretrainInputs inputs, const Recipe& recipe,
-                     const RecipeEvents& events) {
+/// Adds the run to `runs`; returns whether it was stopped.
+bool train_once(TrainConfig config, PretrainInputs inputs, const Recipe& recipe,
+                const RecipeOptions& watchers, std::vector<RecipeRun>& runs) {
   config.precision = recipe.precision;
   config.rounding = recipe.rounding;
   inputs.precision = parse_precision(recipe.precision);
@@ -79,15 +75,18 @@ RecipeRun train_once(TrainConfig config, PretrainInputs inputs, const Recipe& re
   LanguageModeling module = make_module(config, inputs);
   BatchLoader loader = make_loader(config, inputs);
   TrainerOptions options = trainer_options_for(config);
-  const auto recorder = std::make_shared<RunRecorder>(events);
-  options.callbacks = {recorder};
+  const auto recorder = std::make_shared<RunRecorder>();
+  options.callbacks = watchers.callbacks;
+  options.callbacks.insert(options.callbacks.begin(), recorder);
+  Trainer trainer(std::move(options));
   try {
-    Trainer(std::move(options)).fit(module, loader);
+    trainer.fit(module, loader);
   } catch (const SystemError& error) {
     run.failure = error.what();
   }
   recorder->fill(run);
-  return run;
+  runs.push_back(std::move(run));
+  return trainer.stopped();
 }
 
 }  // namespace
@@ -110,17 +109,16 @@ Recipe parse_recipe(const std::string& name) {
 std::vector<RecipeRun> compare_recipes(const TrainConfig& config, const PretrainInputs& inputs,
                                        const std::vector<Recipe>& recipes,
                                        const std::vector<std::int64_t>& seeds,
-                                       const RecipeEvents& events) {
+                                       const RecipeOptions& options) {
   HALFTONE_CHECK(config.max_steps && !recipes.empty() && !seeds.empty(),
                  "[recipes] expected max_steps, recipes and seeds");
   std::vector<RecipeRun> runs;
   for (const std::int64_t seed : seeds) {
     for (const Recipe& recipe : recipes) {
-      if (events.should_stop && events.should_stop()) return runs;
-      if (events.on_start) events.on_start(recipe.name, seed);
+      if (options.on_start) options.on_start(recipe.name, seed);
       TrainConfig one = config;
       one.seed = seed;
-      runs.push_back(train_once(std::move(one), inputs, recipe, events));
+      if (train_once(std::move(one), inputs, recipe, options, runs)) return runs;
     }
   }
   return runs;

@@ -4,12 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/pretrain/train_config.h"
-#include "halftone/run/step_metrics.h"
+#include "halftone/train/callback.h"
 
 namespace halftone {
 
@@ -39,18 +40,18 @@ struct RecipeRun {
   std::string failure;           // why it ended early; empty: it did not
 };
 
-struct RecipeEvents {
-  std::function<void(const std::string& recipe, std::int64_t seed)> on_start;
-  std::function<void(const StepMetrics&, double progress)> on_step;
-  std::function<bool()> should_stop;
+/// Who watches the runs.
+struct RecipeOptions {
+  std::vector<std::shared_ptr<Callback>> callbacks;  // of each run's Trainer
+  std::function<void(const std::string& recipe, std::int64_t seed)> on_start;  // may be empty
 };
 
 /// Trains every recipe once with each seed, for config.max_steps steps (REQUIRED), without writing
-/// anything. A recipe that breaks down is a result. Ends early, with what there is, where
-/// should_stop says so.
+/// anything. A recipe that breaks down is a result. Ends early, with what there is, where a
+/// callback stops a run.
 std::vector<RecipeRun> compare_recipes(const TrainConfig& config, const PretrainInputs& inputs,
                                        const std::vector<Recipe>& recipes,
                                        const std::vector<std::int64_t>& seeds,
-                                       const RecipeEvents& events = {});
+                                       const RecipeOptions& options = {});
 
 }  // namespace halftone

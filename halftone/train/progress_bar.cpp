@@ -27,7 +27,9 @@ double newest_weight(std::int64_t count) { return std::max(0.1, 1.0 / static_cas
 ProgressBar::ProgressBar(std::int64_t log_every)
     : log_every_(log_every), terminal_(stderr_is_terminal()) {}
 
-void ProgressBar::on_fit_start(Trainer& trainer) { start(trainer.loop().length().total_steps()); }
+void ProgressBar::on_fit_start(Trainer& trainer) {
+  total_steps_ = trainer.loop().length().total_steps();
+}
 
 void ProgressBar::on_step_end(Trainer& trainer, const StepMetrics& metrics) {
   step(metrics, trainer.loop().progress());
@@ -39,7 +41,9 @@ void ProgressBar::on_validation_end(Trainer& trainer, const std::map<std::string
   line_.print(text);
 }
 
-void ProgressBar::on_fit_end(Trainer& /*trainer*/) { line_.finish(); }
+void ProgressBar::on_fit_end(Trainer& /*trainer*/) { finish(); }
+
+void ProgressBar::on_exception(Trainer& /*trainer*/, const std::exception& /*error*/) { finish(); }
 
 void ProgressBar::step(const StepMetrics& metrics, double progress) {
   const bool first = first_progress_ < 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <limits>
 #include <optional>
 #include <string>
@@ -21,12 +22,17 @@ class ProgressBar : public Callback {
   void on_step_end(Trainer& trainer, const StepMetrics& metrics) override;
   void on_validation_end(Trainer& trainer, const std::map<std::string, double>& values) override;
   void on_fit_end(Trainer& trainer) override;
+  void on_exception(Trainer& trainer, const std::exception& error) override;
 
-  /// The same for a program that drives the bar itself.
-  void start(std::optional<std::int64_t> total_steps) { total_steps_ = total_steps; }
+  /// Leaves the line that redraws itself as it is, if there is one.
+  void finish() { line_.finish(); }
+
+ protected:
+  /// For one that has more to show.
+  StatusLine& line() { return line_; }
+  bool on_terminal() const { return terminal_; }
   /// `progress`: share of the run that is done, 0..1.
   void step(const StepMetrics& metrics, double progress);
-  StatusLine& line() { return line_; }
 
  private:
   void note_loss(double loss);

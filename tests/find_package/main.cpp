@@ -78,6 +78,12 @@ float fit_with_sgd(const torch::Tensor& x, const torch::Tensor& target) {
 }
 
 // docs/guide.md: what `halftone train` does
+struct Losses : halftone::Callback {
+  void on_step_end(halftone::Trainer& /*trainer*/, const halftone::StepMetrics& metrics) override {
+    std::printf("loss %.3f\n", metrics.loss);
+  }
+};
+
 halftone::PretrainResult train(const std::string& text, const std::string& run) {
   halftone::TrainConfig config;
   config.preset = "tiny";
@@ -88,11 +94,7 @@ halftone::PretrainResult train(const std::string& text, const std::string& run) 
   config.seq_len = 32;
   config.max_steps = 3;
   config.out = run;
-  const halftone::PretrainEvents events{
-      .on_step = [](const halftone::StepMetrics& metrics, double /*progress*/) {
-        std::printf("loss %.3f\n", metrics.loss);
-      }};
-  return halftone::pretrain(config, events);
+  return halftone::pretrain(config, {.callbacks = {std::make_shared<Losses>()}});
 }
 
 // docs/guide.md: what `halftone generate` does
