@@ -52,6 +52,14 @@ bool is_one_of(const std::string& key, const std::vector<std::string>& only) {
   });
 }
 
+UserError not_a_config_file(const std::string& word) {
+  const std::vector<std::string> presets = preset_names();
+  if (std::find(presets.begin(), presets.end(), word) != presets.end())
+    return UserError(fmt::format("'{0}' was not expected: a preset goes with --preset {0}", word));
+  return UserError(fmt::format(
+      "'{}' was not expected: a configuration file ends in .toml, data goes with --data", word));
+}
+
 }  // namespace
 
 ConfigArguments::ConfigArguments(CLI::App& command) {
@@ -75,9 +83,7 @@ void ConfigArguments::add_flags(CLI::App& command, const std::vector<std::string
 
 std::vector<ConfigAssignment> ConfigArguments::assignments() const {
   std::vector<ConfigAssignment> result;
-  if (!file_.empty() && !file_.ends_with(".toml"))
-    throw UserError(fmt::format(
-        "'{}' was not expected: a configuration file ends in .toml, data goes with --data", file_));
+  if (!file_.empty() && !file_.ends_with(".toml")) throw not_a_config_file(file_);
   if (!file_.empty()) result = read_config_file(file_);
   for (const std::string& key : keys_) {
     const std::vector<std::string>& texts = texts_.at(key);

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 namespace {
 
@@ -14,6 +15,26 @@ constexpr const char* kSpins = "5000";
 
 void limit_spinning() {
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", kSpins, 0);
+}
+
+bool is_short_of_memory(const char* error) {
+  return std::strstr(error, "llocate memory") != nullptr ||
+         std::strstr(error, "failed to map segment") != nullptr;
+}
+
+int complain(const char* error) {
+  if (is_short_of_memory(error))
+    std::fprintf(stderr,
+                 "halftone: error: out of memory while the program was loaded (%s); end other "
+                 "programs, or raise the limit (ulimit -v)\n",
+                 error);
+  else
+    std::fprintf(stderr,
+                 "halftone: error: expected " HALFTONE_PROGRAM
+                 " beside the program, or in the lib folder of its installation (%s); build or "
+                 "install it again\n",
+                 error);
+  return 1;
 }
 
 }  // namespace
@@ -24,13 +45,6 @@ int main(int argc, char** argv) {
   void* const program = ::dlopen(HALFTONE_PROGRAM, RTLD_NOW | RTLD_GLOBAL);
   auto* const run =
       program == nullptr ? nullptr : reinterpret_cast<Main>(::dlsym(program, "halftone_main"));
-  if (run == nullptr) {
-    std::fprintf(stderr,
-                 "halftone: error: expected " HALFTONE_PROGRAM
-                 " beside the program, or in the lib folder of its installation (%s); build or "
-                 "install it again\n",
-                 ::dlerror());
-    return 1;
-  }
+  if (run == nullptr) return complain(::dlerror());
   return run(argc, argv);
 }

@@ -14,9 +14,13 @@
 #include <new>
 #include <system_error>
 
+#include "cli/command_words.h"
 #include "halftone/core/error.h"
+#include "halftone/core/message.h"
 #include "halftone/core/text.h"
+#include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
+#include "halftone/kernels/gemm/matmul_environment.h"
 #include "halftone/pretrain/config_schema.h"
 #include "halftone/system/file.h"
 #include "halftone/system/interrupt.h"
@@ -28,7 +32,7 @@ namespace {
 constexpr int kFailed = 1;
 constexpr int kUserMistake = 2;
 constexpr const char* kNoMemory =
-    "the memory is used up; try a smaller --batch-size, --seq-len or model";
+    "out of memory; reduce --batch-size, --seq-len or the size of the model";
 
 int complain(std::string message, int code) {
   while (message.ends_with('\n')) message.pop_back();
@@ -48,40 +52,10 @@ const CLI::App& innermost_command(const CLI::App& app) {
   return commands.empty() ? app : innermost_command(*commands.back());
 }
 
-std::string command_path(const CLI::App& command) {
-  const CLI::App* parent = command.get_parent();
-  return parent == nullptr ? command.get_name() : command_path(*parent) + " " + command.get_name();
-}
-
-std::vector<std::string> flags_of(const CLI::App& command) {
-  std::vector<std::string> flags;
-  for (const CLI::Option* option : command.get_options())
-    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
-  return flags;
-}
-
-std::vector<std::string> command_names(const CLI::App& command) {
-  std::vector<std::string> names;
-  for (const CLI::App* one : command.get_subcommands([](const CLI::App*) { return true; }))
-    names.push_back(one->get_name());
-  return names;
-}
-
-// "--n-layers" is meant as "--model.n-layers", "--vers" as "--version"; else the flag with the
-// fewest slips.
-std::optional<std::string> nearest_flag(const std::string& flag, const CLI::App& command) {
-  const std::vector<std::string> flags = flags_of(command);
-  const std::string as_part = "." + flag.substr(std::min<std::size_t>(2, flag.size()));
-  for (const std::string& candidate : flags)
-    if (as_part.size() > 1 && candidate.ends_with(as_part)) return candidate;
-  for (const std::string& candidate : flags)
-    if (flag.size() > 4 && candidate.starts_with(flag)) return candidate;
-  return nearest_match(flag, flags);
-}
-
+// What is left over once the command and its own flags have been taken.
 std::string unexpected_message(const CLI::App& app) {
   const CLI::App& command = innermost_command(app);
-  std::vector<std::string> rest = app.remaining(true);
+  const std::vector<std::string> rest = app.remaining(true);
   const auto flag = std::find_if(rest.begin(), rest.end(),
                                  [](const std::string& one) { return one.starts_with('-'); });
   const std::string help = fmt::format("see '{} --help'", command_path(command));
@@ -91,12 +65,9 @@ std::string unexpected_message(const CLI::App& app) {
     return fmt::format("there is no flag {}; {}", name,
                        nearest ? fmt::format("did you mean {}?", *nearest) : help);
   }
-  const std::string word = rest.empty() ? "" : rest.front();
-  const std::vector<std::string> names = command_names(command);
-  if (names.empty()) return fmt::format("'{}' was not expected; {}", word, help);
-  const auto nearest = nearest_match(word, names);
-  return fmt::format("there is no command '{}'; {}", word,
-                     nearest ? fmt::format("did you mean '{}'?", *nearest) : help);
+  const bool takes_data = command.get_option_no_throw("--data") != nullptr;
+  return fmt::format("'{}' was not expected; {}{}", rest.empty() ? "" : rest.front(),
+                     takes_data ? "data goes with --data, " : "", help);
 }
 
 // CLI11's "--data: 1 required PATH missing" and "--resume: At Most 1 required but received 2".
@@ -128,6 +99,7 @@ bool is_out_of_memory(const c10::Error& error) {
 
 int parse_and_run(CLI::App& app, std::vector<std::string> args) {
   args = normalized(std::move(args));
+  check_command(app, args);
   std::reverse(args.begin(), args.end());  // as CLI11 wants them
   try {
     app.parse(std::move(args));
@@ -135,13 +107,9 @@ int parse_and_run(CLI::App& app, std::vector<std::string> args) {
   } catch (const CLI::ExtrasError&) {
     return complain(unexpected_message(app), kUserMistake);
   } catch (const CLI::RequiredError& error) {
-    const CLI::App& command = innermost_command(app);
-    if (command_names(command).empty())
-      return complain(fmt::format("{}; see '{} --help'", error.what(), command_path(command)),
-                      kUserMistake);
-    if (!app.remaining(true).empty()) return complain(unexpected_message(app), kUserMistake);
-    return complain(fmt::format("expected a command; see '{} --help'", command_path(command)),
-                    kUserMistake);
+    return complain(
+        fmt::format("{}; see '{} --help'", error.what(), command_path(innermost_command(app))),
+        kUserMistake);
   } catch (const CLI::ArgumentMismatch& error) {
     return complain(wrong_count_message(error), kUserMistake);
   } catch (const CLI::ConversionError& error) {
@@ -164,6 +132,9 @@ int complain_about_file(const std::filesystem::filesystem_error& error) {
 }
 
 int run_guarded(CLI::App& app, std::vector<std::string> args) try {
+  // Words in the environment that mean nothing are said before any work is done.
+  matmul_environment();
+  composed_kernels();
   use_fast_cpu_gemms();
   return parse_and_run(app, std::move(args));
 } catch (const Exit& exit) {
@@ -176,7 +147,7 @@ int run_guarded(CLI::App& app, std::vector<std::string> args) try {
   return complain(kNoMemory, kFailed);
 } catch (const c10::Error& error) {
   if (is_out_of_memory(error)) return complain(kNoMemory, kFailed);
-  return complain(error.what_without_backtrace(), kFailed);
+  return complain(error_text(error), kFailed);
 } catch (const std::exception& error) {
   return complain(error.what(), kFailed);
 }

@@ -6,6 +6,7 @@
 //   mlp_autocast_scaler [--precision 32-true|16-mixed|bf16-mixed] [--epochs N] [--seed N]
 #include <halftone/autocast/autocast.h>
 #include <halftone/core/error.h>
+#include <halftone/core/message.h>
 #include <halftone/data/datasets.h>
 #include <halftone/data/fashion_mnist.h>
 #include <halftone/data/tensor_loader.h>
@@ -106,7 +107,7 @@ int main(int argc, char** argv) {
   try {
     train(parse(argc, argv));
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", halftone::error_text(error).c_str());
     return 1;
   }
   return 0;

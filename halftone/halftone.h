@@ -9,6 +9,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/core/message.h"
 #include "halftone/core/random.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/core/text.h"

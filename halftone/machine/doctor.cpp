@@ -7,11 +7,11 @@
 #include <torch/version.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
+#include "halftone/kernels/gemm/matmul_environment.h"
 #include "halftone/machine/speed_impl.h"
 #include "halftone/system/paths.h"
 
@@ -22,13 +22,8 @@ namespace {
 constexpr double kGain = 1.1;
 constexpr double kProductsOfStep = 0.75;
 
-bool is_named_by_environment() {
-  const char* text = std::getenv("HALFTONE_MATMUL");
-  return text != nullptr && *text != '\0';
-}
-
 MatmulSource source_of(const MatmulMeasurement& measurement) {
-  if (is_named_by_environment()) return MatmulSource::kEnvironment;
+  if (!matmul_environment().empty()) return MatmulSource::kEnvironment;
   return measurement.recorded ? MatmulSource::kRecord : MatmulSource::kMeasuredNow;
 }
 

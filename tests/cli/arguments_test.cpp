@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <filesystem>
 #include <new>
 #include <system_error>
@@ -41,7 +42,9 @@ Outcome run(const std::vector<std::string>& args,
   });
   CLI::App* tokenizer = app.add_subcommand("tokenizer", "tokenizers");
   tokenizer->require_subcommand(1);
+  std::string tokenizer_data;
   tokenizer->add_subcommand("encode", "encode");
+  tokenizer->add_subcommand("train", "learn")->add_option("--data", tokenizer_data)->required();
   app.require_subcommand(1);
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
@@ -99,10 +102,23 @@ TEST(Program, AUsersMistakeIsOneLineAndCodeTwo) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{}, "expected a command; see 'halftone --help'"},
       {{"trian"}, "there is no command 'trian'; did you mean 'train'?"},
+      {{"trian", "--data", "x"}, "there is no command 'trian'; did you mean 'train'?"},
+      {{"trian", "--no-such-flag"}, "there is no command 'trian'; did you mean 'train'?"},
+      {{"tokenizer", "trian", "--data", "x"}, "there is no command 'trian'; did you mean 'train'?"},
+      {{"tokenzier", "train", "--dta", "x"}, "there is no command 'tokenzier'; did you mean 'tok"},
+      {{"encode", "--tokenizer", "x"}, "'encode'; did you mean 'tokenizer encode'?"},
+      {{"tokenizer", "--data", "x"},
+       "expected a command before the flag --data; see 'halftone tok"},
+      {{"--data", "x", "train"},
+       "expected the command before its flags: halftone train --data ..."},
+      {{"--data", "x"}, "expected a command before the flag --data; see 'halftone --help'"},
+      {{"train", "tiny"}, "'tiny' was not expected: a preset goes with --preset tiny"},
+      {{"train", "--preset", "tinny"}, "got 'tinny'; did you mean 'tiny'?"},
       {{"zzzzzzzzzz"}, "there is no command 'zzzzzzzzzz'; see 'halftone --help'"},
       {{"tokenizer"}, "expected a command; see 'halftone tokenizer --help'"},
       {{"tokenizer", "encod"}, "did you mean 'encode'?"},
-      {{"--verbos"}, "there is no flag --verbos"},
+      {{"--verbos"}, "expected a command before the flag --verbos"},
+      {{"--hepl"}, "there is no flag --hepl; did you mean --help?"},
       {{"train", "--batchsize", "3"}, "there is no flag --batchsize; did you mean --batch-size?"},
       {{"train", "--batchsize=3"}, "there is no flag --batchsize; did you mean --batch-size?"},
       {{"train", "--n-layers", "3"}, "did you mean --model.n-layers?"},
@@ -121,7 +137,8 @@ TEST(Program, AUsersMistakeIsOneLineAndCodeTwo) {
       {{"train", "--pack=maybe"}, "--pack: pack must be true or false, got 'maybe'"},
       {{"train", folder / "bad.toml"}, "bad.toml:2: there is no key 'batchsize'; did you mean"},
       {{"train", folder / "none.toml"}, "none.toml': No such file or directory"},
-      {{"train", "a.toml", "b.toml"}, "'b.toml' was not expected; see 'halftone train --help'"},
+      {{"train", "a.toml", "b.toml"},
+       "'b.toml' was not expected; data goes with --data, see 'halftone train --help'"},
   };
   for (const auto& [args, expected] : cases) {
     const Outcome outcome = run(args);
@@ -159,6 +176,28 @@ TEST(Program, ACommandMayChooseItsCode) {
   const Outcome outcome = run({"train"}, [](const TrainConfig&) { throw Exit{130}; });
   EXPECT_EQ(outcome.code, 130);
   EXPECT_EQ(outcome.err, "");
+}
+
+TEST(Program, HelpNeedsNoCommandAndAsksForNoMore) {
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"--help"}, {"-h"}, {"tokenizer", "--help"}, {"train", "--help"}}) {
+    const Outcome outcome = run(args);
+    EXPECT_EQ(outcome.code, 0) << args.front();
+    EXPECT_EQ(outcome.err, "");
+  }
+}
+
+TEST(Program, WordsInTheEnvironmentAreJudgedFirst) {
+  setenv("HALFTONE_MATMUL", "natvie", 1);
+  bool ran = false;
+  const Outcome outcome = run({"train"}, [&](const TrainConfig&) { ran = true; });
+  unsetenv("HALFTONE_MATMUL");
+  EXPECT_FALSE(ran);
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_EQ(
+      outcome.err,
+      "halftone: error: environment variable HALFTONE_MATMUL: expected native or widened for a "
+      "16-bit matmul, got 'natvie'\n");
 }
 
 TEST(Program, HelpListsEveryKeyInItsGroup) {

@@ -4,13 +4,13 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <cstdlib>
 #include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/gemm/matmul_environment.h"
 #include "halftone/kernels/gemm/matmul_probe.h"
 
 namespace halftone {
@@ -31,8 +31,7 @@ constexpr std::array<std::pair<const char*, MatmulPaths MatmulChoice::*>, 2> kDt
 MatmulPath parse_path(std::string_view text) {
   for (const auto& [name, value] : kPathNames)
     if (name == text) return value;
-  throw UserError(
-      fmt::format("expected native or widened as the way of a 16-bit matmul, got '{}'", text));
+  throw UserError(fmt::format("expected native or widened for a 16-bit matmul, got '{}'", text));
 }
 
 std::optional<GemmLibrary> library_named(std::string_view text) {
@@ -47,8 +46,7 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
   const std::string_view word = equals == item.npos ? item : item.substr(equals + 1);
   const std::optional<GemmLibrary> library = library_named(word);
   if (key == "fp32" && !library)
-    throw UserError(
-        fmt::format("expected blas or onednn as the library of an fp32 matmul, got '{}'", word));
+    throw UserError(fmt::format("expected blas or onednn for an fp32 matmul, got '{}'", word));
   if (library && (key == "fp32" || equals == item.npos)) {
     choice.fp32 = *library;
     return;
@@ -65,8 +63,8 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
   }
   if (!known)
     throw UserError(fmt::format(
-        "expected fp32, or bf16 or fp16, with .forward, .input_gradient, .weight_gradient or "
-        ".attention behind it, before the '=' of a matmul choice, got '{}'",
+        "expected fp32, bf16 or fp16 before the '=' of a matmul choice, the last two optionally "
+        "with .forward, .input_gradient, .weight_gradient or .attention, got '{}'",
         key));
 }
 
@@ -79,16 +77,12 @@ std::vector<std::pair<const char*, MatmulPath>> exceptions_of(const MatmulPaths&
 }
 
 MatmulChoice decide() {
-  const char* text = std::getenv("HALFTONE_MATMUL");
-  if (text == nullptr || *text == '\0') return measured_matmul_paths().choice;
-  try {
-    const MatmulChoice named = parse_matmul_choice(text);
-    // Every dtype and direction named: nothing left to measure.
-    const MatmulChoice other = parse_matmul_choice(text, parse_matmul_choice("native,onednn"));
-    return named == other ? named : parse_matmul_choice(text, measured_matmul_paths().choice);
-  } catch (const UserError& error) {
-    throw UserError(fmt::format("environment variable HALFTONE_MATMUL: {}", error.what()));
-  }
+  const std::string text = matmul_environment();
+  if (text.empty()) return measured_matmul_paths().choice;
+  const MatmulChoice named = parse_matmul_choice(text);
+  // Every dtype and direction named: nothing left to measure.
+  const MatmulChoice other = parse_matmul_choice(text, parse_matmul_choice("native,onednn"));
+  return named == other ? named : parse_matmul_choice(text, measured_matmul_paths().choice);
 }
 
 std::mutex choice_mutex;

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+namespace halftone {
+
+/// What the environment variable HALFTONE_MATMUL holds, as parse_matmul_choice() reads it; empty
+/// where it is unset. Throws UserError, which names the variable, for anything else.
+std::string matmul_environment();
+
+}  // namespace halftone
