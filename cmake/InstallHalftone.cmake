@@ -23,6 +23,11 @@ if(HALFTONE_BUILD_CLI)
   install(TARGETS halftone_cli halftone_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
           LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 endif()
+# All that is installed: `cmake --install` builds nothing itself.
+add_custom_target(halftone_installed DEPENDS halftone halftone_cpu_gemm)
+if(HALFTONE_BUILD_CLI)
+  add_dependencies(halftone_installed halftone_cli halftone_program)
+endif()
 install(EXPORT halftoneTargets NAMESPACE halftone:: DESTINATION ${_package_dir})
 configure_package_config_file(cmake/halftoneConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/halftoneConfig.cmake"
                               INSTALL_DESTINATION ${_package_dir})

@@ -42,7 +42,7 @@ LAYERS = {
 # Outside the library: these may include all of its headers, what is named here, and files of their own folder.
 USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}
 # Libraries that a user of the installed headers need not have.
-PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash.h", "zlib.h", "hwy/", "CLI/")
+PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash.h", "zlib.h", "hwy/", "re2/", "CLI/")
 UMBRELLA = "halftone/halftone.h"
 NOT_INSTALLED = ("_impl.h", "-inl.h", "/pch.h")
 

@@ -3,11 +3,11 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <re2/re2.h>
 
 #include <algorithm>
 #include <memory>
 #include <optional>
-#include <regex>
 #include <string_view>
 
 #include "halftone/autocast/keep_fp32.h"
@@ -44,20 +44,25 @@ std::string short_name(const std::string& type) {
   return name.ends_with("Impl") ? name.substr(0, name.size() - 4) : name;
 }
 
-/// One pattern of the user's, over paths or over the names of classes.
+/// A pattern over paths or over the names of classes. RE2 matches in linear time and bounded
+/// memory, whatever a configuration file asks for.
 class ModulePattern {
  public:
-  explicit ModulePattern(const std::string& text) : text_(text), by_type_(text.starts_with(kType)) {
-    try {
-      regex_ = std::regex(by_type_ ? text.substr(kType.size()) : text);
-    } catch (const std::regex_error& error) {
+  explicit ModulePattern(const std::string& text)
+      : text_(text),
+        by_type_(text.starts_with(kType)),
+        regex_(by_type_ ? text.substr(kType.size()) : text, RE2::Quiet) {
+    if (text.size() > kMaxPatternLength)
+      throw UserError(
+          fmt::format("keep_fp32: expected a regular expression of at most {} characters, got {}",
+                      kMaxPatternLength, text.size()));
+    if (!regex_.ok())
       throw UserError(fmt::format("keep_fp32: expected a regular expression, got '{}' ({})", text,
-                                  error.what()));
-    }
+                                  regex_.error()));
   }
 
   bool matches(const NamedModule& module) const {
-    return std::regex_search(by_type_ ? module.type : module.path, regex_);
+    return RE2::PartialMatch(by_type_ ? module.type : module.path, regex_);
   }
 
   UserError matches_nothing(const std::vector<NamedModule>& modules) const {
@@ -81,10 +86,11 @@ class ModulePattern {
 
  private:
   static constexpr std::string_view kType = "type:";
+  static constexpr std::size_t kMaxPatternLength = 1000;
 
   std::string text_;
   bool by_type_;
-  std::regex regex_;
+  RE2 regex_;
 };
 
 bool is_below(const std::string& path, const std::string& ancestor) {
@@ -117,6 +123,10 @@ void log_kept(const std::vector<std::string>& paths) {
 }
 
 }  // namespace
+
+void check_keep_fp32_patterns(const std::vector<std::string>& patterns) {
+  for (const std::string& text : patterns) const ModulePattern checked(text);
+}
 
 std::vector<std::string> keep_fp32(torch::nn::Module& root,
                                    const std::vector<std::string>& patterns) {

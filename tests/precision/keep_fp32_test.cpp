@@ -361,5 +361,19 @@ TEST(KeepFp32, PatternsThatAreNoUseAreErrors) {
   for (const Tensor& parameter : model->parameters()) EXPECT_FALSE(keeps_fp32(parameter));
 }
 
+// What takes exponential time or a deep stack elsewhere is matched, or refused, at once.
+TEST(KeepFp32, PatternsOfStrangersCostLittle) {
+  MiniMindLM model(small_model());
+  EXPECT_THAT(message_of<UserError>([&] { keep_fp32(*model, {"((((.*)*)*)*)*x"}); }),
+              HasSubstr("matches no module's path"));
+  const std::string deep = std::string(400, '(') + std::string(400, ')');
+  EXPECT_NO_THROW(check_keep_fp32_patterns({deep}));
+  const std::string deeper = std::string(100'000, '(') + std::string(100'000, ')');
+  EXPECT_THAT(message_of<UserError>([&] { check_keep_fp32_patterns({deeper}); }),
+              HasSubstr("at most 1000 characters, got 200000"));
+  EXPECT_THAT(message_of<UserError>([&] { check_keep_fp32_patterns({"(a{1000}){1000}"}); }),
+              HasSubstr("expected a regular expression"));
+}
+
 }  // namespace
 }  // namespace halftone
