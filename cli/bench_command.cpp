@@ -77,7 +77,7 @@ RecipeSummary summary_of(const std::string& recipe, const std::vector<RecipeRun>
   summary.loss /= count;
   summary.step_ms /= count;
   summary.loss_spread = highest - lowest;
-  summary.tokens_per_s = tokens_per_step * 1e3 / summary.step_ms;
+  if (summary.step_ms > 0) summary.tokens_per_s = tokens_per_step * 1e3 / summary.step_ms;
   return summary;
 }
 
@@ -161,6 +161,10 @@ void run_bench(const BenchArguments& arguments, const ConfigArguments& flags) {
     recipes.push_back(parse_recipe(name));
   const std::vector<std::int64_t> seeds =
       arguments.seeds.empty() ? std::vector<std::int64_t>{config.seed} : arguments.seeds;
+  for (const std::int64_t seed : seeds)
+    if (seed < 0)
+      throw UserError(
+          fmt::format("bench: --seeds: expected integers that are 0 or more, got {}", seed));
   TrainingProgress progress(config.log_every);
   const InterruptGuard guard;
   const PretrainInputs inputs = prepare_pretraining(

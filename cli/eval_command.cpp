@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -56,30 +57,27 @@ TrainedModel open_model(const EvalArguments& arguments, const TrainConfig& confi
   Tokenizer tokenizer = Tokenizer::load(config.tokenizer);
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = tokenizer.vocab_size();
+  const InitialWeights weights(config.init_from);
+  weights.check(model);  // before memory is asked for
   TrainedModel trained{.model = MiniMindLM(model), .tokenizer = tokenizer, .precision = "32-true"};
-  initialize_from(trained.model, config.init_from);
+  weights.copy_to(trained.model);
   return trained;
 }
 
-// The length of a row that was asked for. It is taken out of `given`: what it must not exceed is
-// the opened model's limit, not the one of the preset that resolve_config sees.
-std::optional<std::int64_t> take_seq_len(std::vector<ConfigAssignment>& given) {
-  std::optional<std::int64_t> seq_len;
-  std::erase_if(given, [&](const ConfigAssignment& one) {
-    if (one.key == "seq_len") seq_len = std::get<std::int64_t>(one.value);
-    return one.key == "seq_len";
-  });
-  return seq_len;
+// The length of a row: what was asked for, else that of the run's training.
+std::int64_t row_length(const TrainConfig& config, const TrainedModel& trained,
+                        const std::vector<ConfigAssignment>& given) {
+  const ModelConfig& model = trained.model->config();
+  if (was_given(given, "seq_len")) {
+    check_seq_len(config.seq_len, model, "--seq-len");
+    return config.seq_len;
+  }
+  return trained.seq_len > 0 ? trained.seq_len : std::min(config.seq_len, model.max_seq_len);
 }
 
 BatchLoader open_data(const TrainConfig& config, const TrainedModel& trained,
-                      std::optional<std::int64_t> wanted_seq_len) {
+                      std::int64_t seq_len) {
   Corpus corpus = open_corpus(config);
-  const std::int64_t seq_len =
-      wanted_seq_len.value_or(trained.seq_len == 0 ? config.seq_len : trained.seq_len);
-  if (const std::int64_t most = trained.model->config().max_seq_len; seq_len > most)
-    throw UserError(fmt::format("--seq-len: expected at most {}, the model's max_seq_len, got {}",
-                                most, seq_len));
   return BatchLoader(
       encode_corpus(corpus, config, trained.tokenizer),
       {.batch_size = config.batch_size, .seq_len = seq_len, .pack = config.pack, .shuffle = false});
@@ -106,10 +104,11 @@ void print_result(const EvalResult& result, const std::string& precision, bool j
 }
 
 void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
-  std::vector<ConfigAssignment> given = flags.assignments();
-  const std::optional<std::int64_t> seq_len = take_seq_len(given);
-  if (!arguments.model.empty()) check_no_model_flags(arguments.model, given);
-  const TrainConfig config = resolve_config(given);
+  const std::vector<ConfigAssignment> given = flags.assignments();
+  const bool has_run = !arguments.model.empty();
+  if (has_run) check_no_model_flags(arguments.model, given);
+  // A run brings its own model, whose limits hold: those of the default preset say nothing.
+  const TrainConfig config = has_run ? merge_config(given) : resolve_config(given);
   require_data(config, "evaluate on");
   const torch::Device device = resolve_device(config.device);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
@@ -118,7 +117,7 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
       parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
       device);
   precision.convert_module(*trained.model);
-  const BatchLoader loader = open_data(config, trained, seq_len);
+  const BatchLoader loader = open_data(config, trained, row_length(config, trained, given));
   ShareProgress progress("evaluating");
   const EvalResult result =
       evaluate(trained.model, loader, precision,

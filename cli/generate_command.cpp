@@ -4,16 +4,19 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "cli/arguments.h"
 #include "cli/program.h"
 #include "halftone/halftone.h"
 #include "halftone/nn/packed_parameters.h"
+#include "halftone/pretrain/non_finite_report.h"
 
 namespace halftone::cli {
 namespace {
@@ -63,6 +66,24 @@ std::vector<std::int64_t> prompt_ids(const Tokenizer& tokenizer, const GenerateA
   return ids;
 }
 
+// generate() in the precision. Logits that are no numbers are the failure of a tensor, which is
+// named.
+void write(MiniMindLM& model, const MixedPrecision& precision,
+           const std::vector<std::int64_t>& prompt, const SamplingOptions& sampling,
+           const std::function<bool(std::int64_t)>& on_token) try {
+  const auto region = precision.forward_context();
+  generate(model, prompt, sampling, on_token);
+} catch (const NonFiniteLogits& error) {
+  const torch::Device device = model->parameters().front().device();
+  const torch::NoGradGuard no_grad;
+  model->eval();
+  const std::string origin = origin_of_non_finite(*model, [&] {
+    const auto region = precision.forward_context();
+    return model->forward(torch::tensor(error.ids).to(device).unsqueeze(0)).logits;
+  });
+  throw SystemError(fmt::format("{}: {}", error.what(), origin));
+}
+
 void run_generate(GenerateArguments arguments, const ConfigArguments& flags) {
   check(arguments);
   const std::vector<ConfigAssignment> given = flags.assignments();
@@ -90,13 +111,10 @@ void run_generate(GenerateArguments arguments, const ConfigArguments& flags) {
   if (!arguments.chat) print(arguments.prompt);
   StreamDecoder decoder(trained.tokenizer);
   const InterruptGuard guard;
-  {
-    const auto region = precision.forward_context();
-    generate(trained.model, prompt, arguments.sampling, [&](std::int64_t id) {
-      print(decoder.push(static_cast<std::int32_t>(id)));
-      return !interrupted();
-    });
-  }
+  write(trained.model, precision, prompt, arguments.sampling, [&](std::int64_t id) {
+    print(decoder.push(static_cast<std::int32_t>(id)));
+    return !interrupted();
+  });
   print(decoder.flush() + "\n");
   if (interrupted()) throw Exit{interrupted_exit_code()};
 }

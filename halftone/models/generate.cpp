@@ -109,12 +109,17 @@ std::vector<double> next_logits(MiniMindLM& model, const std::vector<std::int64_
   const Tensor wide = last.to(torch::kCPU, torch::kDouble).contiguous();
   const auto* values = wide.const_data_ptr<double>();
   std::vector<double> logits(values, values + wide.numel());
-  if (!std::all_of(logits.begin(), logits.end(), [](double x) { return std::isfinite(x); }))
-    throw SystemError("the model's logits are not finite: its weights have overflowed");
   return logits;
 }
 
+bool all_finite(const std::vector<double>& logits) {
+  return std::all_of(logits.begin(), logits.end(), [](double x) { return std::isfinite(x); });
+}
+
 }  // namespace
+
+NonFiniteLogits::NonFiniteLogits(std::vector<std::int64_t> the_ids)
+    : SystemError("the model's logits are not finite"), ids(std::move(the_ids)) {}
 
 void generate(MiniMindLM& model, std::vector<std::int64_t> prompt, const SamplingOptions& options,
               const std::function<bool(std::int64_t id)>& on_token) {
@@ -136,7 +141,9 @@ void generate(MiniMindLM& model, std::vector<std::int64_t> prompt, const Samplin
     const double uniform =
         static_cast<double>(random_word(options.seed, static_cast<std::uint64_t>(i)) >> 11U) *
         0x1p-53;
-    const std::int64_t id = sample(next_logits(model, unread, device, cache), options, uniform);
+    const std::vector<double> logits = next_logits(model, unread, device, cache);
+    if (!all_finite(logits)) throw NonFiniteLogits(prompt);
+    const std::int64_t id = sample(logits, options, uniform);
     if (id == options.eos || !on_token(id)) return;
     prompt.push_back(id);
     unread = {id};

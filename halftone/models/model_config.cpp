@@ -3,7 +3,7 @@
 
 #include <fmt/format.h>
 
-#include <array>
+#include <limits>
 #include <utility>
 
 #include "halftone/core/error.h"
@@ -23,30 +23,35 @@ std::vector<std::pair<std::string, ModelConfig>> presets() {
   };
 }
 
-/// Presets that the command line promises and this version cannot build yet.
-constexpr std::array<std::string_view, 1> kLaterPresets{"minimind3-64m"};
-
 void require(bool condition, const std::string& message) {
   if (!condition) throw UserError("model: " + message);
 }
 
-void require_positive(std::string_view key, std::int64_t value) {
-  require(value > 0, fmt::format("expected {} of at least 1, got {}", key, value));
+// Whatever is computed from such sizes fits in 64 bits, and what is listed from such counts fits in
+// memory: a configuration may be a stranger's.
+constexpr std::int64_t kMostOfAWidth = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMostLayers = 10'000;
+constexpr std::int64_t kMostExperts = 100'000;  // of all layers
+constexpr double kMostParameters = 1e15;
+
+void require_from(std::int64_t least, std::string_view key, std::int64_t value,
+                  std::int64_t most = kMostOfAWidth) {
+  require(value >= least && value <= most,
+          fmt::format("expected {} from {} to {}, got {}", key, least, most, value));
 }
 
 void validate_widths(const ModelConfig& config) {
-  require_positive("dim", config.dim);
-  require_positive("n_layers", config.n_layers);
-  require_positive("n_heads", config.n_heads);
-  require_positive("n_kv_heads", config.n_kv_heads);
-  require_positive("vocab_size", config.vocab_size);
-  require_positive("max_seq_len", config.max_seq_len);
+  require_from(1, "dim", config.dim);
+  require_from(1, "n_layers", config.n_layers, kMostLayers);
+  require_from(1, "n_heads", config.n_heads);
+  require_from(1, "n_kv_heads", config.n_kv_heads);
+  require_from(1, "vocab_size", config.vocab_size);
+  require_from(1, "max_seq_len", config.max_seq_len);
+  require_from(0, "head_dim", config.head_dim);
+  require_from(0, "hidden_dim", config.hidden_dim);
   require(config.n_heads % config.n_kv_heads == 0,
           fmt::format("expected n_heads to be a multiple of n_kv_heads, got {} and {}",
                       config.n_heads, config.n_kv_heads));
-  require(config.head_dim >= 0 && config.hidden_dim >= 0,
-          fmt::format("expected head_dim and hidden_dim of at least 0, got {} and {}",
-                      config.head_dim, config.hidden_dim));
   require(config.head_dim > 0 || config.dim % config.n_heads == 0,
           fmt::format("expected dim to be a multiple of n_heads (or a head_dim), got {} and {}",
                       config.dim, config.n_heads));
@@ -63,7 +68,12 @@ void validate_numbers(const ModelConfig& config) {
 }
 
 void validate_experts(const ModelConfig& config) {
-  require_positive("n_routed_experts", config.n_routed_experts);
+  require_from(1, "n_routed_experts", config.n_routed_experts, kMostExperts);
+  require_from(0, "n_shared_experts", config.n_shared_experts, kMostExperts);
+  require(config.n_layers * (config.n_routed_experts + config.n_shared_experts) <= kMostExperts,
+          fmt::format("expected at most {} experts in all layers, got {} layers with {} each",
+                      kMostExperts, config.n_layers,
+                      config.n_routed_experts + config.n_shared_experts));
   require(config.num_experts_per_tok >= 1 && config.num_experts_per_tok <= config.n_routed_experts,
           fmt::format("expected num_experts_per_tok from 1 to n_routed_experts ({}), got {}",
                       config.n_routed_experts, config.num_experts_per_tok));
@@ -72,6 +82,20 @@ void validate_experts(const ModelConfig& config) {
                       config.n_shared_experts));
   require(config.aux_loss_alpha >= 0.0,
           fmt::format("expected aux_loss_alpha of at least 0, got {}", config.aux_loss_alpha));
+}
+
+// In doubles: the exact count would overflow just where it matters.
+void validate_size(const ModelConfig& config) {
+  const auto dim = static_cast<double>(config.dim);
+  const auto heads = static_cast<double>(config.n_heads + config.n_kv_heads);
+  const double experts = config.use_moe ? static_cast<double>(config.n_routed_experts + 1) : 1.0;
+  const double layer = dim * (2.0 * heads * static_cast<double>(head_dim_of(config)) +
+                              3.0 * experts * static_cast<double>(hidden_dim_of(config)));
+  const double parameters =
+      dim * static_cast<double>(config.vocab_size) + static_cast<double>(config.n_layers) * layer;
+  require(parameters <= kMostParameters,
+          fmt::format("expected at most {:g} parameters, got {:.3g}; make it smaller",
+                      kMostParameters, parameters));
 }
 
 void add_feed_forward(const std::string& path, const ModelConfig& config,
@@ -118,9 +142,6 @@ ModelConfig preset_config(std::string_view name) {
   for (const auto& [known, config] : presets())
     if (known == name) return config;
   const std::string list = fmt::format("{}", fmt::join(preset_names(), ", "));
-  for (const std::string_view later : kLaterPresets)
-    if (later == name)
-      throw UserError(fmt::format("preset '{}' is not in this version; there are {}", name, list));
   const auto near = nearest_match(name, preset_names());
   throw UserError(fmt::format("expected a preset ({}), got '{}'{}", list, name,
                               near ? fmt::format("; did you mean '{}'?", *near) : ""));
@@ -134,6 +155,7 @@ void validate(const ModelConfig& config) {
   validate_widths(config);
   validate_numbers(config);
   if (config.use_moe) validate_experts(config);
+  validate_size(config);
 }
 
 std::int64_t head_dim_of(const ModelConfig& config) {

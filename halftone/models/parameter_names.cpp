@@ -89,6 +89,22 @@ void merge_tied(StateDict& named) {
   named.tensors.erase(head);
 }
 
+StateDict v2_names_of(const StateDict& file, const ModelConfig& config, const std::string& source) {
+  try {
+    return to_v2_names(file, config);
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("{}: {}", source, error.what()));
+  }
+}
+
+void check_fits(const StateDict& expected, const StateDict& named, const std::string& source) {
+  const std::string wrong = tensor_mismatches(expected, named);
+  if (!wrong.empty())
+    throw UserError(
+        fmt::format("{}: its tensors do not fit the model ({}); set model.* as the file was made",
+                    source, wrong));
+}
+
 }  // namespace
 
 StateDict to_v2_names(const StateDict& file, const ModelConfig& config) {
@@ -107,19 +123,18 @@ StateDict to_v2_names(const StateDict& file, const ModelConfig& config) {
   return named;
 }
 
+void check_parameters(const StateDict& file, const ModelConfig& config, const std::string& source) {
+  validate(config);
+  StateDict expected;
+  for (const NamedShape& shape : parameter_shapes(config))
+    expected.tensors[shape.name] = torch::empty(shape.sizes, torch::kMeta);
+  check_fits(expected, v2_names_of(file, config, source), source);
+}
+
 void load_parameters(MiniMindLM& model, const StateDict& file, const std::string& source) {
   const StateDict parameters = parameters_of(model);
-  StateDict named;
-  try {
-    named = to_v2_names(file, model->config());
-  } catch (const UserError& error) {
-    throw UserError(fmt::format("{}: {}", source, error.what()));
-  }
-  const std::string wrong = tensor_mismatches(parameters, named);
-  if (!wrong.empty())
-    throw UserError(
-        fmt::format("{}: its tensors do not fit the model ({}); set --model.* as the file was made",
-                    source, wrong));
+  const StateDict named = v2_names_of(file, model->config(), source);
+  check_fits(parameters, named, source);
   const torch::NoGradGuard no_grad;
   for (const auto& [name, parameter] : parameters.tensors) parameter.copy_(named.tensor(name));
 }

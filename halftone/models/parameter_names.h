@@ -20,6 +20,10 @@ namespace halftone {
 /// two tied tensors differ.
 StateDict to_v2_names(const StateDict& file, const ModelConfig& config);
 
+/// Throws UserError unless the file's tensors are those of a model of `config`, by name and shape.
+/// Builds no model: a configuration that asks for too much memory is found to be wrong before.
+void check_parameters(const StateDict& file, const ModelConfig& config, const std::string& source);
+
 /// Copies a file's tensors into the model's parameters (any generation's names; dtypes are
 /// converted), one at a time where they are unread. Throws UserError naming the tensors that are
 /// missing, unexpected or of another shape; the model is unchanged then. `source` stands in the

@@ -312,7 +312,8 @@ std::vector<ConfigField> scaler_fields() {
 std::vector<ConfigField> optimization_fields() {
   return {
       field<&C::batch_size>("batch_size", positive_integer(), "rows of one micro-batch"),
-      field<&C::seq_len>("seq_len", whole(2, "an integer of 2 or more"), "tokens of a row"),
+      field<&C::seq_len>("seq_len", whole(2, "an integer of 2 or more"),
+                         "tokens of a row; the default is no more than model.max_seq_len"),
       field<&C::accumulate>("accumulate", positive_integer(),
                             "micro-batches whose gradients make one optimizer step"),
       field<&C::lr>("lr", positive_number(), "learning rate of AdamW"),

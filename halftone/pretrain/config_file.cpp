@@ -7,12 +7,14 @@
 #include <algorithm>
 
 #include "halftone/core/error.h"
+#include "halftone/pretrain/toml_keys.h"
 #include "halftone/system/file.h"
 
 namespace halftone {
 namespace {
 
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 20U;
+constexpr int kMaxKeyParts = 16;  // ours have two
 
 std::string one_line(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
@@ -23,7 +25,7 @@ std::string one_line(std::string text) {
 std::string quotes_hint(const std::string& what) {
   const bool of_a_value = what.find("parsing boolean") != std::string::npos ||
                           what.find("parsing value") != std::string::npos;
-  return of_a_value ? "; a text stands in quotes: preset = \"tiny\"" : "";
+  return of_a_value ? "; strings must be quoted: preset = \"tiny\"" : "";
 }
 
 bool is_table_name(const std::string& prefix) {
@@ -93,6 +95,9 @@ std::string default_text(const ConfigField& field) {
 
 std::vector<ConfigAssignment> read_config_file(const std::filesystem::path& path) {
   const std::string text = read_file(path, kMaxBytes);
+  if (const auto line = line_of_deep_key(text, kMaxKeyParts))
+    throw UserError(fmt::format("{}:{}: expected a key of at most {} parts (a.b.c), found more",
+                                path.string(), *line, kMaxKeyParts));
   toml::table table;
   try {
     table = toml::parse(text, path.string());

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -13,6 +14,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/config_file.h"
 #include "halftone/run/run_directory.h"
 
@@ -205,9 +207,31 @@ std::string place_of(const std::vector<ConfigAssignment>& assignments, const std
   return found != nullptr ? found->place : key;
 }
 
-// What concerns several keys at once.
-void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+bool is_given(const std::vector<ConfigAssignment>& assignments, std::string_view key) {
+  return last_of(assignments, key) != nullptr;
+}
+
+// A default never contradicts what was given beside it.
+void adapt_defaults(TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  ScalerConfig& scaler = config.scaler;
+  if (config.out.empty()) config.out = "runs/" + config.preset;
+  if (!is_given(assignments, "seq_len"))
+    config.seq_len = std::min(config.seq_len, config.model.max_seq_len);
+  if (!is_given(assignments, "tokenizer_vocab_size") && config.model.vocab_size > 0)
+    config.tokenizer_vocab_size = std::min(config.tokenizer_vocab_size, config.model.vocab_size);
+  if (!is_given(assignments, "scaler.init_scale") && scaler.min_scale <= scaler.max_scale)
+    scaler.init_scale = std::clamp(scaler.init_scale, scaler.min_scale, scaler.max_scale);
+}
+
+void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   const ScalerConfig& scaler = config.scaler;
+  if (scaler.min_scale > scaler.max_scale) {
+    const bool min_given = is_given(assignments, "scaler.min_scale");
+    throw UserError(
+        fmt::format("{}: scaler.min_scale must be at most scaler.max_scale, got {} and {}",
+                    place_of(assignments, min_given ? "scaler.min_scale" : "scaler.max_scale"),
+                    scaler.min_scale, scaler.max_scale));
+  }
   if (scaler.init_scale < scaler.min_scale || scaler.init_scale > scaler.max_scale)
     throw UserError(
         fmt::format("{}: scaler.init_scale must lie between scaler.min_scale {} and "
@@ -218,19 +242,32 @@ void check_together(const TrainConfig& config, const std::vector<ConfigAssignmen
     throw UserError(fmt::format(
         "{}: a loss scale goes with 16-mixed and 16-true only, but precision is {}; leave it out",
         place_of(assignments, "loss_scale"), config.precision));
-  if (!config.keep_fp32.empty() && !config.precision.ends_with("-mixed"))
+}
+
+void check_keep_fp32(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  if (config.keep_fp32.empty()) return;
+  const std::string place = place_of(assignments, "keep_fp32");
+  if (!config.precision.ends_with("-mixed"))
     throw UserError(fmt::format(
         "{}: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends in "
         "-mixed, or leave it out",
-        place_of(assignments, "keep_fp32"), config.precision));
+        place, config.precision));
+  try {
+    check_keep_fp32_patterns(config.keep_fp32);
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("{}: {}", place, error.what()));
+  }
+}
+
+// What concerns several keys at once.
+void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  check_scaler(config, assignments);
+  check_keep_fp32(config, assignments);
   memory_recipe(config.storage, parse_precision(config.precision));
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
   validate(model);
-  if (config.seq_len > config.model.max_seq_len)
-    throw UserError(fmt::format("{}: seq_len must be at most model.max_seq_len {}, got {}",
-                                place_of(assignments, "seq_len"), config.model.max_seq_len,
-                                config.seq_len));
+  check_seq_len(config.seq_len, config.model, place_of(assignments, "seq_len"));
 }
 
 }  // namespace
@@ -294,16 +331,27 @@ ConfigAssignment assignment_from_flag(const std::string& key,
   return checked_assignment(field, *value, flag);
 }
 
-TrainConfig resolve_config(const std::vector<ConfigAssignment>& assignments) {
+TrainConfig merge_config(const std::vector<ConfigAssignment>& assignments) {
   TrainConfig config;
   if (const ConfigAssignment* preset = last_of(assignments, "preset")) apply(*preset, config);
   config.model = preset_config(config.preset);
   config.model.vocab_size = 0;
   for (const ConfigAssignment& assignment : assignments)
     if (assignment.key != "preset") apply(assignment, config);
-  if (config.out.empty()) config.out = "runs/" + config.preset;
+  adapt_defaults(config, assignments);
+  return config;
+}
+
+TrainConfig resolve_config(const std::vector<ConfigAssignment>& assignments) {
+  TrainConfig config = merge_config(assignments);
   check_together(config, assignments);
   return config;
+}
+
+void check_seq_len(std::int64_t seq_len, const ModelConfig& model, const std::string& place) {
+  if (seq_len > model.max_seq_len)
+    throw UserError(fmt::format("{}: seq_len must be at most model.max_seq_len {}, got {}", place,
+                                model.max_seq_len, seq_len));
 }
 
 TrainConfig resume_config(const fs::path& run_dir,

@@ -65,8 +65,15 @@ ConfigAssignment assignment_from_flag(const std::string& key,
                                       const std::vector<std::string>& texts);
 
 /// Defaults, then the preset, then `assignments` in their order (later ones win). Fills in `out`,
-/// makes the paths of inputs absolute and checks what concerns several keys. Throws UserError.
+/// makes the paths of inputs absolute and has defaults follow what was given beside them: seq_len
+/// is no longer than a given model.max_seq_len. Throws UserError.
+TrainConfig merge_config(const std::vector<ConfigAssignment>& assignments);
+
+/// merge_config(), with what concerns several keys checked. Throws UserError.
 TrainConfig resolve_config(const std::vector<ConfigAssignment>& assignments);
+
+/// Throws UserError, which starts with `place`, unless `model` takes rows of `seq_len` tokens.
+void check_seq_len(std::int64_t seq_len, const ModelConfig& model, const std::string& place);
 
 /// The configuration of an existing run, changed by `assignments`. Throws UserError that names the
 /// first key that differs and may not.

@@ -45,8 +45,7 @@ class PretrainRecord : public Callback {
     const RunPaths& run = trainer.run_directory()->paths();
     if (!std::filesystem::exists(run.tokenizer())) inputs_.tokenizer.save(run.root);
     if (trainer.loop().finished())
-      log_note(
-          "the run has reached its limits; raise --max-steps, --max-epochs or --max-time to go on");
+      log_note("the run has reached its limits; raise max_steps, max_epochs or max_time to go on");
     if (on_start_) on_start_(plan(trainer));
   }
 
@@ -154,7 +153,10 @@ PretrainResult restart_pretraining(const TrainConfig& config, const PretrainOpti
 
 PretrainResult resume_pretraining(const TrainConfig& config, const PretrainOptions& options) {
   const RunPaths run = find_run(config.out);
-  return fit(config, prepare_pretraining(config, Tokenizer::load(run.root), options.on_preparation),
+  TrainConfig goes_on = config;
+  goes_on.init_from.clear();  // the checkpoint has its weights: the file may be gone
+  return fit(config,
+             prepare_pretraining(goes_on, Tokenizer::load(run.root), options.on_preparation),
              options, {.resume = true});
 }
 

@@ -109,11 +109,14 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
   if (device.is_cpu()) matmul_paths();  // may refuse
   check_offload(config.storage.offload);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
+  std::optional<InitialWeights> weights;
+  if (!config.init_from.empty()) weights.emplace(config.init_from);
   Corpus corpus = open_corpus(config);
   if (!tokenizer)
     tokenizer = config.tokenizer.empty() ? train_tokenizer(corpus, config, progress)
                                          : Tokenizer::load(config.tokenizer);
   const ModelConfig model = model_for(config, *tokenizer);
+  if (weights) weights->check(model);
   TokenizedData data = encode_corpus(corpus, config, *tokenizer, progress);
   return {*tokenizer, std::move(data), model, precision, device};
 }

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <utility>
 
@@ -39,14 +40,15 @@ class RunRecorder : public Callback {
  public:
   void on_step_end(Trainer& /*trainer*/, const StepMetrics& metrics) override {
     losses_.push_back(metrics.loss);
-    if (metrics.step > 1) times_.push_back(metrics.step_ms);
+    times_.push_back(metrics.step_ms);
     skipped_ += metrics.skipped ? 1 : 0;
   }
 
   void fill(RecipeRun& run) const {
     run.steps = std::ssize(losses_);
     run.skipped_steps = skipped_;
-    run.step_ms = median(times_);
+    // The first step is not typical: its memory is new.
+    run.step_ms = median({times_.begin() + (times_.size() > 1 ? 1 : 0), times_.end()});
     run.peak_bytes = peak_resident_bytes();
     if (losses_.empty()) return;
     run.first_loss = losses_.front();
@@ -54,6 +56,9 @@ class RunRecorder : public Callback {
     double sum = 0;
     for (auto loss = losses_.end() - tail; loss != losses_.end(); ++loss) sum += *loss;
     run.last_loss = sum / static_cast<double>(tail);
+    if (!std::isfinite(run.last_loss) && run.failure.empty())
+      run.failure = fmt::format("the loss of the last {} is not finite",
+                                tail == 1 ? "step" : fmt::format("{} steps", tail));
   }
 
  private:

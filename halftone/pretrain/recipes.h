@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,11 +34,12 @@ struct RecipeRun {
   std::int64_t seed = 0;
   std::int64_t steps = 0;  // that were done
   std::int64_t skipped_steps = 0;
-  double first_loss = 0;
-  double last_loss = 0;          // mean over the last tenth of the steps; nan where it got there
-  double step_ms = 0;            // median, without the first step
-  std::uint64_t peak_bytes = 0;  // resident memory of the process at its peak during the run
-  std::string failure;           // why it ended early; empty: it did not
+  // nan: it was not finite, or there was no step.
+  double first_loss = std::numeric_limits<double>::quiet_NaN();
+  double last_loss = first_loss;  // mean over the last tenth of the steps
+  double step_ms = 0;             // median, without the first step where there are more
+  std::uint64_t peak_bytes = 0;   // resident memory of the process at its peak during the run
+  std::string failure;  // why it ended early, or that its last loss is not finite; else empty
 };
 
 /// Who watches the runs.

@@ -3,125 +3,123 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
+#include <initializer_list>
 #include <optional>
-#include <type_traits>
+#include <system_error>
 
 #include "halftone/core/error.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/config_schema.h"
+#include "halftone/pretrain/hugging_face_config.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/run_directory.h"
-#include "halftone/system/file.h"
 
 namespace halftone {
 namespace {
 
-using Json = nlohmann::json;
-
-Json read_json(const std::filesystem::path& path) {
-  Json json = Json::parse(read_file(path, std::uint64_t{1} << 20U), nullptr,
-                          /*allow_exceptions=*/false);
-  if (!json.is_object())
-    throw UserError(fmt::format("{}: expected a JSON object, found something else or damaged text",
-                                path.string()));
-  return json;
+bool has_any(const StateDict& file, std::initializer_list<const char*> names) {
+  return std::any_of(names.begin(), names.end(),
+                     [&](const char* name) { return file.tensors.contains(name); });
 }
 
-/// The member `name` of a config.json, a T. Without a `fallback` it must be there.
-template <class T>
-T json_field(const Json& json, const std::filesystem::path& path, const char* name,
-             std::optional<T> fallback = std::nullopt) {
-  constexpr bool kWhole = std::is_integral_v<T>;
-  const auto found = json.find(name);
-  const bool is_missing = found == json.end() || found->is_null();
-  if (is_missing && fallback) return *fallback;
-  if (is_missing || !(kWhole ? found->is_number_integer() : found->is_number()))
-    throw UserError(fmt::format("{}: expected '{}' to be {}, found {}", path.string(), name,
-                                kWhole ? "an integer" : "a number",
-                                is_missing ? "nothing" : found->dump()));
-  return found->get<T>();
+/// The weights of a model that is said to have a head of its own: loading holds it to be equal to
+/// the embedding, but only where both are there.
+void require_head(const StateDict& file, const std::string& source) {
+  if (!has_any(file, {"lm_head.weight", "output.weight"}) ||
+      !has_any(file, {"model.embed_tokens.weight", "tok_embeddings.weight"}))
+    throw UserError(
+        fmt::format("{}: expected lm_head.weight beside the embedding, since config.json says that "
+                    "tie_word_embeddings is false",
+                    source));
 }
 
-/// Other models use the same names of tensors: computing them as a MiniMind would mislead.
-void check_is_supported(const Json& json, const std::filesystem::path& path) {
-  const auto refuse = [&](const char* name, const Json& value) {
-    throw UserError(fmt::format(
-        "{}: {} {} is not supported; expected a MiniMind of the second generation in Llama's form",
-        path.string(), name, value.dump()));
-  };
-  if (const auto act = json.find("hidden_act"); act != json.end() && *act != "silu")
-    refuse("hidden_act", *act);
-  for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    const auto rope = json.find(name);
-    if (rope == json.end() || !rope->is_object()) continue;
-    for (const char* type : {"type", "rope_type"})
-      if (rope->contains(type) && rope->at(type) != "default") refuse(name, *rope);
-  }
+/// A model of `config` with the weights of `file`. What does not fit is refused before memory is
+/// asked for.
+MiniMindLM model_of(const ModelConfig& config, const StateDict& file, const std::string& source) {
+  check_parameters(file, config, source);
+  MiniMindLM model(config);
+  load_parameters(model, file, source);
+  return model;
 }
 
-/// In a member of its own, or where newer files keep it.
-double rope_theta(const Json& json, const std::filesystem::path& path) {
-  const auto parameters = json.find("rope_parameters");
-  const bool is_inside = parameters != json.end() && parameters->is_object();
-  return json_field<double>(is_inside ? *parameters : json, path, "rope_theta");
-}
-
-/// The Llama form in which MiniMind's second generation is exchanged.
-ModelConfig config_from_hugging_face(const std::filesystem::path& path) {
-  const Json json = read_json(path);
-  check_is_supported(json, path);
-  const auto whole = [&](const char* name, std::optional<std::int64_t> fallback = std::nullopt) {
-    return json_field<std::int64_t>(json, path, name, fallback);
-  };
-  ModelConfig config;
-  config.dim = whole("hidden_size");
-  config.n_layers = whole("num_hidden_layers");
-  config.n_heads = whole("num_attention_heads");
-  config.n_kv_heads = whole("num_key_value_heads", config.n_heads);
-  config.head_dim = whole("head_dim", config.head_dim);
-  config.hidden_dim = whole("intermediate_size");
-  config.vocab_size = whole("vocab_size");
-  config.max_seq_len = whole("max_position_embeddings");
-  config.norm_eps = json_field<double>(json, path, "rms_norm_eps");
-  config.rope_theta = rope_theta(json, path);
-  validate(config);
-  return config;
+TrainedModel load_hugging_face(const std::filesystem::path& folder) {
+  const HuggingFaceConfig config = read_hugging_face_config(folder / "config.json");
+  const std::filesystem::path path = folder / "model.safetensors";
+  const StateDict file = open_safetensors(path);
+  if (config.is_untied) require_head(file, path.string());
+  return {.model = model_of(config.model, file, path.string()),
+          .tokenizer = Tokenizer::load(folder),
+          .precision = "32-true"};
 }
 
 TrainedModel load_run(const RunPaths& paths) {
   const TrainConfig config = resume_config(paths.root, {});
   const Checkpoint checkpoint = load_latest_model(paths.root);
-  TrainedModel trained{.model = MiniMindLM(config.model),
-                       .tokenizer = Tokenizer::load(paths.root),
-                       .precision = config.precision,
-                       .seq_len = config.seq_len};
-  load_parameters(trained.model, checkpoint.model, paths.root.string());
-  return trained;
+  return {.model = model_of(config.model, checkpoint.model, paths.root.string()),
+          .tokenizer = Tokenizer::load(paths.root),
+          .precision = config.precision,
+          .seq_len = config.seq_len};
+}
+
+bool is_run_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::exists(RunPaths{path}.checkpoints(), error);
+}
+
+/// The model that the weights in a folder were made for, if it says so.
+std::optional<ModelConfig> model_in(const std::filesystem::path& folder) {
+  std::error_code error;
+  if (is_run_folder(folder)) return resume_config(folder, {}).model;
+  if (std::filesystem::exists(folder / "config.json", error))
+    return read_hugging_face_config(folder / "config.json").model;
+  return std::nullopt;
+}
+
+std::filesystem::path weights_file(const std::filesystem::path& file_or_folder) {
+  std::error_code error;
+  return std::filesystem::is_directory(file_or_folder, error) ? file_or_folder / "model.safetensors"
+                                                              : file_or_folder;
 }
 
 }  // namespace
 
 TrainedModel load_trained_model(const std::filesystem::path& folder) {
-  const std::filesystem::path hugging_face_config = folder / "config.json";
-  if (!std::filesystem::exists(hugging_face_config)) return load_run(find_run(folder));
-  TrainedModel trained{.model = MiniMindLM(config_from_hugging_face(hugging_face_config)),
-                       .tokenizer = Tokenizer::load(folder),
-                       .precision = "32-true"};
-  initialize_from(trained.model, folder);
-  return trained;
+  return std::filesystem::exists(folder / "config.json") ? load_hugging_face(folder)
+                                                         : load_run(find_run(folder));
 }
 
+InitialWeights::InitialWeights(const std::filesystem::path& file_or_folder)
+    : state_(is_run_folder(file_or_folder) ? load_latest_model(file_or_folder).model
+                                           : open_safetensors(weights_file(file_or_folder))),
+      source_(is_run_folder(file_or_folder) ? file_or_folder.string()
+                                            : weights_file(file_or_folder).string()),
+      made_for_(model_in(file_or_folder)) {}
+
+void InitialWeights::check(const ModelConfig& config) const {
+  check_parameters(state_, config, source_);
+  if (!made_for_) return;
+  const ModelConfig& theirs = *made_for_;
+  const auto require_same = [&](const char* key, double saved, double now) {
+    if (saved != now)
+      throw UserError(fmt::format("{}: its weights were made for model.{} {}, got {}; set it so",
+                                  source_, key, saved, now));
+  };
+  const auto count = [](std::int64_t n) { return static_cast<double>(n); };
+  require_same("n_heads", count(theirs.n_heads), count(config.n_heads));
+  require_same("norm_eps", theirs.norm_eps, config.norm_eps);
+  require_same("rope_theta", theirs.rope_theta, config.rope_theta);
+  if (config.use_moe)
+    require_same("num_experts_per_tok", count(theirs.num_experts_per_tok),
+                 count(config.num_experts_per_tok));
+}
+
+void InitialWeights::copy_to(MiniMindLM& model) const { load_parameters(model, state_, source_); }
+
 void initialize_from(MiniMindLM& model, const std::filesystem::path& file_or_folder) {
-  std::error_code error;
-  if (std::filesystem::exists(RunPaths{file_or_folder}.checkpoints(), error))
-    return load_parameters(model, load_latest_model(file_or_folder).model, file_or_folder.string());
-  const std::filesystem::path file = std::filesystem::is_directory(file_or_folder)
-                                         ? file_or_folder / "model.safetensors"
-                                         : file_or_folder;
-  load_parameters(model, open_safetensors(file), file.string());
+  InitialWeights(file_or_folder).copy_to(model);
 }
 
 TokenizerInterface tokenizer_interface(const Tokenizer& tokenizer, SpecialTokenParsing parsing) {

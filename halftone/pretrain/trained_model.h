@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "halftone/core/state_dict.h"
 #include "halftone/data/token_cache.h"
 #include "halftone/models/minimind.h"
 #include "halftone/models/model_config.h"
@@ -25,6 +27,25 @@ struct TrainedModel {
 /// Opens a run directory (its newest whole checkpoint) or a Hugging Face folder with config.json,
 /// model.safetensors and tokenizer.json of a MiniMind model. Throws UserError.
 TrainedModel load_trained_model(const std::filesystem::path& folder);
+
+/// The weights that a model starts from: those of a safetensors file, of a Hugging Face folder's
+/// model.safetensors, or of a run's newest whole checkpoint. Opened, read as they are copied.
+class InitialWeights {
+ public:
+  /// Throws UserError.
+  explicit InitialWeights(const std::filesystem::path& file_or_folder);
+
+  /// Throws UserError unless they are the weights of a model of `config`: by name and shape, and by
+  /// what the folder says of the model. Builds no model.
+  void check(const ModelConfig& config) const;
+  /// Throws UserError as check().
+  void copy_to(MiniMindLM& model) const;
+
+ private:
+  StateDict state_;
+  std::string source_;
+  std::optional<ModelConfig> made_for_;  // what shapes do not tell
+};
 
 /// Copies the weights of a safetensors file, or of a Hugging Face folder's model.safetensors, into
 /// `model`. Throws UserError.

@@ -99,6 +99,50 @@ TEST(ResolveConfig, APresetInAFlagKeepsTheKeysOfTheFile) {
   EXPECT_EQ(config.model.n_layers, preset_config("tiny").n_layers);
 }
 
+TEST(ResolveConfig, DefaultsFollowWhatWasGivenBesideThem) {
+  EXPECT_EQ(from_flags({{"model.max_seq_len", "64"}}).seq_len, 64);
+  EXPECT_EQ(from_flags({{"model.max_seq_len", "64"}, {"seq_len", "32"}}).seq_len, 32);
+  EXPECT_EQ(from_flags({{"model.vocab_size", "300"}}).tokenizer_vocab_size, 300);
+  EXPECT_EQ(from_flags({{"model.vocab_size", "9000"}}).tokenizer_vocab_size, 6400);
+  EXPECT_EQ(from_flags({{"scaler.max_scale", "1024"}}).scaler.init_scale, 1024);
+  EXPECT_EQ(from_flags({{"scaler.min_scale", "131072"}}).scaler.init_scale, 131072);
+  EXPECT_THAT(flag_error("seq_len", "9000"), HasSubstr("--seq-len: seq_len must be at most"));
+  EXPECT_THAT(message_of<UserError>([] {
+                from_flags({{"scaler.max_scale", "4"}, {"scaler.min_scale", "8"}});
+              }),
+              HasSubstr("--scaler.min-scale: scaler.min_scale must be at most scaler.max_scale"));
+  EXPECT_THAT(message_of<UserError>([] {
+                from_flags({{"scaler.max_scale", "4"}, {"scaler.init_scale", "8"}});
+              }),
+              HasSubstr("--scaler.init-scale: scaler.init_scale must lie between"));
+}
+
+// A command whose model comes from a run judges rows by that model.
+TEST(MergeConfig, LeavesTheChecksOfSeveralKeysToTheCaller) {
+  const TrainConfig config = merge_config({assignment_from_flag("seq_len", {"9000"})});
+  EXPECT_EQ(config.seq_len, 9000);
+  EXPECT_THAT(message_of<UserError>([&] { check_seq_len(9000, config.model, "--seq-len"); }),
+              HasSubstr("--seq-len: seq_len must be at most model.max_seq_len 8192, got 9000"));
+}
+
+TEST(ResolveConfig, PatternsAreCheckedBeforeThereIsAModel) {
+  EXPECT_THAT(flag_error("keep_fp32", "("),
+              HasSubstr("--keep-fp32: keep_fp32: expected a regular expression, got '('"));
+}
+
+TEST(ResolveConfig, ModelsThatNoMachineHoldsAreRefused) {
+  EXPECT_THAT(message_of<UserError>([] {
+                from_flags({{"model.use_moe", "true"},
+                            {"model.n_layers", "10000"},
+                            {"model.n_routed_experts", "10000"}});
+              }),
+              HasSubstr("at most 100000 experts in all layers"));
+  EXPECT_THAT(message_of<UserError>([] {
+                from_flags({{"model.dim", "2000000000"}, {"model.vocab_size", "2000000000"}});
+              }),
+              HasSubstr("parameters, got"));
+}
+
 TEST(ResolveConfig, InputPathsBecomeAbsolute) {
   const TrainConfig config =
       from_flags({{"data", "poems/../a.txt"}, {"init_from", "/w.safetensors"}});
@@ -190,6 +234,8 @@ TEST(ConfigFile, NamesLineKeyAndRemedy) {
       {"model.dropout = 1.0", "from 0 up to, not including, 1"},
       {"lr = 1\nlr = 2", "a.toml:2: not TOML: "},
       {"lr = ", "a.toml:1: not TOML: "},
+      {"preset = tiny", "strings must be quoted: preset = \"tiny\""},
+      {"a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q = 1", "a.toml:1: expected a key of at most 16 parts"},
       {"\xFF", "not TOML: "},
       {"model.n_heads = 3\nmodel.n_kv_heads = 2", "multiple of n_kv_heads"},
       {"precision = \"16-mixed\"\nscaler.init_scale = 0.5",
@@ -205,6 +251,19 @@ TEST(ConfigFile, NamesLineKeyAndRemedy) {
     EXPECT_THAT(message, HasSubstr(expected)) << text;
     EXPECT_EQ(message.find('\n'), std::string::npos) << text;
   }
+}
+
+// toml++ would overflow the stack.
+TEST(ConfigFile, RefusesDeepKeysTablesAndValues) {
+  std::string deep = "a";
+  for (int i = 0; i < 100'000; ++i) deep += ".a";
+  for (const std::string& text : {deep + " = 1", "[" + deep + "]", "[[" + deep + "]]",
+                                  "x = {" + deep + " = 1}", "lr = 1\n\"a\".\"b\"." + deep + " = 1"})
+    EXPECT_THAT(toml_error(text), HasSubstr("expected a key of at most 16 parts"));
+  EXPECT_THAT(toml_error("data = " + std::string(100'000, '[')), HasSubstr("not TOML: "));
+  std::string tables;
+  for (int i = 0; i < 60'000; ++i) tables += "{a.b.c.d=";
+  EXPECT_THAT(toml_error("x = " + tables), HasSubstr("not TOML: "));
 }
 
 TEST(ConfigFile, NamesPathsThatAreNoFiles) {
