@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a GradScaler saves, and what it takes from its own or torch's saved state.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 #include <utility>
 
 #include "halftone/core/error.h"
@@ -14,21 +16,23 @@
 namespace halftone {
 namespace {
 
-// Refuses what no scaler saves, such as a scale that torch let shrink to 0. A scale beyond the
-// limits is what torch's may well be.
+// Refuses what no scaler saves, such as a scale that torch let shrink to 0, or a number beyond the
+// 32 bits that it counts in. A scale beyond the limits is what torch's may well be.
 void check_saved(const GradScalerOptions& saved, std::initializer_list<std::int64_t> counters) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  const auto is_count = [](std::int64_t n, std::int64_t least) { return n >= least && n <= kMost; };
   const bool sensible =
       std::isfinite(saved.init_scale) && saved.init_scale > 0 && saved.growth_factor > 1 &&
-      saved.backoff_factor > 0 && saved.backoff_factor < 1 && saved.growth_interval >= 1 &&
-      saved.hysteresis >= 1 && saved.min_scale > 0 && saved.min_scale <= saved.max_scale &&
-      std::all_of(counters.begin(), counters.end(), [](std::int64_t n) { return n >= 0; });
+      saved.backoff_factor > 0 && saved.backoff_factor < 1 && is_count(saved.growth_interval, 1) &&
+      is_count(saved.hysteresis, 1) && saved.min_scale > 0 && saved.min_scale <= saved.max_scale &&
+      std::all_of(counters.begin(), counters.end(), [&](std::int64_t n) { return is_count(n, 0); });
   if (!sensible)
     throw UserError(fmt::format(
-        "saved scaler has scale {}, growth_factor {}, backoff_factor {}, growth_interval {}, "
-        "hysteresis {}, min_scale {} and max_scale {}, with which no training can go on; start "
-        "with a new scaler",
+        "cannot go on with the saved scaler: scale {}, growth_factor {}, backoff_factor {}, "
+        "growth_interval {}, hysteresis {}, min_scale {}, max_scale {}, counters {}; start with a "
+        "new scaler",
         saved.init_scale, saved.growth_factor, saved.backoff_factor, saved.growth_interval,
-        saved.hysteresis, saved.min_scale, saved.max_scale));
+        saved.hysteresis, saved.min_scale, saved.max_scale, fmt::join(counters, ", ")));
   if (saved.init_scale < saved.min_scale || saved.init_scale > saved.max_scale)
     log_warning(fmt::format(
         "the saved loss scale {} lies outside min_scale..max_scale ({}..{}); it is kept, and moves "

@@ -19,6 +19,7 @@
 #include "halftone/run/verified_files_impl.h"
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/hash.h"
+#include "halftone/system/json_reader_impl.h"
 
 namespace halftone {
 namespace fs = std::filesystem;
@@ -59,19 +60,23 @@ json to_json(const std::map<std::string, StateDict::Value>& values) {
   return object;
 }
 
-StateDict::Value from_json(const json& value) {
-  if (value.is_boolean()) return value.get<bool>();
-  if (value.is_number_integer()) return value.get<std::int64_t>();
-  if (value.is_number_float()) return value.get<double>();
-  if (value.is_string()) return value.get<std::string>();
-  const auto& text = value.at(kNotFinite).get_ref<const std::string&>();
+StateDict::Value from_json(const JsonField& field) {
+  const json& value = field.value();
+  if (value.is_boolean()) return field.as_bool();
+  if (value.is_number_integer()) return field.as_integer();
+  if (value.is_number_float()) return field.as_number();
+  if (value.is_string()) return field.as_string();
+  const std::string text = field[kNotFinite].as_string();
   if (text == "nan") return std::numeric_limits<double>::quiet_NaN();
-  return text == "inf" ? std::numeric_limits<double>::infinity()
-                       : -std::numeric_limits<double>::infinity();
+  if (text == "inf") return std::numeric_limits<double>::infinity();
+  if (text == "-inf") return -std::numeric_limits<double>::infinity();
+  field.fail("must be nan, inf or -inf");
 }
 
-void read_values(const json& trainer, const char* part, StateDict& state) {
-  for (const auto& [name, value] : trainer.at(part).items()) state.values[name] = from_json(value);
+void read_values(const JsonField& part, StateDict& state) {
+  part.for_each_member([&](const std::string& name, const JsonField& field) {
+    state.values[name] = from_json(field);
+  });
 }
 
 std::string hex(std::uint64_t hash) { return fmt::format("{:016x}", hash); }
@@ -83,50 +88,48 @@ json write_tensors(const fs::path& path, const std::map<std::string, torch::Tens
   return {{"bytes", file.bytes()}, {kChecksum, hex(file.checksum())}};
 }
 
-json read_trainer(const fs::path& path) {
-  json trainer = json::parse(read_file(path, kMaxTrainerBytes));
-  const auto checksum = trainer.at(kChecksum).get<std::string>();
-  trainer.erase(kChecksum);
-  if (hex(hash_bytes(trainer.dump())) != checksum)
+JsonDocument read_trainer(const fs::path& path) {
+  JsonDocument trainer = read_json_file(path, {.max_bytes = kMaxTrainerBytes});
+  const std::string checksum = trainer.root()[kChecksum].as_string();
+  trainer.value.erase(kChecksum);
+  if (hex(hash_bytes(trainer.value.dump())) != checksum)
     throw UserError(fmt::format("'{}' is damaged: its checksum is wrong", path.string()));
   return trainer;
 }
 
-void check_file(const fs::path& path, const json& expected) {
-  const auto bytes = expected.at("bytes").get<std::uint64_t>();
+void check_file(const fs::path& path, const JsonField& expected) {
+  const auto bytes = static_cast<std::uint64_t>(expected["bytes"].as_integer(0));
   if (const std::uint64_t found = File::open_regular(path).size(); found != bytes)
     throw UserError(
         fmt::format("'{}' is damaged: expected {} bytes, found {}", path.string(), bytes, found));
-  if (hex(file_checksum(path)) != expected.at(kChecksum).get<std::string>())
+  if (hex(file_checksum(path)) != expected[kChecksum].as_string())
     throw UserError(fmt::format("'{}' is damaged: its checksum is not the one in {}", path.string(),
                                 kTrainerFile));
   note_verified(path);
 }
 
-Checkpoint read_checkpoint(const fs::path& folder, Part part) try {
-  const json trainer = read_trainer(folder / kTrainerFile);
-  if (trainer.at("format").get<int>() != kFormat)
+Checkpoint read_checkpoint(const fs::path& folder, Part part) {
+  const JsonDocument document = read_trainer(folder / kTrainerFile);
+  const JsonField trainer = document.root();
+  if (const std::int64_t format = trainer["format"].as_integer(); format != kFormat)
     throw UserError(fmt::format("'{}' has format {}, this version reads {}",
-                                (folder / kTrainerFile).string(), trainer.at("format").dump(),
-                                kFormat));
-  Checkpoint checkpoint{.step = trainer.at("step").get<std::int64_t>()};
-  check_file(folder / kModelFile, trainer.at("files").at(kModelFile));
+                                (folder / kTrainerFile).string(), format, kFormat));
+  Checkpoint checkpoint{.step = trainer["step"].as_integer(0)};
+  const JsonField files = trainer["files"];
+  check_file(folder / kModelFile, files[kModelFile]);
   checkpoint.model = open_safetensors(folder / kModelFile);
   checkpoint.model.values.clear();
   if (part == Part::kAll) {
-    check_file(folder / kOptimizerFile, trainer.at("files").at(kOptimizerFile));
+    check_file(folder / kOptimizerFile, files[kOptimizerFile]);
     const StateDict both = open_safetensors(folder / kOptimizerFile);
     checkpoint.optimizer = both.extract("optimizer.");
     checkpoint.trainer = both.extract("trainer.");
     checkpoint.trainer.read_all();
-    read_values(trainer, "optimizer", checkpoint.optimizer);
+    read_values(trainer["optimizer"], checkpoint.optimizer);
   }
-  read_values(trainer, "model", checkpoint.model);
-  read_values(trainer, "trainer", checkpoint.trainer);
+  read_values(trainer["model"], checkpoint.model);
+  read_values(trainer["trainer"], checkpoint.trainer);
   return checkpoint;
-} catch (const json::exception&) {
-  throw UserError(fmt::format("'{}' is not a {} of this program", (folder / kTrainerFile).string(),
-                              kTrainerFile));
 }
 
 Checkpoint load_latest(const fs::path& run_dir, Part part) {

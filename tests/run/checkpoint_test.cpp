@@ -172,8 +172,17 @@ TEST_F(Checkpoints, DamageOfAnyKindGoesBackToTheOneBefore) {
       {"bytes, found", [](const fs::path& f) { fs::resize_file(f / "model.safetensors", 99); }},
       {"No such file", [](const fs::path& f) { fs::remove(f / "optimizer.safetensors"); }},
       {"No such file", [](const fs::path& f) { fs::remove(f / "trainer.json"); }},
-      {"not a trainer.json", [](const fs::path& f) { write_text(f / "trainer.json", "{}"); }},
-      {"not a trainer.json", [](const fs::path& f) { write_text(f / "trainer.json", "{\"fo"); }},
+      {"trainer.json: xxh64 must be a string",
+       [](const fs::path& f) { write_text(f / "trainer.json", "{}"); }},
+      {"trainer.json: expected JSON",
+       [](const fs::path& f) { write_text(f / "trainer.json", "{\"fo"); }},
+      {"trainer.json: expected JSON nested at most",
+       [](const fs::path& f) {  // deep enough to overflow the stack of who prints it
+         write_text(f / "trainer.json", R"({"xxh64": "0", "a": )" + std::string(200'000, '[') +
+                                            std::string(200'000, ']') + "}");
+       }},
+      {"trainer.json: a must be a number below 1.8e308",
+       [](const fs::path& f) { write_text(f / "trainer.json", R"({"xxh64": "0", "a": 1e999})"); }},
       {"its checksum is wrong", [](const fs::path& f) {
          std::string text = read_text(f / "trainer.json");
          text.replace(text.find("65536"), 5, "65537");
