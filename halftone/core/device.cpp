@@ -38,12 +38,12 @@ torch::Device resolve_device(const std::string& name) {
   if (!built_with_cuda())
     throw UserError(
         fmt::format("device is '{}', but halftone was built without CUDA; build it "
-                    "with -DHALFTONE_CUDA=ON, or use --device cpu",
+                    "with -DHALFTONE_CUDA=ON, or set device to cpu",
                     name));
   if (count == 0)
     throw UserError(
         fmt::format("device is '{}', but this machine has no usable CUDA device; check "
-                    "the driver with nvidia-smi, or use --device cpu",
+                    "the driver with nvidia-smi, or set device to cpu",
                     name));
   if (*index >= count)
     throw UserError(fmt::format("device is '{}', but this machine has {} CUDA device{}, cuda:0{}",

@@ -79,23 +79,19 @@ const RecipePlan* way_out_of(const std::string& precision, const RunPlan& all) {
 
 std::string refusal(const RecipePlan& own, const RunPlan& all) {
   const RecipePlan* const other = way_out_of(own.precision, all);
-  const std::string way_out =
+  const std::string remedy =
       other != nullptr
-          ? fmt::format("--precision {} --memory {} needs {}", other->precision, other->memory,
+          ? fmt::format("use precision {} with memory {} ({})", other->precision, other->memory,
                         format_bytes(other->bytes.total()))
           : fmt::format(
-                "no recipe needs less than {}, so take a smaller "
-                "batch_size, seq_len or model{}",
+                "reduce batch_size, seq_len or the model (no recipe needs less than {}){}",
                 format_bytes(all.recipes.front().bytes.total()),
-                own.bytes.disk == 0 ? ", or keep the states on a disk (--offload)" : "");
+                own.bytes.disk == 0 ? ", move the optimizer states to a disk (offload)" : "");
   return fmt::format(
-      "the run would need {} of memory in {} with memory {} ({} weights, {} gradients, {} "
-      "optimizer states, {} activations, {} all else), but it may take {}; {}; --memory-budget "
-      "unlimited tries it all the same",
-      format_bytes(own.bytes.total()), own.precision, own.memory, format_bytes(own.bytes.weights),
-      format_bytes(own.bytes.gradients), format_bytes(own.bytes.states),
-      format_bytes(own.bytes.activations), format_bytes(own.bytes.workspace + own.bytes.process),
-      format_bytes(all.budget_bytes), way_out);
+      "the run needs {} of memory in precision {} with memory {}, more than the budget of {}; {}, "
+      "or set memory_budget to unlimited",
+      format_bytes(own.bytes.total()), own.precision, own.memory, format_bytes(all.budget_bytes),
+      remedy);
 }
 
 }  // namespace

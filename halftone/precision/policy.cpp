@@ -4,9 +4,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <array>
-
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 
@@ -32,8 +29,6 @@ const std::vector<PrecisionPolicy>& policies() {
   return table;
 }
 
-constexpr std::array<std::string_view, 1> kPlanned = {"auto"};
-
 }  // namespace
 
 const std::vector<std::string>& precision_names() {
@@ -49,9 +44,6 @@ PrecisionPolicy parse_precision(std::string_view name) {
   for (const PrecisionPolicy& policy : policies())
     if (policy.name == name) return policy;
   const std::string known = fmt::format("{}", fmt::join(precision_names(), ", "));
-  if (std::find(kPlanned.begin(), kPlanned.end(), name) != kPlanned.end())
-    throw UserError(
-        fmt::format("precision '{}' is not in this version: choose one of {}", name, known));
   const std::optional<std::string> nearest = nearest_match(name, precision_names());
   throw UserError(fmt::format("expected a precision out of {}, got '{}'{}", known, name,
                               nearest ? fmt::format("; did you mean '{}'?", *nearest) : ""));

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "halftone/core/log.h"
 #include "halftone/system/json_reader_impl.h"
 
 namespace halftone {
@@ -20,6 +21,14 @@ using nlohmann::ordered_json;
 
 ordered_json number(std::optional<double> value) {
   return value && std::isfinite(*value) ? ordered_json(*value) : ordered_json(nullptr);
+}
+
+// A name that a line has already keeps its own value.
+void say_left_out(const std::string& name) {
+  log_warning_once(
+      fmt::format("metrics: what is logged as '{}' is not written, because each line has a '{}' of "
+                  "its own; log it under another name",
+                  name, name));
 }
 
 ordered_json to_json(const StepMetrics& m) {
@@ -45,7 +54,10 @@ ordered_json to_json(const StepMetrics& m) {
                              {"gradients_mib", number(m.gradients_mib)},
                              {"states_mib", number(m.states_mib)},
                              {"tensors_mib", number(m.tensors_mib)}};
-  line.update(rest);  // wins over a module that logs under one of these names
+  for (const auto& [name, value] : m.logged)
+    if (rest.contains(name) || name == "step" || name == "epoch" || name == "loss")
+      say_left_out(name);
+  line.update(rest);
   return line;
 }
 
@@ -86,7 +98,8 @@ void MetricsLog::append(const StepMetrics& metrics) { write_line(to_line(to_json
 
 void MetricsLog::append_validation(std::int64_t step, const std::map<std::string, double>& values) {
   ordered_json line = {{"step", step}};
-  for (const auto& [name, value] : values) line[name] = number(value);
+  for (const auto& [name, value] : values)
+    if (!line.emplace(name, number(value)).second) say_left_out(name);
   write_line(to_line(line));
 }
 

@@ -76,9 +76,9 @@ void FitLoop::check_release() const {
         "\"norm\", or release_gradients to off");
   if (options_.accumulate > 1 && !task_.joins_batches())
     throw UserError(fmt::format(
-        "trainer: gradients that are released can't be added up over {} batches, and batches of "
-        "this type can't be joined; set accumulate_grad_batches to 1 and make batches larger, or "
-        "give their type a static member joined()",
+        "trainer: release_gradients cannot accumulate over {} batches of a type without joined(); "
+        "set accumulate_grad_batches to 1 and make batches larger, or give the type a static "
+        "member joined()",
         options_.accumulate));
 }
 

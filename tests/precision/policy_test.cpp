@@ -45,12 +45,6 @@ TEST(Policy, RefusesOthersWithTheListAndTheNearest) {
     EXPECT_THAT(error.what(), HasSubstr("32-true, 16-true, bf16-true, 16-mixed, bf16-mixed"));
     EXPECT_THAT(error.what(), HasSubstr("did you mean 'bf16-mixed'"));
   }
-  try {
-    parse_precision("auto");
-    FAIL() << "accepted";
-  } catch (const UserError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("not in this version"));
-  }
 }
 
 }  // namespace

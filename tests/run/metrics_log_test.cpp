@@ -6,8 +6,11 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/core/log.h"
 #include "support/temp_folder.h"
 
 namespace halftone {
@@ -47,6 +50,30 @@ TEST(MetricsLog, WritesTheDocumentedLine) {
             R"("step_ms":null,"rss_mib":300.0,"cuda_mib":null,)"
             R"("weights_mib":100.0,"gradients_mib":0.0,"states_mib":25.5,"tensors_mib":null})"
             "\n");
+}
+
+TEST(MetricsLog, SaysWhatItLeavesOut) {
+  std::vector<std::string> said;
+  set_log_sink([&](LogLevel, const std::string& message) { said.push_back(message); });
+  const TempFolder folder;
+  MetricsLog log(folder / "metrics.jsonl", 0);
+  StepMetrics metrics = step(1);
+  metrics.logged = {{"accuracy", 0.5}, {"loss", 1.0}, {"lr", 2.0}};
+  log.append(metrics);
+  metrics.step = 2;
+  log.append(metrics);  // once is enough
+  log.append_validation(2, {{"step", 77.0}, {"val_loss", 2.5}});
+  set_log_sink({});
+  const std::string lines = read_text(folder / "metrics.jsonl");
+  EXPECT_THAT(lines, HasSubstr(R"({"step":1,"epoch":1,"loss":8.93,"accuracy":0.5,"lr":0.00055,)"));
+  EXPECT_THAT(lines, HasSubstr(R"({"step":2,"val_loss":2.5})"));
+  ASSERT_EQ(said.size(), 3U);
+  EXPECT_EQ(
+      said[0],
+      "metrics: what is logged as 'loss' is not written, because each line has a 'loss' of its "
+      "own; log it under another name");
+  EXPECT_THAT(said[1], HasSubstr("'lr'"));
+  EXPECT_THAT(said[2], HasSubstr("'step'"));
 }
 
 TEST(MetricsLog, EveryLineIsThereBeforeAppendReturns) {
