@@ -17,7 +17,7 @@ usage() {
 Usage: scripts/quickstart.sh [--build-only]
 
 Installs what is missing, fetches LibTorch (once, into $HALFTONE_CACHE),
-builds the halftone program into build/, fetches poems (Debian's $data), trains a small MiniMind
+builds the halftone program and libraries into build/, fetches poems (Debian's $data), trains a small MiniMind
 on them for about 3 minutes into $run, and prints what it writes.
 
   --build-only   stop after the build
@@ -52,7 +52,7 @@ build() {
   jobs=$(build_jobs)
   say "building into build/ with $jobs jobs"
   output=$(cmake --preset release 2>&1) || { printf '%s\n' "$output" >&2; die "cmake failed, see above"; }
-  cmake --build build --parallel "$jobs" --target halftone_cli >&2
+  cmake --build build --parallel "$jobs" --target halftone_installed >&2
 }
 
 fetch_data() {

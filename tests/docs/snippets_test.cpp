@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// The code of docs/guide.md that stands in no example, word for word.
+#include <gtest/gtest.h>
+#include <halftone/halftone.h>
+#include <torch/nn/functional/loss.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/normalization.h>
+#include <torch/optim/sgd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "support/temp_folder.h"
+
+namespace {
+
+// Its names are layers.0.w1 and so on.
+struct Net : torch::nn::Module {
+  Net() {
+    layers->push_back(halftone::FeedForward(8, 16, 0.0));
+    register_module("layers", layers);
+    register_module("norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({8})));
+  }
+  torch::nn::ModuleList layers;
+};
+
+TEST(Guide, KeepsPartsInFp32) {
+  const auto model = std::make_shared<Net>();
+  halftone::keep_fp32(*model, {"layers\\.0\\.", "type:LayerNorm"});
+  for (const torch::Tensor& parameter : model->parameters())
+    EXPECT_TRUE(halftone::keeps_fp32(parameter));
+}
+
+TEST(Guide, ChecksAnOperator) {
+  testing::internal::CaptureStdout();
+  const halftone::AutocastReport report = halftone::check_autocast_safe(
+      [](const auto& inputs) { return torch::log(torch::exp(inputs[0]) + 1); },
+      {torch::linspace(-20, 20, 41)});
+  std::puts(report.to_string().c_str());
+  EXPECT_EQ(testing::internal::GetCapturedStdout(),
+            "not safe under autocast\n  fp16 autocast, first input fp16, output 0: 9 of 41 values "
+            "are infinite or NaN; the largest of them is 20 in fp32\n");
+}
+
+TEST(Guide, ReplacesTheProductsOfTheProcess) {
+  const torch::Tensor x = torch::randn({64, 64}).to(torch::kBFloat16);
+  const torch::Tensor before = torch::mm(x, x);
+  halftone::use_fast_cpu_gemms();  // halftone/kernels/gemm/fast_cpu_gemms.h
+  EXPECT_TRUE(torch::mm(x, x).allclose(before, 0.02, 0.1));
+}
+
+class Classifier : public halftone::TrainingModule<> {
+ public:
+  torch::Tensor training_step(const Batch& batch, std::int64_t index) override;
+  std::vector<halftone::OptimizerSetup> configure_optimizers() override;
+};
+
+torch::Tensor Classifier::training_step(const Batch& batch, std::int64_t /*index*/) {
+  auto* const layer = children().front()->as<torch::nn::LinearImpl>();
+  return torch::nn::functional::cross_entropy(layer->forward(batch.data), batch.target);
+}
+
+std::vector<halftone::OptimizerSetup> Classifier::configure_optimizers() {
+  return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
+}
+
+TEST(Guide, TrainsAModule) {
+  const halftone::test::TempFolder folder;
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  const torch::Tensor images = torch::randn({32, 4});
+  const torch::Tensor labels = images.sum(1).gt(0).to(torch::kLong);
+  halftone::TensorLoader train_loader({images, labels}, {.batch_size = 4});
+  halftone::TensorLoader validation_loader({images, labels}, {.batch_size = 8, .shuffle = false});
+  Classifier module;
+  module.register_module("layer", torch::nn::Linear(4, 2));
+  halftone::Trainer trainer({.max_epochs = 10,
+                             .precision = "16-mixed",
+                             .accumulate_grad_batches = 4,
+                             .gradient_clip_val = 1.0,
+                             .callbacks = {std::make_shared<halftone::ProgressBar>()},
+                             .default_root_dir = "runs/classifier"});
+  trainer.fit(module, train_loader, validation_loader);
+  EXPECT_LT(trainer.validate(module, validation_loader).at("val_loss"), 0.69);
+  std::filesystem::current_path(before);
+}
+
+}  // namespace
