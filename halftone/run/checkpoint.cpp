@@ -157,12 +157,11 @@ Checkpoint load_latest(const fs::path& run_dir, Part part) {
 /// Whether load_latest() would take it. Files that were read, or written, before and have not
 /// changed are not read again.
 bool is_whole(const fs::path& folder) try {
-  const json trainer = read_trainer(folder / kTrainerFile);
+  const JsonDocument document = read_trainer(folder / kTrainerFile);
+  const JsonField trainer = document.root();
   for (const char* name : {kModelFile, kOptimizerFile})
-    if (!is_verified(folder / name)) check_file(folder / name, trainer.at("files").at(name));
-  return trainer.at("format").get<int>() == kFormat;
-} catch (const json::exception&) {
-  return false;
+    if (!is_verified(folder / name)) check_file(folder / name, trainer["files"][name]);
+  return trainer["format"].as_integer() == kFormat;
 } catch (const std::runtime_error&) {
   return false;
 }
