@@ -43,6 +43,10 @@ LAYERS = {
 USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}
 # Libraries that a user of the installed headers need not have.
 PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash.h", "zlib.h", "hwy/", "re2/", "CLI/")
+# at::RecordFunction has a member that only builds without NDEBUG know, and LibTorch is a release build: these files
+# are compiled as one, whatever the others are.
+RECORD_FUNCTION = "ATen/record_function.h"
+KNOW_RECORD_FUNCTION = ("halftone/kernels/common/observed.cpp", "halftone/inspect/operation_observer.cpp")
 UMBRELLA = "halftone/halftone.h"
 NOT_INSTALLED = ("_impl.h", "-inl.h", "/pch.h")
 
@@ -93,6 +97,8 @@ def broken_library_include(name: str, quote: str, included: str) -> str:
         return "own headers are included by their path from the root, halftone/..."
     if included == "torch/torch.h" and name.endswith((".h", ".cuh")):
         return "headers include the parts of LibTorch they need, such as <torch/types.h>"
+    if included == RECORD_FUNCTION and name not in KNOW_RECORD_FUNCTION:
+        return f"only {' and '.join(KNOW_RECORD_FUNCTION)} may touch at::RecordFunction"
     if included.startswith("CLI/"):
         return "only cli knows the command line"
     if is_public and included.startswith(PRIVATE_LIBRARIES):

@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace halftone {
 
@@ -19,12 +20,16 @@ struct NonFiniteOrigin {
     kParameter,  // it was there before: `parameter` holds it
   };
   Kind kind = Kind::kForward;
-  std::string operation;         // "aten::mm"; empty for kParameter
-  std::string node;              // the step of autograd it ran in: "MmBackward0"; backward only
-  std::string forward;           // the operation of the forward pass that step belongs to
-  std::string parameter;         // what that operation reads, or was read last before it
+  std::string operation;  // "aten::mm"; empty for kParameter
+  std::string within;     // the operation of this library that it is part of; forward only
+  std::string node;       // the step of autograd that it ran in, "MmBackward0" or the name of a
+                          // function; empty for this library's; backward only
+  std::string forward;    // the operation of the forward pass that this step belongs to
+  /// What that operation reads, or was read last before it. Of several weights that one product
+  /// reads, those whose part of its result is not finite; in the backward pass, all.
+  std::vector<std::string> parameters;
   bool reads_parameter = false;  // the former
-  std::string gradient;          // the first parameter whose gradient it reached; backward only
+  std::string gradient;          // the first parameter whose gradient it reached
 };
 
 /// "aten::mm in MmBackward0, the backward pass of aten::mm with 'layers.3.weight', makes the first
@@ -35,8 +40,9 @@ std::string to_string(const NonFiniteOrigin& origin);
 /// gives is finite, its backward pass, looking at the result of every operation. Follows what is
 /// not finite from the loss, or from the parameters' gradients, back to where it began: a mask of
 /// -inf that a softmax takes in is not blamed. Nothing when all of it is finite. Gradients in .grad
-/// stay as they are; random numbers are drawn anew. Every operation waits for the device, those of
-/// other threads too; one search at a time.
+/// stay as they are. `loss` repeats a step if it sets the generators to their state before that
+/// step (GeneratorScope). Every operation waits for the device, those of other threads too; one
+/// search at a time.
 std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& module,
                                                      const std::function<torch::Tensor()>& loss);
 

@@ -77,6 +77,16 @@ float fit_with_sgd(const torch::Tensor& x, const torch::Tensor& target) {
   return loss.item<float>();
 }
 
+// docs/numerics.md
+std::string first_non_finite(const torch::Tensor& x) {
+  halftone::FeedForward model(16, 64, 0.0);
+  const torch::NoGradGuard no_grad;
+  model->named_parameters()["w1.weight"].fill_(3e38F);
+  const auto origin =
+      halftone::find_first_non_finite(*model, [&] { return model->forward(x).sum(); });
+  return origin ? to_string(*origin) : "";
+}
+
 // docs/guide.md: what `halftone train` does
 struct Losses : halftone::Callback {
   void on_step_end(halftone::Trainer& /*trainer*/, const halftone::StepMetrics& metrics) override {
@@ -126,7 +136,9 @@ int main(int argc, char** argv) {
   const bool trains = train(argv[1], run.string()).steps == 3;
   const bool writes = text_of(run.string()) == text_of(run.string());
   std::filesystem::remove_all(run);
-  const bool right = fits && trains && writes;
+  const bool finds = first_non_finite(x).find(
+                         "with 'w1.weight' makes the first non-finite value") != std::string::npos;
+  const bool right = fits && trains && writes && finds;
   std::printf("consumer: %s\n", right ? "ok" : "wrong");
   return right ? 0 : 1;
 }

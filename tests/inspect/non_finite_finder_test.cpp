@@ -56,7 +56,7 @@ TEST(NonFiniteFinder, NamesTheOperationOfTheForwardPass) {
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward);
   EXPECT_EQ(origin->operation, "aten::exp");
-  EXPECT_EQ(origin->parameter, "second.bias");
+  EXPECT_EQ(origin->parameters.at(0), "second.bias");
   EXPECT_FALSE(origin->reads_parameter);
   EXPECT_EQ(to_string(*origin),
             "aten::exp, after 'second.bias' makes the first non-finite value of the forward pass");
@@ -76,7 +76,7 @@ TEST(NonFiniteFinder, NamesTheLayerThatOverflowsFp16UnderAutocast) {
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward);
   EXPECT_TRUE(origin->reads_parameter);
-  EXPECT_THAT(origin->parameter, StartsWith("second."));
+  EXPECT_THAT(origin->parameters.at(0), StartsWith("second."));
 }
 
 TEST(NonFiniteFinder, NamesTheOperationOfTheBackwardPass) {
@@ -91,7 +91,7 @@ TEST(NonFiniteFinder, NamesTheOperationOfTheBackwardPass) {
   EXPECT_EQ(origin->kind, Kind::kBackward);
   EXPECT_EQ(origin->node, "SqrtBackward0");
   EXPECT_EQ(origin->forward, "aten::sqrt");
-  EXPECT_EQ(origin->parameter, "second.bias");
+  EXPECT_EQ(origin->parameters.at(0), "second.bias");
   EXPECT_EQ(origin->gradient, "first.weight");
   EXPECT_THAT(to_string(*origin), HasSubstr("SqrtBackward0, the backward pass of aten::sqrt"));
   EXPECT_THAT(to_string(*origin), HasSubstr("it reaches that of 'first.weight'"));
@@ -112,7 +112,7 @@ TEST(NonFiniteFinder, FindsTheScaledGradientThatLeavesFp16) {
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kBackward);
   EXPECT_EQ(origin->node, "ToCopyBackward0");
-  EXPECT_THAT(origin->parameter, StartsWith("third."));
+  EXPECT_THAT(origin->parameters.at(0), StartsWith("third."));
 }
 
 // Each branch's gradient fits into fp16, their sum does not; autograd adds them outside of any
@@ -224,7 +224,7 @@ TEST(NonFiniteFinder, TellsParametersInOneBufferApartAndLeavesGradientsAlone) {
   const auto origin = find_first_non_finite(block, loss);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->operation, "aten::mul");
-  EXPECT_EQ(origin->parameter, "third.bias");
+  EXPECT_EQ(origin->parameters.at(0), "third.bias");
   EXPECT_TRUE(block.third->weight.grad().eq(2.0).all().item<bool>());
 }
 
@@ -267,7 +267,7 @@ TEST(NonFiniteFinder, FindsTheLayerOfALanguageModel) {
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward);
   EXPECT_EQ(origin->operation, "aten::copy_");  // which aten::_to_copy is made of
-  EXPECT_EQ(origin->parameter, "layers.1.feed_forward.w2.weight") << to_string(*origin);
+  EXPECT_EQ(origin->parameters.at(0), "layers.1.feed_forward.w2.weight") << to_string(*origin);
 
   Language backward;
   origin = find_first_non_finite(*backward.model, [&] { return backward.loss(1e9); });
@@ -292,7 +292,7 @@ TEST(NonFiniteFinder, FindsWhatReachesTheChunkedLoss) {
   auto origin = loss_of(head);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
-  EXPECT_EQ(origin->parameter, "tok_embeddings.weight");
+  EXPECT_EQ(origin->parameters.at(0), "tok_embeddings.weight");
 
   Language logits;
   logits.multiply("norm.weight", 3e4);
@@ -300,13 +300,13 @@ TEST(NonFiniteFinder, FindsWhatReachesTheChunkedLoss) {
   origin = loss_of(logits);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
-  EXPECT_EQ(origin->parameter, "tok_embeddings.weight") << to_string(*origin);
+  EXPECT_EQ(origin->parameters.at(0), "tok_embeddings.weight") << to_string(*origin);
 
   Language layer;
   layer.multiply("layers.1.feed_forward.w2.weight", 1e7);
   origin = loss_of(layer);
   ASSERT_TRUE(origin.has_value());
-  EXPECT_EQ(origin->parameter, "layers.1.feed_forward.w2.weight") << to_string(*origin);
+  EXPECT_EQ(origin->parameters.at(0), "layers.1.feed_forward.w2.weight") << to_string(*origin);
 }
 
 TEST(NonFiniteFinder, StopsWatchingAfterAnException) {

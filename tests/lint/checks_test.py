@@ -87,6 +87,9 @@ class Includes(Tree):
     def test_relative_path(self):
         self.assert_caught("path from the root", "halftone/core/x.cpp", '"y.h"')
 
+    def test_objects_that_differ_in_debug_builds(self):
+        self.assert_caught("may touch at::RecordFunction", "halftone/nn/x.cpp", "<ATen/record_function.h>")
+
     def test_command_line_in_the_library(self):
         self.assert_caught("only cli", "halftone/train/x.cpp", "<CLI/CLI.hpp>")
 

@@ -12,6 +12,7 @@
 #include "halftone/kernels/attention/decode_attention_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/gemm/matvec_impl.h"
 
 namespace halftone {
@@ -73,6 +74,7 @@ Tensor decode_attention(const Tensor& query, const Tensor& key, const Tensor& va
                  "[decode_attention] expected query (B, H, 1, d), key and value (B, K, S, d), got ",
                  query.sizes(), ", ", key.sizes(), ", ", value.sizes());
   const std::int64_t group = heads / key_heads;
+  ObservedOperation observed("halftone::decode_attention", query, key, value);
   const Tensor rounded = query.to(dtype).contiguous();
   std::vector<float> queries(static_cast<std::size_t>(query.numel()));
   widen(rounded.const_data_ptr(), kernel_type(dtype), query.numel(), queries.data());
@@ -101,6 +103,7 @@ Tensor decode_attention(const Tensor& query, const Tensor& key, const Tensor& va
                                   target + i * group * size * width);
                      }
                    });
+  observed.set_outputs(out);
   return out;
 }
 

@@ -233,7 +233,6 @@ std::uint16_t* writable_bits_of(const Tensor& bf16) {
 struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
   static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& rotations,
                         std::int64_t heads, std::int64_t kv_heads) {
-    ObservedOperation observed("halftone::rotary_attention", {qkv});
     const Tensor dense = qkv.contiguous();
     const Tensor table = at::view_as_real(rotations).contiguous();  // (T, d / 2, 2)
     const AttentionShape shape = shape_of(dense, {heads, kv_heads});
@@ -249,7 +248,6 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
       for (; index < end; ++index)
         attend(Group(shape, dense, rotation_data(table), index), shape, dense, out, sums);
     });
-    observed.set_output(out);
     ctx->save_for_backward({qkv, rotations, log_sums});
     ctx->saved_data["heads"] = heads;
     ctx->saved_data["kv_heads"] = kv_heads;
@@ -265,7 +263,7 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
       };
       return {composed_grads(compose, {saved[0]}, output_grads)[0], Tensor(), Tensor(), Tensor()};
     }
-    ObservedOperation observed("halftone::rotary_attention_gradient", {output_grads[0], saved[0]});
+    ObservedOperation observed("halftone::rotary_attention_gradient", output_grads[0], saved[0]);
     const Tensor qkv = saved[0].contiguous();
     const Tensor table = at::view_as_real(saved[1]).contiguous();
     const Tensor d_out = output_grads[0].to(qkv.scalar_type()).contiguous();
@@ -280,7 +278,7 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
       for (; index < end; ++index)
         attend_grad(Group(shape, qkv, rotation_data(table), index), shape, qkv, d_out, sums, d_qkv);
     });
-    observed.set_output(d_qkv);
+    observed.set_outputs(d_qkv);
     return {d_qkv, Tensor(), Tensor(), Tensor()};
   }
 };
@@ -308,7 +306,11 @@ Tensor rotary_attention(const Tensor& qkv, const Tensor& rotations, const HeadCo
       !has_kernel_type(dtype) || qkv.numel() == 0 || !has_sgemm())
     return rotary_attention_reference(qkv, rotations, counts);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  return RotaryAttention::apply(qkv.to(dtype), rotations, counts.heads, counts.kv_heads);
+  const Tensor rounded = qkv.to(dtype);
+  ObservedOperation observed("halftone::rotary_attention", rounded, rotations);
+  const Tensor out = RotaryAttention::apply(rounded, rotations, counts.heads, counts.kv_heads);
+  observed.set_outputs(out);
+  return out;
 }
 
 Tensor rotary_attention_reference(const Tensor& qkv, const Tensor& rotations,

@@ -51,7 +51,7 @@ Tensor row_cross_entropy_cpu(const Tensor& logits, const Tensor& targets, const 
   const Tensor target = targets.contiguous();
   const Tensor weight = weights.to(torch::kFloat).contiguous();
   check_range(target, weight, logits.size(1));
-  ObservedOperation observed("halftone::cross_entropy", {logits, target, weight});
+  ObservedOperation observed("halftone::cross_entropy", logits, target, weight);
   const Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(torch::kFloat));
   const CrossEntropyRows rows{.logits = write_gradient ? logits.mutable_data_ptr()
                                                        : const_cast<void*>(logits.const_data_ptr()),
@@ -65,7 +65,7 @@ Tensor row_cross_entropy_cpu(const Tensor& logits, const Tensor& targets, const 
   at::parallel_for(0, logits.size(0), grain, [&](std::int64_t begin, std::int64_t end) {
     cross_entropy_range(rows, begin, end);
   });
-  observed.set_output(losses);
+  observed.set_outputs(losses, write_gradient ? logits : Tensor());
   return losses;
 }
 

@@ -81,9 +81,12 @@ Tensor embedding(const Tensor& weight, const Tensor& ids) {
   HALFTONE_CHECK(weight.dim() == 2, "[embedding] expected a weight (V, dim), got ", weight.sizes());
   if (ids.is_cpu()) checked_ids(ids, weight.size(0));
   const bool learns = torch::GradMode::is_enabled() && weight.requires_grad();
-  return learns && is_fused(FusedKernel::kEmbedding) && is_simd_operand(weight)
-             ? Lookup::apply(weight, ids)
-             : at::embedding(weight, ids);
+  if (!learns || !is_fused(FusedKernel::kEmbedding) || !is_simd_operand(weight))
+    return at::embedding(weight, ids);
+  ObservedOperation observed("halftone::embedding", weight, ids);
+  const Tensor rows = Lookup::apply(weight, ids);
+  observed.set_outputs(rows);
+  return rows;
 }
 
 Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
@@ -94,7 +97,7 @@ Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_
   const torch::NoGradGuard no_grad;
   if (!is_simd_operand(gradient)) return embedding_gradient_reference(gradient, ids, classes);
   const Tensor rows = as_rows(gradient).contiguous();
-  ObservedOperation observed("halftone::embedding_gradient", {rows, ids});
+  ObservedOperation observed("halftone::embedding_gradient", rows, ids);
   const Groups groups = grouped(checked_ids(ids, classes), classes);
   const Tensor sums = at::empty({classes, rows.size(1)}, rows.options());
   const EmbeddingGradient work{.rows = rows.const_data_ptr(),
@@ -107,7 +110,7 @@ Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_
   at::parallel_for(0, classes, grain, [&](std::int64_t begin, std::int64_t end) {
     embedding_gradient_range(work, begin, end);
   });
-  observed.set_output(sums);
+  observed.set_outputs(sums);
   return sums;
 }
 

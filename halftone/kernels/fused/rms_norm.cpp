@@ -70,9 +70,8 @@ struct BranchAndNormed {
 
 Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inverse_rms,
                       const variable_list& output_grads, const BranchAndNormed& dtypes) {
-  const Tensor& passed_on = output_grads[output_grads[0].defined() ? 0 : 1];
-  ObservedOperation observed("halftone::rms_norm_gradient",
-                             {output_grads[1], passed_on, sum, weight});
+  ObservedOperation observed("halftone::rms_norm_gradient", output_grads[1], output_grads[0], sum,
+                             weight);
   const torch::ScalarType dtype = sum.scalar_type();
   const Tensor d_sum =
       output_grads[0].defined() ? output_grads[0].to(dtype).contiguous() : Tensor();
@@ -102,8 +101,7 @@ Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inv
                          sums + block * width);
   });
   grads.d_weight = partial.sum(0).to(weight.scalar_type());
-  observed.set_outputs(
-      {grads.d_x, grads.d_branch.defined() ? grads.d_branch : grads.d_x, grads.d_weight});
+  observed.set_outputs(grads.d_x, grads.d_branch, grads.d_weight);
   return grads;
 }
 
@@ -113,7 +111,6 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
                                double eps, torch::ScalarType dtype) {
     ctx->set_materialize_grads(false);
     const Tensor branch = maybe_branch.value_or(Tensor());
-    ObservedOperation observed("halftone::rms_norm", {x, branch.defined() ? branch : x, weight});
     const Tensor dense = x.contiguous();
     const Tensor joining = branch.defined() ? branch.contiguous() : Tensor();
     const Tensor scale = weight.contiguous();
@@ -137,7 +134,6 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
     at::parallel_for(0, count, kNormGrain, [&](std::int64_t begin, std::int64_t end) {
       rms_norm_rows(rows, begin, end);
     });
-    observed.set_outputs({sum.defined() ? sum : x, normed});
     ctx->save_for_backward({sum.defined() ? sum : x, weight, inverse_rms});
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["branch"] = branch.defined();
@@ -178,8 +174,10 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
 
 NormedSum fused(const Tensor& x, const Tensor& branch, const Tensor& weight, double eps,
                 torch::ScalarType dtype) {
+  ObservedOperation observed("halftone::rms_norm", x, branch, weight);
   const auto joining = branch.defined() ? std::optional<Tensor>(branch) : std::nullopt;
   const variable_list outputs = AddRmsNorm::apply(x, joining, weight, eps, dtype);
+  observed.set_outputs(branch.defined() ? outputs[0] : Tensor(), outputs[1]);
   return {outputs[0], outputs[1]};
 }
 

@@ -27,10 +27,11 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr std::int64_t kSwigluGrain = 8;  // rows worth a thread
+constexpr const char* kSwigluName = "halftone::swiglu";
 
 /// d_gate_up, and the forward's result once more where `out` is defined.
 Tensor gradient(const Tensor& gate_up, const Tensor& d_out, const Tensor& out) {
-  ObservedOperation observed("halftone::swiglu_gradient", {d_out, gate_up});
+  ObservedOperation observed("halftone::swiglu_gradient", d_out, gate_up);
   const Tensor dense = gate_up.contiguous();
   const Tensor d_rows = d_out.to(dense.scalar_type()).contiguous();
   const Tensor d_gate_up = at::empty_like(dense);
@@ -44,7 +45,7 @@ Tensor gradient(const Tensor& gate_up, const Tensor& d_out, const Tensor& out) {
   at::parallel_for(
       0, d_rows.numel() / width, kSwigluGrain,
       [&](std::int64_t begin, std::int64_t end) { swiglu_grad_rows(rows, begin, end); });
-  observed.set_outputs({d_gate_up, out.defined() ? out : d_gate_up});
+  observed.set_outputs(d_gate_up, out);
   return d_gate_up;
 }
 
@@ -81,7 +82,6 @@ c10::intrusive_ptr<EarlyGradient> early_gradient(AutogradContext& ctx) {
 
 struct Swiglu : torch::autograd::Function<Swiglu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate_up) {
-    ObservedOperation observed("halftone::swiglu", {gate_up});
     const Tensor dense = gate_up.contiguous();
     const std::int64_t width = dense.size(-1) / 2;
     const Tensor out = at::empty(with_last(dense, width), dense.options());
@@ -91,7 +91,6 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
                           .type = kernel_type(dense.scalar_type())};
     at::parallel_for(0, out.numel() / width, kSwigluGrain,
                      [&](std::int64_t begin, std::int64_t end) { swiglu_rows(rows, begin, end); });
-    observed.set_output(out);
     ctx->save_for_backward({gate_up});
     ctx->saved_data[kEarly] = c10::IValue::make_capsule(c10::make_intrusive<EarlyGradient>());
     return out;
@@ -109,12 +108,21 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
   }
 };
 
+Tensor fused_swiglu(const Tensor& gate_up) {
+  ObservedOperation observed(kSwigluName, gate_up);
+  const Tensor out = Swiglu::apply(gate_up);
+  observed.set_outputs(out);
+  return out;
+}
+
 std::optional<Recomputation> swiglu_again(torch::autograd::CppNode<Swiglu>& node,
                                           std::uint32_t /*output*/) {
   const variable_list inputs = node.ctx_.get_saved_variables();
   const auto early = early_gradient(node.ctx_);
-  const auto compute = [early](const variable_list& in, const Tensor& d_x) {
-    if (!d_x.defined() || torch::GradMode::is_enabled()) return Tensor(Swiglu::apply(in[0]));
+  const std::uint64_t sequence = node.sequence_nr();
+  const auto compute = [early, sequence](const variable_list& in, const Tensor& d_x) {
+    if (!d_x.defined() || torch::GradMode::is_enabled()) return fused_swiglu(in[0]);
+    const ObservedBackward ahead(kSwigluName, sequence);
     const Tensor again = at::empty(with_last(in[0], in[0].size(-1) / 2), in[0].options());
     early->put(d_x, gradient(in[0], d_x, again));
     return again;
@@ -136,7 +144,7 @@ Tensor swiglu(const Tensor& gate_up) {
                  "[swiglu] expected (..., 2 h), got ", gate_up.sizes());
   const bool fused =
       is_fused(FusedKernel::kSwiglu) && is_simd_operand(gate_up) && gate_up.numel() > 0;
-  return fused ? Swiglu::apply(gate_up) : swiglu_reference(gate_up);
+  return fused ? fused_swiglu(gate_up) : swiglu_reference(gate_up);
 }
 
 }  // namespace halftone

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/gemm/onednn_matmul.h"
 
 namespace halftone {
@@ -49,6 +50,7 @@ void multiply(const Tensor& out, const Tensor& a, const Tensor& b, double beta, 
               GemmLibrary library) {
   const torch::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  ObservedOperation observed("halftone::gemm32", a, b, beta == 0.0 ? Tensor() : out);
   if (library == GemmLibrary::kOneDnn && takes_onednn(out, a, b)) {
     onednn_matmul(out, a, b, static_cast<float>(beta), static_cast<float>(factor));
   } else if (beta == 0.0 && factor == 1.0) {
@@ -57,6 +59,7 @@ void multiply(const Tensor& out, const Tensor& a, const Tensor& b, double beta, 
   } else {
     out.addmm_(a, b, beta, factor);
   }
+  observed.set_outputs(out);
 }
 
 }  // namespace

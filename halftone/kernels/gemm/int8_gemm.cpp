@@ -14,6 +14,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/common/transpose_impl.h"
 #include "halftone/kernels/gemm/int8_composed.h"
 #include "halftone/kernels/gemm/int8_impl.h"
@@ -45,8 +46,10 @@ Int8Matrix quantize(const Tensor& matrix, std::int32_t largest, std::int32_t zer
                  "[int8] expected an fp32 matrix, got ", matrix.scalar_type(), " ", matrix.sizes());
   HALFTONE_CHECK(matrix.size(1) <= kMaxInt8Depth, "[int8] expected sums of at most ", kMaxInt8Depth,
                  " products, got ", matrix.size(1));
+  ObservedOperation observed("halftone::int8_quantize", matrix);
   if (!matrix.is_cpu() || !fbgemm::fbgemmSupportedCPU()) {
     const ComposedInt8 composed = quantize_composed(matrix, largest, rounding);
+    observed.set_outputs(composed.integers, composed.scales);
     return {.quads = composed.integers, .scales = composed.scales, .depth = matrix.size(1)};
   }
   const Int8Format format = format_of(largest, zero, rounding);
@@ -71,6 +74,7 @@ Int8Matrix quantize(const Tensor& matrix, std::int32_t largest, std::int32_t zer
     range(source, format, begin * kBlock, std::min(end * kBlock, rows), quads_of(out.quads),
           out.scales.data_ptr<float>(), out.sums.data_ptr<std::int32_t>());
   });
+  observed.set_outputs(out.quads, out.scales, out.sums);
   return out;
 }
 
@@ -200,10 +204,14 @@ Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
   HALFTONE_CHECK(left.depth == right.depth, "[int8_gemm] expected operands of one depth, got ",
                  left.depth, " and ", right.depth);
   const bool accumulate = into.defined();
+  ObservedOperation observed("halftone::int8_gemm", left.quads, left.scales, right.quads,
+                             right.scales, into);
   if (left.quads.scalar_type() == torch::kChar) {
     const Tensor product =
         int8_gemm_composed({left.quads, left.scales}, {right.quads, right.scales});
-    return accumulate ? into.add_(product) : product;
+    const Tensor result = accumulate ? into.add_(product) : product;
+    observed.set_outputs(result);
+    return result;
   }
   const Tensor out = accumulate ? into : at::empty({rows, columns}, left.scales.options());
   if (rows == 0 || columns == 0 || left.depth == 0) return accumulate ? out : out.zero_();
@@ -234,6 +242,7 @@ Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
                  accumulate, out.data_ptr<float>() + first * columns);
     }
   });
+  observed.set_outputs(out);
   return out;
 }
 

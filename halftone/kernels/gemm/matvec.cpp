@@ -10,6 +10,7 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/gemm/matvec_impl.h"
 
 namespace halftone {
@@ -56,6 +57,7 @@ Tensor matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dt
                    weight.sizes());
     height += weight.size(0);
   }
+  ObservedOperation observed("halftone::matvec", x, at::TensorList(weights));
   const std::vector<float> rows = rounded_rows(x, dtype);
   const Tensor out = at::empty(with_last(x, height), x.options().dtype(dtype));
   const MatvecOperands operands{.x = rows.data(),
@@ -82,6 +84,7 @@ Tensor matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dt
       first += weight.size(0);
     }
   });
+  observed.set_outputs(out);
   return out;
 }
 

@@ -11,6 +11,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/kernels/linear/converted_weights.h"
 #include "halftone/kernels/linear/linear_input_impl.h"
@@ -114,7 +115,11 @@ struct Merged8 : torch::autograd::Function<Merged8> {
 
 Tensor int8_merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
   const std::uint64_t stream = next_int8_stream();
-  return Merged8::apply(x, at::TensorList(weights), std::bit_cast<std::int64_t>(stream));
+  ObservedOperation observed("halftone::int8_linear", x, weights);
+  const Tensor out =
+      Merged8::apply(x, at::TensorList(weights), std::bit_cast<std::int64_t>(stream));
+  if (observed) observed.set_outputs(columns_by_weight(out, weights));
+  return out;
 }
 
 }  // namespace halftone

@@ -17,6 +17,7 @@
 #include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/gemm/gemm16.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/matmul_path.h"
@@ -204,6 +205,23 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
   return at::cat(outputs, -1);
 }
 
+/// merged_linear(), by the way that dtype, device and regions call for.
+Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights) {
+  const ScalarType dtype = compute_dtype(x);
+  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
+  if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear))
+    return product_beside_product(x, weights, halftone::linear);
+  const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
+  if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
+    return merged_with_kept(x, weights);
+  if (!int8 && takes_matvec(x, weights, dtype)) return matvec(x, weights, dtype);
+  if (x.is_cpu() && is_half(dtype)) return Merged16::apply(x, at::TensorList(weights), dtype);
+  if (int8) return int8_merged_linear(x, weights);
+  if (x.is_cpu() && dtype == torch::kFloat && x.numel() > 0)
+    return Merged32::apply(x, at::TensorList(weights));
+  return linear_beside_linear(x, weights);
+}
+
 void check(const Tensor& x, const std::vector<Tensor>& weights, bool autocast) {
   HALFTONE_CHECK(!weights.empty(), "[linear] expected at least one weight, got none");
   for (const Tensor& weight : weights) {
@@ -232,20 +250,11 @@ ScalarType input_dtype(const Tensor& x, const std::vector<Tensor>& weights) {
 }
 
 Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
-  const ScalarType dtype = compute_dtype(x);
-  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
-  check(x, weights, autocast);
-  if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear))
-    return product_beside_product(x, weights, halftone::linear);
-  const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
-  if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
-    return merged_with_kept(x, weights);
-  if (!int8 && takes_matvec(x, weights, dtype)) return matvec(x, weights, dtype);
-  if (x.is_cpu() && is_half(dtype)) return Merged16::apply(x, at::TensorList(weights), dtype);
-  if (int8) return int8_merged_linear(x, weights);
-  if (x.is_cpu() && dtype == torch::kFloat && x.numel() > 0)
-    return Merged32::apply(x, at::TensorList(weights));
-  return linear_beside_linear(x, weights);
+  check(x, weights, at::autocast::is_autocast_enabled(x.device().type()));
+  ObservedOperation observed("halftone::linear", x, weights);
+  const Tensor out = product_of(x, weights);
+  if (observed) observed.set_outputs(columns_by_weight(out, weights));
+  return out;
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight) { return merged_linear(x, {weight}); }

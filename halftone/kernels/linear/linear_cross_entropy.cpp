@@ -16,6 +16,7 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/linear/head_products.h"
 #include "halftone/kernels/linear/int8_linear.h"
@@ -203,9 +204,13 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
   if (kept) problem.recipe.dtype = torch::kFloat;
   problem.recipe.int8 = int8 && !kept;
   if (problem.recipe.int8) problem.recipe.stream = next_int8_stream();
-  if (!torch::GradMode::is_enabled() || !(hidden.requires_grad() || weight.requires_grad()))
-    return solve(hidden, weight, problem, {}).loss;
-  return ChunkedLoss::apply(hidden, weight, problem);
+  ObservedOperation observed("halftone::linear_cross_entropy", hidden, weight, targets, mask);
+  const bool learns =
+      torch::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
+  const Tensor loss = learns ? ChunkedLoss::apply(hidden, weight, problem)
+                             : solve(hidden, weight, problem, {}).loss;
+  observed.set_outputs(loss);
+  return loss;
 }
 
 }  // namespace halftone

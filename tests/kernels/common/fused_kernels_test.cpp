@@ -87,7 +87,8 @@ TEST(FusedKernels, GiveWayToTheirDefinitionsByName) {
     EXPECT_FALSE(kernels_in(all_of_a_layer).contains("cross_entropy"));
   }
   const ComposedScope scope("all");
-  EXPECT_THAT(kernels_in(all_of_a_layer), testing::IsEmpty());
+  EXPECT_THAT(kernels_in(all_of_a_layer), testing::IsSubsetOf({"linear", "gemm32"}))
+      << "matrix products have no definition beside them";
 }
 
 TEST(FusedKernels, AreListedInOneOrder) {

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+
+#include "halftone/inspect/parameter_memory_impl.h"
+
+namespace halftone {
+namespace {
+
+/// Bytes from the first element to behind the last one.
+std::int64_t spanned_bytes(const torch::Tensor& tensor) {
+  std::int64_t last = 0;
+  for (std::int64_t d = 0; d < tensor.dim(); ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
+  return (last + 1) * static_cast<std::int64_t>(tensor.element_size());
+}
+
+const char* address_of(const torch::Tensor& tensor) {
+  return static_cast<const char*>(tensor.const_data_ptr());
+}
+
+}  // namespace
+
+bool is_readable(const torch::Tensor& tensor) {
+  return tensor.defined() && tensor.layout() == torch::kStrided && tensor.has_storage() &&
+         !tensor.is_meta() && (tensor.is_floating_point() || tensor.is_complex()) &&
+         tensor.numel() > 0;
+}
+
+ParameterMemory::ParameterMemory(const torch::nn::Module& module) {
+  for (const auto& item : module.named_parameters()) {
+    if (item.value().numel() == 0) continue;
+    const char* const begin = address_of(item.value());
+    places_[begin] = {begin + spanned_bytes(item.value()), item.key()};
+  }
+}
+
+ParameterMemory::Places ParameterMemory::places_between(const char* begin, const char* end) const {
+  auto place = places_.upper_bound(begin);
+  if (place != places_.begin() && std::prev(place)->second.end > begin) --place;
+  return {place, places_.lower_bound(end)};
+}
+
+std::vector<std::string> ParameterMemory::names_in(const torch::Tensor& tensor) const {
+  if (!is_readable(tensor)) return {};
+  const char* const begin = address_of(tensor);
+  std::vector<std::string> names;
+  for (const auto& [address, place] : places_between(begin, begin + spanned_bytes(tensor)))
+    names.push_back(place.name);
+  return names;
+}
+
+void ParameterMemory::follow(const torch::Tensor& tensor, const torch::Tensor& copy) {
+  if (!is_readable(tensor) || !is_readable(copy) || !tensor.is_contiguous() ||
+      !copy.is_contiguous() || tensor.sizes() != copy.sizes())
+    return;
+  const char* const begin = address_of(tensor);
+  const char* const end = begin + spanned_bytes(tensor);
+  const auto moved = [&](const char* address) {
+    const auto element = (std::clamp(address, begin, end) - begin) /
+                         static_cast<std::ptrdiff_t>(tensor.element_size());
+    return address_of(copy) + element * static_cast<std::ptrdiff_t>(copy.element_size());
+  };
+  const Places places = places_between(begin, end);
+  for (const auto& [address, place] : places)
+    places_[moved(address)] = {moved(place.end), place.name};
+  if (!places.empty()) copies_.push_back(copy);
+}
+
+}  // namespace halftone
