@@ -26,6 +26,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kMebibyte = 1024.0 * 1024.0;
+constexpr const char* kMatmulPaths = "matmul_paths";
 
 std::vector<OptimizerSetup> configured_optimizers(TrainingModuleBase& module,
                                                   MixedPrecision& precision) {
@@ -233,8 +234,10 @@ Checkpoint FitLoop::checkpoint() const {
                     {"schedule_step", counters_.schedule_step},
                     {"tokens", counters_.tokens},
                     {"seconds", counters_.seconds},
-                    {"precision", precision_.policy().name},
-                    {"matmul_paths", to_string(matmul_paths())}};
+                    {"precision", precision_.policy().name}};
+  // A run without such products (on a GPU, or of foreign layers) has no ways to go on with.
+  if (const std::optional<MatmulChoice> ways = decided_matmul_paths())
+    trainer.values[kMatmulPaths] = to_string(*ways);
   trainer.insert("scaler.", precision_.state_dict());
   trainer.insert("data.", task_.data_state());
   trainer.insert("rng.", rng_state(precision_.device()));
@@ -263,7 +266,8 @@ void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
                .tokens = trainer.get<std::int64_t>("tokens"),
                .seconds = trainer.get<double>("seconds")};
   // Another GEMM is another order of summation, hence other bits.
-  set_matmul_paths(parse_matmul_choice(trainer.get<std::string>("matmul_paths")));
+  if (trainer.values.contains(kMatmulPaths))
+    set_matmul_paths(parse_matmul_choice(trainer.get<std::string>(kMatmulPaths)));
   set_rng_state(precision_.device(), trainer.extract("rng."));
 }
 

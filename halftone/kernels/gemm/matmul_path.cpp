@@ -137,6 +137,11 @@ MatmulChoice matmul_paths() {
   return *choice_in_force;
 }
 
+std::optional<MatmulChoice> decided_matmul_paths() {
+  const std::lock_guard<std::mutex> lock(choice_mutex);
+  return choice_in_force;
+}
+
 void set_matmul_paths(const MatmulChoice& choice) {
   const std::lock_guard<std::mutex> lock(choice_mutex);
   choice_in_force = choice;

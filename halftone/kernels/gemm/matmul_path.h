@@ -6,6 +6,7 @@
 
 #include <torch/types.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -55,6 +56,9 @@ MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base
 /// (${XDG_CACHE_HOME:-~/.cache}/halftone/matmul.json), else a measurement of about half a second.
 /// Thread-safe.
 MatmulChoice matmul_paths();
+/// The ways in force where the process has asked for them, which it has not before its first
+/// product on a CPU; never measures. Thread-safe.
+std::optional<MatmulChoice> decided_matmul_paths();
 /// Puts `choice` in force for the process, as a resumed run does: other ways, other bits.
 void set_matmul_paths(const MatmulChoice& choice);
 
