@@ -64,4 +64,11 @@ void set_rng_state(torch::Device device, const StateDict& state) {
   if (device.is_cuda()) set_generator_state(device, state.tensor("cuda"));
 }
 
+GeneratorScope::GeneratorScope(torch::Device device, const StateDict& state)
+    : device_(device), before_(rng_state(device)) {
+  set_rng_state(device, state);
+}
+
+GeneratorScope::~GeneratorScope() { set_rng_state(device_, before_); }
+
 }  // namespace halftone

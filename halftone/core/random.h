@@ -24,4 +24,17 @@ StateDict rng_state(torch::Device device);
 /// Throws UserError when the state of one of them is missing.
 void set_rng_state(torch::Device device, const StateDict& state);
 
+/// In its scope, the default generators go on from `state`; behind it, from where they stood.
+class GeneratorScope {
+ public:
+  GeneratorScope(torch::Device device, const StateDict& state);
+  ~GeneratorScope();
+  GeneratorScope(const GeneratorScope&) = delete;
+  GeneratorScope& operator=(const GeneratorScope&) = delete;
+
+ private:
+  torch::Device device_;
+  StateDict before_;
+};
+
 }  // namespace halftone

@@ -54,22 +54,6 @@ class BlockRun : public torch::CustomClassHolder {
   }
 
  private:
-  /// The generators stand elsewhere in this scope.
-  class GeneratorScope {
-   public:
-    GeneratorScope(torch::Device device, const StateDict& state)
-        : device_(device), before_(rng_state(device)) {
-      set_rng_state(device, state);
-    }
-    ~GeneratorScope() { set_rng_state(device_, before_); }
-    GeneratorScope(const GeneratorScope&) = delete;
-    GeneratorScope& operator=(const GeneratorScope&) = delete;
-
-   private:
-    torch::Device device_;
-    StateDict before_;
-  };
-
   Block block_;
   torch::Device device_;
   bool autocast_;

@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <optional>
 #include <string>
 
@@ -99,13 +101,41 @@ void FitLoop::check_offload() const {
   }
 }
 
-// Computes the last batch once more.
+// Computes the micro-batches of the last step once more, those with a bad loss first, each as it
+// was computed then.
 std::string FitLoop::origin_of_non_finite() {
-  const auto origin = find_first_non_finite(network(), [this] {
-    const auto region = precision_.forward_context();
-    return precision_.scaled(task_.training_step(0, precision_.device()));
+  std::vector<std::size_t> order(micro_batches_.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_partition(order.begin(), order.end(), [this](std::size_t i) {
+    const torch::Tensor& loss = micro_batches_[i].loss;
+    return loss.defined() && !loss.isfinite().all().item<bool>();
   });
-  return origin ? to_string(*origin) : "";
+  std::string found;
+  for (const std::size_t i : order) {
+    const auto origin = replayed(i);
+    if (!origin) continue;
+    found = to_string(*origin);
+    if (order.size() > 1) found += fmt::format(", in micro-batch {} of {}", i + 1, order.size());
+    break;
+  }
+  if (found.empty() && order.size() > 1)
+    found = fmt::format(
+        "each of the {} micro-batches has finite gradients, the sum of them is not finite",
+        order.size());
+  // What the module has counted and logged meanwhile belongs to no step.
+  task_.module().take_tokens();
+  task_.module().logged().take();
+  return found;
+}
+
+std::optional<NonFiniteOrigin> FitLoop::replayed(std::size_t i) {
+  const GeneratorScope generators(precision_.device(), micro_batches_[i].generators);
+  return find_first_non_finite(network(), [&] {
+    const auto number = static_cast<std::int64_t>(i);
+    const auto region = precision_.forward_context(counters_.micro_step + number, options_.seed);
+    const torch::Tensor loss = task_.training_step(number, precision_.device());
+    return precision_.scaled(loss / std::ssize(micro_batches_));
+  });
 }
 
 void FitLoop::set_learning_rates(std::int64_t group) {
@@ -120,11 +150,14 @@ void FitLoop::set_learning_rates(std::int64_t group) {
 }
 
 torch::Tensor FitLoop::loss_of(std::int64_t i) {
+  micro_batches_.resize(static_cast<std::size_t>(i));  // the first one begins a step
+  micro_batches_.push_back({.generators = rng_state(precision_.device())});
   const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed);
   const torch::Tensor loss = task_.training_step(i, precision_.device());
   HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
                  "[trainer] expected a scalar loss from training_step(), got ",
                  loss.defined() ? c10::str(loss.sizes()) : "an undefined tensor");
+  micro_batches_.back().loss = loss.detach();
   return loss;
 }
 

@@ -7,9 +7,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "halftone/core/state_dict.h"
+#include "halftone/inspect/non_finite_finder.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/step_metrics.h"
 #include "halftone/train/mixed_precision.h"
@@ -59,8 +62,15 @@ class FitLoop {
     StepResult result;
   };
 
+  /// What a micro-batch is computed with once more, beside the batch and the weights.
+  struct MicroBatch {
+    StateDict generators;  // before it
+    torch::Tensor loss;
+  };
+
   torch::nn::Module& network() const { return task_.module().network(); }
   std::string origin_of_non_finite();
+  std::optional<NonFiniteOrigin> replayed(std::size_t micro_batch);
   void set_learning_rates(std::int64_t group);
   void check_release() const;
   void check_offload() const;
@@ -78,6 +88,7 @@ class FitLoop {
   std::vector<std::vector<double>> base_rates_;  // of each optimizer's groups
   RunLength length_;
   RunCounters counters_;
+  std::vector<MicroBatch> micro_batches_;  // of the last step
 };
 
 }  // namespace halftone

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `halftone train` says about weights that can't be trained: the operation and the parameter
+// where the first inf or nan came from.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "halftone/io/safetensors.h"
+#include "halftone/kernels/gemm/gemm32.h"
+#include "halftone/models/minimind.h"
+#include "halftone/system/process.h"
+#include "halftone/tokenizer/tokenizer.h"
+#include "support/paths.h"
+#include "support/temp_folder.h"
+
+namespace halftone {
+namespace {
+
+using testing::AnyOf;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr std::int64_t kDim = 128;
+
+/// A model of two layers whose weights a test may spoil, and text of 40 samples; every second one
+/// has the letter Z.
+class Diagnosis : public testing::Test {
+ protected:
+  Diagnosis() {
+    std::string text;
+    for (int i = 0; i < 40; ++i)
+      text += std::string(R"({"text": ")") + (i % 2 == 0 ? "geese fly south" : "Z swims north") +
+              " over the river in spring, number " + std::to_string(i) + "\"}\n";
+    test::write_text(folder_ / "text.jsonl", text);
+    const ProcessResult made = halftone({"tokenizer", "train", "--data", folder_ / "text.jsonl",
+                                         "--vocab-size", "280", "--out", folder_ / "tokenizer"});
+    EXPECT_EQ(made.exit_code, 0) << made.output;
+  }
+
+  static ProcessResult halftone(const std::vector<std::string>& words) {
+    std::vector<std::string> argv{std::string(test::kBuildDir) + "/halftone"};
+    argv.insert(argv.end(), words.begin(), words.end());
+    return run_process(argv);
+  }
+
+  using Weights = std::map<std::string, torch::Tensor>;
+  /// The message of a run that begins with the weights that `spoil` leaves behind.
+  std::string message(const std::function<void(Weights&)>& spoil,
+                      const std::vector<std::string>& flags) const {
+    torch::manual_seed(3);
+    const Tokenizer tokenizer = Tokenizer::load(folder_ / "tokenizer");
+    MiniMindLM model(ModelConfig{.dim = kDim,
+                                 .n_layers = 2,
+                                 .n_heads = 4,
+                                 .n_kv_heads = 2,
+                                 .vocab_size = tokenizer.vocab_size()});
+    const torch::NoGradGuard no_grad;
+    Weights weights;
+    for (const auto& item : model->named_parameters()) weights[item.key()] = item.value();
+    spoil(weights);
+    save_safetensors(folder_ / "weights.safetensors", weights);
+    std::vector<std::string> words{"train",
+                                   "--data",
+                                   folder_ / "text.jsonl",
+                                   "--tokenizer",
+                                   folder_ / "tokenizer",
+                                   "--preset",
+                                   "tiny",
+                                   "--model.n-layers",
+                                   "2",
+                                   "--init-from",
+                                   folder_ / "weights.safetensors",
+                                   "--max-steps",
+                                   "40",
+                                   "--scaler.init-scale",
+                                   "1",
+                                   "--overwrite",
+                                   "--out",
+                                   folder_ / "run"};
+    words.insert(words.end(), flags.begin(), flags.end());
+    const ProcessResult result = halftone(words);
+    EXPECT_EQ(result.exit_code, 1) << result.output;
+    EXPECT_THAT(result.output, Not(AnyOf(HasSubstr("CppNode"), HasSubstr("anonymous"))));
+    EXPECT_THAT(result.output, HasSubstr("halftone: error: the last 10 updates were skipped"));
+    return result.output;
+  }
+
+  test::TempFolder folder_;
+};
+
+struct Products {
+  const char* precision;
+  const char* ways;
+};
+
+TEST_F(Diagnosis, NamesTheWeightInEveryPrecisionAndOnEveryPath) {
+  for (const Products& products :
+       {Products{"32-true", "blas,native"}, Products{"32-true", "onednn,native"},
+        Products{"int8-mixed", "blas,native"}, Products{"bf16-mixed", "onednn,widened"},
+        Products{"bf16-mixed", "blas,native"}, Products{"16-mixed", "onednn,widened"},
+        Products{"bf16-true", "blas,native"}, Products{"16-true", "blas,widened"}}) {
+    if (std::string(products.ways).starts_with("onednn") && !has_onednn_gemm32()) continue;
+    const bool fp16 = std::string(products.precision).starts_with("16-");
+    ::setenv("HALFTONE_MATMUL", products.ways, 1);
+    const std::string text = message(
+        [&](Weights& weights) {
+          weights["layers.1.feed_forward.w1.weight"].mul_(20);
+          weights["layers.1.feed_forward.w3.weight"].mul_(20);
+          weights["layers.1.feed_forward.w2.weight"].fill_(fp16 ? 6e4 : 3e38);
+        },
+        {"--precision", products.precision, "--batch-size", "8", "--seq-len", "64"});
+    ::unsetenv("HALFTONE_MATMUL");
+    EXPECT_THAT(text,
+                HasSubstr("in halftone::linear with 'layers.1.feed_forward.w2.weight' makes the "
+                          "first non-finite value of the forward pass"))
+        << products.precision << ", " << products.ways;
+  }
+}
+
+// Sums of fp16 numbers next to the largest one overflow where the letter Z is.
+TEST_F(Diagnosis, NamesTheMicroBatchThatFailed) {
+  const std::int64_t bad = Tokenizer::load(folder_ / "tokenizer").encode("Z").back();
+  const std::string text = message(
+      [&](Weights& weights) {
+        weights["tok_embeddings.weight"][bad].zero_()[0] = 65504;
+        weights["norm.weight"][0] = 0;  // the same row is the head's
+        weights["layers.0.attention.wo.weight"][0].fill_(300);
+      },
+      {"--precision", "16-true", "--batch-size", "1", "--accumulate", "2", "--seq-len", "64",
+       "--pack", "false", "--shuffle", "false"});
+  EXPECT_THAT(text, HasSubstr("makes the first non-finite value of the forward pass, in "
+                              "micro-batch 2 of 2"));
+}
+
+TEST_F(Diagnosis, NamesWhatALearningRateThatIsTooLargeBreaks) {
+  for (const char* memory : {"standard", "lean"}) {
+    const std::string text =
+        message([](Weights&) {}, {"--precision", "bf16-mixed", "--lr", "1e25", "--batch-size", "2",
+                                  "--seq-len", "64", "--memory", memory});
+    EXPECT_THAT(text, HasSubstr("makes the first non-finite "));
+    EXPECT_THAT(text, Not(HasSubstr("aten::zero_")));
+  }
+}
+
+}  // namespace
+}  // namespace halftone
