@@ -448,7 +448,8 @@ TEST_F(Program, PlansARunBeforeThereIsData) {
   const Outcome offloaded = halftone(
       "plan --preset minimind-26m --threads 1 --memory-budget unlimited --offload . --json");
   ASSERT_EQ(offloaded.code, 0) << offloaded.err;
-  for (const auto& recipe : nlohmann::json::parse(offloaded.out).at("recipes")) {
+  const auto offloaded_plan = nlohmann::json::parse(offloaded.out);
+  for (const auto& recipe : offloaded_plan.at("recipes")) {
     EXPECT_GE(recipe.at("disk_bytes"), 2 * 25'829'888);
     EXPECT_LE(recipe.at("bytes").at("states"), std::int64_t{8} << 22U);
     if (recipe.at("memory") == "standard" && recipe.at("precision") == "32-true") {

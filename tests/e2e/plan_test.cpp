@@ -102,7 +102,8 @@ TEST_F(Plan, CountsOffloadedStatesAsOnDisk) {
   // Wide enough that the states are most of what is kept.
   batch_size_ = "2";
   const std::vector<std::string> wide = {"--model.dim", "768", "--offload", test::kBuildDir};
-  for (const json& recipe : plan(wide).at("recipes")) {
+  const json wide_plan = plan(wide);
+  for (const json& recipe : wide_plan.at("recipes")) {
     const auto precision = recipe.at("precision").get<std::string>();
     const auto memory = recipe.at("memory").get<std::string>();
     if (precision != "bf16-mixed" || memory == "lean") continue;

@@ -109,7 +109,8 @@ void quantize_one_row(const Int8Source& source, const Int8Format& format, std::i
     } else {
       std::uint8_t rest[kMaxLanes];
       hn::StoreU(narrow, d8, rest);
-      std::memcpy(bytes + c, rest, static_cast<std::size_t>(padded - c));
+      // The bound is for the compiler, which does not see that fewer than all lanes are left.
+      std::memcpy(bytes + c, rest, std::min(static_cast<std::size_t>(padded - c), sizeof(rest)));
     }
   }
   *scale = factor.scale;
