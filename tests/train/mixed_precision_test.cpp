@@ -108,10 +108,10 @@ TEST(MixedPrecision, TakesFiniteGradientsOfAnySizeWithLibTorchsOptimizers) {
     const StepMetrics metrics =
         trained(module, {.gradient_clip_val = clip, .gradient_clip_algorithm = algorithm});
     EXPECT_FALSE(metrics.skipped);
-    EXPECT_NEAR(metrics.grad_norm / 2e20, 1.0, 1e-6);
+    EXPECT_NEAR(metrics.grad_norm.value() / 2e20, 1.0, 1e-6);
     EXPECT_NEAR(module.steep.detach()[0].item<double>(), -0.1, 1e-5);
-    if (clip != 1.0 || std::string(algorithm) == "value")
-      EXPECT_NEAR(module.flat.detach()[0].item<double>(), -0.1, 1e-5);
+    if (clip == 1.0 && std::string(algorithm) == "norm") continue;  // clipped to next to nothing
+    EXPECT_NEAR(module.flat.detach()[0].item<double>(), -0.1, 1e-5);
   }
 }
 
@@ -160,8 +160,6 @@ TEST(MixedPrecision, LeavesFrozenParametersAlone) {
         const MemoryChoice choice{.memory = memory};
         Frozen module(memory_recipe(choice, parse_precision(precision)));
         TensorLoader loader({x, torch::zeros({16, 1})}, {.batch_size = 4});
-        const torch::ScalarType dtype =
-            recipe == "standard" ? parse_precision(precision).parameter : torch::kFloat;
         const Tensor below = module.below->weight.detach().clone();
         const Tensor unused = module.unused->weight.detach().clone();
         const Tensor above = module.above->weight.detach().clone();
@@ -173,7 +171,6 @@ TEST(MixedPrecision, LeavesFrozenParametersAlone) {
                  .memory = choice})
             .fit(module, loader);
         const torch::ScalarType now = module.below->weight.scalar_type();
-        if (recipe == "standard") EXPECT_EQ(now, dtype);
         EXPECT_TRUE(module.below->weight.equal(below.to(now)));
         EXPECT_TRUE(module.unused->weight.equal(unused.to(now)));
         EXPECT_FALSE(module.above->weight.equal(above.to(now)));
