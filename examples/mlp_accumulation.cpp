@@ -29,6 +29,7 @@
 namespace {
 
 constexpr std::int64_t kAccumulate = 4;
+constexpr std::int64_t kBatchSize = 16;
 
 struct Options {
   std::string precision = "16-mixed";
@@ -66,7 +67,7 @@ void train(const Options& options) {
   const halftone::FashionMnist data =
       halftone::read_fashion_mnist(halftone::fetch_dataset("dataset-fashion-mnist").folder);
   halftone::TensorLoader loader({data.train_images, data.train_labels},
-                                {.batch_size = 16, .seed = options.seed});
+                                {.batch_size = kBatchSize, .seed = options.seed});
   const std::int64_t batches = loader.batches_per_epoch();
 
   torch::manual_seed(options.seed);
@@ -80,16 +81,19 @@ void train(const Options& options) {
     double sum = 0;
     std::int64_t index = 0;
     for (const auto& batch : loader) {
-      // The last group of an epoch may have fewer micro-batches.
+      // The last group of an epoch may have fewer micro-batches, and its last one fewer samples.
       const std::int64_t first = index / kAccumulate * kAccumulate;
       const std::int64_t group = std::min(kAccumulate, batches - first);
+      const std::int64_t samples =
+          std::min(group * kBatchSize, loader.samples() - first * kBatchSize);
+      const double share = static_cast<double>(batch.data.size(0)) / static_cast<double>(samples);
       torch::Tensor loss;
       {
         const halftone::Autocast autocast(torch::kCPU, policy.compute, policy.autocast);
         loss = torch::nn::functional::cross_entropy(model->forward(batch.data), batch.target);
       }
-      sum += loss.item<double>();
-      scaler.scale(loss / group).backward();  // the group's mean, added up in the gradients
+      sum += loss.item<double>() * static_cast<double>(batch.data.size(0));
+      scaler.scale(loss * share).backward();  // the mean over the group, added up in the gradients
       if (++index < first + group) continue;
 
       // Once per update, not per micro-batch: a scale that changed within a group would add
@@ -102,7 +106,7 @@ void train(const Options& options) {
     }
     schedule.step();
     std::printf("epoch %ld  loss %.4f  test accuracy %.2f %%\n", epoch,
-                sum / static_cast<double>(batches), 100 * accuracy(model, data, policy));
+                sum / static_cast<double>(loader.samples()), 100 * accuracy(model, data, policy));
   }
 }
 

@@ -75,6 +75,7 @@
 #include "halftone/tokenizer/bpe_trainer.h"
 #include "halftone/tokenizer/tokenizer.h"
 #include "halftone/train/advice.h"
+#include "halftone/train/batch_weight.h"
 #include "halftone/train/callback.h"
 #include "halftone/train/early_stopping.h"
 #include "halftone/train/learning_rate_monitor.h"

@@ -67,17 +67,17 @@ Batch Batch::to(const torch::Device& device) const {
   return moved;
 }
 
-Batch Batch::joined(std::span<const Batch> parts) {
-  HALFTONE_CHECK(!parts.empty(), "[batch] expected at least one part to join, got none");
+Batch Batch::joined(std::span<const Batch> parts, std::span<const double> weights) {
+  HALFTONE_CHECK(!parts.empty() && parts.size() == weights.size(),
+                 "[batch] expected parts to join and a weight for each, got ", parts.size(),
+                 " parts and ", weights.size(), " weights");
   std::vector<torch::Tensor> inputs, targets, masks;
-  std::int64_t most = 0, tokens = 0;
-  for (const Batch& part : parts) most = std::max(most, part.tokens);
-  for (const Batch& part : parts) {
-    const double weight =
-        part.tokens == 0 ? 1.0 : static_cast<double>(most) / static_cast<double>(part.tokens);
+  std::int64_t tokens = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Batch& part = parts[i];
     inputs.push_back(part.input_ids);
     targets.push_back(part.target_ids);
-    masks.push_back(weight == 1.0 ? part.loss_mask : part.loss_mask * weight);
+    masks.push_back(weights[i] == 1.0 ? part.loss_mask : part.loss_mask * weights[i]);
     tokens += part.tokens;
   }
   Batch whole = parts.front();

@@ -34,9 +34,10 @@ struct Batch {
 
   std::int64_t rows() const { return input_ids.numel(); }  ///< B T
   Batch to(const torch::Device& device) const;
-  /// The rows of all parts, at least one, of one T. The mask is weighted so that the mean over it
-  /// is the mean of the parts' means; a part without targets does not count there.
-  static Batch joined(std::span<const Batch> parts);
+  std::int64_t samples() const { return input_ids.size(0); }  ///< B
+  /// The rows of all parts, at least one, of one T. The mask of part i is multiplied by weights[i]:
+  /// 1 for the mean over the targets of all parts.
+  static Batch joined(std::span<const Batch> parts, std::span<const double> weights);
 };
 
 struct LoaderOptions {

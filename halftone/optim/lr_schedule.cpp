@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "halftone/core/error.h"
+#include "halftone/core/log.h"
 #include "halftone/core/text.h"
 
 namespace halftone {
@@ -60,6 +61,14 @@ double learning_rate(const LrScheduleOptions& options, double position, double t
                           : scheduled(options.kind, options.lr, std::min(position / total, 1.0));
   if (position >= options.warmup) return rate;
   return rate * (position + 1.0) / (options.warmup + 1.0);
+}
+
+void warn_of_long_warmup(double warmup, std::int64_t steps) {
+  if (warmup <= 0.0 || static_cast<double>(steps) > warmup) return;
+  log_warning(
+      fmt::format("the warm-up takes {:g} step{}, but the run has {}: the learning rate is still "
+                  "rising at its end; make the warm-up shorter or the run longer",
+                  warmup, warmup == 1.0 ? "" : "s", steps));
 }
 
 const std::vector<std::string>& schedule_names() {

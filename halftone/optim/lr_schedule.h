@@ -2,6 +2,7 @@
 // Learning rates as pure functions of how far the run is: nothing to save, nothing to resume.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,9 @@ struct LrScheduleOptions {
 /// schedule itself is not shifted. Positions beyond the end get the last value.
 /// Throws c10::Error unless total > 0, position >= 0 and warmup >= 0.
 double learning_rate(const LrScheduleOptions& options, double position, double total);
+
+/// Warns where a run of `steps` updates ends before its `warmup` does.
+void warn_of_long_warmup(double warmup, std::int64_t steps);
 
 const std::vector<std::string>& schedule_names();
 /// Throws UserError, which lists the names, for an unknown one.

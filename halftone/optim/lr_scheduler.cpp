@@ -31,6 +31,7 @@ LrScheduler::LrScheduler(torch::optim::Optimizer& optimizer, LrScheduleOptions o
       options_(options),
       total_steps_(total_steps),
       base_rates_(learning_rates(optimizer)) {
+  warn_of_long_warmup(options.warmup, total_steps);
   set_rates();
 }
 

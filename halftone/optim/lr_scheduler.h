@@ -24,7 +24,8 @@ void set_learning_rates(torch::optim::Optimizer& optimizer, const std::vector<do
 /// outlive it.
 class LrScheduler {
  public:
-  /// Sets the rates of the first of `total_steps` steps.
+  /// Sets the rates of the first of `total_steps` steps, and warns of a warm-up that is not
+  /// shorter.
   LrScheduler(torch::optim::Optimizer& optimizer, LrScheduleOptions options,
               std::int64_t total_steps);
 

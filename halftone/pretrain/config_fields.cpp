@@ -9,6 +9,7 @@
 #include "halftone/optim/lr_schedule.h"
 #include "halftone/precision/policy.h"
 #include "halftone/pretrain/config_schema.h"
+#include "halftone/train/batch_weight.h"
 
 namespace halftone {
 namespace {
@@ -316,6 +317,10 @@ std::vector<ConfigField> optimization_fields() {
                          "tokens of a row; the default is no more than model.max_seq_len"),
       field<&C::accumulate>("accumulate", positive_integer(),
                             "micro-batches whose gradients make one optimizer step"),
+      field<&C::loss_average>("loss_average", one_of(loss_average_names()),
+                              "what the loss of an optimizer step is the mean over; tokens: its "
+                              "predicted tokens, however they are split; micro-batches: the means "
+                              "of its micro-batches, as in MiniMind"),
       field<&C::lr>("lr", positive_number(), "learning rate of AdamW"),
       field<&C::schedule>("schedule", one_of(schedule_names()), "course of the learning rate"),
       field<&C::warmup>("warmup", whole(0, "an integer that is 0 or more"),

@@ -15,8 +15,9 @@ LanguageModeling::LanguageModeling(MiniMindLM model, const LanguageModelingOptio
 torch::Tensor LanguageModeling::training_step(const Batch& batch, std::int64_t /*index*/) {
   const LossOutput loss = model_->loss(batch.input_ids, batch.target_ids, batch.loss_mask);
   count_tokens(batch.tokens);
-  if (model_->config().use_moe) log("aux_loss", loss.aux_loss);
-  return loss.total();
+  if (!model_->config().use_moe) return loss.total();
+  log("aux_loss", loss.aux_loss, batch_weight().samples);
+  return loss.cross_entropy + over_samples(loss.aux_loss);
 }
 
 std::vector<OptimizerSetup> LanguageModeling::configure_optimizers() {

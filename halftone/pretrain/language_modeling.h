@@ -14,12 +14,16 @@ struct LanguageModelingOptions {
 };
 
 /// MiniMind's objective: the masked cross entropy of the next token plus the routers' auxiliary
-/// loss, which is logged as "aux_loss" too; one AdamW over all parameters.
+/// loss, which is logged as "aux_loss" too; one AdamW over all parameters. The cross entropy of an
+/// optimizer step is the mean over its predicted tokens, the auxiliary loss that over its rows.
 class LanguageModeling : public TrainingModule<Batch> {
  public:
   LanguageModeling(MiniMindLM model, const LanguageModelingOptions& options);
 
   torch::Tensor training_step(const Batch& batch, std::int64_t index) override;
+  double loss_weight(const Batch& batch) const override {
+    return static_cast<double>(batch.tokens);
+  }
   std::vector<OptimizerSetup> configure_optimizers() override;
   torch::nn::Module& network() override { return *model_; }
 

@@ -151,6 +151,7 @@ TrainerOptions trainer_options_for(const TrainConfig& config) {
           .precision = config.precision,
           .accelerator = config.device,
           .accumulate_grad_batches = config.accumulate,
+          .loss_average = config.loss_average,
           .gradient_clip_val = config.grad_clip,
           .scaler = scaler_options(config),
           .memory = config.storage,

@@ -46,7 +46,8 @@ struct TrainConfig {
 
   std::int64_t batch_size = 8;  // rows of one micro-batch
   std::int64_t seq_len = 256;
-  std::int64_t accumulate = 1;  // micro-batches of one optimizer step
+  std::int64_t accumulate = 1;          // micro-batches of one optimizer step
+  std::string loss_average = "tokens";  // or "micro-batches"
   double lr = 5e-4;
   std::string schedule = "minimind";  // "cosine", "linear", "constant"
   std::int64_t warmup = 0;            // optimizer steps

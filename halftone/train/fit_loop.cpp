@@ -149,6 +149,16 @@ void FitLoop::set_learning_rates(std::int64_t group) {
   }
 }
 
+void FitLoop::warn_of_warmup() const {
+  double warmup = 0.0;
+  for (const OptimizerSetup& setup : setups_)
+    if (setup.schedule) warmup = std::max(warmup, setup.schedule->warmup);
+  const std::optional<std::int64_t> planned = length_.total_steps();
+  const bool planned_too_few = planned && static_cast<double>(*planned) <= warmup;
+  if (!finished() && planned_too_few) warn_of_long_warmup(warmup, *planned);
+  if (finished() && !planned_too_few) warn_of_long_warmup(warmup, counters_.step);
+}
+
 torch::Tensor FitLoop::loss_of(std::int64_t i) {
   micro_batches_.resize(static_cast<std::size_t>(i));  // the first one begins a step
   micro_batches_.push_back({.generators = rng_state(precision_.device())});
@@ -168,8 +178,11 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   if (group > 1) converted.emplace();
   for (std::int64_t i = 0; i < group; ++i) {
     const torch::Tensor loss = loss_of(i);
-    precision_.backward(loss / group);
-    total += loss.detach().reshape({}) / group;
+    const double weight = task_.loss_weight(i);
+    if (weight == 0.0) continue;  // the mean over nothing may be nan
+    const double parts = static_cast<double>(group) / weight;
+    precision_.backward(loss / parts);
+    total += loss.detach().reshape({}) / parts;
   }
   return total;
 }
@@ -191,7 +204,7 @@ StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
   const Clock::time_point start = Clock::now();
   TrainingModuleBase& module = task_.module();
   StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};
-  const std::int64_t group = task_.load_group(options_.accumulate);
+  const std::int64_t group = task_.load_group(options_.accumulate, options_.loss_average);
   set_learning_rates(group);
   for (const auto& optimizer : optimizers_) zero_grad(*optimizer);
   const auto [loss, result] = update(group);
@@ -206,7 +219,7 @@ StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
   ++counters_.step;
   counters_.micro_step += group;
   counters_.epochs = task_.epochs();
-  if (result.stepped) counters_.schedule_step += group;
+  if (result.stepped) counters_.schedule_step += length_.schedule_steps(group);
   counters_.tokens += metrics.tokens;
   metrics.loss = loss.item<double>();
   metrics.grad_norm = result.grad_norm;

@@ -24,6 +24,7 @@ namespace halftone {
 struct FitLoopOptions {
   RunLimits limits;
   std::int64_t accumulate = 1;  // micro-batches of one optimizer step
+  LossAverage loss_average = LossAverage::kTokens;
   GradientClip clip;
   std::uint64_t seed = 0;  // of the random rounding in int8 products
 };
@@ -41,10 +42,15 @@ class FitLoop {
   FitLoop& operator=(const FitLoop&) = delete;
 
   /// One update from `accumulate` micro-batches: losses under autocast, scaled backward, then
-  /// unscale, clip and step. Where gradients are released, the micro-batches are one pass. Waits
+  /// unscale, clip and step. The loss is the mean over what the batches' loss_weight() counts,
+  /// however it is split. Where gradients are released, the micro-batches are one pass. Waits
   /// for the device once, for the returned numbers. `record` gets them first, and may add to them:
   /// before SystemError says that no update is possible any more.
   StepMetrics step(const std::function<void(StepMetrics&)>& record = {});
+
+  /// Warns of a warm-up that the run doesn't end: of the steps that are planned when it begins, of
+  /// those that were made when time has ended it.
+  void warn_of_warmup() const;
 
   bool finished() const { return length_.finished(counters_); }
   double progress() const { return length_.progress(counters_); }

@@ -2,6 +2,8 @@
 #include "halftone/train/run_length.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "halftone/core/error.h"
 
@@ -32,17 +34,38 @@ double RunLength::learning_rate(const LrScheduleOptions& schedule, const RunCoun
         std::min(1.0, static_cast<double>(counters.step + 1) / (schedule.warmup + 1));
     return warming * halftone::learning_rate(options, counters.seconds, *limits_.max_time);
   }
-  options.warmup = schedule.warmup * static_cast<double>(accumulate_);
+  options.warmup = micro_steps(schedule.warmup);
+  const std::int64_t last = counters.schedule_step + schedule_steps(group) - 1;
+  return halftone::learning_rate(options, static_cast<double>(last), total_micro_steps());
+}
+
+std::int64_t RunLength::schedule_steps(std::int64_t group) const {
+  return batches_per_epoch_ ? group : accumulate_;
+}
+
+// Batches of the run's first `steps` updates: the last update of an epoch takes what is left of it.
+double RunLength::micro_steps(double steps) const {
+  const auto whole_update = static_cast<double>(accumulate_);
+  if (!batches_per_epoch_) return steps * whole_update;
+  const auto epoch = static_cast<double>(*batches_per_epoch_);
+  const double updates_per_epoch = std::ceil(epoch / whole_update);
+  const double epochs = std::floor(steps / updates_per_epoch);
+  const double left = steps - epochs * updates_per_epoch;
+  return epochs * epoch + std::min(left * whole_update, epoch);
+}
+
+double RunLength::total_micro_steps() const {
   if (limits_.max_epochs && !batches_per_epoch_)
     throw UserError(
         "a learning-rate schedule over epochs needs to know how many batches an epoch has, and "
         "this loader does not tell: set max_steps instead of max_epochs, or use a loader with "
         "batches_per_epoch(), such as TensorLoader");
-  std::int64_t total = limits_.max_steps ? *limits_.max_steps * accumulate_
-                                         : *limits_.max_epochs * *batches_per_epoch_;
-  if (limits_.max_epochs) total = std::min(total, *limits_.max_epochs * *batches_per_epoch_);
-  return halftone::learning_rate(options, static_cast<double>(counters.schedule_step + group - 1),
-                                 static_cast<double>(total));
+  double total = std::numeric_limits<double>::infinity();
+  if (limits_.max_steps) total = micro_steps(static_cast<double>(*limits_.max_steps));
+  if (limits_.max_epochs)
+    total = std::min(
+        total, static_cast<double>(*limits_.max_epochs) * static_cast<double>(*batches_per_epoch_));
+  return total;
 }
 
 double RunLength::progress(const RunCounters& counters) const {

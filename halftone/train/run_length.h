@@ -20,7 +20,7 @@ struct RunCounters {
   std::int64_t step = 0;           // optimizer steps, skipped ones included
   std::int64_t micro_step = 0;     // batches seen
   std::int64_t epochs = 0;         // completed
-  std::int64_t schedule_step = 0;  // micro-steps of the updates that were applied
+  std::int64_t schedule_step = 0;  // micro-steps of the updates that were applied, see RunLength
   std::int64_t tokens = 0;         // predicted tokens seen
   double seconds = 0;              // spent training
 };
@@ -35,12 +35,16 @@ class RunLength {
 
   bool finished(const RunCounters& counters) const;
 
-  /// Rate of the next update, of `group` batches: the schedule at the update's last micro-step, or
-  /// at the share of the time that has gone when time is the only limit. A skipped update does not
-  /// move the schedule. `warmup` counts optimizer steps. Throws UserError for a schedule that needs
-  /// the length of an epoch and does not have it.
+  /// Rate of the next update, of `group` batches: the schedule at the update's last micro-step of
+  /// all those of the run, whichever limit is the first to end it; or at the share of the time that
+  /// has gone when time is the only limit. A skipped update does not move the schedule. `warmup`
+  /// counts optimizer steps. Throws UserError for a schedule that needs the length of an epoch and
+  /// does not have it.
   double learning_rate(const LrScheduleOptions& schedule, const RunCounters& counters,
                        std::int64_t group) const;
+  /// What an applied update of `group` batches adds to RunCounters::schedule_step: its batches, or,
+  /// where the length of an epoch is not known, those of a whole update.
+  std::int64_t schedule_steps(std::int64_t group) const;
 
   /// Share of the run that is done, 0..1.
   double progress(const RunCounters& counters) const;
@@ -51,6 +55,9 @@ class RunLength {
   const std::optional<std::int64_t>& batches_per_epoch() const { return batches_per_epoch_; }
 
  private:
+  double micro_steps(double steps) const;
+  double total_micro_steps() const;
+
   RunLimits limits_;
   std::optional<std::int64_t> batches_per_epoch_;
   std::int64_t accumulate_;

@@ -15,6 +15,7 @@
 #include "halftone/system/interrupt.h"
 #include "halftone/train/advice.h"
 #include "halftone/train/model_checkpoint.h"
+#include "halftone/train/run_config.h"
 #include "halftone/train/run_report.h"
 
 namespace halftone {
@@ -61,22 +62,8 @@ const TrainerOptions& checked(const TrainerOptions& options) {
         fmt::format("trainer: expected val_check_interval >= 0 (0: after each epoch), got {}",
                     options.val_check_interval));
   clip_for(options);
+  parse_loss_average(options.loss_average);
   return options;
-}
-
-std::string toml_of(const TrainerOptions& options) {
-  std::string toml = fmt::format("precision = \"{}\"\naccelerator = \"{}\"\n", options.precision,
-                                 options.accelerator);
-  const auto add = [&](const char* key, const auto& value) {
-    if (value) toml += fmt::format("{} = {}\n", key, *value);
-  };
-  add("max_epochs", options.max_epochs);
-  add("max_steps", options.max_steps);
-  add("max_time", options.max_time);
-  toml += fmt::format(
-      "accumulate_grad_batches = {}\ngradient_clip_val = {}\ngradient_clip_algorithm = \"{}\"\n",
-      options.accumulate_grad_batches, options.gradient_clip_val, options.gradient_clip_algorithm);
-  return toml;
 }
 
 void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
@@ -175,6 +162,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   FitLoop loop(task, precision_,
                {.limits = limits,
                 .accumulate = options_.accumulate_grad_batches,
+                .loss_average = parse_loss_average(options_.loss_average),
                 .clip = clip_for(options_),
                 .seed = options_.seed});
   loop_ = &loop;
@@ -193,7 +181,9 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   try {
     for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
     write_checkpoints();
+    loop.warn_of_warmup();
     train(task, validation);
+    loop.warn_of_warmup();
     for (const auto& callback : options_.callbacks) callback->on_train_end(*this);
     write_checkpoints();
     for (const auto& callback : options_.callbacks) callback->on_fit_end(*this);
@@ -213,7 +203,7 @@ void Trainer::open_run(FitLoop& loop, bool resumes, ExistingRun existing) {
   } else {
     run_.emplace(RunDirectory::create(root, existing));
   }
-  run_->write_config(options_.config_toml.empty() ? toml_of(options_) : options_.config_toml);
+  run_->write_config(options_.config_toml.empty() ? run_config(options_) : options_.config_toml);
   metrics_log_.emplace(run_->paths().metrics(), loop.counters().step);
 }
 

@@ -31,7 +31,10 @@ struct TrainerOptions {
   std::string precision = "32-true";       // docs/numerics.md lists them
   std::string accelerator = "auto";        // "cpu", "cuda", "cuda:N"; auto: CUDA where there is one
   std::int64_t devices = 1;
-  std::int64_t accumulate_grad_batches = 1;      // batches of one optimizer step
+  std::int64_t accumulate_grad_batches = 1;  // batches of one optimizer step
+  /// Over what the loss of such a step is the mean: "tokens", or whatever else loss_weight()
+  /// counts; or "micro-batches", which weigh the same.
+  std::string loss_average = "tokens";
   double gradient_clip_val = 0.0;                // 0: no clipping
   std::string gradient_clip_algorithm = "norm";  // or "value"
   std::vector<std::shared_ptr<Callback>> callbacks;
@@ -49,7 +52,7 @@ struct TrainerOptions {
   /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32().
   std::vector<std::string> keep_fp32;
   std::uint64_t seed = 0;   // of the random rounding in int8 products
-  std::string config_toml;  // what the run's config.toml says; empty: these options
+  std::string config_toml;  // what the run's config.toml says; empty: run_config(), these options
 };
 
 struct FitOptions {

@@ -8,6 +8,7 @@ namespace halftone {
 void LoggedValues::add(const std::string& name, const torch::Tensor& value, double weight) {
   HALFTONE_CHECK(value.defined() && value.numel() == 1, "[trainer] expected a scalar to log as '",
                  name, "', got ", value.defined() ? c10::str(value.sizes()) : "nothing");
+  if (weight == 0.0) return;  // 0 times nan is nan
   const torch::Tensor wide = value.detach().reshape({}).to(torch::kDouble) * weight;
   Sum& sum = sums_[name];
   sum.value = sum.value.defined() ? sum.value + wide : wide;

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "halftone/optim/lr_schedule.h"
+#include "halftone/train/batch_weight.h"
 
 namespace halftone {
 
@@ -32,7 +33,8 @@ struct OptimizerSetup {
   std::optional<LrScheduleOptions> schedule;  // warmup in optimizer steps
 };
 
-/// Means of what was logged, summed on the device; reading them waits for it.
+/// Means of what was logged, summed on the device; reading them waits for it. A value of weight 0
+/// does not count.
 class LoggedValues {
  public:
   void add(const std::string& name, const torch::Tensor& value, double weight);
@@ -66,23 +68,34 @@ class TrainingModuleBase : public torch::nn::Module {
   virtual void on_fit_end() {}
 
   LoggedValues& logged() { return logged_; }
+  /// Says what the batch of the next step counts; the Trainer's part.
+  void set_batch_weight(const BatchWeight& weight) { batch_weight_ = weight; }
   /// The tokens counted since the last call.
   std::int64_t take_tokens() { return std::exchange(tokens_, 0); }
 
  protected:
   /// Adds `value`, a scalar, to the metrics: the mean over an update's micro-batches in training,
-  /// over all batches in validation and test, each weighing `weight` (the batch size, say).
-  void log(const std::string& name, const torch::Tensor& value, double weight = 1.0) {
-    logged_.add(name, value, weight);
+  /// over all batches in validation and test. A batch weighs `weight`; without one, what it weighs
+  /// in the mean of the losses.
+  void log(const std::string& name, const torch::Tensor& value, std::optional<double> weight = {}) {
+    logged_.add(name, value, weight.value_or(batch_weight_.loss));
   }
-  void log(const std::string& name, double value, double weight = 1.0) {
-    logged_.add(name, torch::scalar_tensor(value, torch::kDouble), weight);
+  void log(const std::string& name, double value, std::optional<double> weight = {}) {
+    log(name, torch::scalar_tensor(value, torch::kDouble), weight);
+  }
+  /// What the present batch counts.
+  const BatchWeight& batch_weight() const { return batch_weight_; }
+  /// `mean`, one over the batch's samples, as a term of a loss that is a mean over something else
+  /// (loss_weight()): the optimizer step gets the mean over all its samples.
+  torch::Tensor over_samples(const torch::Tensor& mean) const {
+    return batch_weight_.samples_to_loss == 1.0 ? mean : mean * batch_weight_.samples_to_loss;
   }
   /// What `tokens` and `tokens_per_s` of the metrics count.
   void count_tokens(std::int64_t tokens) { tokens_ += tokens; }
 
  private:
   LoggedValues logged_;
+  BatchWeight batch_weight_;
   std::int64_t tokens_ = 0;
 };
 
@@ -95,6 +108,14 @@ class TrainingModule : public TrainingModuleBase {
   /// The loss of a batch, a scalar; `index` counts the batches of the epoch from 0. Runs under
   /// autocast where the precision has it; the batch is on the module's device.
   virtual torch::Tensor training_step(const Batch& batch, std::int64_t index) = 0;
+
+  /// Over how many samples, tokens or whatever counts alike the loss of `batch` is the mean: its
+  /// weight in the loss of an optimizer step of several batches, in "val_loss" and in what is
+  /// logged without a weight of its own. A batch of weight 0 is left out. Must not depend on the
+  /// device; `batch` is as the loader gave it.
+  virtual double loss_weight(const Batch& batch) const {
+    return static_cast<double>(sample_count(batch));
+  }
 
   /// Logs what is to be known of a batch, in eval mode and without gradients: the loss as
   /// "val_loss" unless overridden.

@@ -4,6 +4,7 @@
 
 #include <torch/types.h>
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <optional>
@@ -22,9 +23,12 @@ class TrainingTask {
   virtual ~TrainingTask() = default;
   virtual TrainingModuleBase& module() = 0;
 
-  /// Takes the batches of the next update from the data: `most`, or what is left of the epoch.
-  /// Returns how many, at least 1.
-  virtual std::int64_t load_group(std::int64_t most) = 0;
+  /// Takes the batches of the next update from the data: `most`, or what is left of the epoch, and
+  /// weighs them. Returns how many, at least 1.
+  virtual std::int64_t load_group(std::int64_t most, LossAverage average) = 0;
+  /// What batch `i` counts in the loss of the update: relative to the mean, 1 where all count
+  /// alike.
+  virtual double loss_weight(std::int64_t i) const = 0;
   /// Makes batch 0, and the only one, of all those of the group. Its loss is the mean of theirs.
   virtual void join_group() = 0;
   /// Whether it can.
@@ -71,10 +75,11 @@ std::int64_t rows_of(const Batch& batch) {
     return 0;
 }
 
-/// One whose rows carry weights, as Batch's do: the mean loss of several can be had from one.
+/// One whose rows carry weights, as Batch's do: the mean loss of several can be had from one, in
+/// which what part i counts weighs weights[i] times.
 template <class Batch>
-concept JoinableBatch = requires(std::span<const Batch> parts) {
-  { Batch::joined(parts) } -> std::convertible_to<Batch>;
+concept JoinableBatch = requires(std::span<const Batch> parts, std::span<const double> weights) {
+  { Batch::joined(parts, weights) } -> std::convertible_to<Batch>;
 };
 
 template <class Module, class Loader>
@@ -84,22 +89,33 @@ class ModuleTrainingTask final : public TrainingTask {
 
   TrainingModuleBase& module() override { return module_; }
 
-  std::int64_t load_group(std::int64_t most) override {
+  std::int64_t load_group(std::int64_t most, LossAverage average) override {
     group_.clear();
     first_index_ = stream_.index();
     do group_.push_back(stream_.next());
     while (std::ssize(group_) < most && stream_.index() != 0);
+    average_ = average;
+    weigh_group();
     return std::ssize(group_);
+  }
+  double loss_weight(std::int64_t i) const override {
+    return weights_[static_cast<std::size_t>(i)].loss;
   }
 
   bool joins_batches() const override { return JoinableBatch<LoadedBatch>; }
   void join_group() override {
-    if constexpr (JoinableBatch<LoadedBatch>)
-      if (group_.size() > 1) group_ = {LoadedBatch::joined(std::span<const LoadedBatch>(group_))};
+    if constexpr (JoinableBatch<LoadedBatch>) {
+      if (group_.size() == 1) return;
+      leave_out_weightless();
+      const std::vector<double> weights = weights_to_join();
+      group_ = {LoadedBatch::joined(std::span<const LoadedBatch>(group_), weights)};
+      weights_ = {BatchWeight()};
+    }
   }
 
   torch::Tensor training_step(std::int64_t i, const torch::Device& device) override {
     const auto& batch = group_[static_cast<std::size_t>(i)];
+    module_.set_batch_weight(weights_[static_cast<std::size_t>(i)]);
     return module_.training_step(to_device<typename Module::Batch>(batch, device),
                                  first_index_ + i);
   }
@@ -118,9 +134,42 @@ class ModuleTrainingTask final : public TrainingTask {
  private:
   using LoadedBatch = std::remove_cvref_t<decltype(std::declval<BatchStream<Loader>&>().next())>;
 
+  // One batch is its own mean: it is not asked what it counts.
+  void weigh_group() {
+    weights_.assign(group_.size(), {});
+    if (average_ == LossAverage::kMicroBatches || group_.size() == 1) return;
+    std::vector<double> samples;
+    for (const LoadedBatch& batch : group_)
+      samples.push_back(static_cast<double>(sample_count(batch)));
+    weights_ = relative_weights(counts(), samples);
+  }
+  std::vector<double> counts() const {
+    std::vector<double> found;
+    for (const LoadedBatch& batch : group_) found.push_back(module_.loss_weight(batch));
+    return found;
+  }
+
+  // As FitLoop does with batches that it takes one by one.
+  void leave_out_weightless() {
+    std::vector<LoadedBatch> kept;
+    for (std::size_t i = 0; i < group_.size(); ++i)
+      if (weights_[i].loss > 0.0) kept.push_back(std::move(group_[i]));
+    group_ = std::move(kept);
+  }
+  // For the mean over all samples, or so that each batch counts like the largest.
+  std::vector<double> weights_to_join() const {
+    if (average_ == LossAverage::kTokens) return std::vector<double>(group_.size(), 1.0);
+    std::vector<double> weights = counts();
+    const double most = *std::max_element(weights.begin(), weights.end());
+    for (double& weight : weights) weight = weight == 0.0 ? 1.0 : most / weight;
+    return weights;
+  }
+
   Module& module_;
   BatchStream<Loader> stream_;
   std::vector<LoadedBatch> group_;
+  std::vector<BatchWeight> weights_;  // of the group's batches
+  LossAverage average_ = LossAverage::kTokens;
   std::int64_t first_index_ = 0;
 };
 
@@ -139,7 +188,10 @@ class ModuleEvaluationTask final : public EvaluationTask {
     std::int64_t index = 0;
     const std::int64_t epoch = stream.epochs();
     do {
-      const auto batch = to_device<typename Module::Batch>(stream.next(), device);
+      const auto loaded = stream.next();
+      module_.set_batch_weight({.loss = module_.loss_weight(loaded),
+                                .samples = static_cast<double>(sample_count(loaded))});
+      const auto batch = to_device<typename Module::Batch>(loaded, device);
       if (kind_ == EvaluationKind::kValidation)
         module_.validation_step(batch, index++);
       else

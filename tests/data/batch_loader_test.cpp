@@ -265,7 +265,7 @@ TEST(BatchLoader, ResumesARunFromBeforeTheChoiceWhereTheTextSpellsNoMarks) {
   EXPECT_THAT(message_of<UserError>([&] { resume(7); }), HasSubstr("read 7 special tokens"));
 }
 
-TEST(Batch, JoinedWeighsTheRowsSoThatPartsCountAlike) {
+TEST(Batch, JoinedWeighsTheRowsOfEachPart) {
   const auto part = [](const torch::Tensor& mask, std::int64_t first) {
     return Batch{.input_ids = torch::arange(first, first + mask.numel()).view_as(mask),
                  .target_ids = torch::arange(first + 1, first + 1 + mask.numel()).view_as(mask),
@@ -275,14 +275,17 @@ TEST(Batch, JoinedWeighsTheRowsSoThatPartsCountAlike) {
   };
   const torch::Tensor full = torch::ones({2, 3}), some = torch::tensor({{1.0F, 0.0F, 1.0F}});
   const Batch whole = Batch::joined(
-      std::vector<Batch>{part(some, 40), part(full, 50), part(torch::zeros({1, 3}), 60)});
+      std::vector<Batch>{part(some, 40), part(full, 50), part(torch::zeros({1, 3}), 60)},
+      std::vector{3.0, 1.0, 1.0});
   EXPECT_TRUE(whole.loss_mask.equal(torch::cat({some * 3, full, torch::zeros({1, 3})})));
   EXPECT_EQ(whole.tokens, 8);
   EXPECT_EQ(whole.index, 40);
   EXPECT_TRUE(whole.input_ids.flatten().equal(
       torch::cat({torch::arange(40, 43), torch::arange(50, 56), torch::arange(60, 63)})));
   EXPECT_TRUE(whole.target_ids.equal(whole.input_ids + 1));
-  EXPECT_THROW(Batch::joined({}), c10::Error);
+  EXPECT_EQ(whole.samples(), 4);
+  EXPECT_THROW(Batch::joined({}, {}), c10::Error);
+  EXPECT_THROW(Batch::joined(std::vector<Batch>{part(some, 40)}, {}), c10::Error);
 }
 
 TEST(BatchLoader, RefusesADamagedState) {

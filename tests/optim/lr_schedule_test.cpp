@@ -8,9 +8,11 @@
 #include <cmath>
 #include <memory>
 #include <numbers>
+#include <string>
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/core/log.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "support/message_of.h"
 
@@ -93,6 +95,18 @@ TEST(LrSchedule, WarmupRisesToTheSchedule) {
   const std::vector<double> expected = {0.2, 0.4, 0.6, 0.8, 1.0, 1.0};
   for (std::size_t s = 0; s < expected.size(); ++s)
     EXPECT_DOUBLE_EQ(learning_rate(options, static_cast<double>(s), 10), expected[s]);
+}
+
+TEST(LrScheduler, WarnsOfAWarmupThatTheRunDoesNotEnd) {
+  std::vector<std::string> warnings;
+  set_log_sink([&](LogLevel, const std::string& message) { warnings.push_back(message); });
+  torch::optim::SGD optimizer({torch::zeros({2}, torch::requires_grad())}, 1.0);
+  const LrScheduler shorter(optimizer, {.kind = Schedule::kConstant, .warmup = 4}, 5);
+  EXPECT_TRUE(warnings.empty());
+  const LrScheduler longer(optimizer, {.kind = Schedule::kConstant, .warmup = 5}, 5);
+  set_log_sink({});
+  ASSERT_EQ(warnings.size(), 1);
+  EXPECT_THAT(warnings[0], HasSubstr("the warm-up takes 5 steps, but the run has 5"));
 }
 
 TEST(LrSchedule, RefusesImpossibleRuns) {

@@ -369,6 +369,12 @@ TEST_F(ResumeConfig, LimitsLoggingAndSavingMayChange) {
   EXPECT_EQ(resume("keep_checkpoints", "5").keep_checkpoints, 5);
 }
 
+TEST_F(ResumeConfig, OfARunThatHadNoChoiceKeepsTheMeanOfMicroBatches) {
+  EXPECT_EQ(resume_config(run_.path(), {}).loss_average, "tokens");
+  write_text(run_ / "config.toml", "preset = \"tiny\"\n");
+  EXPECT_EQ(resume_config(run_.path(), {}).loss_average, "micro-batches");
+}
+
 TEST_F(ResumeConfig, EqualValuesOfOtherKeysAreNoChange) {
   EXPECT_EQ(resume("lr", "5e-4").lr, 5e-4);
   EXPECT_EQ(resume("preset", "tiny").model.dim, preset_config("tiny").dim);

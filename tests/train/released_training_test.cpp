@@ -6,6 +6,7 @@
 #include <torch/optim/sgd.h>
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -190,13 +191,18 @@ TEST(ReleasedTraining, JoinedMicroBatchesHaveTheMeanOfTheirLosses) {
         }
       };
       double mean = 0;
+      std::int64_t most = 0;
       for (const Batch& part : parts) {
         const Tensor loss = loss_of(part) / 3;
         loss.backward();
         mean += loss.item<double>();
+        most = std::max(most, part.tokens);
       }
       take_gradients(apart);
-      const Batch whole = Batch::joined(parts);
+      std::vector<double> weights;
+      for (const Batch& part : parts)
+        weights.push_back(static_cast<double>(most) / static_cast<double>(part.tokens));
+      const Batch whole = Batch::joined(parts, weights);
       EXPECT_EQ(whole.tokens, parts[0].tokens + parts[1].tokens + parts[2].tokens);
       EXPECT_EQ(whole.loss_mask.eq(parts[0].loss_mask.max()).all().item<bool>(), pack);
       const Tensor loss = loss_of(whole);

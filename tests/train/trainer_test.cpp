@@ -19,6 +19,7 @@
 
 #include "halftone/core/log.h"
 #include "halftone/data/tensor_loader.h"
+#include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
@@ -185,35 +186,75 @@ TEST(Trainer, WhatIsLeftOfAnEpochIsAnUpdateOfItsOwn) {
   expect_equal_weights(*module, *by_hand);
 }
 
-class EveryPrecision : public testing::TestWithParam<std::string> {};
+/// What a training_step() sees.
+struct Seen {
+  torch::ScalarType weight, product;
+  bool int8 = false;
+  bool operator==(const Seen&) const = default;
+};
 
-TEST_P(EveryPrecision, LearnsWithLibTorchsModulesAndOptimizers) {
-  const auto module = regression([](torch::nn::Module& network) -> std::vector<OptimizerSetup> {
+Seen seen_in(const std::string& precision) {
+  const bool true_half = precision == "16-true", true_bf16 = precision == "bf16-true";
+  if (true_half || precision == "16-mixed")
+    return {true_half ? torch::kHalf : torch::kFloat, torch::kHalf};
+  if (true_bf16 || precision == "bf16-mixed")
+    return {true_bf16 ? torch::kBFloat16 : torch::kFloat, torch::kBFloat16};
+  return {torch::kFloat, torch::kFloat, precision == "int8-mixed"};
+}
+
+/// Two layers, LibTorch's or ours, and what they see.
+template <class Layer>
+class Recorder : public TrainingModule<> {
+ public:
+  torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+    const torch::Tensor product = hidden(batch.data);
+    seen.push_back({hidden->weight.scalar_type(), product.scalar_type(), is_int8_matmul_enabled()});
+    const torch::Tensor y = out(product.tanh()).to(torch::kFloat);
+    return torch::nn::functional::mse_loss(y, batch.target.to(torch::kFloat));
+  }
+  std::vector<OptimizerSetup> configure_optimizers() override {
     const auto options = torch::optim::AdamOptions(0.02).eps(1e-4);  // fp16 has no 1e-8
-    return {std::make_shared<torch::optim::Adam>(network.parameters(), options)};
-  });
-  TensorLoader loader = loader_of(8);
+    return {std::make_shared<torch::optim::Adam>(parameters(), options)};
+  }
+  Layer hidden = register_module("hidden", Layer(8, 16));
+  Layer out = register_module("out", Layer(16, 1));
+  std::vector<Seen> seen;
+};
+
+template <class Layer>
+void expect_to_learn_in(const std::string& precision) {
+  torch::manual_seed(7);
+  Recorder<Layer> module;
   const auto collector = std::make_shared<StepCollector>();
-  const std::string precision = GetParam();
-  const bool is_true = precision == "16-true" || precision == "bf16-true";
   torch::data::Example<> data = samples();
-  const torch::ScalarType dtype = parse_precision(precision).parameter;
-  if (is_true) loader = TensorLoader({data.data.to(dtype), data.target}, {.batch_size = 8});
+  data.data = data.data.to(parse_precision(precision).parameter);
   Trainer({.max_epochs = 20,
            .precision = precision,
            .accelerator = "cpu",
            .callbacks = {collector},
            .scaler = {.init_scale = 1024.0}})
-      .fit(module, loader);
-  EXPECT_EQ(module->parameters().front().scalar_type(), dtype);
+      .fit(module, TensorLoader(data, {.batch_size = 8, .seed = 3}));
+  EXPECT_EQ(module.seen.size(), 20 * 5);
+  for (const Seen& seen : module.seen) EXPECT_EQ(seen, seen_in(precision));
   EXPECT_LT(collector->steps.back().loss, 0.5 * collector->steps.front().loss);
   const bool scales = precision == "16-true" || precision == "16-mixed";
   EXPECT_EQ(collector->steps.front().scale.has_value(), scales);
 }
 
+class EveryPrecision : public testing::TestWithParam<std::string> {};
+
+TEST_P(EveryPrecision, LearnsWithLibTorchsModulesAndOptimizers) {
+  if (GetParam() == "int8-mixed")
+    EXPECT_THROW(expect_to_learn_in<torch::nn::Linear>(GetParam()), UserError);
+  else
+    expect_to_learn_in<torch::nn::Linear>(GetParam());
+}
+
+TEST_P(EveryPrecision, LearnsWithOurLayers) { expect_to_learn_in<Linear>(GetParam()); }
+
 INSTANTIATE_TEST_SUITE_P(All, EveryPrecision,
                          testing::Values("32-true", "16-mixed", "bf16-mixed", "16-true",
-                                         "bf16-true"),
+                                         "bf16-true", "int8-mixed"),
                          [](const auto& instance) {
                            std::string name = instance.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -538,6 +579,32 @@ TEST(Trainer, OffloadsTheStatesOfItsAdamW) {
               HasSubstr("MemoryRecipe::apply_to()"));
 }
 
+TEST(Trainer, WarnsOfAWarmupThatItsRunDoesNotEnd) {
+  const auto warnings_of = [](TrainerOptions options) {
+    std::vector<std::string> warnings;
+    set_log_sink([&](LogLevel level, const std::string& message) {
+      if (level == LogLevel::kWarning) warnings.push_back(message);
+    });
+    const auto module = regression([](torch::nn::Module& network) -> std::vector<OptimizerSetup> {
+      return {{std::make_shared<torch::optim::SGD>(network.parameters(), 0.1),
+               LrScheduleOptions{.kind = Schedule::kConstant, .warmup = 5}}};
+    });
+    options.accelerator = "cpu";
+    Trainer(std::move(options)).fit(module, loader_of(8));  // five batches
+    set_log_sink({});
+    return warnings;
+  };
+  EXPECT_THAT(warnings_of({.max_steps = 6}), testing::IsEmpty());
+  EXPECT_THAT(warnings_of({.max_epochs = 2}), testing::IsEmpty());
+  const auto says = [](const std::string& steps) {
+    return ElementsAre(HasSubstr("the warm-up takes 5 steps, but the run has " + steps));
+  };
+  EXPECT_THAT(warnings_of({.max_steps = 5}), says("5"));
+  EXPECT_THAT(warnings_of({.max_epochs = 1}), says("5"));
+  EXPECT_THAT(warnings_of({.max_time = 1e-9}), says("1"));
+  EXPECT_THAT(warnings_of({.max_steps = 100, .max_time = 1e-9}), says("1"));
+}
+
 TEST(Trainer, RefusesWhatItCannotDo) {
   const auto make = [](TrainerOptions options) {
     return error_of([&] { const Trainer trainer(std::move(options)); });
@@ -548,6 +615,7 @@ TEST(Trainer, RefusesWhatItCannotDo) {
   EXPECT_THAT(make({.accumulate_grad_batches = 0}), HasSubstr("accumulate_grad_batches"));
   EXPECT_THAT(make({.gradient_clip_algorithm = "nrm"}), HasSubstr("\"norm\" or \"value\""));
   EXPECT_THAT(make({.accelerator = "tpu"}), HasSubstr("tpu"));
+  EXPECT_THAT(make({.loss_average = "batches"}), HasSubstr("tokens, micro-batches"));
 
   const TempFolder folder;
   TensorLoader loader = loader_of(8);
