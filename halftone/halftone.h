@@ -38,6 +38,7 @@
 #include "halftone/models/parameter_names.h"
 #include "halftone/nn/attention.h"
 #include "halftone/nn/embedding.h"
+#include "halftone/nn/evaluation_mode.h"
 #include "halftone/nn/feed_forward.h"
 #include "halftone/nn/linear.h"
 #include "halftone/nn/loss.h"

@@ -67,8 +67,6 @@ class BatchLoader {
 
   /// The batch at position(), which moves on.
   Batch next() { return batch_at(position_++); }
-  /// Moves on alone: for who has made batch_at(position()) already.
-  void skip() { ++position_; }
   std::int64_t position() const { return position_; }
 
   /// The position, and what it depends on, the same on every process. Loading throws UserError that

@@ -12,6 +12,8 @@
 #include <thread>
 #include <utility>
 
+#include "halftone/core/error.h"
+
 namespace halftone {
 
 /// Batches that are made before a training step takes them.
@@ -25,16 +27,19 @@ class Prefetcher {
  public:
   using Make = std::function<Value(std::int64_t position)>;
 
-  /// `make` is called on the other thread, for one position after the other. At most `ahead` values
-  /// wait, besides the one that is being made.
-  Prefetcher(Make make, std::size_t ahead) : make_(std::move(make)), ahead_(ahead) {}
+  /// `make` is called on the other thread, for one position after the other up to `end`, if there
+  /// is one. At most `ahead` values wait, besides the one that is being made.
+  Prefetcher(Make make, std::size_t ahead, std::optional<std::int64_t> end = {})
+      : make_(std::move(make)), ahead_(ahead), end_(end) {}
   ~Prefetcher() { stop(); }
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// The value of `position`, or what make() threw for it. Any position may be asked for; one that
-  /// does not follow the last begins anew there.
+  /// The value of `position`, or what make() threw for it. Any position before the end may be asked
+  /// for; one that does not follow the last begins anew there.
   Value take(std::int64_t position) {
+    HALFTONE_CHECK(!end_ || position < *end_, "[prefetcher] expected a position before ",
+                   end_.value_or(0), ", got ", position);
     if (position != next_) restart(position);
     std::unique_lock lock(mutex_);
     filled_.wait(lock, [this] { return !waiting_.empty(); });
@@ -71,7 +76,7 @@ class Prefetcher {
 
   /// Up to the first error: what would come behind it is nobody's.
   void run(std::int64_t position) {
-    for (bool failed = false; !failed; ++position) {
+    for (bool failed = false; !failed && (!end_ || position < *end_); ++position) {
       Item item;
       try {
         item.value.emplace(make_(position));
@@ -90,6 +95,7 @@ class Prefetcher {
 
   Make make_;
   std::size_t ahead_;
+  std::optional<std::int64_t> end_;
   std::optional<std::int64_t> next_;  // what the thread's first value is of
 
   std::mutex mutex_;

@@ -25,6 +25,8 @@ struct TensorLoaderOptions {
 /// has to be replayed to resume.
 class TensorLoader {
  public:
+  /// A Trainer makes no batches ahead: the samples are in memory already.
+  static constexpr bool kPrefetch = false;
   /// What LibTorch's data loader gives with the transform Stack: data (B, ...), target (B, ...).
   using Batch = torch::data::Example<>;
 

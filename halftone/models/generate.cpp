@@ -10,6 +10,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/nn/evaluation_mode.h"
 
 namespace halftone {
 namespace {
@@ -86,21 +87,6 @@ std::int64_t sample(const std::vector<double>& logits, const SamplingOptions& op
   return static_cast<std::int64_t>(likeliest[kept - 1]);
 }
 
-/// Puts the model in evaluation mode while it lives.
-class EvaluationMode {
- public:
-  explicit EvaluationMode(MiniMindLM& model) : model_(model), was_training_(model->is_training()) {
-    model_->eval();
-  }
-  ~EvaluationMode() { model_->train(was_training_); }
-  EvaluationMode(const EvaluationMode&) = delete;
-  EvaluationMode& operator=(const EvaluationMode&) = delete;
-
- private:
-  MiniMindLM& model_;
-  bool was_training_;
-};
-
 /// Logits of the token after `ids`, which follow what the cache holds.
 std::vector<double> next_logits(MiniMindLM& model, const std::vector<std::int64_t>& ids,
                                 torch::Device device, KvCache& cache) {
@@ -125,7 +111,7 @@ void generate(MiniMindLM& model, std::vector<std::int64_t> prompt, const Samplin
               const std::function<bool(std::int64_t id)>& on_token) {
   check(model->config(), prompt, options);
   const torch::InferenceMode inference;
-  const EvaluationMode evaluation(model);
+  const EvaluationMode evaluation(*model);
   const torch::Device device = model->parameters().front().device();
   const std::int64_t limit = model->config().max_seq_len;
   const auto keep_last = [&](std::int64_t count) {

@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,12 @@ struct PrecisionPolicy {
 
   /// Whether matmuls take another format than the weights have.
   bool is_mixed() const { return autocast || int8_matmul; }
+
+  /// Dtype that a Trainer gives the floating-point tensors of its batches, as Lightning's
+  /// convert_input(): that of 16-bit weights. Beside fp32 weights each keeps its own.
+  std::optional<torch::ScalarType> input() const {
+    return parameter == torch::kFloat32 ? std::nullopt : std::optional(parameter);
+  }
 };
 
 /// The names that parse_precision accepts, in the order in which help texts list them.

@@ -10,27 +10,11 @@
 #include <numbers>
 
 #include "halftone/core/error.h"
+#include "halftone/nn/evaluation_mode.h"
 #include "halftone/pretrain/non_finite_report.h"
 
 namespace halftone {
-
 namespace {
-
-/// Evaluation mode and no gradients while it lives.
-class EvaluationScope {
- public:
-  explicit EvaluationScope(MiniMindLM& model) : model_(model), was_training_(model->is_training()) {
-    model_->eval();
-  }
-  ~EvaluationScope() { model_->train(was_training_); }
-  EvaluationScope(const EvaluationScope&) = delete;
-  EvaluationScope& operator=(const EvaluationScope&) = delete;
-
- private:
-  torch::NoGradGuard no_grad_;
-  MiniMindLM& model_;
-  bool was_training_;
-};
 
 std::int64_t text_bytes(const Batch& batch, const torch::Tensor& bytes_of) {
   return (bytes_of.index_select(0, batch.target_ids.flatten()) *
@@ -45,7 +29,7 @@ EvalResult evaluate(MiniMindLM& model, const BatchLoader& loader, const MixedPre
                     const std::vector<std::int64_t>& token_bytes,
                     const std::function<void(double share)>& on_progress) {
   const auto start = std::chrono::steady_clock::now();
-  const EvaluationScope scope(model);
+  const EvaluationMode mode(*model);
   const torch::Device device = model->parameters().front().device();
   const torch::Tensor bytes_of = torch::tensor(token_bytes);
   EvalResult result;

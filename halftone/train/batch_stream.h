@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loaders of every kind as one endless stream of batches, cut into epochs.
+// Loaders of both kinds as one endless stream of batches, cut into epochs. docs/guide.md, "Data of
+// your own", describes the kinds.
 #pragma once
 
+#include <torch/data/dataloader/base.h>
 #include <torch/types.h>
 
 #include <concepts>
@@ -10,76 +12,86 @@
 #include <iterator>
 #include <optional>
 #include <ranges>
+#include <string>
+#include <type_traits>
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/random.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/data/prefetcher.h"
 
 namespace halftone {
 
-/// A loader that knows its length and position, as BatchLoader and TensorLoader do: runs over it
-/// resume exactly, and its batches come in the same order again.
+/// A loader that makes the batch of any position, as BatchLoader and TensorLoader do; position =
+/// epoch * batches_per_epoch() + index. batch_at() is a function of the loader and the position
+/// alone and may run on another thread, so that batches are made ahead while a step runs, and a run
+/// resumes exactly. `static constexpr bool kPrefetch = false` keeps it on the calling thread.
 template <class Loader>
-concept ResumableLoader = requires(Loader& loader, const StateDict& state) {
-  loader.next();
-  { loader.position() } -> std::convertible_to<std::int64_t>;
+concept IndexedLoader = requires(const Loader& loader, std::int64_t position) {
+  loader.batch_at(position);
   { loader.batches_per_epoch() } -> std::convertible_to<std::int64_t>;
-  { loader.state_dict() } -> std::convertible_to<StateDict>;
+};
+
+/// A loader whose begin() starts an epoch, such as a torch::data loader or a std::vector.
+template <class Loader>
+concept EpochLoader = !IndexedLoader<Loader> && requires(Loader & loader) {
+  { loader.begin() != loader.end() } -> std::convertible_to<bool>;
+  *loader.begin();
+  ++std::declval<decltype(loader.begin())&>();
+};
+
+/// One whose batches are made ahead.
+template <class Loader>
+concept PrefetchableLoader = IndexedLoader<Loader> && !requires {
+  requires !Loader::kPrefetch;
+};
+
+/// A loader that tells another data set from its own: state_dict() has what its batches depend on,
+/// and load_state_dict() throws UserError where the saved values differ.
+template <class Loader>
+concept LoaderWithState = requires(Loader& loader, const Loader& constant, const StateDict& state) {
+  { constant.state_dict() } -> std::convertible_to<StateDict>;
   loader.load_state_dict(state);
 };
 
-/// One that gives any thread the batch of any position, as BatchLoader does: batches are made ahead
-/// while the step runs.
+/// A loader with one position for all of its iterators, which a second begin() loses.
 template <class Loader>
-concept PrefetchableLoader = ResumableLoader<Loader> &&
-    requires(Loader& loader, const Loader& constant) {
-  constant.batch_at(std::int64_t{});
-  loader.skip();
-};
+concept SinglePositionLoader =
+    EpochLoader<Loader> && !std::forward_iterator<decltype(std::declval<Loader&>().begin())>;
 
-/// `batch` on `device`: tensors, torch::data::Example, pairs and containers of them, and whatever
-/// has a member to(torch::Device).
-template <class Batch>
-Batch to_device(const Batch& batch, const torch::Device& device) {
-  if constexpr (requires {
-                  { batch.to(device) } -> std::convertible_to<Batch>;
-                }) {
-    return batch.to(device);
-  } else if constexpr (requires { Batch(batch.data, batch.target); }) {
-    return Batch(to_device(batch.data, device), to_device(batch.target, device));
-  } else if constexpr (requires { Batch(batch.first, batch.second); }) {
-    return Batch(to_device(batch.first, device), to_device(batch.second, device));
-  } else if constexpr (std::ranges::range<Batch>) {
-    Batch moved;
-    for (const auto& part : batch) moved.insert(moved.end(), to_device(part, device));
-    return moved;
-  } else {
-    static_assert(sizeof(Batch) == 0,
-                  "this batch can't be moved to a device: give its type a member "
-                  "`Batch to(torch::Device) const`");
-  }
+/// Discards the batches that the workers of a torch::data loader have begun. Without it, begin()
+/// throws after an epoch that was left early.
+template <class Dataset, class Batch, class Request>
+void discard_begun_batches(torch::data::DataLoaderBase<Dataset, Batch, Request>& loader) {
+  struct Access : torch::data::DataLoaderBase<Dataset, Batch, Request> {
+    static auto shuttle() { return &Access::shuttle_; }
+  };
+  (loader.*Access::shuttle()).drain();
 }
 
-/// Any range whose begin() starts an epoch, such as a torch::data loader. Its length shows only at
-/// its end, and resuming skips the batches that were seen: exact as far as the range gives the same
-/// batches again.
-template <class Range>
+inline constexpr const char* kEmptyLoader =
+    "[trainer] expected a loader with batches, got one without any";
+
+/// Begins at the first batch of the first epoch, wherever the loader was left, and takes every
+/// epoch whole. The loader must outlive it. This one is of an EpochLoader.
+template <class Loader>
 class BatchStream {
  public:
-  explicit BatchStream(Range& range) : range_(range) {}
+  explicit BatchStream(Loader& loader, std::optional<std::int64_t> /*epochs*/ = {})
+      : loader_(loader) {
+    HALFTONE_CHECK(batches_per_epoch().value_or(1) > 0, kEmptyLoader);
+  }
 
   auto next() {
-    if (!iterator_) iterator_.emplace(range_.begin());
-    HALFTONE_CHECK(*iterator_ != range_.end(),
-                   "[trainer] expected a loader with batches, got one "
-                   "without any");
+    if (!iterator_) begin_epoch();
+    HALFTONE_CHECK(*iterator_ != loader_.end(), kEmptyLoader);
     auto batch = **iterator_;
     ++*iterator_;
     ++index_;
-    if (*iterator_ == range_.end()) {
+    if (!(*iterator_ != loader_.end())) {
       iterator_.reset();
-      batches_per_epoch_ = std::exchange(index_, 0);
+      counted_ = std::exchange(index_, 0);
       ++epochs_;
     }
     return batch;
@@ -87,72 +99,128 @@ class BatchStream {
 
   std::int64_t index() const { return index_; }    // in the epoch, of the next batch
   std::int64_t epochs() const { return epochs_; }  // completed
-  std::optional<std::int64_t> batches_per_epoch() const { return batches_per_epoch_; }
 
+  /// What the loader tells: batches_per_epoch() or size(); else the length of the last epoch.
+  std::optional<std::int64_t> batches_per_epoch() const {
+    if constexpr (requires {
+                    { loader_.batches_per_epoch() } -> std::convertible_to<std::int64_t>;
+                  })
+      return loader_.batches_per_epoch();
+    else if constexpr (std::ranges::sized_range<Loader>)
+      return std::ranges::ssize(loader_);
+    else
+      return counted_;
+  }
+  /// Runs through an epoch of a loader that does not tell. REQUIRES that none was taken. The random
+  /// numbers that it draws are drawn again.
+  void count_batches() {
+    const StateDict generators = rng_state(torch::kCPU);
+    while (epochs_ == 0) next();
+    epochs_ = 0;
+    set_rng_state(torch::kCPU, generators);
+  }
+
+  /// The position, and within an epoch the generator's state at its begin: batches that a sampler
+  /// of LibTorch's shuffles come in the same order again.
   StateDict state_dict() const {
     StateDict state;
     state.values = {{"epoch", epochs_}, {"index", index_}};
+    if (index_ > 0) state.insert(kGenerators, generators_);
     return state;
   }
+  /// Skips the epoch's batches up to the position: the loader must give the same ones again.
   void load_state_dict(const StateDict& state) {
+    const auto index = state.get<std::int64_t>("index");
     iterator_.reset();
     index_ = 0;
-    for (auto left = state.get<std::int64_t>("index"); left > 0; --left) next();
+    epochs_ = 0;
+    const StateDict generators = state.extract(kGenerators);
+    if (!generators.tensors.empty()) set_rng_state(torch::kCPU, generators);
+    while (index_ < index && epochs_ == 0) next();
+    if (index_ != index)
+      throw UserError("cannot resume: the saved run was at batch " + std::to_string(index) +
+                      " of an epoch, but the data has " + std::to_string(*counted_) +
+                      "; put the data back as it was, or start anew");
     epochs_ = state.get<std::int64_t>("epoch");
   }
 
  private:
-  Range& range_;
-  std::optional<decltype(std::declval<Range&>().begin())> iterator_;
-  std::int64_t index_ = 0;
-  std::int64_t epochs_ = 0;
-  std::optional<std::int64_t> batches_per_epoch_;
-};
+  static constexpr const char* kGenerators = "epoch_rng.";
 
-/// What a loader that knows its position answers by itself. The position is that of the batches
-/// that were taken, whatever was made ahead.
-template <ResumableLoader Loader>
-class LoaderStream {
- public:
-  explicit LoaderStream(Loader& loader) : loader_(loader) {
-    HALFTONE_CHECK(loader.batches_per_epoch() > 0,
-                   "[trainer] expected a loader with batches, got one without any");
+  void begin_epoch() {
+    generators_ = rng_state(torch::kCPU);
+    if constexpr (requires { discard_begun_batches(loader_); }) discard_begun_batches(loader_);
+    iterator_.emplace(loader_.begin());
   }
 
-  std::int64_t index() const { return loader_.position() % loader_.batches_per_epoch(); }
-  std::int64_t epochs() const { return loader_.position() / loader_.batches_per_epoch(); }
-  std::optional<std::int64_t> batches_per_epoch() const { return loader_.batches_per_epoch(); }
-  StateDict state_dict() const { return loader_.state_dict(); }
-  void load_state_dict(const StateDict& state) { loader_.load_state_dict(state); }
-
- protected:
   Loader& loader_;
+  std::optional<decltype(std::declval<Loader&>().begin())> iterator_;
+  StateDict generators_;  // of the CPU, at the begin of the epoch
+  std::int64_t index_ = 0;
+  std::int64_t epochs_ = 0;
+  std::optional<std::int64_t> counted_;
 };
 
-template <ResumableLoader Loader>
-class BatchStream<Loader> : public LoaderStream<Loader> {
+/// Of an IndexedLoader. The position is that of the batches that were taken, whatever was made
+/// ahead; the loader's own, if it has one, does not matter.
+template <IndexedLoader Loader>
+class BatchStream<Loader> {
  public:
-  using LoaderStream<Loader>::LoaderStream;
-  auto next() { return this->loader_.next(); }
-};
-
-template <PrefetchableLoader Loader>
-class BatchStream<Loader> : public LoaderStream<Loader> {
- public:
-  explicit BatchStream(Loader& loader)
-      : LoaderStream<Loader>(loader),
-        ahead_(
-            [&loader](std::int64_t position) { return std::as_const(loader).batch_at(position); },
-            kBatchesAhead) {}
+  /// `epochs`: how many will be taken; nothing beyond them is made ahead.
+  explicit BatchStream(Loader& loader, std::optional<std::int64_t> epochs = {})
+      : loader_(loader),
+        ahead_([&loader](std::int64_t at) { return std::as_const(loader).batch_at(at); },
+               kBatchesAhead, epochs ? std::optional(*epochs * length()) : std::nullopt) {
+    HALFTONE_CHECK(length() > 0, kEmptyLoader);
+  }
 
   auto next() {
-    auto batch = ahead_.take(this->loader_.position());
-    this->loader_.skip();
-    return batch;
+    if constexpr (PrefetchableLoader<Loader>) {
+      auto batch = ahead_.take(position_);
+      ++position_;
+      return batch;
+    } else {
+      auto batch = std::as_const(loader_).batch_at(position_);
+      ++position_;
+      return batch;
+    }
+  }
+
+  std::int64_t index() const { return position_ % length(); }
+  std::int64_t epochs() const { return position_ / length(); }
+  std::optional<std::int64_t> batches_per_epoch() const { return length(); }
+  void count_batches() {}
+
+  StateDict state_dict() const {
+    StateDict state;
+    if constexpr (LoaderWithState<Loader>)
+      state = std::as_const(loader_).state_dict();
+    else
+      state.values[kLength] = length();
+    state.values[kPosition] = position_;
+    return state;
+  }
+  void load_state_dict(const StateDict& state) {
+    const auto position = state.get<std::int64_t>(kPosition);
+    if constexpr (LoaderWithState<Loader>) {
+      loader_.load_state_dict(state);
+    } else if (const auto saved = state.get<std::int64_t>(kLength); saved != length()) {
+      throw UserError("cannot resume: an epoch of the saved run had " + std::to_string(saved) +
+                      " batches, now it has " + std::to_string(length()) +
+                      "; put the data back as it was, or start anew");
+    }
+    position_ = position;
   }
 
  private:
-  Prefetcher<decltype(std::declval<const Loader&>().batch_at(0))> ahead_;
+  static constexpr const char* kPosition = "position";
+  static constexpr const char* kLength = "batches_per_epoch";
+
+  std::int64_t length() const { return std::as_const(loader_).batches_per_epoch(); }
+
+  Loader& loader_;
+  std::int64_t position_ = 0;
+  Prefetcher<std::remove_cvref_t<decltype(std::declval<const Loader&>().batch_at(0))>> ahead_;
 };
 
 }  // namespace halftone

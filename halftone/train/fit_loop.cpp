@@ -11,6 +11,7 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
+#include "halftone/core/log.h"
 #include "halftone/core/random.h"
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/kernels/gemm/matmul_path.h"
@@ -43,6 +44,22 @@ std::vector<OptimizerSetup> configured_optimizers(TrainingModuleBase& module,
   return setups;
 }
 
+std::optional<std::int64_t> epoch_length(TrainingTask& task,
+                                         const std::vector<OptimizerSetup>& setups,
+                                         const RunLimits& limits) {
+  const auto depends_on_it = [&](const OptimizerSetup& setup) {
+    return setup.schedule && needs_epoch_length(limits, *setup.schedule);
+  };
+  if (!task.batches_per_epoch() && std::any_of(setups.begin(), setups.end(), depends_on_it)) {
+    log_note(
+        "the learning-rate schedule needs the number of batches in an epoch, and the loader does "
+        "not tell: an epoch is read to count them; a member batches_per_epoch() of the loader, or "
+        "max_steps instead of max_epochs, saves that");
+    task.count_batches();
+  }
+  return task.batches_per_epoch();
+}
+
 // AdamW keeps its gradients where they are; LibTorch's optimizers would free them.
 void zero_grad(torch::optim::Optimizer& optimizer) {
   if (auto* fused = dynamic_cast<AdamW*>(&optimizer))
@@ -62,7 +79,7 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       precision_(precision),
       options_(options),
       setups_(configured_optimizers(task.module(), precision)),
-      length_(options.limits, task.batches_per_epoch(), options.accumulate) {
+      length_(options.limits, epoch_length(task, setups_, options.limits), options.accumulate) {
   check_release();
   check_offload();
   for (const OptimizerSetup& setup : setups_) {
@@ -133,8 +150,9 @@ std::optional<NonFiniteOrigin> FitLoop::replayed(std::size_t i) {
   return find_first_non_finite(network(), [&] {
     const auto number = static_cast<std::int64_t>(i);
     const auto region = precision_.forward_context(counters_.micro_step + number, options_.seed);
-    const torch::Tensor loss = task_.training_step(number, precision_.device());
-    return precision_.scaled(loss / std::ssize(micro_batches_));
+    const torch::Tensor loss = task_.training_step(number, precision_.batch_placement());
+    const double weight = task_.loss_weight(number);
+    return precision_.scaled(weight > 0.0 ? loss * (weight / std::ssize(micro_batches_)) : loss);
   });
 }
 
@@ -163,7 +181,7 @@ torch::Tensor FitLoop::loss_of(std::int64_t i) {
   micro_batches_.resize(static_cast<std::size_t>(i));  // the first one begins a step
   micro_batches_.push_back({.generators = rng_state(precision_.device())});
   const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed);
-  const torch::Tensor loss = task_.training_step(i, precision_.device());
+  const torch::Tensor loss = task_.training_step(i, precision_.batch_placement());
   HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
                  "[trainer] expected a scalar loss from training_step(), got ",
                  loss.defined() ? c10::str(loss.sizes()) : "an undefined tensor");

@@ -19,6 +19,7 @@
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/memory_recipe.h"
 #include "halftone/precision/policy.h"
+#include "halftone/train/batch_placement.h"
 
 namespace halftone {
 
@@ -89,6 +90,7 @@ class MixedPrecision {
   const PrecisionPolicy& policy() const { return policy_; }
   const MemoryRecipe& memory() const { return memory_; }
   const torch::Device& device() const { return device_; }
+  BatchPlacement batch_placement() const { return {device_, policy_.input()}; }
 
   /// What the next step depends on: the scaler's, where there is a scale, and "previous_norm",
   /// where released gradients are clipped by it.

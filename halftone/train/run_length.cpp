@@ -9,6 +9,12 @@
 
 namespace halftone {
 
+bool needs_epoch_length(const RunLimits& limits, const LrScheduleOptions& schedule) {
+  const bool constant = schedule.kind == Schedule::kConstant && schedule.warmup == 0;
+  const bool one_epoch = !limits.max_steps && !limits.max_time;
+  return !constant && (limits.max_epochs || one_epoch);
+}
+
 RunLength::RunLength(const RunLimits& limits, std::optional<std::int64_t> batches_per_epoch,
                      std::int64_t accumulate)
     : limits_(limits), batches_per_epoch_(batches_per_epoch), accumulate_(accumulate) {
@@ -58,8 +64,8 @@ double RunLength::total_micro_steps() const {
   if (limits_.max_epochs && !batches_per_epoch_)
     throw UserError(
         "a learning-rate schedule over epochs needs to know how many batches an epoch has, and "
-        "this loader does not tell: set max_steps instead of max_epochs, or use a loader with "
-        "batches_per_epoch(), such as TensorLoader");
+        "this loader does not tell: set max_steps instead of max_epochs, or give the loader a "
+        "member batches_per_epoch()");
   double total = std::numeric_limits<double>::infinity();
   if (limits_.max_steps) total = micro_steps(static_cast<double>(*limits_.max_steps));
   if (limits_.max_epochs)

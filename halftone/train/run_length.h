@@ -25,6 +25,9 @@ struct RunCounters {
   double seconds = 0;              // spent training
 };
 
+/// Whether rates along `schedule` depend on how many batches an epoch of the run has.
+bool needs_epoch_length(const RunLimits& limits, const LrScheduleOptions& schedule);
+
 /// When a run ends, and the learning rate of the next update.
 class RunLength {
  public:

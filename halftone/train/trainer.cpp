@@ -14,6 +14,7 @@
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/advice.h"
+#include "halftone/train/evaluation.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/run_config.h"
 #include "halftone/train/run_report.h"
@@ -77,23 +78,6 @@ void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
   keep_fp32(network, options.keep_fp32);
 }
 
-/// Eval mode and no gradients while it lives.
-class EvaluationMode {
- public:
-  explicit EvaluationMode(torch::nn::Module& module)
-      : module_(module), was_training_(module.is_training()) {
-    module_.eval();
-  }
-  ~EvaluationMode() { module_.train(was_training_); }
-  EvaluationMode(const EvaluationMode&) = delete;
-  EvaluationMode& operator=(const EvaluationMode&) = delete;
-
- private:
-  const torch::NoGradGuard no_grad_;
-  torch::nn::Module& module_;
-  bool was_training_;
-};
-
 template <class Kind>
 void add_unless_there(std::vector<std::shared_ptr<Callback>>& callbacks) {
   const auto is_kind = [](const auto& callback) {
@@ -113,6 +97,15 @@ bool resumes_run(const TrainerOptions& options, const FitOptions& how) {
 ExistingRun existing_run(const TrainerOptions& options, const FitOptions& how) {
   if (how.resume_or_start) return ExistingRun::kRestart;
   return options.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse;
+}
+
+/// Modules train in the modes that the user left them in: one in eval mode is frozen on purpose,
+/// all of them may be forgotten.
+void note_eval_mode(const torch::nn::Module& module) {
+  if (!module.is_training())
+    log_note(
+        "the module is in eval mode and is trained in it: no dropout, batch statistics that do not "
+        "move; call train() before fit() to train in train mode");
 }
 
 std::string callback_prefix(const Callback& callback) {
@@ -146,6 +139,15 @@ const FitLoop& Trainer::loop() const {
   return *loop_;
 }
 
+void Trainer::check_own_position(const void* train, const void* validation) const {
+  if (train == validation && options_.val_check_interval > 0)
+    throw UserError(fmt::format(
+        "trainer: val_check_interval is {}, but training and validation share a loader that has "
+        "one position, and a validation within the epoch would lose it; give fit() a loader of "
+        "its own for validation, or set val_check_interval to 0",
+        options_.val_check_interval));
+}
+
 void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options) {
   stop_ = false;
   stop_signal_.reset();
@@ -176,7 +178,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   } const closing{*this};
   if (!options_.default_root_dir.empty()) open_run(loop, resumes, existing_run(options_, options));
   advise(task);
-  task.module().train();
+  note_eval_mode(task.module());
   task.module().on_fit_start();
   try {
     for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
@@ -273,16 +275,8 @@ void Trainer::validate_and_report(EvaluationTask& task) {
 }
 
 std::map<std::string, double> Trainer::evaluate(EvaluationTask& task) {
-  TrainingModuleBase& module = task.module();
-  if (loop_ == nullptr) precision_.convert_module(module.network());
-  module.logged().take();
-  const EvaluationMode mode(module);
-  {
-    const auto region = precision_.forward_context();
-    task.run(precision_.device());
-  }
-  module.take_tokens();
-  return module.logged().take();
+  if (loop_ == nullptr) precision_.convert_module(task.module().network());
+  return run_evaluation(task, precision_);
 }
 
 void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last) {

@@ -71,10 +71,13 @@ class Trainer {
   explicit Trainer(TrainerOptions options);
 
   /// Trains until a limit is reached or stop() is called. `module` is a TrainingModule or a pointer
-  /// to one; a loader is a BatchLoader, a TensorLoader, a torch::data loader or any range of
-  /// batches, or a pointer to one. Throws UserError and SystemError.
+  /// to one, its parts in the modes in which they are to be trained. A loader is a BatchLoader, a
+  /// TensorLoader, a torch::data loader, any range of batches or a class with batch_at()
+  /// (IndexedLoader), or a pointer to one. Training begins at its first batch, whatever it was used
+  /// for before; a validation is one pass. Throws UserError and SystemError.
   template <class Module, class Loader>
   void fit(Module&& module, Loader&& train, const FitOptions& options = {}) {
+    require_module_and_loader<Pointee<Module>, Pointee<Loader>>();
     ModuleTrainingTask task(pointee(module), pointee(train));
     run(task, nullptr, options);
   }
@@ -82,6 +85,10 @@ class Trainer {
   requires(!std::is_convertible_v<ValidationLoader, FitOptions>) void fit(
       Module&& module, Loader&& train, ValidationLoader&& validation,
       const FitOptions& options = {}) {
+    require_module_and_loader<Pointee<Module>, Pointee<Loader>>();
+    require_module_and_loader<Pointee<Module>, Pointee<ValidationLoader>>();
+    if constexpr (SinglePositionLoader<Pointee<Loader>>)
+      check_own_position(&pointee(train), &pointee(validation));
     ModuleTrainingTask task(pointee(module), pointee(train));
     ModuleEvaluationTask evaluation(pointee(module), pointee(validation),
                                     EvaluationKind::kValidation);
@@ -92,12 +99,14 @@ class Trainer {
   /// precision.
   template <class Module, class Loader>
   std::map<std::string, double> validate(Module&& module, Loader&& loader) {
+    require_module_and_loader<Pointee<Module>, Pointee<Loader>>();
     ModuleEvaluationTask task(pointee(module), pointee(loader), EvaluationKind::kValidation);
     return evaluate(task);
   }
   /// The same for test_step.
   template <class Module, class Loader>
   std::map<std::string, double> test(Module&& module, Loader&& loader) {
+    require_module_and_loader<Pointee<Module>, Pointee<Loader>>();
     ModuleEvaluationTask task(pointee(module), pointee(loader), EvaluationKind::kTest);
     return evaluate(task);
   }
@@ -129,6 +138,7 @@ class Trainer {
     std::int64_t keep_last;
   };
 
+  void check_own_position(const void* train, const void* validation) const;
   void run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options);
   void open_run(FitLoop& loop, bool resumes, ExistingRun existing);
   void resume(FitLoop& loop);

@@ -106,7 +106,8 @@ class TrainingModule : public TrainingModuleBase {
   using Batch = BatchType;
 
   /// The loss of a batch, a scalar; `index` counts the batches of the epoch from 0. Runs under
-  /// autocast where the precision has it; the batch is on the module's device.
+  /// autocast where the precision has it; the batch is on the module's device, and in a true
+  /// 16-bit precision its floating-point tensors are in that format.
   virtual torch::Tensor training_step(const Batch& batch, std::int64_t index) = 0;
 
   /// Over how many samples, tokens or whatever counts alike the loss of `batch` is the mean: its

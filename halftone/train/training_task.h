@@ -10,9 +10,11 @@
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "halftone/core/state_dict.h"
+#include "halftone/train/batch_placement.h"
 #include "halftone/train/batch_stream.h"
 #include "halftone/train/training_module.h"
 
@@ -33,8 +35,8 @@ class TrainingTask {
   virtual void join_group() = 0;
   /// Whether it can.
   virtual bool joins_batches() const = 0;
-  /// The loss of batch `i` of the group, computed on `device`.
-  virtual torch::Tensor training_step(std::int64_t i, const torch::Device& device) = 0;
+  /// The loss of batch `i` of the group, computed where `place` says.
+  virtual torch::Tensor training_step(std::int64_t i, const BatchPlacement& place) = 0;
 
   /// Rows that the batches of the last group gave to a matrix product; 0 where it is not known.
   virtual std::int64_t rows_per_batch() const = 0;
@@ -44,6 +46,9 @@ class TrainingTask {
   virtual std::int64_t epochs() const = 0;  // completed
   /// Nothing where the loader does not tell, until an epoch has ended.
   virtual std::optional<std::int64_t> batches_per_epoch() const = 0;
+  /// Reads an epoch's batches to count them, where batches_per_epoch() has nothing; before the
+  /// first load_group().
+  virtual void count_batches() = 0;
   virtual StateDict data_state() const = 0;
   virtual void load_data_state(const StateDict& state) = 0;
 };
@@ -53,7 +58,7 @@ class EvaluationTask {
   virtual ~EvaluationTask() = default;
   virtual TrainingModuleBase& module() = 0;
   /// Runs the step of every batch of the data, once.
-  virtual void run(const torch::Device& device) = 0;
+  virtual void run(const BatchPlacement& place) = 0;
 };
 
 /// `holder` itself, or what it points to: shared_ptr, unique_ptr, ModuleHolder.
@@ -81,6 +86,44 @@ template <class Batch>
 concept JoinableBatch = requires(std::span<const Batch> parts, std::span<const double> weights) {
   { Batch::joined(parts, weights) } -> std::convertible_to<Batch>;
 };
+
+template <class Holder>
+using Pointee = std::remove_reference_t<decltype(pointee(std::declval<Holder&>()))>;
+
+/// Compiles for a module and a loader that go together, and else names what one of them lacks.
+template <class Module, class Loader>
+consteval void require_module_and_loader() {
+  using Source = std::remove_const_t<Loader>;
+  static_assert(std::derived_from<Module, TrainingModuleBase>,
+                "expected a module that derives from halftone::TrainingModule<Batch>");
+  constexpr bool kHasBatchAt = requires(Source & loader) { loader.batch_at(std::int64_t{}); };
+  constexpr bool kHasConstBatchAt = requires(const Source& loader) {
+    loader.batch_at(std::int64_t{});
+  };
+  static_assert(
+      !kHasBatchAt || kHasConstBatchAt,
+      "this loader's batch_at(std::int64_t position) must be const: it may run on another "
+      "thread, and its batch depends on the position alone");
+  static_assert(!kHasConstBatchAt || IndexedLoader<Source>,
+                "this loader has batch_at(), but lacks `std::int64_t batches_per_epoch() const`");
+  static_assert(kHasBatchAt || IndexedLoader<Source> || EpochLoader<Source>,
+                "this loader lacks `Batch batch_at(std::int64_t position) const` and "
+                "`std::int64_t batches_per_epoch() const`, or instead begin() and end() over the "
+                "batches of an epoch");
+  constexpr bool kSaves = requires(const Source& loader) { loader.state_dict(); };
+  constexpr bool kLoads = requires(Source & loader, const StateDict& state) {
+    loader.load_state_dict(state);
+  };
+  static_assert(!IndexedLoader<Source> || kSaves == kLoads,
+                "this loader has only one of `halftone::StateDict state_dict() const` and "
+                "`void load_state_dict(const halftone::StateDict&)`");
+  if constexpr (std::derived_from<Module, TrainingModuleBase> &&
+                (IndexedLoader<Loader> || EpochLoader<Loader>))
+    static_assert(std::is_convertible_v<decltype(std::declval<BatchStream<Loader>&>().next()),
+                                        typename Module::Batch>,
+                  "this loader's batches are of another type than the module's: derive the module "
+                  "from halftone::TrainingModule<type of the loader's batches>");
+}
 
 template <class Module, class Loader>
 class ModuleTrainingTask final : public TrainingTask {
@@ -113,11 +156,10 @@ class ModuleTrainingTask final : public TrainingTask {
     }
   }
 
-  torch::Tensor training_step(std::int64_t i, const torch::Device& device) override {
+  torch::Tensor training_step(std::int64_t i, const BatchPlacement& place) override {
     const auto& batch = group_[static_cast<std::size_t>(i)];
     module_.set_batch_weight(weights_[static_cast<std::size_t>(i)]);
-    return module_.training_step(to_device<typename Module::Batch>(batch, device),
-                                 first_index_ + i);
+    return module_.training_step(placed<typename Module::Batch>(batch, place), first_index_ + i);
   }
 
   std::int64_t rows_per_batch() const override {
@@ -128,6 +170,7 @@ class ModuleTrainingTask final : public TrainingTask {
   std::optional<std::int64_t> batches_per_epoch() const override {
     return stream_.batches_per_epoch();
   }
+  void count_batches() override { stream_.count_batches(); }
   StateDict data_state() const override { return stream_.state_dict(); }
   void load_data_state(const StateDict& state) override { stream_.load_state_dict(state); }
 
@@ -183,20 +226,19 @@ class ModuleEvaluationTask final : public EvaluationTask {
 
   TrainingModuleBase& module() override { return module_; }
 
-  void run(const torch::Device& device) override {
-    BatchStream<Loader> stream(loader_);
+  void run(const BatchPlacement& place) override {
+    BatchStream<Loader> stream(loader_, /*epochs=*/1);
     std::int64_t index = 0;
-    const std::int64_t epoch = stream.epochs();
     do {
       const auto loaded = stream.next();
       module_.set_batch_weight({.loss = module_.loss_weight(loaded),
                                 .samples = static_cast<double>(sample_count(loaded))});
-      const auto batch = to_device<typename Module::Batch>(loaded, device);
+      const auto batch = placed<typename Module::Batch>(loaded, place);
       if (kind_ == EvaluationKind::kValidation)
         module_.validation_step(batch, index++);
       else
         module_.test_step(batch, index++);
-    } while (stream.epochs() == epoch);
+    } while (stream.epochs() == 0);
   }
 
  private:

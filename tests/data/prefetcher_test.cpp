@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <stdexcept>
@@ -56,6 +57,22 @@ TEST(Prefetcher, WorksAheadButNotTooFar) {
   }
   EXPECT_FALSE(too_far);
   EXPECT_FALSE(on_caller);
+}
+
+TEST(Prefetcher, MakesNothingFromItsEndOn) {
+  std::atomic<std::int64_t> last = -1;
+  {
+    const auto make = [&](std::int64_t position) {
+      last = std::max<std::int64_t>(last, position);
+      return position;
+    };
+    Prefetcher<std::int64_t> values(make, 8, 4);
+    for (std::int64_t position = 0; position < 4; ++position)
+      EXPECT_EQ(values.take(position), position);
+    EXPECT_EQ(values.take(1), 1) << "and begins anew before it";
+    EXPECT_THROW(values.take(4), c10::Error);
+  }
+  EXPECT_EQ(last, 3);
 }
 
 TEST(Prefetcher, AnErrorComesWithItsOwnPosition) {

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 static_assert(PrefetchableLoader<BatchLoader>);
-static_assert(ResumableLoader<TensorLoader> && !PrefetchableLoader<TensorLoader>,
+static_assert(IndexedLoader<TensorLoader> && !PrefetchableLoader<TensorLoader>,
               "its samples are in memory already");
 
 class TokenStream : public testing::Test {

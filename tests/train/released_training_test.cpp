@@ -225,7 +225,7 @@ TEST(ReleasedTraining, TakesAllMicroBatchesOfAnUpdate) {
   EXPECT_NEAR(*b.grad_norm, *a.grad_norm, 1e-5 * *a.grad_norm);
   EXPECT_EQ(b.tokens, a.tokens);
   EXPECT_EQ(run.loop().counters().micro_step, 4);
-  EXPECT_EQ(run.loader().position(), 4);
+  EXPECT_EQ(run.loop().checkpoint().trainer.get<std::int64_t>("data.position"), 4);
   const auto batches = *run.loop().length().batches_per_epoch();
   ASSERT_NE(batches % 4, 0);
   while (run.loop().counters().epochs == 0) run.steps(1);  // the last group is smaller

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/evaluation.h"
+
+#include "halftone/nn/evaluation_mode.h"
+
+namespace halftone {
+
+std::map<std::string, double> run_evaluation(EvaluationTask& task,
+                                             const MixedPrecision& precision) {
+  TrainingModuleBase& module = task.module();
+  module.logged().take();
+  const EvaluationMode mode(module);
+  {
+    const auto region = precision.forward_context();
+    task.run(precision.batch_placement());
+  }
+  module.take_tokens();
+  return module.logged().take();
+}
+
+}  // namespace halftone

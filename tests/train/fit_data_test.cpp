@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a Trainer takes from loaders of every kind, also used before, shared, and resumed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/data.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/optim/sgd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/core/log.h"
+#include "halftone/data/tensor_loader.h"
+#include "halftone/train/network_state.h"
+#include "halftone/train/trainer.h"
+#include "support/message_of.h"
+#include "support/temp_folder.h"
+
+namespace halftone {
+namespace {
+
+using testing::HasSubstr;
+using Example = torch::data::Example<>;
+
+/// A line that notes the first value of each batch that it trained on, which tells the batches
+/// apart, and counts those that it validated.
+class Line : public TrainingModule<> {
+ public:
+  Line() {
+    torch::manual_seed(5);
+    layer_ = register_module("layer", torch::nn::Linear(4, 1));
+  }
+  torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+    seen.push_back(batch.data[0][0].item<double>());
+    return (layer_(batch.data) - batch.target).square().mean();
+  }
+  void validation_step(const Batch& batch, std::int64_t /*index*/) override {
+    ++validations;
+    log("val_loss", (layer_(batch.data) - batch.target).square().mean(),
+        static_cast<double>(batch.data.size(0)));
+  }
+  std::vector<OptimizerSetup> configure_optimizers() override {
+    return {{std::make_shared<torch::optim::SGD>(parameters(), 0.01), schedule}};
+  }
+
+  std::optional<LrScheduleOptions> schedule;
+  std::vector<double> seen;
+  std::int64_t validations = 0;
+
+ private:
+  torch::nn::Linear layer_{nullptr};
+};
+
+Example samples(std::int64_t count = 32) {
+  torch::Tensor x = torch::arange(count * 4).reshape({count, 4}) / 100.0;
+  return {x, x.sum(1, /*keepdim=*/true)};
+}
+
+TensorLoader four_batches(bool shuffle = false) {
+  return {samples(), {.batch_size = 8, .shuffle = shuffle, .seed = 2}};
+}
+
+template <class Sampler = torch::data::samplers::SequentialSampler>
+auto torch_loader(std::size_t workers = 0, std::int64_t count = 32) {
+  struct Rows : torch::data::datasets::Dataset<Rows> {
+    explicit Rows(Example all) : samples(std::move(all)) {}
+    Example get(std::size_t index) override {
+      const auto row = static_cast<std::int64_t>(index);
+      return {samples.data[row], samples.target[row]};
+    }
+    torch::optional<std::size_t> size() const override { return samples.data.size(0); }
+    Example samples;
+  };
+  return torch::data::make_data_loader<Sampler>(
+      Rows(samples(count)).map(torch::data::transforms::Stack<>()),
+      torch::data::DataLoaderOptions(8).workers(workers));
+}
+
+struct StopAt : Callback {
+  explicit StopAt(std::int64_t the_step) : step(the_step) {}
+  void on_step_end(Trainer& trainer, const StepMetrics& metrics) override {
+    rates.push_back(metrics.lr);
+    if (metrics.step == step) trainer.stop();
+  }
+  std::int64_t step;
+  std::vector<double> rates;
+};
+
+TEST(FitData, EachFitHasItsEpochs) {
+  TensorLoader loader = four_batches();
+  Line first, second;
+  Trainer({.max_epochs = 3, .accelerator = "cpu"}).fit(first, loader);
+  Trainer({.max_epochs = 3, .accelerator = "cpu"}).fit(second, loader);
+  EXPECT_EQ(first.seen.size(), 12);
+  EXPECT_EQ(second.seen, first.seen);
+}
+
+TEST(FitData, ALoopOverTheLoaderTakesNothingAway) {
+  TensorLoader loader = four_batches(/*shuffle=*/true);
+  Line untouched, module;
+  Trainer({.max_epochs = 2, .accelerator = "cpu"}).fit(untouched, loader);
+  for (const auto& batch : loader) (void)batch.data.mean();
+  loader.next();
+  Trainer({.max_epochs = 2, .accelerator = "cpu"}).fit(module, loader);
+  EXPECT_EQ(module.seen, untouched.seen);
+  EXPECT_EQ(loader.position(), 5) << "the loader is the caller's";
+}
+
+TEST(FitData, TrainingDataMayBeValidatedOn) {
+  TensorLoader loader = four_batches();
+  for (const std::int64_t interval : {0, 1, 3}) {
+    Line module;
+    Trainer({.max_epochs = 3, .accelerator = "cpu", .val_check_interval = interval})
+        .fit(module, loader, loader);
+    EXPECT_EQ(module.seen.size(), 12);
+    EXPECT_EQ(module.validations, interval == 0 ? 3 * 4 : 12 / interval * 4);
+  }
+}
+
+TEST(FitData, AValidationIsOnePassWhereverTheLoaderWasLeft) {
+  TensorLoader loader = four_batches();
+  TensorLoader fresh = four_batches();
+  Line module;
+  Trainer trainer({.max_steps = 3, .accelerator = "cpu"});
+  trainer.fit(module, loader);
+  loader.next();
+  EXPECT_EQ(trainer.validate(module, loader), trainer.validate(module, fresh));
+  EXPECT_EQ(module.validations, 8);
+}
+
+TEST(FitData, ALoaderOfLibTorchMayBeUsedAgain) {
+  for (const std::size_t workers : {0, 2}) {
+    const auto loader = torch_loader(workers);
+    Line module;
+    Trainer trainer({.max_steps = 6, .accelerator = "cpu"});
+    trainer.fit(module, loader);  // ends within the second epoch
+    trainer.fit(module, loader);
+    EXPECT_EQ(module.seen.size(), 12);
+    EXPECT_EQ(std::vector(module.seen.begin(), module.seen.begin() + 6),
+              std::vector(module.seen.begin() + 6, module.seen.end()));
+    trainer.validate(module, loader);
+    EXPECT_EQ(module.validations, 4);
+  }
+}
+
+TEST(FitData, OnePositionIsNotSharedWithinAnEpoch) {
+  const auto loader = torch_loader();
+  Line module;
+  Trainer({.max_epochs = 2, .accelerator = "cpu"}).fit(module, loader, loader);
+  EXPECT_EQ(module.seen.size(), 8);
+  EXPECT_EQ(module.validations, 8);
+  Trainer within({.max_epochs = 2, .accelerator = "cpu", .val_check_interval = 3});
+  EXPECT_THAT(test::message_of<UserError>([&] { within.fit(module, loader, loader); }),
+              HasSubstr("val_check_interval"));
+  std::vector<Example> batches = {samples(8), samples(8), samples(8), samples(8)};
+  within.fit(module, batches, batches);  // each of its iterators has its own
+  EXPECT_EQ(module.seen.size(), 16);
+}
+
+TEST(FitData, ASchedulesLengthIsThatOfTheLoadersEpochs) {
+  struct Sized {
+    std::int64_t batches_per_epoch() const { return std::ssize(batches); }
+    auto begin() { return batches.begin(); }
+    auto end() { return batches.end(); }
+    std::list<Example> batches;
+  };
+  const auto rates_with = [](auto&& loader) {
+    Line module;
+    module.schedule = LrScheduleOptions{.kind = Schedule::kLinear};
+    const auto watch = std::make_shared<StopAt>(0);
+    Trainer({.max_epochs = 2, .accelerator = "cpu", .callbacks = {watch}}).fit(module, loader);
+    return watch->rates;
+  };
+  std::vector<std::string> notes;
+  set_log_sink([&](LogLevel, const std::string& message) { notes.push_back(message); });
+  const std::vector<double> expected = rates_with(four_batches());
+  std::vector<Example> range = {samples(8), samples(8), samples(8), samples(8)};
+  EXPECT_EQ(rates_with(range), expected);
+  EXPECT_EQ(rates_with(Sized{{range.begin(), range.end()}}), expected);
+  EXPECT_THAT(notes, testing::Not(testing::Contains(HasSubstr("count"))));
+  EXPECT_EQ(rates_with(torch_loader()), expected);
+  EXPECT_EQ(rates_with(torch_loader(2)), expected);
+  set_log_sink({});
+  EXPECT_THAT(notes, testing::Contains(HasSubstr("an epoch is read to count them")).Times(2));
+}
+
+TEST(FitData, CountingChangesNoRandomNumber) {
+  const auto seen_with = [](std::optional<LrScheduleOptions> schedule) {
+    const auto loader = torch_loader<torch::data::samplers::RandomSampler>();
+    Line module;
+    module.schedule = schedule;
+    torch::manual_seed(3);
+    Trainer({.max_epochs = 2, .accelerator = "cpu"}).fit(module, loader);
+    return module.seen;
+  };
+  EXPECT_EQ(seen_with(LrScheduleOptions{.kind = Schedule::kCosine}), seen_with({}));
+}
+
+TEST(FitData, AnEmptyLoaderIsSaidToBeEmpty) {
+  std::vector<Example> none;
+  Line module;
+  EXPECT_THAT(
+      test::message_of<c10::Error>([&] { Trainer({.accelerator = "cpu"}).fit(module, none); }),
+      HasSubstr("expected a loader with batches"));
+}
+
+/// Trains three epochs in one go, and in two parts; the loaders are made by `make`.
+template <class Make>
+void expect_equal_bits_after_resuming(const Make& make) {
+  for (const std::int64_t stop_at : {1, 4, 6}) {
+    const test::TempFolder folder;
+    const auto fit = [&](const char* name, std::int64_t step, bool resume) {
+      Line module;
+      auto loader = make();
+      torch::manual_seed(resume ? 99 : 11);
+      Trainer({.max_epochs = 3,
+               .accelerator = "cpu",
+               .callbacks = {std::make_shared<StopAt>(step)},
+               .default_root_dir = folder / name})
+          .fit(module, loader, {.resume = resume});
+      return std::pair(module.seen, network_state(module));
+    };
+    const auto [straight, expected] = fit("straight", 0, false);
+    auto [parts, ignored] = fit("parts", stop_at, false);
+    const auto [second, resumed] = fit("parts", 0, true);
+    parts.insert(parts.end(), second.begin(), second.end());
+    EXPECT_EQ(parts, straight) << stop_at;
+    for (const auto& [tensor_name, tensor] : expected.tensors)
+      EXPECT_TRUE(tensor.equal(resumed.tensor(tensor_name))) << tensor_name;
+  }
+}
+
+TEST(FitData, ALoaderOfLibTorchThatShufflesIsResumedExactly) {
+  expect_equal_bits_after_resuming(
+      [] { return torch_loader<torch::data::samplers::RandomSampler>(); });
+  expect_equal_bits_after_resuming(
+      [] { return torch_loader<torch::data::samplers::RandomSampler>(2); });
+}
+
+/// Two members: the least that a loader with positions has.
+struct Squares {
+  std::int64_t batches_per_epoch() const { return length; }
+  Example batch_at(std::int64_t position) const {
+    last = std::max<std::int64_t>(last, position);
+    const torch::Tensor x = torch::full({2, 4}, static_cast<double>(position * position % 97) / 97);
+    return {x, x.sum(1, /*keepdim=*/true)};
+  }
+  std::int64_t length = 4;
+  mutable std::atomic<std::int64_t> last = -1;
+};
+
+TEST(FitData, TwoMembersMakeALoaderThatIsResumedExactly) {
+  expect_equal_bits_after_resuming([] { return std::make_unique<Squares>(); });
+}
+
+TEST(FitData, AValidationReadsNoBatchBeyondItsPass) {
+  Squares loader;
+  Line module;
+  Trainer({.accelerator = "cpu"}).validate(module, loader);
+  EXPECT_EQ(module.validations, 4);
+  EXPECT_EQ(loader.last, 3);
+}
+
+TEST(FitData, OtherDataIsNotResumedOn) {
+  const auto resume_with = [](auto&& first, auto&& second) {
+    const test::TempFolder folder;
+    const auto fit = [&](auto& loader, bool resume) {
+      Line module;
+      Trainer({.max_epochs = 2,
+               .accelerator = "cpu",
+               .callbacks = {std::make_shared<StopAt>(resume ? 0 : 3)},
+               .default_root_dir = folder / "run"})
+          .fit(module, loader, {.resume = resume});
+    };
+    fit(first, false);
+    return test::message_of<UserError>([&] { fit(second, true); });
+  };
+  Squares four, five{.length = 5};
+  EXPECT_THAT(resume_with(four, five), HasSubstr("had 4 batches, now it has 5"));
+  TensorLoader other(samples(24), {.batch_size = 8, .shuffle = false});
+  EXPECT_THAT(resume_with(four_batches(), other), HasSubstr("cannot resume: data differs"));
+  EXPECT_THAT(resume_with(torch_loader(), torch_loader(0, 16)),
+              HasSubstr("was at batch 3 of an epoch, but the data has 2"));
+}
+
+}  // namespace
+}  // namespace halftone

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Trainer::validate() and the validations of a fit compute and leave behind.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/optim/sgd.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "halftone/core/log.h"
+#include "halftone/data/tensor_loader.h"
+#include "halftone/train/trainer.h"
+
+namespace halftone {
+namespace {
+
+/// A line.
+class Line : public TrainingModule<> {
+ public:
+  torch::Tensor forward(const torch::Tensor& x) { return layer_(x); }
+  torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+    const torch::Tensor error = forward(batch.data) - batch.target;
+    return error.square().mean();
+  }
+  std::vector<OptimizerSetup> configure_optimizers() override {
+    return {std::make_shared<torch::optim::SGD>(parameters(), 0.01)};
+  }
+
+ private:
+  torch::nn::Linear layer_ = register_module("layer", torch::nn::Linear(4, 1));
+};
+
+/// Ten samples, the last two of which are hard.
+torch::data::Example<> uneven_samples() {
+  torch::manual_seed(1);
+  torch::Tensor target = torch::zeros({10, 1});
+  target.slice(0, 8) += 10;
+  return {torch::randn({10, 4}), target};
+}
+
+TensorLoader batches_of(std::int64_t batch_size) {
+  return {uneven_samples(), {.batch_size = batch_size, .shuffle = false}};
+}
+
+/// Notes the mode of its norm in every step.
+class Normalised : public Line {
+ public:
+  torch::Tensor training_step(const Batch& batch, std::int64_t index) override {
+    modes.push_back(norm->is_training());
+    return Line::training_step({norm(batch.data), batch.target}, index);
+  }
+  torch::nn::BatchNorm1d norm = register_module("norm", torch::nn::BatchNorm1d(4));
+  std::vector<bool> modes;
+};
+
+TEST(Validation, ASubmoduleInEvalModeStaysThere) {
+  Normalised module;
+  module.norm->eval();
+  const torch::Tensor before = module.norm->running_mean.clone();
+  TensorLoader train = batches_of(5), validation = batches_of(10);
+  Trainer({.max_epochs = 2, .accelerator = "cpu"}).fit(module, train, validation);
+  EXPECT_THAT(module.modes, testing::Each(false));
+  EXPECT_EQ(module.modes.size(), 4 + 2);
+  EXPECT_TRUE(module.norm->running_mean.equal(before));
+  EXPECT_TRUE(module.is_training());
+}
+
+TEST(Validation, SubmodulesAreBackInTheirModeAfterAnException) {
+  struct Failing : Normalised {
+    void validation_step(const Batch& /*batch*/, std::int64_t /*index*/) override {
+      EXPECT_FALSE(is_training() || norm->is_training());
+      throw std::runtime_error("no more");
+    }
+  } module;
+  module.eval();
+  module.norm->train();
+  TensorLoader loader = batches_of(10);
+  EXPECT_THROW(Trainer({.accelerator = "cpu"}).validate(module, loader), std::runtime_error);
+  EXPECT_FALSE(module.is_training());
+  EXPECT_TRUE(module.norm->is_training());
+  EXPECT_TRUE(torch::GradMode::is_enabled());
+}
+
+TEST(Validation, AModuleInEvalModeIsTrainedInItAndSaidToBe) {
+  std::vector<std::string> notes;
+  set_log_sink([&](LogLevel, const std::string& message) { notes.push_back(message); });
+  Normalised module;
+  module.eval();
+  TensorLoader loader = batches_of(10);
+  Trainer({.max_steps = 2, .accelerator = "cpu"}).fit(module, loader);
+  set_log_sink({});
+  EXPECT_THAT(module.modes, testing::ElementsAre(false, false));
+  EXPECT_THAT(notes, testing::Contains(testing::HasSubstr("call train() before fit()")));
+}
+
+}  // namespace
+}  // namespace halftone
