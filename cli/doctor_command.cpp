@@ -105,11 +105,11 @@ std::string speed_text(const DoctorReport& report) {
 
 std::string matmul_text(const DoctorReport& report) {
   std::string text =
-      fmt::format("\nways of 16-bit products, on one thread\n  {:<22} {:>10} {:>10}   {}\n",
+      fmt::format("\nways of 16-bit products, on one thread\n  {:<32} {:>10} {:>10}   {}\n",
                   "product", "native", "widened", "taken");
   for (const MatmulTiming& timing : report.matmul_timings)
     text +=
-        fmt::format("  {:<22} {:>7.2f} ms {:>7.2f} ms   {}{}\n", timing.product, timing.native_ms,
+        fmt::format("  {:<32} {:>7.2f} ms {:>7.2f} ms   {}{}\n", timing.product, timing.native_ms,
                     timing.widened_ms, to_string(chosen_way(report, timing.product)),
                     timing.small ? " (times of a small problem)" : "");
   const LibraryTiming& fp32 = report.fp32_timing;

@@ -29,7 +29,8 @@ namespace {
 /// "native, attention=widened": the ways of the 16-bit format that is computed in on a CPU.
 std::string matmul_paths_of(const PretrainInputs& inputs) {
   const torch::ScalarType compute = inputs.precision.compute;
-  return is_half(compute) && inputs.device.is_cpu() ? to_string(matmul_paths().of(compute)) : "";
+  if (!is_half(compute) || !inputs.device.is_cpu()) return "";
+  return to_string(without_convolutions(matmul_paths().of(compute)));
 }
 
 using StartObserver = std::function<void(const PretrainPlan&)>;

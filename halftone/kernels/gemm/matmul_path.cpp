@@ -20,11 +20,14 @@ constexpr std::array<std::pair<const char*, MatmulPath>, 2> kPathNames{
     {{"native", MatmulPath::kNative}, {"widened", MatmulPath::kWidened}}};
 constexpr std::array<std::pair<const char*, GemmLibrary>, 2> kLibraryNames{
     {{"blas", GemmLibrary::kBlas}, {"onednn", GemmLibrary::kOneDnn}}};
-constexpr std::array<std::pair<const char*, MatmulPath MatmulPaths::*>, 4> kDirections{
+constexpr std::array<std::pair<const char*, MatmulPath MatmulPaths::*>, 7> kDirections{
     {{"forward", &MatmulPaths::forward},
      {"input_gradient", &MatmulPaths::input_gradient},
      {"weight_gradient", &MatmulPaths::weight_gradient},
-     {"attention", &MatmulPaths::attention}}};
+     {"attention", &MatmulPaths::attention},
+     {"convolution", &MatmulPaths::convolution},
+     {"convolution_input_gradient", &MatmulPaths::convolution_input_gradient},
+     {"convolution_weight_gradient", &MatmulPaths::convolution_weight_gradient}}};
 constexpr std::array<std::pair<const char*, MatmulPaths MatmulChoice::*>, 2> kDtypes{
     {{"bf16", &MatmulChoice::bf16}, {"fp16", &MatmulChoice::fp16}}};
 
@@ -38,6 +41,16 @@ std::optional<GemmLibrary> library_named(std::string_view text) {
   for (const auto& [name, value] : kLibraryNames)
     if (name == text) return value;
   return std::nullopt;
+}
+
+std::string unknown_product(std::string_view key) {
+  std::string products;
+  for (const auto& [direction, member] : kDirections)
+    products += fmt::format("{}.{}", products.empty() ? "" : ", ", direction);
+  return fmt::format(
+      "expected fp32, or bf16 or fp16, alone or with one of {} behind it, before the '=' of a "
+      "matmul choice, got '{}'",
+      products, key);
 }
 
 void apply_item(std::string_view item, MatmulChoice& choice) {
@@ -61,11 +74,7 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
       known = true;
     }
   }
-  if (!known)
-    throw UserError(fmt::format(
-        "expected fp32, bf16 or fp16 before the '=' of a matmul choice, the last two optionally "
-        "with .forward, .input_gradient, .weight_gradient or .attention, got '{}'",
-        key));
+  if (!known) throw UserError(unknown_product(key));
 }
 
 /// The directions that do not go the way of the forward product.
@@ -100,6 +109,12 @@ std::string to_string(GemmLibrary library) {
   for (const auto& [name, value] : kLibraryNames)
     if (value == library) return name;
   return "?";
+}
+
+MatmulPaths without_convolutions(MatmulPaths paths) {
+  paths.convolution = paths.convolution_input_gradient = paths.convolution_weight_gradient =
+      paths.forward;
+  return paths;
 }
 
 std::string to_string(const MatmulPaths& paths) {

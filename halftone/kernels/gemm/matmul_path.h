@@ -17,12 +17,16 @@ enum class MatmulPath {
   kWidened,  // operands widened exactly to fp32, sgemm, the result rounded once
 };
 
-/// One dtype's ways, by direction.
+/// One dtype's ways, by product. A transposed convolution is the input gradient of another one and
+/// goes its way; its own input gradient goes the way of `convolution`.
 struct MatmulPaths {
   MatmulPath forward = MatmulPath::kWidened;
   MatmulPath input_gradient = MatmulPath::kWidened;
   MatmulPath weight_gradient = MatmulPath::kWidened;
   MatmulPath attention = MatmulPath::kWidened;
+  MatmulPath convolution = MatmulPath::kWidened;
+  MatmulPath convolution_input_gradient = MatmulPath::kWidened;
+  MatmulPath convolution_weight_gradient = MatmulPath::kWidened;
   bool operator==(const MatmulPaths&) const = default;
 };
 
@@ -45,6 +49,8 @@ struct MatmulChoice {
 /// the same, one word for everything in 16 bits ("widened") and one for fp32 ("blas"). What the
 /// text leaves out stays as in `base`.
 std::string to_string(const MatmulChoice& choice);
+/// `paths` as a model without convolutions shows them: these follow the forward product.
+MatmulPaths without_convolutions(MatmulPaths paths);
 /// One dtype's ways: "native", or with directions that differ, "native, attention=widened".
 std::string to_string(const MatmulPaths& paths);
 std::string to_string(MatmulPath path);
@@ -53,7 +59,7 @@ MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base
 
 /// The ways in force. The first call decides: the environment variable HALFTONE_MATMUL, else what
 /// an earlier process measured on the same machine with the same libraries
-/// (${XDG_CACHE_HOME:-~/.cache}/halftone/matmul.json), else a measurement of about half a second.
+/// (${XDG_CACHE_HOME:-~/.cache}/halftone/matmul.json), else a measurement of less than a second.
 /// Thread-safe.
 MatmulChoice matmul_paths();
 /// The ways in force where the process has asked for them, which it has not before its first

@@ -93,6 +93,7 @@ TEST(FastCpuGemmsRegistration, ChangesTheseKernelsOfTheCpuAndNothingElse) {
   const std::vector<std::string> expected = {
       "aten::_addmm_activation CPU",
       "aten::_addmm_activation.out CPU",
+      "aten::_convolution CPU",
       "aten::_scaled_dot_product_flash_attention_for_cpu CPU",
       "aten::_scaled_dot_product_flash_attention_for_cpu_backward CPU",
       "aten::addmm CPU",
@@ -103,6 +104,9 @@ TEST(FastCpuGemmsRegistration, ChangesTheseKernelsOfTheCpuAndNothingElse) {
       "aten::baddbmm_ CPU",
       "aten::bmm CPU",
       "aten::bmm.out CPU",
+      "aten::convolution_backward CPU",
+      "aten::mkldnn_rnn_layer CPU",
+      "aten::mkldnn_rnn_layer_backward CPU",
       "aten::mm CPU",
       "aten::mm.out CPU"};
   EXPECT_THAT(changes(), testing::UnorderedElementsAreArray(expected));
@@ -136,12 +140,14 @@ TEST(FastCpuGemmsRegistration, TheLibraryBesideItChangesNothing) {
             0);
 }
 
-TEST(FastCpuGemmsRegistration, TheVariableIsOnOrOff) {
+TEST(FastCpuGemmsRegistration, TheVariableIsOnOffOrAll) {
   setenv("HALFTONE_CPU_GEMM", "fast", 1);
   EXPECT_THAT(test::message_of<UserError>([] { use_fast_cpu_gemms(); }),
-              HasSubstr("HALFTONE_CPU_GEMM: expected on or off, got 'fast'"));
+              HasSubstr("HALFTONE_CPU_GEMM: expected on, off or all, got 'fast'"));
   setenv("HALFTONE_CPU_GEMM", "off", 1);
   EXPECT_FALSE(use_fast_cpu_gemms());
+  setenv("HALFTONE_CPU_GEMM", "all", 1);
+  EXPECT_TRUE(use_fast_cpu_gemms());
   setenv("HALFTONE_CPU_GEMM", "on", 1);
   EXPECT_TRUE(use_fast_cpu_gemms());
   unsetenv("HALFTONE_CPU_GEMM");
