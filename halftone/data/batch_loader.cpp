@@ -36,7 +36,7 @@ void check_same(const StateDict& saved, const StateDict& now, const std::string&
   const auto found = saved.values.find(name);
   const StateDict::Value& current = now.values.at(name);
   if (found == saved.values.end())
-    throw UserError(fmt::format("the saved data position lacks '{}'", name));
+    throw UserError(fmt::format("the saved loader state has no '{}'", name));
   if (found->second != current)
     throw UserError(
         fmt::format("cannot resume: {} (saved {} {}, now {}); put the "

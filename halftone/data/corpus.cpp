@@ -30,7 +30,7 @@ void hash_file(const std::filesystem::path& path, Hasher& hasher) {
     stream.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
     hasher.update({buffer.data(), static_cast<std::size_t>(stream.gcount())});
   }
-  if (stream.bad()) throw SystemError(fmt::format("reading {} failed", path.string()));
+  if (stream.bad()) throw SystemError(fmt::format("cannot read {}", path.string()));
 }
 
 }  // namespace
@@ -96,8 +96,9 @@ bool Corpus::next(Piece& piece) {
     bytes_before_ += files_[file_].bytes;
   }
   if (!any_)
-    throw UserError(fmt::format("there is no text in {}{}; the data must not be empty",
-                                files_[0].path.string(), files_.size() > 1 ? ", ..." : ""));
+    throw UserError(
+        fmt::format("no text found in {}{}; expected at least one line that is not blank",
+                    files_[0].path.string(), files_.size() > 1 ? ", ..." : ""));
   return false;
 }
 

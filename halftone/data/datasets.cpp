@@ -47,7 +47,7 @@ const Dataset& find_dataset(const std::string& name) {
   for (const Dataset& dataset : datasets())
     if (dataset.name == name) return dataset;
   const auto near = nearest_match(name, dataset_names());
-  throw UserError(fmt::format("unknown data set '{}'{}; there are {}", name,
+  throw UserError(fmt::format("unknown data set '{}'{}; available: {}", name,
                               near ? fmt::format(", did you mean '{}'?", *near) : "",
                               fmt::join(dataset_names(), ", ")));
 }
@@ -240,7 +240,7 @@ FetchedData fetch_dataset(const std::string& name, fs::path folder) {
   }
   if (holds_something(folder))
     throw UserError(
-        fmt::format("{} is there and holds something else than {}; name another folder "
+        fmt::format("{} already exists and holds something other than {}; choose another folder "
                     "with --out, or remove it",
                     folder.string(), name));
 
@@ -253,7 +253,7 @@ FetchedData fetch_dataset(const std::string& name, fs::path folder) {
   std::error_code error;
   fs::rename(complete, folder, error);
   if (error && !fs::exists(folder / kStamp))  // else another process was faster
-    throw SystemError(fmt::format("cannot make {}: {}", folder.string(), error.message()));
+    throw SystemError(fmt::format("cannot create {}: {}", folder.string(), error.message()));
   return describe(folder, false);
 }
 

@@ -52,8 +52,9 @@ class IdxReader {
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
-    throw UserError(fmt::format("'{}' is not a whole IDX file: {}; fetch it again, or name another",
-                                path_.string(), what));
+    throw UserError(
+        fmt::format("'{}' is not a complete IDX file: {}; fetch it again, or name another",
+                    path_.string(), what));
   }
 
   void need(void* out, std::size_t bytes, std::string_view what) {

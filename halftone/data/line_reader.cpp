@@ -49,7 +49,7 @@ void LineReader::fill() {
   const std::size_t kept = buffer_.size();
   buffer_.resize(kept + kReadBytes);
   stream_.read(buffer_.data() + kept, static_cast<std::streamsize>(kReadBytes));
-  if (stream_.bad()) throw SystemError(fmt::format("reading {} failed", path_.string()));
+  if (stream_.bad()) throw SystemError(fmt::format("cannot read {}", path_.string()));
   buffer_.resize(kept + static_cast<std::size_t>(stream_.gcount()));
 }
 

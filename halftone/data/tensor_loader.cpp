@@ -113,12 +113,12 @@ void TensorLoader::load_state_dict(const StateDict& state) {
   for (const char* name : {"data", "batch_size", "shuffle", "seed", "drop_last"}) {
     const auto found = state.values.find(name);
     if (found == state.values.end())
-      throw UserError(fmt::format("the saved data position lacks '{}'", name));
+      throw UserError(fmt::format("the saved loader state has no '{}'", name));
     const StateDict::Value& current = now.values.at(name);
     if (found->second != current)
       throw UserError(
           fmt::format("cannot resume: {} differs from the saved run (saved {}, now {}); put it "
-                      "back as it was, or start anew",
+                      "back as it was, or start a new run",
                       name, show(found->second), show(current)));
   }
   const auto position = state.get<std::int64_t>("position");

@@ -81,7 +81,7 @@ std::shared_ptr<const TokenFile> open_cached(const fs::path& path, std::uint64_t
     auto tokens = std::make_shared<const TokenFile>(path);
     if (tokens->key() == key) return tokens;
   } catch (const UserError& error) {
-    log_note(fmt::format("making the cached tokens again: {}", error.what()));
+    log_note(fmt::format("building the cached tokens again: {}", error.what()));
   }
   return nullptr;
 }
@@ -148,7 +148,7 @@ TokenizedData tokenize_corpus(Corpus& corpus, const TokenizerInterface& tokenize
 
   const bool keeps = is_writable_folder(folder);
   if (!keeps) {
-    log_note(fmt::format("cannot write the cache {}; the tokens are made anew in each run",
+    log_note(fmt::format("cannot write the cache {}; each run will encode the text again",
                          folder.string()));
     folder = fs::temp_directory_path();
   }

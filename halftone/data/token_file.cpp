@@ -46,7 +46,7 @@ static_assert(sizeof(Header) == 72);
 std::uint64_t padding_after(std::uint64_t bytes) { return (8 - bytes % 8) % 8; }
 
 [[noreturn]] void fail_damaged(const fs::path& path, std::string_view what) {
-  throw UserError(fmt::format("{} is not a whole token file: {}; delete it, it is made again",
+  throw UserError(fmt::format("{} is not a valid token file: {}; delete it and it is built again",
                               path.string(), what));
 }
 
@@ -57,9 +57,8 @@ auto writing(Work&& work) {
   try {
     return work();
   } catch (const std::runtime_error& error) {
-    throw SystemError(
-        fmt::format("{}; the tokens of the data need room there (XDG_CACHE_HOME moves the cache)",
-                    error.what()));
+    throw SystemError(fmt::format(
+        "{}; the token cache needs free space there; set XDG_CACHE_HOME to move it", error.what()));
   }
 }
 

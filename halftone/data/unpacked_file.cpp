@@ -45,7 +45,7 @@ struct UnpackedFile::State {
 
   [[noreturn]] void fail(std::string_view what) const {
     throw UserError(
-        fmt::format("'{}' is not a whole gzip file: {} at byte {} of {}; fetch it again",
+        fmt::format("'{}' is not a complete gzip file: {} at byte {} of {}; fetch it again",
                     path.string(), what, read_to - stream.avail_in, size));
   }
 
@@ -68,7 +68,7 @@ struct UnpackedFile::State {
     if (stream.avail_in == 0 && !refill())
       ended = true;
     else if (inflateReset(&stream) != Z_OK)
-      fail("it could not be read on");
+      fail("reading failed");
   }
 
   std::size_t inflate_some(void* out, std::size_t bytes) {
@@ -76,7 +76,7 @@ struct UnpackedFile::State {
     const std::size_t wanted = std::min<std::size_t>(bytes, std::numeric_limits<uInt>::max());
     stream.avail_out = static_cast<uInt>(wanted);
     while (stream.avail_out > 0 && !ended) {
-      if (stream.avail_in == 0 && !refill()) fail("it ends in the middle");
+      if (stream.avail_in == 0 && !refill()) fail("it is cut off");
       switch (inflate(&stream, Z_NO_FLUSH)) {
         case Z_OK:
         case Z_BUF_ERROR:  // no progress without more input or room

@@ -74,7 +74,7 @@ class HeaderReader {
 
   [[noreturn]] void fail(const std::string& what) const {
     throw UserError(fmt::format(
-        "'{}' is not a good safetensors file: {}; it may be damaged or cut off", path_, what));
+        "'{}' is not a valid safetensors file: {}; it may be damaged or cut off", path_, what));
   }
 
  private:
@@ -101,7 +101,7 @@ std::string HeaderReader::header_text() {
   std::uint64_t length = 0;
   file_.read_at(0, &length, kLengthBytes);
   if (length > kMaxHeaderBytes)
-    fail(fmt::format("its first 8 bytes give a header of {} bytes, more than the {} allowed",
+    fail(fmt::format("its first 8 bytes declare a header of {} bytes, more than the {} allowed",
                      length, kMaxHeaderBytes));
   if (length > size - kLengthBytes)
     fail(fmt::format("its header should end at byte {}, but the file ends at byte {}",
@@ -115,7 +115,7 @@ std::string HeaderReader::header_text() {
 
 json HeaderReader::parse(const std::string& text) const {
   if (text.empty() || text.front() != '{') fail("its header does not begin with '{' at byte 8");
-  return parse_json(text, fmt::format("'{}' is not a good safetensors file: its header", path_),
+  return parse_json(text, fmt::format("'{}' is not a valid safetensors file: its header", path_),
                     {.max_bytes = kMaxHeaderBytes, .max_depth = kMaxJsonDepth, .unique_keys = true})
       .value;
 }
@@ -130,8 +130,7 @@ void HeaderReader::add_metadata(const json& value) {
 }
 
 std::uint64_t HeaderReader::unsigned_number(const json& value, const std::string& place) const {
-  if (!value.is_number_unsigned())
-    fail(fmt::format("{} holds something else than a whole number that is 0 or more", place));
+  if (!value.is_number_unsigned()) fail(fmt::format("{} must be an integer of 0 or more", place));
   return value.get<std::uint64_t>();
 }
 
@@ -154,7 +153,7 @@ std::uint64_t HeaderReader::byte_count(const Entry& entry) const {
 void HeaderReader::add_entry(const std::string& name, const json& value) {
   const auto field = [&](const char* key, json::value_t type) -> const json& {
     if (!value.is_object() || !value.contains(key) || value.at(key).type() != type)
-      fail(fmt::format("tensor {} lacks a proper '{}'", quoted_json(name), key));
+      fail(fmt::format("tensor {} has no valid '{}'", quoted_json(name), key));
     return value.at(key);
   };
   const auto& dtype = field("dtype", json::value_t::string).get_ref<const std::string&>();
@@ -169,7 +168,7 @@ void HeaderReader::add_entry(const std::string& name, const json& value) {
     fail(fmt::format("tensor {} has {} dimensions, more than {}", quoted_json(name), shape.size(),
                      kMaxDimensions));
   if (offsets.size() != 2)
-    fail(fmt::format("tensor {} lacks proper 'data_offsets'", quoted_json(name)));
+    fail(fmt::format("tensor {} has no valid 'data_offsets'", quoted_json(name)));
 
   Entry entry{.name = name, .dtype = known->dtype};
   for (const json& size : shape) {

@@ -93,8 +93,8 @@ Tokenizer BpeTrainer::train() const {
                 options_.progress);
   const auto learned = static_cast<std::int64_t>(learner.vocab().size());
   if (learned < options_.vocab_size)
-    log_note(fmt::format("the data is too small for {} tokens; {} could be learned",
-                         options_.vocab_size, learned));
+    log_note(fmt::format("the data is too small for {} tokens; learned {}", options_.vocab_size,
+                         learned));
   std::unordered_set<std::string> special(options_.special_tokens.begin(),
                                           options_.special_tokens.end());
   const TokenizerSpec spec = make_spec(learner, special.size());

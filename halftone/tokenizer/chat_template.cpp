@@ -58,10 +58,11 @@ ChatText ChatTemplate::render(std::span<const ChatMessage> messages) const {
   chat.text += eos + "\n";
   for (const ChatMessage& message : messages) {
     if (message.role != "user" && message.role != "assistant")
-      throw UserError(fmt::format(
-          "a chat message has the role \"{}\", expected \"user\" or \"assistant\", or \"system\" "
-          "as the first one",
-          message.role));
+      throw UserError(
+          fmt::format("a chat message has the role \"{}\"; expected \"user\", \"assistant\", or "
+                      "\"system\" for the "
+                      "first message",
+                      message.role));
     const bool asks = message.role == "user";
     if (asks) chat.text += bos + "user\n";
     add_content(message.content);

@@ -131,7 +131,7 @@ void Tokenizer::save(const std::filesystem::path& folder) const {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error)
-    throw UserError(fmt::format("{}: cannot make this folder: {}; choose another place",
+    throw UserError(fmt::format("{}: cannot create this folder: {}; choose another",
                                 folder.string(), error.message()));
   write_file_atomically(folder / kConfigName, state_->config_json);
   write_file_atomically(folder / kFileName, state_->json);
@@ -176,8 +176,8 @@ SpecialTokens Tokenizer::special_tokens() const {
        {std::pair(state_->bos, "bos_token"), std::pair(state_->eos, "eos_token")})
     if (id == kNoToken)
       throw UserError(
-          fmt::format("{}: expected a token that marks texts, found none; name one as "
-                      "{} in tokenizer_config.json beside it",
+          fmt::format("{}: expected a {}, found none; name one in the tokenizer_config.json "
+                      "beside it",
                       state_->origin, key));
   return {state_->bos, state_->eos, state_->pad};
 }

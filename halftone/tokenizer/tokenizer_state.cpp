@@ -8,6 +8,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/system/json_reader_impl.h"
 #include "halftone/tokenizer/byte_alphabet.h"
 
 namespace halftone {
@@ -34,10 +35,11 @@ void place_added_tokens(TokenizerState& state, const TokenizerSpec& spec) {
     const bool taken = index < state.tokens.size() && !state.tokens[index].spelling.empty();
     if (known == kNoToken ? taken : known != token.id)
       throw UserError(fmt::format(
-          "{}: the added token \"{}\" has the id {}, which {}; give it an id of its own",
-          state.origin, token.content, token.id,
-          known == kNoToken ? fmt::format("belongs to \"{}\"", state.tokens[index].spelling)
-                            : fmt::format("differs from its id {} in model.vocab", known)));
+          "{}: the added token {} has the id {}, which {}; expected an id that no other token has",
+          state.origin, quoted_json(token.content), token.id,
+          known == kNoToken
+              ? fmt::format("belongs to {}", quoted_json(state.tokens[index].spelling))
+              : fmt::format("differs from its id {} in model.vocab", known)));
     place_token(state, token.id, token.content);
     state.tokens[index].bytes = token.content;
     state.tokens[index].special = token.special;
@@ -64,9 +66,9 @@ void add_merges(TokenizerState& state, const TokenizerSpec& spec) {
       const std::int32_t id = state.find(token);
       if (id == kNoToken)
         throw UserError(
-            fmt::format("{}: model.merges[{}] needs the token \"{}\", which model.vocab "
-                        "lacks; vocabulary and merges must be of one training",
-                        state.origin, rank, token));
+            fmt::format("{}: model.merges[{}] needs the token {}, which model.vocab "
+                        "lacks; vocabulary and merges must come from one training",
+                        state.origin, rank, quoted_json(token)));
       return id;
     };
     const auto& [left, right] = spec.merges[rank];
@@ -98,9 +100,9 @@ std::int32_t choose(const TokenizerState& state, std::string_view key,
     const std::int32_t id = state.find(*configured);
     if (id == kNoToken)
       throw UserError(
-          fmt::format("{}: tokenizer_config.json names \"{}\" as {}, but the vocabulary "
-                      "has no such token",
-                      state.origin, *configured, key));
+          fmt::format("{}: tokenizer_config.json names {} as {}, but the vocabulary has no "
+                      "such token; name one that it has",
+                      state.origin, quoted_json(*configured), key));
     return id;
   }
   for (const std::string_view name : names)

@@ -48,7 +48,7 @@ TEST_F(Program, RefusesConfigurationFilesWithTheLine) {
 TEST_F(Program, RefusesDataThatIsNone) {
   expect_refused({
       {training("--out r --data none.txt"), "none.txt does not exist"},
-      {training("--out r --data empty.txt"), "there is no text in"},
+      {training("--out r --data empty.txt"), "no text found in"},
       {training("--out r --data nothing"), "nothing holds no text files"},
       {training("--out r --data binary.txt"), "binary.txt is not a text file"},
       {training("--out r --data latin1.txt"), "byte 0xEF at offset 11 (line 2)"},

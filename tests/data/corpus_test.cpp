@@ -172,9 +172,9 @@ TEST(Corpus, RefusesPathsThatGiveNoText) {
               HasSubstr("holds no text files"));
   EXPECT_THAT(message_of<UserError>([&] { Corpus({.paths = {"/dev/null"}}); }),
               HasSubstr("neither a file nor a folder"));
-  EXPECT_THAT(error_in("a.txt", ""), HasSubstr("there is no text in"));
-  EXPECT_THAT(error_in("a.txt", " \n\n"), HasSubstr("there is no text in"));
-  EXPECT_THAT(error_in("poems", "%\n%\n"), HasSubstr("there is no text in"));
+  EXPECT_THAT(error_in("a.txt", ""), HasSubstr("no text found in"));
+  EXPECT_THAT(error_in("a.txt", " \n\n"), HasSubstr("no text found in"));
+  EXPECT_THAT(error_in("poems", "%\n%\n"), HasSubstr("no text found in"));
 }
 
 /// Collects the messages while it lives.

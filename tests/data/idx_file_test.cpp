@@ -130,8 +130,9 @@ TEST_F(IdxFile, SaysWhatIsWrong) {
   EXPECT_THAT(error_of(header(0x0A, {1}) + "x"), HasSubstr("at byte 2, got 0a"));
   EXPECT_THAT(error_of(header(8, std::vector<std::uint32_t>(65, 1)) + "x"),
               HasSubstr("at most 64 dimensions at byte 3, got 65"));
-  EXPECT_THAT(error_of(""), AllOf(StartsWith("'" + path().string() + "' is not a whole IDX file"),
-                                  EndsWith("; fetch it again, or name another")));
+  EXPECT_THAT(error_of(""),
+              AllOf(StartsWith("'" + path().string() + "' is not a complete IDX file"),
+                    EndsWith("; fetch it again, or name another")));
   EXPECT_THAT(message_of<UserError>([&] { read_idx(folder_ / "none"); }),
               AllOf(HasSubstr("none"), HasSubstr("No such file")));
   EXPECT_THAT(message_of<UserError>([&] { read_idx(folder_.path()); }), HasSubstr("a folder"));
@@ -140,7 +141,7 @@ TEST_F(IdxFile, SaysWhatIsWrong) {
 TEST_F(IdxFile, SaysWhereGzipIsDamaged) {
   const std::string packed = gzip(whole_);
   EXPECT_THAT(error_of(packed.substr(0, packed.size() - 5)),
-              AllOf(HasSubstr("is not a whole gzip file: it ends in the middle at byte"),
+              AllOf(HasSubstr("is not a complete gzip file: it is cut off at byte"),
                     EndsWith("; fetch it again")));
   std::string damaged = packed;
   damaged[damaged.size() - 8] ^= 1;  // of the checksum

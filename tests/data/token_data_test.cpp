@@ -120,7 +120,7 @@ TEST(TokenFile, RefusesEveryDamage) {
   const auto expect_refused = [&](const std::string& content) {
     write_text(path, content);
     EXPECT_THAT(message_of<UserError>([&] { TokenFile file(path); }),
-                HasSubstr("is not a whole token file"));
+                HasSubstr("is not a valid token file"));
   };
   for (std::size_t at = 0; at < whole.size(); ++at) {
     std::string content = whole;
@@ -299,7 +299,7 @@ TEST_F(CachedTokens, AreMadeAgainWhenDamaged) {
   set_log_sink([&](LogLevel, const std::string& message) { said.push_back(message); });
   EXPECT_EQ(tokenize().tokens->size(), 6U);
   set_log_sink({});
-  EXPECT_THAT(said, ElementsAre(HasSubstr("making the cached tokens again")));
+  EXPECT_THAT(said, ElementsAre(HasSubstr("building the cached tokens again")));
   EXPECT_EQ(read_text(files[0]), whole);
 }
 

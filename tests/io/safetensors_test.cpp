@@ -177,18 +177,18 @@ TEST(LoadSafetensors, NamesFileAndPlaceOfEveryDefect) {
        "found a.dtype twice"},
       {with_header(R"({"__metadata__":1})", ""), "__metadata__ is not an object"},
       {with_header(R"({"__metadata__":{"k":1}})", ""), "entry \"k\" is not a string"},
-      {with_header(R"({"a":1})", ""), "tensor \"a\" lacks a proper 'dtype'"},
-      {with_header(R"({"a":{}})", ""), "lacks a proper 'dtype'"},
+      {with_header(R"({"a":1})", ""), "tensor \"a\" has no valid 'dtype'"},
+      {with_header(R"({"a":{}})", ""), "has no valid 'dtype'"},
       {with_header(R"({"a":{"dtype":"F32","shape":4,"data_offsets":[0,4]}})", four), "'shape'"},
       {with_header(entry("F4", "[1]", "[0,4]"), four), "dtype \"F4\", which is not supported"},
-      {with_header(entry("F32", "[-1]", "[0,4]"), four), "whole number that is 0 or more"},
-      {with_header(entry("F32", "[1.0]", "[0,4]"), four), "whole number that is 0 or more"},
+      {with_header(entry("F32", "[-1]", "[0,4]"), four), "must be an integer of 0 or more"},
+      {with_header(entry("F32", "[1.0]", "[0,4]"), four), "must be an integer of 0 or more"},
       {with_header(entry("F32", "[18446744073709551615]", "[0,4]"), four), "too large"},
       {with_header(entry("F32", "[4611686018427387904,4]", "[0,4]"), four), "too large"},
       {with_header(entry("F64", "[2305843009213693952]", "[0,4]"), four), "too large"},
       {with_header(entry("F32", "[0,4611686018427387904,4611686018427387904]", "[0,0]"), ""),
        "too large"},
-      {with_header(entry("F32", "[1]", "[0]"), four), "lacks proper 'data_offsets'"},
+      {with_header(entry("F32", "[1]", "[0]"), four), "has no valid 'data_offsets'"},
       {with_header(entry("F32", "[1]", "[4,0]"), four), "lies at [4, 0) of 4 bytes"},
       {with_header(entry("F32", "[2]", "[0,8]"), four), "lies at [0, 8) of 4 bytes"},
       {with_header(entry("F32", "[2]", "[0,4]"), four),
@@ -206,7 +206,7 @@ TEST(LoadSafetensors, NamesFileAndPlaceOfEveryDefect) {
     write_text(folder / "bad.safetensors", content);
     const std::string message =
         message_of<UserError>([&] { load_safetensors(folder / "bad.safetensors"); });
-    EXPECT_THAT(message, HasSubstr("bad.safetensors' is not a good safetensors file: "));
+    EXPECT_THAT(message, HasSubstr("bad.safetensors' is not a valid safetensors file: "));
     EXPECT_THAT(message, HasSubstr(expected));
     EXPECT_EQ(message.find('\n'), std::string::npos);
   }
