@@ -122,9 +122,8 @@ void add_train_command(CLI::App& app) {
       "restarted\n"
       "\n"
       "Every flag is also a key of CONFIG.toml (--batch-size 8 is batch_size = 8); flags win.\n"
-      "Ctrl-C finishes the step, saves and exits with 130; closing the terminal does so, too "
-      "(129). "
-      "The last line\non stdout is the run's folder.");
+      "Ctrl-C finishes the step, saves and exits with 130, closing the terminal with 129.\n"
+      "The last line on stdout is the run's folder.");
   command->callback([arguments, resume] { run_train(*arguments, *resume); });
 }
 

@@ -18,7 +18,9 @@ Monitor::Monitor(std::string name, MonitorMode mode, double min_delta)
 std::optional<double> Monitor::find(const std::map<std::string, double>& values) {
   has_looked_ = true;
   const auto found = values.find(name_);
-  return found == values.end() ? std::nullopt : std::optional(found->second);
+  if (found == values.end()) return std::nullopt;
+  if (std::isnan(found->second)) return NAN;  // whose sign is of no meaning
+  return found->second;
 }
 
 double Monitor::value_in(const std::map<std::string, double>& values) {

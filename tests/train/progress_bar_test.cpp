@@ -46,7 +46,7 @@ std::string last_line(const std::vector<double>& losses) {
 TEST(ProgressBar, SaysWhereTheRunIs) {
   Bar bar(10);
   EXPECT_EQ(shown([&] { bar.step(step_of(1, 2.0), 0.025); }),
-            "step 1   2%  loss 2.000  lr 1.00e-03  2.0 steps/s\n");
+            "step 1   2%  loss 2.000  lr 1.00e-03  2 steps/s\n");
   EXPECT_EQ(shown([&] { bar.step(step_of(2, 2.0), 0.05); }), "") << "every tenth step";
   StepMetrics tenth = step_of(10, 2.0);
   tenth.scale = 1024.0;
