@@ -28,7 +28,7 @@ TEST_F(Program, NumbersThatAreNoneAreAFailureThatNamesTheTensor) {
     const Outcome outcome = halftone(command);
     EXPECT_EQ(outcome.code, 1) << command << outcome.out;
     EXPECT_THAT(outcome.out, testing::Not(HasSubstr("null"))) << command;
-    EXPECT_THAT(outcome.err, testing::ContainsRegex("halftone: error: .* with '[a-z0-9_.]+'"))
+    EXPECT_THAT(outcome.err, testing::ContainsRegex("halftone: error: .*'[a-z0-9_.]+[.]weight'"))
         << command;
   }
 }

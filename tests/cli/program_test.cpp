@@ -52,7 +52,7 @@ TEST_F(Program, RefusesDataThatIsNone) {
       {training("--out r --data nothing"), "nothing holds no text files"},
       {training("--out r --data binary.txt"), "binary.txt is not a text file"},
       {training("--out r --data latin1.txt"), "byte 0xEF at offset 11 (line 2)"},
-      {training("--out r --data bad.jsonl"), "bad.jsonl:2 is not valid JSON"},
+      {training("--out r --data bad.jsonl"), "bad.jsonl:2: expected JSON, found a syntax error"},
       {training("--out r --data other.jsonl"), "other.jsonl:1 has no \"text\""},
       {training("--out r --data /dev/null"), "/dev/null is neither a file nor a folder"},
   });
@@ -147,7 +147,7 @@ TEST_F(Program, RefusesToEvaluateWithoutAModelOrText) {
       {"generate granite --prompt a", "found another model by \"embedding_multiplier\" 12.0"},
       {"eval run --data poem.txt --model.dim 32", "--model.dim is for --init-from without RUN"},
       {"eval run --data poem.txt --seq-len 9000",
-       "at most 2048, the model's max_seq_len, got 9000"},
+       "--seq-len: seq_len must be at most model.max_seq_len 2048, got 9000"},
       {"tokenizer decode --tokenizer tok 1 270", "expected token ids from 0 to 269, found \"270\""},
       {"tokenizer encode --tokenizer tok --text $(printf '\\377')", "--text: expected UTF-8"},
   });
