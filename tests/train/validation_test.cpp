@@ -6,6 +6,8 @@
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
 
+#include <cmath>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -18,12 +20,13 @@
 namespace halftone {
 namespace {
 
-/// A line.
+/// A line with the default validation_step().
 class Line : public TrainingModule<> {
  public:
   torch::Tensor forward(const torch::Tensor& x) { return layer_(x); }
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
     const torch::Tensor error = forward(batch.data) - batch.target;
+    log("error", error.mean());
     return error.square().mean();
   }
   std::vector<OptimizerSetup> configure_optimizers() override {
@@ -46,16 +49,34 @@ TensorLoader batches_of(std::int64_t batch_size) {
   return {uneven_samples(), {.batch_size = batch_size, .shuffle = false}};
 }
 
-/// Notes the mode of its norm in every step.
-class Normalised : public Line {
- public:
-  torch::Tensor training_step(const Batch& batch, std::int64_t index) override {
-    modes.push_back(norm->is_training());
-    return Line::training_step({norm(batch.data), batch.target}, index);
+TEST(Validation, MeansAreOverSamplesWhateverTheBatchSize) {
+  Line module;
+  Trainer trainer({.accelerator = "cpu"});
+  const auto [x, y] = uneven_samples();
+  const torch::Tensor error = module.forward(x).to(torch::kDouble) - y;
+  const auto expected_loss = error.square().mean().item<double>();
+  const auto expected_error = error.mean().item<double>();
+  for (const std::int64_t size : {10, 8, 5, 3, 1}) {
+    TensorLoader loader = batches_of(size);
+    const std::map<std::string, double> values = trainer.validate(module, loader);
+    EXPECT_NEAR(values.at("val_loss"), expected_loss, 1e-5 * expected_loss) << size;
+    EXPECT_NEAR(values.at("error"), expected_error, 1e-5 * std::abs(expected_error)) << size;
+    EXPECT_NEAR(trainer.test(module, loader).at("test_loss"), expected_loss, 1e-5 * expected_loss);
   }
-  torch::nn::BatchNorm1d norm = register_module("norm", torch::nn::BatchNorm1d(4));
-  std::vector<bool> modes;
-};
+}
+
+TEST(Validation, AModuleMayGiveItsOwnWeight) {
+  struct Weighted : Line {
+    double loss_weight(const Batch& batch) const override {
+      return batch.target.eq(10).sum().item<double>();
+    }
+  } module;
+  TensorLoader loader = batches_of(4);  // of the weights 4, 4 and 0
+  const auto [x, y] = uneven_samples();
+  const double expected = (module.forward(x) - y).slice(0, 0, 8).square().mean().item<double>();
+  const double mean = Trainer({.accelerator = "cpu"}).validate(module, loader).at("val_loss");
+  EXPECT_NEAR(mean, expected, 1e-5 * expected);
+}
 
 TEST(Validation, ASubmoduleInEvalModeStaysThere) {
   Normalised module;
