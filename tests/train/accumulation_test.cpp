@@ -41,8 +41,7 @@ TokenizedData samples_of_many_lengths(const test::TempFolder& folder) {
   return {.tokens = std::make_shared<const TokenFile>(folder / "tokens"),
           .content_hash = 1,
           .tokenizer_hash = 2,
-          .pad_id = 0,
-          .eos_id = 2};
+          .pad_id = 0};
 }
 
 struct Recipe {

@@ -20,9 +20,9 @@ using test::message_of;
 using testing::HasSubstr;
 
 /// What the loop does with a RunLength: the rates of all updates of a run.
-class Run {
+class ScheduledRun {
  public:
-  Run(const RunLimits& limits, std::int64_t batches, std::int64_t accumulate)
+  ScheduledRun(const RunLimits& limits, std::int64_t batches, std::int64_t accumulate)
       : batches_(batches), accumulate_(accumulate), length_(limits, batches, accumulate) {}
 
   std::vector<double> rates(const LrScheduleOptions& schedule) {
@@ -58,11 +58,12 @@ TEST(RunLength, TheSameUpdatesHaveTheSameRatesHoweverTheLimitWasGiven) {
           SCOPED_TRACE(testing::Message() << batches << " batches, accumulate " << accumulate
                                           << ", " << schedule_name(kind) << ", warmup " << warmup);
           const LrScheduleOptions schedule{.kind = kind, .lr = 1e-3, .warmup = warmup};
-          const auto by_epochs = Run({.max_epochs = 5}, batches, accumulate).rates(schedule);
+          const auto by_epochs =
+              ScheduledRun({.max_epochs = 5}, batches, accumulate).rates(schedule);
           const auto by_steps =
-              Run({.max_steps = 5 * per_epoch}, batches, accumulate).rates(schedule);
+              ScheduledRun({.max_steps = 5 * per_epoch}, batches, accumulate).rates(schedule);
           const auto by_both =
-              Run({.max_steps = 5 * per_epoch, .max_epochs = 9}, batches, accumulate)
+              ScheduledRun({.max_steps = 5 * per_epoch, .max_epochs = 9}, batches, accumulate)
                   .rates(schedule);
           EXPECT_EQ(by_steps, by_epochs);
           EXPECT_EQ(by_both, by_epochs);
@@ -74,17 +75,17 @@ TEST(RunLength, TheSameUpdatesHaveTheSameRatesHoweverTheLimitWasGiven) {
 
 TEST(RunLength, AScheduleReachesItsEnd) {
   // 10 updates of 4 and 1 batches in turn, 25 in all; the last is at batch 24.
-  const auto ragged = Run({.max_steps = 10}, 5, 4).rates(kCosine);
+  const auto ragged = ScheduledRun({.max_steps = 10}, 5, 4).rates(kCosine);
   EXPECT_EQ(ragged.size(), 10);
   EXPECT_DOUBLE_EQ(ragged.front(), learning_rate(kCosine, 3, 25));
   EXPECT_DOUBLE_EQ(ragged.back(), learning_rate(kCosine, 24, 25));
   EXPECT_LT(ragged.back(), 1.04e-4);
 
   // Not all epochs whole: 7 updates are 3 epochs and 4 batches.
-  EXPECT_DOUBLE_EQ(Run({.max_steps = 7}, 5, 4).rates(kCosine).back(),
+  EXPECT_DOUBLE_EQ(ScheduledRun({.max_steps = 7}, 5, 4).rates(kCosine).back(),
                    learning_rate(kCosine, 18, 19));
   const LrScheduleOptions one_cycle{.kind = Schedule::kOneCycle, .lr = 1.0};
-  EXPECT_DOUBLE_EQ(Run({.max_steps = 10}, 5, 4).rates(one_cycle).back(), 1.0 / 25 / 1e4);
+  EXPECT_DOUBLE_EQ(ScheduledRun({.max_steps = 10}, 5, 4).rates(one_cycle).back(), 1.0 / 25 / 1e4);
 }
 
 TEST(RunLength, OfAnUnknownEpochCountsWholeUpdates) {
@@ -109,12 +110,12 @@ TEST(RunLength, OfAnUnknownEpochCountsWholeUpdates) {
 TEST(RunLength, WarmupCountsOptimizerSteps) {
   const LrScheduleOptions constant{.kind = Schedule::kConstant, .lr = 1.0, .warmup = 3};
   // Of 5 batches, accumulate 4: the third update ends at batch 9, as the warm-up does.
-  const auto ragged = Run({.max_steps = 6}, 5, 4).rates(constant);
+  const auto ragged = ScheduledRun({.max_steps = 6}, 5, 4).rates(constant);
   EXPECT_DOUBLE_EQ(ragged[0], 4.0 / 10);
   EXPECT_DOUBLE_EQ(ragged[1], 5.0 / 10);
   EXPECT_DOUBLE_EQ(ragged[2], 9.0 / 10);
   EXPECT_EQ(ragged[3], 1.0);
-  const auto even = Run({.max_steps = 6}, 8, 1).rates(constant);
+  const auto even = ScheduledRun({.max_steps = 6}, 8, 1).rates(constant);
   EXPECT_DOUBLE_EQ(even[0], 0.25);
   EXPECT_DOUBLE_EQ(even[2], 0.75);
   EXPECT_EQ(even[3], 1.0);
