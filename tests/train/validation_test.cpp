@@ -78,6 +78,17 @@ TEST(Validation, AModuleMayGiveItsOwnWeight) {
   EXPECT_NEAR(mean, expected, 1e-5 * expected);
 }
 
+/// Notes the mode of its norm in every step.
+class Normalised : public Line {
+ public:
+  torch::Tensor training_step(const Batch& batch, std::int64_t index) override {
+    modes.push_back(norm->is_training());
+    return Line::training_step({norm(batch.data), batch.target}, index);
+  }
+  torch::nn::BatchNorm1d norm = register_module("norm", torch::nn::BatchNorm1d(4));
+  std::vector<bool> modes;
+};
+
 TEST(Validation, ASubmoduleInEvalModeStaysThere) {
   Normalised module;
   module.norm->eval();
