@@ -101,7 +101,7 @@ TokenizedData write_tokens(const Tensor& ids, std::int64_t vocab_size,
                static_cast<std::size_t>(rows.size(1)));
   }
   writer.finish();
-  return {.tokens = std::make_shared<TokenFile>(path), .pad_id = 0, .eos_id = 2};
+  return {.tokens = std::make_shared<TokenFile>(path), .pad_id = 0};
 }
 
 ModelConfig model_config(const nlohmann::json& json) {
