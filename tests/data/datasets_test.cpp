@@ -154,7 +154,7 @@ TEST_F(FetchDataset, NamesTheNearestDataSet) {
               AllOf(HasSubstr("unknown data set 'fortune-zh', did you mean 'fortunes-zh'?"),
                     HasSubstr("dataset-fashion-mnist, fortunes, fortunes-zh")));
   EXPECT_THAT(message_of<UserError>([&] { fetch_dataset("imagenet22k", out()); }),
-              HasSubstr("unknown data set 'imagenet22k'; there are"));
+              HasSubstr("unknown data set 'imagenet22k'; available: "));
 }
 
 TEST_F(FetchDataset, TellsThatTheDownloadFailed) {
@@ -198,7 +198,7 @@ TEST_F(FetchDataset, KeepsAFolderThatHoldsSomethingElse) {
   fs::create_directories(out());
   write_text(out() / "thesis.txt", "mine");
   EXPECT_THAT(message_of<UserError>([&] { fetch_dataset("fortunes-zh", out()); }),
-              AllOf(HasSubstr("holds something else than fortunes-zh"), HasSubstr("--out")));
+              AllOf(HasSubstr("holds something other than fortunes-zh"), HasSubstr("--out")));
   EXPECT_EQ(read_text(out() / "thesis.txt"), "mine");
 }
 
@@ -206,7 +206,7 @@ TEST_F(FetchDataset, AnotherDataSetInTheFolderIsSomethingElse) {
   downloadable();
   fetch_dataset("fortunes-zh", out());
   EXPECT_THAT(message_of<UserError>([&] { fetch_dataset("fortunes", out()); }),
-              HasSubstr("holds something else than fortunes"));
+              HasSubstr("holds something other than fortunes"));
 }
 
 TEST_F(FetchDataset, FillsAnEmptyFolder) {

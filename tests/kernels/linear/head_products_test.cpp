@@ -32,7 +32,7 @@ Tensor exact(const Tensor& x, ScalarType rounded_to) { return x.to(rounded_to).t
 
 /// A rounding of the result, relative.
 double tolerance(ScalarType dtype) {
-  return dtype == torch::kBFloat16 ? 3e-3 : dtype == torch::kHalf ? 4e-4 : 1e-6;
+  return dtype == torch::kBFloat16 ? 3e-3 : dtype == torch::kHalf ? 4e-4 : 3e-6;
 }
 
 class HeadProductsTest : public testing::TestWithParam<std::tuple<ScalarType, std::string>> {
@@ -107,14 +107,15 @@ INSTANTIATE_TEST_SUITE_P(Formats, HeadProductsTest,
                          param_name);
 
 TEST(HeadProductsInt8, StayWithinTheQuantisersError) {
-  const Tensor weight = numbers({301, 64}, 0.37);
+  torch::manual_seed(5);
+  const Tensor weight = at::randn({301, 64});
   const auto head = head_products(weight, {.int8 = true, .stream = 3});
-  const Tensor hidden = numbers({9, 64}, 0.11);
+  const Tensor hidden = at::randn({9, 64});
   const Tensor w = weight.to(torch::kDouble), h = hidden.to(torch::kDouble);
   // Rounding to 127 steps of the largest number, uniform: 1 / (127 sqrt(12)) of it on each side.
-  EXPECT_LT(relative_error(head->logits(hidden), h.mm(w.t())), 0.012);
+  EXPECT_LT(relative_error(head->logits(hidden), h.mm(w.t())), 0.015);
   EXPECT_GT(relative_error(head->logits(hidden), h.mm(w.t())), 1e-4);  // it is int8
-  const Tensor gradient = numbers({9, 301}, 0.23);
+  const Tensor gradient = at::randn({9, 301});
   Tensor hidden_gradient = at::empty({9, 64}, torch::kFloat);
   head->hidden_gradient(gradient, 2.0, hidden_gradient);
   EXPECT_LT(relative_error(hidden_gradient, 2 * gradient.to(torch::kDouble).mm(w)), 0.03);
