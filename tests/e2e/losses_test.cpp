@@ -88,6 +88,7 @@ std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string
                    .precision = precision,
                    .accelerator = "cpu",
                    .accumulate_grad_batches = kAccumulate,
+                   .loss_average = "micro-batches",  // as MiniMind, which the goldens are of
                    .gradient_clip_val = 1.0,
                    .callbacks = {steps},
                    .memory = memory});

@@ -106,9 +106,10 @@ TEST(RunPlan, RefusesARunWithTheRecipeThatWouldFit) {
   request.budget_bytes = own - (std::uint64_t{4} << 20U);
   const std::string message = test::message_of<UserError>([&] { check_memory(request); });
   EXPECT_THAT(message, HasSubstr("32-true"));
-  EXPECT_THAT(message, HasSubstr("--precision 32-true --memory lean needs"));
+  EXPECT_THAT(message, HasSubstr("use precision 32-true with memory lean"));
   request.budget_bytes = 1;
-  EXPECT_THAT(test::message_of<UserError>([&] { check_memory(request); }), HasSubstr("smaller"));
+  EXPECT_THAT(test::message_of<UserError>([&] { check_memory(request); }),
+              HasSubstr("reduce batch_size"));
 }
 
 }  // namespace

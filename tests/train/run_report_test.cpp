@@ -82,7 +82,7 @@ TEST_F(RunReportTest, ATrainerWithAFolderLeavesOne) {
   EXPECT_THAT(page, HasSubstr("<dt>parameters</dt><dd>9</dd>"));
   EXPECT_THAT(page, HasSubstr("<dt>precision</dt><dd>32-true</dd>"));
   EXPECT_THAT(page, HasSubstr("<h3>Loss"));
-  EXPECT_THAT(page, HasSubstr("accelerator = &quot;cpu&quot;"));
+  EXPECT_THAT(page, HasSubstr("device = &quot;cpu&quot;"));
 }
 
 TEST_F(RunReportTest, FactsThatAreGivenComeFirst) {
