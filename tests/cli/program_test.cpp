@@ -50,7 +50,7 @@ TEST_F(Program, RefusesDataThatIsNone) {
       {training("--out r --data none.txt"), "none.txt does not exist"},
       {training("--out r --data empty.txt"), "no text found in"},
       {training("--out r --data nothing"), "nothing holds no text files"},
-      {training("--out r --data binary.txt"), "binary.txt is not a text file"},
+      {training("--out r --data binary.txt"), "binary.txt is binary"},
       {training("--out r --data latin1.txt"), "byte 0xEF at offset 11 (line 2)"},
       {training("--out r --data bad.jsonl"), "bad.jsonl:2: expected JSON, found a syntax error"},
       {training("--out r --data other.jsonl"), "other.jsonl:1 has no \"text\""},

@@ -4,7 +4,7 @@
 
 Usage: installed_files_test.py SOURCE BUILD SCRATCH
 
-In a build folder that is complete nothing would be missing: asks Ninja what the script's target is made of.
+In a build folder that is complete nothing would be missing: asks Ninja for the inputs of the script's target.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def output_of(*command: str) -> str:
 
 def main(source: pathlib.Path, build: pathlib.Path, scratch: pathlib.Path) -> int:
     target = re.search(r"--target (\S+)", (source / "scripts/quickstart.sh").read_text()).group(1)
-    built = {pathlib.Path(name).name for name in output_of("ninja", "-C", str(build), "-t", "inputs", target).split()}
+    built = {pathlib.Path(name).name for name in output_of("ninja", "-C", str(build), "-t", "query", target).split()}
     output_of("cmake", "--install", str(build), "--prefix", str(scratch))
     programs = [path for path in scratch.rglob("*") if path.parent.name == "bin" or path.suffix in (".so", ".a")]
     missing = sorted(path.name for path in programs if path.name not in built)

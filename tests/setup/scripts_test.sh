@@ -22,7 +22,7 @@ for script in setup quickstart test format tidy; do
 done
 expect 0 "Usage: scripts/setup.sh" "$scripts/setup.sh" --help
 expect 0 "--build-only" "$scripts/quickstart.sh" --help
-expect 0 "Arguments go to ctest" "$scripts/test.sh" --help
+expect 0 "arguments go to ctest" "$scripts/test.sh" --help
 expect 1 "does not know '--fast'" "$scripts/setup.sh" --fast
 expect 1 "does not know '--fast'" "$scripts/quickstart.sh" --fast
 
