@@ -24,7 +24,7 @@ class ConfigArguments {
   ConfigArguments(const ConfigArguments&) = delete;
   ConfigArguments& operator=(const ConfigArguments&) = delete;
 
-  /// What was given: the file's assignments, then the flags'. Throws UserError.
+  /// The given assignments: the file's, then the flags'. Throws UserError.
   std::vector<ConfigAssignment> assignments() const;
   /// Defaults, preset, file, flags.
   TrainConfig resolve() const { return resolve_config(assignments()); }

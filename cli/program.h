@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all commands share: one place turns errors into messages and exit codes.
+// The frame of all commands: one place turns errors into messages and exit codes.
 #pragma once
 
 #include <cstdint>

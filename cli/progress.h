@@ -25,7 +25,7 @@ class ShareProgress {
   Pace pace_;
 };
 
-/// What a person watches while a model trains: its preparation, what is trained, the progress bar.
+/// The display of a training: its preparation, a summary of the run, the progress bar.
 class TrainingProgress : public ProgressBar {
  public:
   using ProgressBar::ProgressBar;

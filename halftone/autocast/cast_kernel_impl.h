@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kernels registered under an autocast dispatch key have in common. They are boxed: one body
-// serves operations of every signature.
+// The common part of kernels under an autocast dispatch key. They are boxed: one body serves
+// operations of every signature.
 #pragma once
 
 #include <ATen/autocast_mode.h>

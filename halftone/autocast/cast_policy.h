@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What autocast does to an operation's arguments: LibTorch's own lists, read from the dispatcher,
-// and entries for operations of yours.
+// Autocast's policy for an operation's arguments: LibTorch's own lists, read from the dispatcher,
+// and entries for your operations.
 #pragma once
 
 #include <torch/types.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where tensors live. The CPU build and the CUDA build differ in one file: no_cuda.cpp or
+// The devices of tensors. The CPU build and the CUDA build differ in one file: no_cuda.cpp or
 // device_cuda.cpp.
 #pragma once
 

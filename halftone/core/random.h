@@ -14,9 +14,9 @@ namespace halftone {
 /// SplitMix64 (Steele, Lea, Flood 2014): the `index`-th 64-bit word of the stream called `seed`.
 std::uint64_t random_word(std::uint64_t seed, std::uint64_t index);
 
-/// Where `index` of 0..size-1 goes in the pseudo-random permutation called `seed`: a four-round
-/// Feistel network with cycle walking, so a shuffle of any size needs no memory.
-/// REQUIRES index < size.
+/// The image of `index` (0..size-1) under the pseudo-random permutation `seed`: a four-round
+/// Feistel network with cycle walking. A shuffle of any size needs no memory. REQUIRES index <
+/// size.
 std::uint64_t permuted_index(std::uint64_t seed, std::uint64_t index, std::uint64_t size);
 
 /// State of LibTorch's default generators: "cpu", and "cuda" when `device` is a GPU; uint8 tensors.

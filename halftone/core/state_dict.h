@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a stateful object (model, optimizer, scaler, sampler) hands over to be saved. No class of
+// The state that an object (model, optimizer, scaler, sampler) hands over for saving. No class of
 // the library knows a file format and no format knows a class: they meet here.
 #pragma once
 
@@ -23,7 +23,7 @@ struct StateDict {
   /// A tensor that is unread stands here on the meta device: its shape and dtype.
   std::map<std::string, torch::Tensor> tensors;
   std::map<std::string, Value> values;
-  /// What reads the tensors that are unread, by name; every call reads again.
+  /// The functions that read lazy tensors, by name. Every call reads again.
   std::map<std::string, Read> unread;
 
   /// The value called `name`; throws UserError naming `name` when it is missing or of another type.

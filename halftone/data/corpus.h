@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Text for training, one piece at a time, whatever the kind of file. Memory: one piece.
 //
-// What a sample is:
+// A sample is:
 //   .jsonl        each line's "text", exactly as written
 //   fortune file  each text between "%" lines, without the blank lines around it and without what
 //                 is meant for a terminal: ANSI escapes (fortunes-zh colours its titles) and
@@ -53,9 +53,9 @@ class Corpus {
   /// Changes when the content of a file, their order, or an option that changes samples does; not
   /// when files move. Reads every file.
   std::uint64_t content_hash() const;
-  /// What tells these files from others, and from themselves after a change, without reading them:
-  /// paths, inodes, sizes and times. Nothing for files that changed less than `settled` seconds
-  /// ago, since a change right after that could show the same time.
+  /// Identifies these files and their present content without reading them: paths, inodes, sizes
+  /// and times. Empty if a file changed less than `settled` seconds ago, because a second change
+  /// could have the same time.
   std::optional<std::string> stamp(double settled = 2.0) const;
 
   /// The next piece, or false after the last. Throws UserError that names file and place: text that

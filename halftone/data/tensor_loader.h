@@ -27,7 +27,7 @@ class TensorLoader {
  public:
   /// A Trainer makes no batches ahead: the samples are in memory already.
   static constexpr bool kPrefetch = false;
-  /// What LibTorch's data loader gives with the transform Stack: data (B, ...), target (B, ...).
+  /// The batch of LibTorch's data loader with the transform Stack: data (B, ...), target (B, ...).
   using Batch = torch::data::Example<>;
 
   /// `samples`: data (N, ...) and target (N, ...), N >= 1, shared and not copied; leave them as

@@ -16,7 +16,7 @@ namespace halftone {
 
 using EncodeFunction = std::function<std::vector<std::int32_t>(std::string_view)>;
 
-/// What the data layer needs to know of a tokenizer.
+/// The part of a tokenizer that the data layer needs.
 struct TokenizerInterface {
   EncodeFunction encode;  ///< ids of a text; adds neither bos nor eos
   /// How often a text spells a special token; empty: nothing is counted.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the first inf or nan of a training step comes from.
+// Finds the origin of the first inf or nan of a training step.
 #pragma once
 
 #include <torch/nn/module.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine can do for training: facts, measurements, and what follows from them.
+// The machine's abilities for training: facts, measurements and a recommendation.
 #pragma once
 
 #include <cstdint>

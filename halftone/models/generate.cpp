@@ -32,8 +32,8 @@ void check(const ModelConfig& config, const std::vector<std::int64_t>& prompt,
                                   config.vocab_size, id));
 }
 
-/// The likeliest tokens from the front, sorted as far as they were asked for: a choice seldom needs
-/// more of a vocabulary than its head.
+/// The most likely tokens first, sorted only as far as requested: a choice seldom needs more than
+/// the head of a vocabulary.
 class LikeliestFirst {
  public:
   explicit LikeliestFirst(const std::vector<double>& logits)

@@ -49,7 +49,7 @@ struct NamedShape {
   bool operator==(const NamedShape&) const = default;
 };
 
-/// What the named_parameters() of the model are, in their order; builds nothing.
+/// The named_parameters() of the model, in their order. Builds nothing.
 std::vector<NamedShape> parameter_shapes(const ModelConfig& config);
 
 }  // namespace halftone

@@ -20,7 +20,8 @@ struct AttentionOptions {
   double dropout = 0.0;  // on the attention weights and after the output projection
 };
 
-/// Where a layer finds and leaves its keys and values; without a cache, the call's own are all.
+/// The cache that a layer reads and extends with its keys and values. Without one, a call sees its
+/// own alone.
 struct CacheSlot {
   KvCache* cache = nullptr;
   std::int64_t layer = 0;

@@ -17,8 +17,8 @@ class RmsNormImpl : public torch::nn::Module {
   RmsNormImpl(std::int64_t dim, double eps);
 
   torch::Tensor forward(const torch::Tensor& x);  // (..., dim) -> (..., dim)
-  /// What a residual branch adds to the stream x, and the sum normed, rounded to `dtype` if that is
-  /// narrower; without a branch (undefined) the sum is x.
+  /// Adds a residual branch to the stream x, then norms the sum and rounds it to `dtype` if that is
+  /// narrower. An undefined branch adds nothing.
   NormedSum add(const torch::Tensor& x, const torch::Tensor& branch,
                 torch::ScalarType dtype = torch::kFloat);
 

@@ -81,7 +81,7 @@ class AdamW : public torch::optim::Optimizer {
                       const torch::Tensor& found_inf);
   void finish_step(const torch::Tensor& found_inf);
 
-  /// What the buffers take up; adamw_bytes() knows it without allocating them.
+  /// The bytes of the buffers. adamw_bytes() computes them without allocating.
   AdamWBytes bytes() const;
 
   /// Views of what is stored, in the parameter's shape: "<name>.exp_avg", "<name>.exp_avg_sq"

@@ -11,10 +11,9 @@
 
 namespace halftone {
 
-/// What an AdamW over such layouts keeps, all zero; gradients are undefined where the options
-/// release them. On the CPU, weights and gradients lie on large pages, and so do the states (what
-/// else there is), unless `options.offload` names a folder: then all of them lie in one file there
-/// (zeros_in_file() says what it throws).
+/// Zeroed buffers for an AdamW of these layouts. Gradients are undefined if the options release
+/// them. On the CPU the buffers lie on large pages. If `options.offload` names a folder, the states
+/// lie in one file there; zeros_in_file() lists the errors.
 std::vector<AdamWTensors> adamw_buffers(const std::vector<AdamWBufferLayout>& layouts,
                                         const AdamWOptions& options);
 

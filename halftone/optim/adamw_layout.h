@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where AdamW puts each parameter and what stands beside it, known from the shapes alone.
+// AdamW's memory layout: the place of each parameter and its states, computed from shapes alone.
 #pragma once
 
 #include <torch/types.h>
@@ -53,11 +53,10 @@ struct AdamWBytes {
   bool operator==(const AdamWBytes&) const = default;
 };
 
-/// What an AdamW over such parameters allocates, without doing so. A tied parameter is to be given
-/// once.
+/// The bytes that an AdamW over these parameters would allocate. Pass a tied parameter once.
 AdamWBytes adamw_bytes(const std::vector<ParameterShape>& parameters, const AdamWOptions& options);
 
-/// The most that a step brings into memory at once of states that lie in a file; 0 where none do.
+/// The most bytes of offloaded states that a step holds in memory at once; 0 without offloading.
 std::int64_t offload_chunk_bytes(const std::vector<ParameterShape>& parameters,
                                  const AdamWOptions& options);
 

@@ -6,9 +6,9 @@
 
 namespace halftone {
 
-/// What is kept of a bfloat16 weight's fp32 master: nothing; all of the 16 bits that the weight
-/// lacks, which makes the update that of fp32 weights, bit for bit; or 8 of them. With a master the
-/// weight is cut off from it, not rounded.
+/// The part of a bf16 weight's fp32 master that is stored beside it: nothing, all 16 missing bits
+/// (the update is then fp32's, bit for bit), or 8 of them. A weight with a master is its
+/// truncation, not its rounding.
 enum class MasterWeights { kNone, kSplit16, kSplit8 };
 
 /// Of Adam's moments: 4 bytes each; 2, rounded stochastically, because an exp_avg_sq in bf16 that

@@ -10,7 +10,7 @@
 
 namespace halftone {
 
-/// The norm that a gradient is clipped by which is applied before all of them are known.
+/// The norm for clipping a gradient that is applied before all gradients are known.
 enum class ClipNorm {
   kExact,    // of all gradients of the step: they are measured in a backward pass of their own
   kRunning,  // of the step before, or of this step's gradients so far where that is larger
@@ -18,8 +18,8 @@ enum class ClipNorm {
 
 struct ReleaseOptions {
   double clip_norm = 0.0;  // 0: no clipping
-  /// What measure_gradients() has found: clips exactly, and where something is not finite nothing
-  /// is applied.
+  /// The result of measure_gradients(). With it clipping is exact, and a non-finite gradient stops
+  /// the whole update.
   std::optional<GradientStats> measured;
   /// Without it: of the step before. The gradients of this step that have come, the one to be
   /// applied among them, are never clipped less than by their own norm.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much memory a run will need on the CPU, before anything is allocated.
+// Predicts the memory of a run on the CPU before anything is allocated.
 #pragma once
 
 #include <cstdint>
@@ -40,13 +40,14 @@ struct RunRecipe {
 MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
                         std::uint64_t process);
 
-/// What a run takes in a process that holds as much as this one does now, beside the model: once
-/// this one has computed, its libraries are in memory. Hands free memory back first.
+/// The bytes of a run beside its model: the resident memory of this process, plus an allowance.
+/// Call it after the process has computed something, so that its libraries are in memory. Hands
+/// free memory back first.
 std::uint64_t process_bytes();
 
-/// The bytes that `memory_budget` allows: "available" is what this process has and may still get
-/// without swapping or leaving its control group, "unlimited" the largest number, else a size
-/// (parse_bytes()). REQUIRES one of them.
+/// The bytes that `memory_budget` allows. "available": this process's memory plus the memory that
+/// it can still get without swapping or leaving its control group. "unlimited": the largest number.
+/// Else a size that parse_bytes() reads. REQUIRES one of them.
 std::uint64_t budget_bytes(const std::string& memory_budget);
 
 }  // namespace halftone

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a run would cost in every recipe: memory and seconds per step, without training.
+// The cost of a run in every recipe, memory and seconds per step, without training.
 #pragma once
 
 #include <cstdint>

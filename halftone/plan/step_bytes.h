@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tensors of a training step take, beside the optimizer's buffers, known from the shapes
-// alone; gradients that are released are among them. It follows what the fused layers keep for the
-// backward pass (docs/numerics.md).
+// The memory of a training step's tensors, computed from shapes alone. It includes released
+// gradients and excludes the optimizer's buffers. It follows the list of tensors that fused layers
+// keep (docs/numerics.md).
 #pragma once
 
 #include <torch/types.h>
@@ -51,8 +51,7 @@ struct StepBytes {
 StepBytes peak_step_bytes(const ModelConfig& model, const StepShape& shape,
                           const StepFormats& formats);
 
-/// What int8 products keep beside tensors: FBGEMM's layout of their right factors, one for each
-/// shape (kernels/gemm/int8_gemm.h).
+/// The bytes of FBGEMM's packed right operands, one for each shape (kernels/gemm/int8_gemm.h).
 double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
                             const StepFormats& formats);
 

@@ -22,8 +22,8 @@ struct AdaptiveScaleOptions {
   double max_scale = 16777216.0;
 };
 
-/// What one look at the gradients found. Shares are of the values that are not zero: what has
-/// already been flushed on its way is zero and can't be told from a true zero.
+/// One measurement of the gradients. Shares count non-zero values only: a value that was already
+/// flushed looks like a true zero.
 struct ScaleMeasurement {
   std::int64_t update = 0;      // the update it was made for, counted from 1
   double scale = 1.0;           // the gradients carried it
@@ -53,7 +53,7 @@ class AdaptiveScale {
   /// Forgets what this iteration has counted.
   void discard() { counts_ = torch::Tensor(); }
 
-  /// What the iteration brought, as bool scalars on the scale's device.
+  /// The outcome of an iteration, as bool scalars on the scale's device.
   struct Outcome {
     torch::Tensor overflow;  // a gradient was not finite
     torch::Tensor lower;     // so the scale becomes `lowered`

@@ -40,7 +40,7 @@ struct GradScalerOptions {
   std::int64_t adaptive_margin = 4;     // powers of two kept free below overflow
 };
 
-/// What became of one optimizer step.
+/// The outcome of one optimizer step.
 struct StepResult {
   bool stepped = true;
   /// Gradients with inf or nan: names (name_parameters), else "group 0, parameter 3".
@@ -73,8 +73,8 @@ class GradScaler;
 /// A fused step that has been queued and not been waited for.
 class PendingStep {
  public:
-  /// What became of it; waits for the device. The scaler, unmoved, and the optimizer must still
-  /// live.
+  /// Waits for the device and returns the outcome. REQUIRES that the scaler has not moved and that
+  /// the optimizer still lives.
   StepResult result() const;
 
  private:

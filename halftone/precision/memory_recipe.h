@@ -11,8 +11,8 @@
 
 namespace halftone {
 
-/// What was asked for: a recipe, and parts of it that were chosen by themselves ("auto": by the
-/// recipe). Words as in docs/config.md.
+/// The user's choice: a policy by name, and parts that override it ("auto": as the policy says).
+/// docs/config.md lists the words.
 struct MemoryChoice {
   std::string memory = "standard";         // "lean", "leanest"
   std::string master_weights = "auto";     // "fp32", "split16", "split8", "none"
@@ -44,8 +44,8 @@ struct MemoryRecipe {
 
 const std::vector<std::string>& memory_names();
 
-/// What `choice` means for `precision`. Throws UserError that says why two of them exclude each
-/// other, and what to choose instead.
+/// Resolves `choice` for `precision`. Throws UserError for parts that exclude each other; it names
+/// the reason and the alternative.
 MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& precision);
 
 }  // namespace halftone

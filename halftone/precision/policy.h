@@ -10,7 +10,8 @@
 
 namespace halftone {
 
-/// What a named precision means: a value, not a class hierarchy. Defaults are those of "32-true".
+/// The meaning of a named precision: a value, not a class hierarchy. Defaults are those of
+/// "32-true".
 struct PrecisionPolicy {
   std::string name = "32-true";
   torch::ScalarType parameter = torch::kFloat32;  // dtype of weights and gradients

@@ -15,7 +15,7 @@
 
 namespace halftone {
 
-/// What a key holds: seconds for a duration, text for a loss scale; nothing when it is unset.
+/// The value of a key: seconds for a duration, text for a loss scale, nothing if it is unset.
 using ConfigValue =
     std::variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<std::string>>;
 

@@ -16,7 +16,7 @@
 
 namespace halftone {
 
-/// What is about to be trained.
+/// The run that is about to be trained.
 struct PretrainPlan {
   std::filesystem::path run;
   std::int64_t parameters = 0;

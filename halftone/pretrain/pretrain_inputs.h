@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the keys of a configuration stand for, made: shared by all that trains from one.
+// Builds the objects that a configuration describes. Every command that trains from one shares
+// them.
 #pragma once
 
 #include <torch/types.h>
@@ -19,7 +20,7 @@
 
 namespace halftone {
 
-/// What a run starts from once its inputs are known to be good.
+/// The checked inputs of a run.
 struct PretrainInputs {
   Tokenizer tokenizer;
   TokenizedData data;

@@ -32,7 +32,7 @@ struct Curve {
   std::string end_label;  ///< beside the last point of the chart's last curve; empty: its value
 };
 
-/// What lies between two curves of the same steps.
+/// The area between two curves of the same steps.
 struct Area {
   std::string name;
   std::string color;

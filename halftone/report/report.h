@@ -10,7 +10,7 @@
 
 namespace halftone {
 
-/// What a page says about a run beside its numbers. All of it is text; the page escapes it.
+/// The text of a page about a run. The page escapes it.
 struct RunDescription {
   struct Fact {
     std::string name;   ///< "precision"

@@ -8,7 +8,7 @@
 
 namespace halftone {
 
-/// Where things stand in a run directory.
+/// The paths of a run directory.
 struct RunPaths {
   std::filesystem::path root;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What metrics.jsonl says about a run, in bounded memory. The file may be of any length and in any
-// state: what is torn, damaged or not ours is counted and passed over.
+// The history of a run from metrics.jsonl, in bounded memory. The file may have any length and
+// state: torn, damaged and foreign lines are counted and skipped.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,7 @@
 
 namespace halftone {
 
-/// What one optimizer step was: a line of metrics.jsonl.
+/// One optimizer step: a line of metrics.jsonl.
 struct StepMetrics {
   std::int64_t step = 0;   // from 1; skipped steps count
   std::int64_t epoch = 0;  // from 1

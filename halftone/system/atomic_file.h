@@ -52,7 +52,7 @@ class AtomicFolder {
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
 
-  /// Where to create the files. They must be on the disk (AtomicFile) before commit().
+  /// The folder to create the files in. They must be on the disk (AtomicFile) before commit().
   const std::filesystem::path& staging() const { return staging_; }
   /// Gives the folder its name, in place of one that is there. At most once.
   void commit();

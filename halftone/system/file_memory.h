@@ -28,8 +28,8 @@ bool is_folder_in_memory(const std::filesystem::path& folder);
 bool lies_in_file(const torch::Tensor& tensor);
 
 /// Takes the pages that a contiguous tensor in such a file lies on out of the process's memory.
-/// What was written stays: in the system's cache, and on the disk once that is short. Reading or
-/// writing brings them back. Of any other tensor nothing happens.
+/// Their content stays in the system's cache and moves to the disk when memory is short. Reading or
+/// writing brings the pages back. Does nothing for any other tensor.
 void release_pages(const torch::Tensor& tensor);
 
 /// Lets the system begin to read those pages from the disk, as far as they are no longer in its

@@ -19,7 +19,7 @@ std::size_t whole_large_pages(std::int64_t bytes) {
   return (static_cast<std::size_t>(bytes) / kLargePageBytes + 1) * kLargePageBytes;
 }
 
-// A wish: a system without such pages gives ordinary ones.
+// Only advice: a system without such pages gives ordinary ones.
 void wish_for_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t size) {
 #ifdef MADV_HUGEPAGE
   ::madvise(memory, size, MADV_HUGEPAGE);

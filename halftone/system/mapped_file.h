@@ -10,12 +10,10 @@
 namespace halftone {
 
 /// A regular file's bytes, read where the system keeps them. The file stays readable when it is
-/// deleted. Safe to use from several threads.
-///
-/// What a mapping cannot do is to report an error: a file that another program cuts off, or a disk
-/// that fails, in the moment between bytes() and the reading of what it returned ends the process
-/// with SIGBUS. Map files that are written whole and then renamed into place, as this project's own
-/// are; read others with File::read_at().
+/// deleted. Safe to use from several threads. A mapping cannot report an error. If another program
+/// truncates the file or the disk fails after bytes(), reading ends the process with SIGBUS. Map
+/// only files that are written whole and renamed into place, as this project's own are. Read others
+/// with File::read_at().
 class MappedFile {
  public:
   /// Throws UserError unless `path` is a regular file that can be read.

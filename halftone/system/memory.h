@@ -16,8 +16,8 @@ void reset_peak_resident_bytes();
 /// Hands free memory back to the system, where it lies scattered too.
 void release_free_memory();
 
-/// For a program that trains, at its start: keeps what is freed, for the whole process, where it
-/// would go back to the system. Steps ask for the same sizes again and again; once they have seen
+/// Makes the whole process keep freed memory instead of returning it to the system. For a program
+/// that trains, at its start. Steps ask for the same sizes again and again; once they have seen
 /// them, they get no new pages. Large CPU tensors lie in a pool that holds at most a sixth more
 /// than they ever took at once (system/block_pool.h); for all else the C library keeps it, where
 /// that is glibc and GLIBC_TUNABLES sets no thresholds.

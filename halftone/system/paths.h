@@ -5,8 +5,8 @@
 
 namespace halftone {
 
-/// Where this project keeps what it can make again: ${XDG_CACHE_HOME:-~/.cache}/halftone, or a
-/// folder of the system's temporary one when there is no home. It need not exist.
+/// The folder of files that can be made again: ${XDG_CACHE_HOME:-~/.cache}/halftone, or one in the
+/// system's temporary folder if there is no home. It need not exist.
 std::filesystem::path cache_folder();
 
 }  // namespace halftone

@@ -38,7 +38,7 @@ void* map_pages(std::size_t bytes) {
   if (bytes < kLargePageBytes) return map_anywhere(bytes);
   void* const mapped = map_aligned(bytes);
 #ifdef MADV_HUGEPAGE
-  // A wish: a system without such pages gives ordinary ones.
+  // Only advice: a system without such pages gives ordinary ones.
   if (mapped != nullptr) ::madvise(mapped, bytes, MADV_HUGEPAGE);
 #endif
   return mapped;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a person watches on stderr while something takes its time.
+// Progress on stderr while something takes its time.
 #pragma once
 
 #include <chrono>

@@ -10,8 +10,8 @@
 
 namespace halftone {
 
-/// Where the word that begins at byte `at` (< text.size()) ends. Calling it again and again from 0
-/// splits all of `text`. A byte that is not UTF-8 counts as neither letter, number nor space.
+/// The end of the word that begins at byte `at` (< text.size()). Repeated calls from 0 split all of
+/// `text`. A byte that is not UTF-8 counts as neither letter, number nor space.
 std::size_t word_end(std::string_view text, std::size_t at);
 
 }  // namespace halftone

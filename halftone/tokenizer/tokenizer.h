@@ -104,7 +104,7 @@ class StreamDecoder {
   /// The text that `id` completes; holds back the bytes of an unfinished character.
   std::string push(std::int32_t id);
 
-  /// What was held back; the stream is over, and another may begin.
+  /// Returns the bytes that were held back and ends the stream. Another stream may begin.
   std::string flush();
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a Tokenizer looks up while it works, built once from the two files. Private to this folder.
+// The look-up tables of a Tokenizer, built once from its two files. Private to this room.
 #pragma once
 
 #include <array>

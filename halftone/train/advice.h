@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is worth saying about a choice of precision before a run begins: where it gains nothing,
-// where another is free, and what keeps the hardware from being fast.
+// Hints about the chosen precision before a run begins: it gains nothing, another one is free, or
+// something keeps the hardware from being fast.
 #pragma once
 
 #include <torch/nn/module.h>

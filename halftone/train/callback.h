@@ -14,8 +14,8 @@ namespace halftone {
 
 class Trainer;
 
-/// What happens beside the training itself. Called in the order of TrainerOptions::callbacks, from
-/// the training thread; an exception ends the run.
+/// An observer of a training. The Trainer calls it from the training thread, in the order of
+/// TrainerOptions::callbacks. An exception ends the run.
 class Callback {
  public:
   virtual ~Callback() = default;
@@ -40,10 +40,11 @@ class Callback {
   /// After the last checkpoint: what is done to the model here is not in it. A stopped run comes
   /// here too.
   virtual void on_fit_end(Trainer& /*trainer*/) {}
-  /// What ends the run before its time; it is thrown on. REQUIRES that nothing is thrown from here.
+  /// The exception that ends the run; it is rethrown afterwards. REQUIRES that this function does
+  /// not throw.
   virtual void on_exception(Trainer& /*trainer*/, const std::exception& /*error*/) {}
 
-  /// What a resumed run has to know. The key under which it is saved must not change.
+  /// The state that a resumed run needs. The key under which it is saved must not change.
   virtual std::string state_key() const { return ""; }  // empty: nothing to save
   virtual StateDict state_dict() const { return {}; }
   virtual void load_state_dict(const StateDict& /*state*/) {}

@@ -92,8 +92,8 @@ class MixedPrecision {
   const torch::Device& device() const { return device_; }
   BatchPlacement batch_placement() const { return {device_, policy_.input()}; }
 
-  /// What the next step depends on: the scaler's, where there is a scale, and "previous_norm",
-  /// where released gradients are clipped by it.
+  /// The state that the next step depends on: the scaler's, if there is one, and "previous_norm",
+  /// if released gradients are clipped by it.
   StateDict state_dict() const;
   void load_state_dict(const StateDict& state);
 

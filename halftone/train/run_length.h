@@ -8,7 +8,8 @@
 
 namespace halftone {
 
-/// What may end a run. Without any: one epoch. A step limit or a time limit alone repeats the data.
+/// The limits of a run. Without any it lasts one epoch. A limit of steps or time alone repeats the
+/// data.
 struct RunLimits {
   std::optional<std::int64_t> max_steps;  // optimizer steps, skipped ones included
   std::optional<std::int64_t> max_epochs;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a Trainer trains, in Lightning's habits: a module that says what its loss and its optimizers
-// are. Precision, device, accumulation, clipping, logging and saving are the Trainer's.
+// The module that a Trainer trains, after Lightning's: it defines its loss and its optimizers. The
+// Trainer owns precision, device, accumulation, clipping, logging and saving.
 #pragma once
 
 #include <torch/data/example.h>
@@ -56,7 +56,8 @@ class TrainingModuleBase : public torch::nn::Module {
   /// update.
   virtual std::vector<OptimizerSetup> configure_optimizers() = 0;
 
-  /// What is trained, saved and named in messages; the whole module unless it wraps another.
+  /// The network that is trained, saved and named in messages: this module, unless it wraps
+  /// another.
   virtual torch::nn::Module& network() { return *this; }
 
   virtual void on_fit_start() {}
@@ -90,7 +91,7 @@ class TrainingModuleBase : public torch::nn::Module {
   torch::Tensor over_samples(const torch::Tensor& mean) const {
     return batch_weight_.samples_to_loss == 1.0 ? mean : mean * batch_weight_.samples_to_loss;
   }
-  /// What `tokens` and `tokens_per_s` of the metrics count.
+  /// The unit that `tokens` and `tokens_per_s` of the metrics count.
   void count_tokens(std::int64_t tokens) { tokens_ += tokens; }
 
  private:

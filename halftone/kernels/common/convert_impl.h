@@ -35,7 +35,7 @@ struct Float {
   static HWY_INLINE void store(hn::Vec<D> value, D d, Type* to) {
     hn::StoreU(value, d, to);
   }
-  // What a store and a load give.
+  // The result of a store and a load.
   template <class D>
   static HWY_INLINE hn::Vec<D> rounded(D, hn::Vec<D> value) {
     return value;
@@ -112,7 +112,7 @@ struct BFloat16 {
   }
 };
 
-/// What `loop` gives for the element type that `type` names.
+/// Calls `loop` with the element type that `type` names.
 template <class Loop>
 auto with_element(KernelType type, const Loop& loop) {
   switch (type) {

@@ -8,7 +8,8 @@
 
 namespace halftone {
 
-/// What has a kernel for the CPU and a definition beside it. In the words of HALFTONE_COMPOSED:
+/// The operations that have a CPU kernel and a reference in ATen. The comments are the words of
+/// HALFTONE_COMPOSED.
 enum class FusedKernel {
   kAdamW,               // adamw
   kCrossEntropy,        // cross_entropy

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the vectorised loops and their callers agree on; free of LibTorch, so that the loops compile
-// quickly.
+// The interface between the vectorised loops and their callers. It is free of LibTorch, so the
+// loops compile quickly.
 #pragma once
 
 namespace halftone {

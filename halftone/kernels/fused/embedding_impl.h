@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What embedding.cpp and embedding_cpu.cpp agree on; free of LibTorch, so that the loops compile
-// quickly.
+// The interface between embedding.cpp and embedding_cpu.cpp. It is free of LibTorch, so the loops
+// compile quickly.
 #pragma once
 
 #include <cstdint>

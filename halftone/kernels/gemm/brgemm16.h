@@ -25,7 +25,7 @@ bool has_brgemm16();
 void brgemm16(const SgemmSize& size, const Brgemm16Operand& a, const Brgemm16Operand& b, bool add,
               float* c, std::int64_t c_stride);
 
-/// What surrounds a thread's calls of brgemm16(): some CPUs lend their matrix registers until it
+/// A thread calls brgemm16() inside this scope. On some CPUs it holds the matrix registers until it
 /// ends.
 struct Brgemm16Region {
   Brgemm16Region() = default;

@@ -36,11 +36,11 @@ std::int32_t int8_left_limit(torch::Device device = torch::kCPU);
 Int8Matrix quantize_left(const torch::Tensor& matrix, const Int8Rounding& rounding);
 Int8Matrix quantize_right(const torch::Tensor& matrix, const Int8Rounding& rounding);
 
-/// What int32 sums of products of bytes can't exceed.
+/// The most terms of an exact int32 sum of products of bytes.
 constexpr std::int64_t kMaxInt8Depth = 65536;
 
-/// left right^T, (left rows, right rows) fp32: exact integer sums times the scales. Added to `into`
-/// where that is defined (dense, same shape), which is then the result.
+/// left right^T, (left rows, right rows) fp32: exact integer sums times the scales. If `into` is
+/// defined (dense, same shape), the product is added to it and it is returned.
 torch::Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, torch::Tensor into = {});
 
 }  // namespace halftone

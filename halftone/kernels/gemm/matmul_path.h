@@ -30,7 +30,7 @@ struct MatmulPaths {
   bool operator==(const MatmulPaths&) const = default;
 };
 
-/// Whose fp32 product is called. (What is widened to fp32 is multiplied by it, too.)
+/// The library of fp32 matmuls. It also multiplies operands that were upcast to fp32.
 enum class GemmLibrary {
   kBlas,    // LibTorch's at::mm: MKL, or the BLAS it was built with
   kOneDnn,  // gemm32.h

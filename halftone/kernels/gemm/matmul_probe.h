@@ -37,12 +37,12 @@ MatmulMeasurement measure_matmul_paths();
 
 enum class MatmulRecord { kUse, kReplace };
 
-/// What an earlier process measured under the same conditions (processor, instruction-set caps in
-/// the environment, LibTorch, threads), else a new measurement, which it then records; with
-/// kReplace it measures in any case. A record that cannot be read or written is no error.
+/// Returns the record of an earlier process under the same conditions: processor, instruction-set
+/// caps, LibTorch, threads. Without one, or with kReplace, measures and records. A record that
+/// cannot be read or written is not an error.
 MatmulMeasurement measured_matmul_paths(MatmulRecord record = MatmulRecord::kUse);
 
-/// Where the measurements are kept. The file need not exist.
+/// The file of the measurements. It need not exist.
 std::filesystem::path matmul_record_path();
 
 }  // namespace halftone

@@ -45,7 +45,8 @@ class ConvertedWeights {
   friend Int8Matrix quantized_once(at::TensorList, bool, const std::function<Int8Matrix()>&);
 };
 
-/// What `convert` makes of `weights` in bf16 or fp16, or made before in the innermost region.
+/// Returns convert(), the `weights` in bf16 or fp16, or the result that the innermost region
+/// already holds.
 torch::Tensor rounded_once(at::TensorList weights, torch::ScalarType dtype,
                            const std::function<torch::Tensor()>& convert);
 /// The same of int8 operands, of the weights or of their transpose.

@@ -23,8 +23,8 @@ torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Ten
                                    const torch::Tensor& targets, const torch::Tensor& mask,
                                    std::int64_t chunk_rows = 0);
 
-/// The rows of a chunk: so many that the weight's gradient, which each chunk reads and writes, does
-/// not set the pace, no more than that, and much the same in each chunk.
+/// The rows of a chunk. Each chunk reads and writes the weight's whole gradient, so a chunk has
+/// just enough rows to hide that. All chunks are about equally large.
 std::int64_t loss_chunk_rows(std::int64_t rows, std::int64_t classes, std::int64_t dim);
 
 }  // namespace halftone

@@ -42,8 +42,8 @@ struct AdamWArguments {
 ///   g = gradient * factor;  w -= w lr decay;  m += (1 - beta1) (g - m)
 ///   v = beta2 v + (1 - beta2) g g;  w -= lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) +
 ///   eps)
-/// What is stored in fewer bits is rounded after the whole of it. With 8-bit moments no update is
-/// larger than the largest that fp32 moments can lead to in that step
+/// A tensor that is stored in fewer bits is rounded once, after the whole update. With 8-bit
+/// moments no update is larger than the largest that fp32 moments can lead to in that step
 /// (kernels/optimizer/moments.h). The result depends neither on the number of threads, nor on how a
 /// range is cut into calls (8-bit moments are cut between blocks). Reads scalars on the host only
 /// where the tensors are on the CPU.

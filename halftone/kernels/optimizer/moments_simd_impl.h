@@ -38,7 +38,7 @@ struct DecadeTable {
   V values;
 };
 
-/// What a map needs in registers to go both ways.
+/// The registers of a map, for both directions.
 template <bool kRoot>
 struct MapTables {
   static constexpr const DynamicMap& kMap = kRoot ? kUnsignedMap : kSignedMap;
@@ -90,8 +90,8 @@ HWY_INLINE VI decade_of(const MapTables<kRoot>& tables, V size) {
   return hn::Add(decade, hn::IfThenElseZero(odd, hn::Set(di, 1)));
 }
 
-/// Where `size` stands between the decade's numbers, up to rounding errors: at a number's value it
-/// is that number, and it stops at the last one.
+/// The position of `size` among the decade's numbers, up to rounding errors. It is exact at a
+/// number and clamped to the last.
 template <bool kRoot>
 HWY_INLINE V place_of(const MapTables<kRoot>& tables, V size, VI decade) {
   return hn::Min(hn::Add(hn::Mul(size, tables.inverse(decade)), tables.shift(decade)),
