@@ -305,7 +305,7 @@ class Step {
   double stream_, compute_;  // bytes of an element
   bool narrow_;              // `compute` has 16 bits
   bool converts_;            // weights are rounded for products
-  bool caches_;              // once for several micro-batches (kernels/linear/converted_weights.h)
+  bool caches_;              // once for several micro-batches (kernels/linear/weight_cache.h)
 };
 
 }  // namespace

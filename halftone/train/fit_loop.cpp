@@ -15,7 +15,7 @@
 #include "halftone/core/random.h"
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/kernels/gemm/matmul_path.h"
-#include "halftone/kernels/linear/converted_weights.h"
+#include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/system/memory.h"
@@ -192,7 +192,7 @@ torch::Tensor FitLoop::loss_of(std::int64_t i) {
 torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   torch::Tensor total = torch::zeros({}, torch::device(precision_.device()));
   // The weights do not change before the update: each is rounded once for all micro-batches.
-  std::optional<ConvertedWeights> converted;
+  std::optional<WeightCache> converted;
   if (group > 1) converted.emplace();
   for (std::int64_t i = 0; i < group; ++i) {
     const torch::Tensor loss = loss_of(i);

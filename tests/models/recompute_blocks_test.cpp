@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "halftone/inspect/non_finite_finder.h"
-#include "halftone/kernels/linear/converted_weights.h"
+#include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/models/minimind.h"
 #include "halftone/nn/recompute.h"
 #include "halftone/precision/keep_fp32.h"
@@ -59,7 +59,7 @@ Trained train(const ModelConfig& config, const std::string& recipe, bool recompu
   std::int64_t pass = 0;
   for (int update = 0; update < 2; ++update) {
     optimizer->zero_grad();
-    const ConvertedWeights converted;
+    const WeightCache converted;
     for (int micro = 0; micro < 2; ++micro) {
       const Batch batch(40 + pass);
       Tensor loss;

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "halftone/kernels/linear/converted_weights.h"
+#include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/models/minimind.h"
 #include "halftone/train/mixed_precision.h"
 #include "support/matmul_ways.h"
@@ -84,7 +84,7 @@ class Training {
     if (recipe_.release_gradients) {
       precision_.backward_and_step(loss(shape_.micro_batches), {optimizer_}, {.value = 1.0});
     } else {
-      std::optional<ConvertedWeights> converted;
+      std::optional<WeightCache> converted;
       if (shape_.micro_batches > 1) converted.emplace();
       for (std::int64_t i = 0; i < shape_.micro_batches; ++i) precision_.backward(loss(1));
       converted.reset();

@@ -14,7 +14,7 @@
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/kernels/gemm/matmul_path.h"
-#include "halftone/kernels/linear/converted_weights.h"
+#include "halftone/kernels/linear/weight_cache.h"
 
 namespace halftone {
 namespace {
@@ -175,8 +175,8 @@ class Products8 : public HeadProducts {
  public:
   Products8(const Tensor& weight, std::uint64_t stream)
       : weight_(weight),
-        by_class_(quantized_once({weight}, /*transposed=*/false,
-                                 [&] { return quantize_right(weight, {}); })),
+        by_class_(cached_quantize({weight}, /*transposed=*/false,
+                                  [&] { return quantize_right(weight, {}); })),
         stream_(stream) {}
 
   Tensor logits(const Tensor& hidden) override {
@@ -227,7 +227,7 @@ class Products8 : public HeadProducts {
 
 /// The rounding of an output head's weight.
 Tensor rounded_weight(const Tensor& weight, ScalarType dtype) {
-  return rounded_once({weight}, dtype, [&] { return weight.to(dtype); });
+  return cached_cast({weight}, dtype, [&] { return weight.to(dtype); });
 }
 
 }  // namespace

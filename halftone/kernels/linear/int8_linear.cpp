@@ -13,9 +13,9 @@
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
-#include "halftone/kernels/linear/converted_weights.h"
 #include "halftone/kernels/linear/linear_input_impl.h"
 #include "halftone/kernels/linear/merged_weights_impl.h"
+#include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
@@ -74,7 +74,7 @@ Tensor all_weights(at::TensorList weights) {
 }
 
 Int8Matrix quantized_weights(at::TensorList weights, bool transposed) {
-  return quantized_once(weights, transposed, [&] {
+  return cached_quantize(weights, transposed, [&] {
     const Tensor all = all_weights(weights);
     return quantize_right(transposed ? all.t() : all, {});
   });

@@ -22,10 +22,10 @@
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/matvec.h"
-#include "halftone/kernels/linear/converted_weights.h"
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear_input_impl.h"
 #include "halftone/kernels/linear/merged_weights_impl.h"
+#include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
@@ -80,7 +80,7 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     const MatmulPath path = matmul_paths().of(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
     const Tensor rounded =
-        rounded_once(weights, dtype, [&] { return round_weights(weights, dtype); });
+        cached_cast(weights, dtype, [&] { return round_weights(weights, dtype); });
     const Tensor out = gemm16(operand_for(path, rows), rounded.t(), dtype, path);
     variable_list others{rounded};
     others.insert(others.end(), weights.begin(), weights.end());

@@ -20,12 +20,12 @@ namespace halftone {
 /// is kept and used again, as long as the weights' version counters stand still: for the
 /// micro-batches of one optimizer step. Writing to weights without autograd's knowledge (through
 /// data_ptr() or .data()) inside such a region is not noticed. Regions nest; the innermost keeps.
-class ConvertedWeights {
+class WeightCache {
  public:
-  ConvertedWeights();
-  ~ConvertedWeights();
-  ConvertedWeights(const ConvertedWeights&) = delete;
-  ConvertedWeights& operator=(const ConvertedWeights&) = delete;
+  WeightCache();
+  ~WeightCache();
+  WeightCache(const WeightCache&) = delete;
+  WeightCache& operator=(const WeightCache&) = delete;
 
  private:
   enum class Format { kBFloat16, kHalf, kInt8, kInt8Transposed };
@@ -38,19 +38,19 @@ class ConvertedWeights {
   static Value once(at::TensorList weights, Format format, const std::function<Value()>& convert);
 
   std::map<Key, Entry> entries_;
-  ConvertedWeights* outer_;
+  WeightCache* outer_;
 
-  friend torch::Tensor rounded_once(at::TensorList, torch::ScalarType,
-                                    const std::function<torch::Tensor()>&);
-  friend Int8Matrix quantized_once(at::TensorList, bool, const std::function<Int8Matrix()>&);
+  friend torch::Tensor cached_cast(at::TensorList, torch::ScalarType,
+                                   const std::function<torch::Tensor()>&);
+  friend Int8Matrix cached_quantize(at::TensorList, bool, const std::function<Int8Matrix()>&);
 };
 
 /// Returns convert(), the `weights` in bf16 or fp16, or the result that the innermost region
 /// already holds.
-torch::Tensor rounded_once(at::TensorList weights, torch::ScalarType dtype,
-                           const std::function<torch::Tensor()>& convert);
+torch::Tensor cached_cast(at::TensorList weights, torch::ScalarType dtype,
+                          const std::function<torch::Tensor()>& convert);
 /// The same of int8 operands, of the weights or of their transpose.
-Int8Matrix quantized_once(at::TensorList weights, bool transposed,
-                          const std::function<Int8Matrix()>& convert);
+Int8Matrix cached_quantize(at::TensorList weights, bool transposed,
+                           const std::function<Int8Matrix()>& convert);
 
 }  // namespace halftone

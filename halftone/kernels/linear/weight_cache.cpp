@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear/converted_weights.h"
+#include "halftone/kernels/linear/weight_cache.h"
 
 #include "halftone/kernels/linear/merged_weights_impl.h"
 
 namespace halftone {
 namespace {
 
-thread_local ConvertedWeights* innermost_cache = nullptr;
+thread_local WeightCache* innermost_cache = nullptr;
 
 }  // namespace
 
-ConvertedWeights::ConvertedWeights() : outer_(innermost_cache) { innermost_cache = this; }
-ConvertedWeights::~ConvertedWeights() { innermost_cache = outer_; }
+WeightCache::WeightCache() : outer_(innermost_cache) { innermost_cache = this; }
+WeightCache::~WeightCache() { innermost_cache = outer_; }
 
 template <class Value>
-Value ConvertedWeights::once(at::TensorList weights, Format format,
-                             const std::function<Value()>& convert) {
+Value WeightCache::once(at::TensorList weights, Format format,
+                        const std::function<Value()>& convert) {
   if (innermost_cache == nullptr) return convert();
   std::vector<std::uint32_t> versions;
   for (const torch::Tensor& weight : weights) {
@@ -29,18 +29,18 @@ Value ConvertedWeights::once(at::TensorList weights, Format format,
   return std::get<Value>(entry.value);
 }
 
-torch::Tensor rounded_once(at::TensorList weights, torch::ScalarType dtype,
-                           const std::function<torch::Tensor()>& convert) {
-  using Format = ConvertedWeights::Format;
+torch::Tensor cached_cast(at::TensorList weights, torch::ScalarType dtype,
+                          const std::function<torch::Tensor()>& convert) {
+  using Format = WeightCache::Format;
   const Format format = dtype == torch::kHalf ? Format::kHalf : Format::kBFloat16;
-  return ConvertedWeights::once<torch::Tensor>(weights, format, convert);
+  return WeightCache::once<torch::Tensor>(weights, format, convert);
 }
 
-Int8Matrix quantized_once(at::TensorList weights, bool transposed,
-                          const std::function<Int8Matrix()>& convert) {
-  using Format = ConvertedWeights::Format;
+Int8Matrix cached_quantize(at::TensorList weights, bool transposed,
+                           const std::function<Int8Matrix()>& convert) {
+  using Format = WeightCache::Format;
   const Format format = transposed ? Format::kInt8Transposed : Format::kInt8;
-  return ConvertedWeights::once<Int8Matrix>(weights, format, convert);
+  return WeightCache::once<Int8Matrix>(weights, format, convert);
 }
 
 }  // namespace halftone

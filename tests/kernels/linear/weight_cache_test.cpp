@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear/converted_weights.h"
+#include "halftone/kernels/linear/weight_cache.h"
 
 #include <gtest/gtest.h>
 
@@ -12,11 +12,11 @@ namespace {
 
 using torch::Tensor;
 
-TEST(ConvertedWeights, AreConvertedOnceInARegionAndAnewWhenTheyChange) {
+TEST(WeightCache, AreConvertedOnceInARegionAndAnewWhenTheyChange) {
   const Tensor weight = torch::ones({3, 4});
   int conversions = 0;
   const auto rounded = [&] {
-    return rounded_once({weight}, torch::kBFloat16, [&] {
+    return cached_cast({weight}, torch::kBFloat16, [&] {
       ++conversions;
       return weight.to(torch::kBFloat16);
     });
@@ -25,14 +25,14 @@ TEST(ConvertedWeights, AreConvertedOnceInARegionAndAnewWhenTheyChange) {
   rounded();
   EXPECT_EQ(conversions, 2);  // no region
   {
-    const ConvertedWeights region;
+    const WeightCache region;
     rounded();
     rounded();
     EXPECT_EQ(conversions, 3);
     weight.add_(1);
     EXPECT_TRUE(rounded().equal(torch::full({3, 4}, 2.0F).to(torch::kBFloat16)));
     EXPECT_EQ(conversions, 4);
-    rounded_once({weight}, torch::kHalf, [&] { return weight.to(torch::kHalf); });
+    cached_cast({weight}, torch::kHalf, [&] { return weight.to(torch::kHalf); });
     EXPECT_EQ(rounded().scalar_type(), torch::kBFloat16);
     EXPECT_EQ(conversions, 4);
   }
@@ -40,7 +40,7 @@ TEST(ConvertedWeights, AreConvertedOnceInARegionAndAnewWhenTheyChange) {
   EXPECT_EQ(conversions, 5);
 }
 
-TEST(ConvertedWeights, ChangeNoBitOfAnyLayer) {
+TEST(WeightCache, ChangeNoBitOfAnyLayer) {
   torch::manual_seed(1);
   const Tensor x = torch::randn({6, 5});
   const Tensor g = torch::randn({6, 7});
@@ -50,7 +50,7 @@ TEST(ConvertedWeights, ChangeNoBitOfAnyLayer) {
       const Tensor buffer = torch::ones({7, 5});
       const Tensor a = buffer.narrow(0, 0, 4).detach().requires_grad_();
       const Tensor b = buffer.narrow(0, 4, 3).detach().requires_grad_();
-      std::optional<ConvertedWeights> region;
+      std::optional<WeightCache> region;
       if (keep) region.emplace();
       for (std::uint64_t pass = 0; pass < 3; ++pass) {
         const Tensor input = x.detach().requires_grad_();
