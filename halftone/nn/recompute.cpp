@@ -16,8 +16,8 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/int8_linear.h"
-#include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
 namespace {

@@ -12,7 +12,7 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/kernels/linear/weight_grad.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/clip.h"
@@ -137,7 +137,7 @@ ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t 
 }
 
 void MixedPrecision::backward(const torch::Tensor& loss) {
-  const AccumulateInPlace in_place;
+  const FusedGradAccumulation in_place;
   scaled(loss).backward();
 }
 

@@ -9,9 +9,9 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/fused/swiglu.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
-#include "halftone/kernels/linear/weight_grad.h"
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
 
@@ -110,7 +110,7 @@ TEST(Recomputed, AddsToPresetGradientsInPlace) {
     const Layers layers;
     for (const Tensor& weight : layers.weights) weight.mutable_grad() = torch::ones_like(weight);
     const void* memory = layers.weights[2].grad().data_ptr();
-    const AccumulateInPlace region;
+    const FusedGradAccumulation region;
     outputs_of(layers, torch::ones({9, 8}), again)[0].sum().backward();
     EXPECT_EQ(layers.weights[2].grad().data_ptr(), memory);
     for (const Tensor& weight : layers.weights) found[again].push_back(weight.grad());
@@ -128,7 +128,7 @@ TEST(Recomputed, AHookOfAParameterSeesItsGradientOnce) {
       ++calls;
       return grad * 2;
     });
-    const AccumulateInPlace region;
+    const FusedGradAccumulation region;
     outputs_of(layers, torch::ones({9, 8}), again)[0].sum().backward();
     EXPECT_EQ(calls, 1);
     for (const Tensor& weight : layers.weights) found[again].push_back(weight.grad());

@@ -8,8 +8,8 @@
 #include <functional>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/linear.h"
-#include "halftone/kernels/linear/weight_grad.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
 #include "halftone/optim/gradient_release.h"
@@ -241,7 +241,7 @@ TEST(FrozenParameters, AreNotThoseWhoseGradientIsZero) {
   expect_decayed([](const Tensor& w) { w.mutable_grad().zero_(); });
   expect_decayed([](const Tensor& w) { w.mutable_grad() = torch::zeros_like(w); });
   expect_decayed([](const Tensor& w) {  // written by the product itself, for all rows of none
-    const AccumulateInPlace in_place;
+    const FusedGradAccumulation in_place;
     halftone::linear(torch::zeros({0, kWidth}), w).sum().backward();
   });
 }

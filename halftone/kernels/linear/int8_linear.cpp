@@ -13,10 +13,10 @@
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/linear_input_impl.h"
 #include "halftone/kernels/linear/merged_weights_impl.h"
 #include "halftone/kernels/linear/weight_cache.h"
-#include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
 

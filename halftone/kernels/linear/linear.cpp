@@ -22,11 +22,11 @@
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/matvec.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear_input_impl.h"
 #include "halftone/kernels/linear/merged_weights_impl.h"
 #include "halftone/kernels/linear/weight_cache.h"
-#include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
 namespace {

@@ -18,10 +18,10 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/fused/cross_entropy.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/head_products.h"
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
-#include "halftone/kernels/linear/weight_grad.h"
 
 namespace halftone {
 namespace {

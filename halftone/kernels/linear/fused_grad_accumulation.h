@@ -13,12 +13,12 @@ namespace halftone {
 /// Only for weights that autograd would treat alike: leaves whose .grad is there, dense and of
 /// their dtype or fp32, without hooks; never under create_graph, nor in autograd::grad() or
 /// backward(inputs). A weight must not be differentiated by two threads at once.
-class AccumulateInPlace {
+class FusedGradAccumulation {
  public:
-  AccumulateInPlace();
-  ~AccumulateInPlace();
-  AccumulateInPlace(const AccumulateInPlace&) = delete;
-  AccumulateInPlace& operator=(const AccumulateInPlace&) = delete;
+  FusedGradAccumulation();
+  ~FusedGradAccumulation();
+  FusedGradAccumulation(const FusedGradAccumulation&) = delete;
+  FusedGradAccumulation& operator=(const FusedGradAccumulation&) = delete;
 };
 
 /// Inside a backward(): whether the gradients of those `weights` that require one may go to .grad

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear/weight_grad.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -41,7 +41,7 @@ Tensor output(const Tensor& x, const Weights& weights, Recipe recipe) {
   return merged_linear(x, weights.parameters);
 }
 
-TEST(AccumulateInPlace, GivesTheGradientsThatAutogradGives) {
+TEST(FusedGradAccumulation, GivesTheGradientsThatAutogradGives) {
   torch::manual_seed(1);
   const MatmulChoice before = matmul_paths();
   const Tensor x = torch::randn({5, 6}), g = torch::randn({5, 7});
@@ -56,7 +56,7 @@ TEST(AccumulateInPlace, GivesTheGradientsThatAutogradGives) {
     const Tensor y = output(x, in_place, recipe);
     const void* memory = in_place.parameters[0].grad().data_ptr();
     {
-      const AccumulateInPlace region;
+      const FusedGradAccumulation region;
       y.backward(g.to(y.scalar_type()));
     }
     EXPECT_EQ(in_place.parameters[0].grad().data_ptr(), memory);
@@ -66,10 +66,10 @@ TEST(AccumulateInPlace, GivesTheGradientsThatAutogradGives) {
   set_matmul_paths(before);
 }
 
-TEST(AccumulateInPlace, LeavesGradAloneWhereAutogradWould) {
+TEST(FusedGradAccumulation, LeavesGradAloneWhereAutogradWould) {
   torch::manual_seed(3);
   const Tensor x = torch::randn({5, 6});
-  const AccumulateInPlace region;
+  const FusedGradAccumulation region;
   {
     const Weights weights;
     const auto grads =
@@ -85,7 +85,7 @@ TEST(AccumulateInPlace, LeavesGradAloneWhereAutogradWould) {
   }
 }
 
-TEST(AccumulateInPlace, HooksSeeTheirGradient) {
+TEST(FusedGradAccumulation, HooksSeeTheirGradient) {
   torch::manual_seed(4);
   const Tensor x = torch::randn({5, 6});
   const Weights weights;
@@ -94,25 +94,25 @@ TEST(AccumulateInPlace, HooksSeeTheirGradient) {
     seen = grad.clone();
     return grad * 0;
   });
-  const AccumulateInPlace region;
+  const FusedGradAccumulation region;
   output(x, weights, Recipe::kFp32).sum().backward();
   EXPECT_TRUE(at::allclose(seen, x.sum(0).expand({3, 6}), 1e-5, 1e-5));
   EXPECT_TRUE(weights.parameters[1].grad().equal(torch::ones({3, 6})));
   EXPECT_TRUE(at::allclose(weights.parameters[0].grad(), 1 + x.sum(0).expand({4, 6}), 1e-5, 1e-5));
 }
 
-TEST(AccumulateInPlace, TakesWeightsWithoutAGradient) {
+TEST(FusedGradAccumulation, TakesWeightsWithoutAGradient) {
   const Tensor x = torch::ones({5, 6});
   const Tensor weight = torch::ones({3, 6}).requires_grad_();
-  const AccumulateInPlace region;
+  const FusedGradAccumulation region;
   halftone::linear(x, weight).sum().backward();
   EXPECT_TRUE(weight.grad().equal(torch::full({3, 6}, 5.0F)));
 }
 
-TEST(AccumulateInPlace, IsOffOutsideABackward) {
+TEST(FusedGradAccumulation, IsOffOutsideABackward) {
   const Weights weights;
   EXPECT_FALSE(weight_grad_in_place(weights.parameters).defined());
-  const AccumulateInPlace region;
+  const FusedGradAccumulation region;
   EXPECT_FALSE(weight_grad_in_place(weights.parameters).defined());
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear/weight_grad.h"
+#include "halftone/kernels/linear/fused_grad_accumulation.h"
 
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/graph_task.h>
@@ -49,8 +49,8 @@ bool is_in_place_backward() {
 
 }  // namespace
 
-AccumulateInPlace::AccumulateInPlace() { ++regions; }
-AccumulateInPlace::~AccumulateInPlace() { --regions; }
+FusedGradAccumulation::FusedGradAccumulation() { ++regions; }
+FusedGradAccumulation::~FusedGradAccumulation() { --regions; }
 
 bool accumulates_in_place(at::TensorList weights) {
   return is_in_place_backward() && std::all_of(weights.begin(), weights.end(), [](const Tensor& w) {
