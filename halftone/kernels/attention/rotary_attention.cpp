@@ -14,13 +14,13 @@
 #include "halftone/core/error.h"
 #include "halftone/kernels/attention/attention.h"
 #include "halftone/kernels/attention/rope.h"
-#include "halftone/kernels/attention/rotary_attention16.h"
+#include "halftone/kernels/attention/rotary_attention_bf16.h"
 #include "halftone/kernels/attention/rotary_attention_impl.h"
 #include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
-#include "halftone/kernels/gemm/brgemm16.h"
+#include "halftone/kernels/gemm/brgemm_bf16.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/sgemm.h"
 #include "halftone/kernels/linear/linear.h"
@@ -218,7 +218,7 @@ const float* rotation_data(const Tensor& real_rotations) {
 
 /// Whether the products take bf16 factors: where those of linear() do.
 bool multiplies_bf16(const Tensor& qkv, MatmulPath MatmulPaths::*direction) {
-  return qkv.scalar_type() == torch::kBFloat16 && has_brgemm16() &&
+  return qkv.scalar_type() == torch::kBFloat16 && has_brgemm_bf16() &&
          matmul_paths().bf16.*direction == MatmulPath::kNative;
 }
 

@@ -28,8 +28,8 @@
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
-#include "halftone/kernels/gemm/gemm16.h"
 #include "halftone/kernels/gemm/gemm32.h"
+#include "halftone/kernels/gemm/gemm_half.h"
 #include "halftone/system/paths.h"
 #include "halftone/system/processor.h"
 
@@ -119,7 +119,7 @@ MatmulPath faster_way(const MatmulTiming& timing) {
 MatmulTiming time_gemm(const Operands& small, const Operands& real, GemmLibrary fp32) {
   const auto work = [fp32](const Operands& operands) {
     return [operands, fp32](MatmulPath path) {
-      gemm16(operands.a, operands.b, operands.out, path, fp32);
+      gemm_half(operands.a, operands.b, operands.out, path, fp32);
     };
   };
   return time_ways(work(small), work(real));

@@ -77,11 +77,11 @@ class Products32 : public HeadProducts {
   ChunkBuffer logits_;
 };
 
-/// Each product by the path that gemm16() would take. What is widened is widened once, in memory
+/// Each product by the path that gemm_half() would take. What is widened is widened once, in memory
 /// that all chunks use.
-class Products16 : public HeadProducts {
+class ProductsHalf : public HeadProducts {
  public:
-  Products16(const Tensor& rounded_weight, const MatmulPaths& paths)
+  ProductsHalf(const Tensor& rounded_weight, const MatmulPaths& paths)
       : paths_(paths),
         weight_(rounded_weight),
         logits_(weight_.size(0), weight_.scalar_type()),
@@ -237,8 +237,8 @@ int HeadProducts::gradient_exponent(double /*largest*/) const { return 0; }
 std::unique_ptr<HeadProducts> head_products(const Tensor& weight, const HeadRecipe& recipe) {
   if (recipe.int8) return std::make_unique<Products8>(weight, recipe.stream);
   if (recipe.dtype == torch::kFloat) return std::make_unique<Products32>(weight);
-  return std::make_unique<Products16>(rounded_weight(weight, recipe.dtype),
-                                      matmul_paths().of(recipe.dtype));
+  return std::make_unique<ProductsHalf>(rounded_weight(weight, recipe.dtype),
+                                        matmul_paths().of(recipe.dtype));
 }
 
 }  // namespace halftone

@@ -18,8 +18,8 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
-#include "halftone/kernels/gemm/gemm16.h"
 #include "halftone/kernels/gemm/gemm32.h"
+#include "halftone/kernels/gemm/gemm_half.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/matvec.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
@@ -50,7 +50,7 @@ Tensor linear_beside_linear(const Tensor& x, const std::vector<Tensor>& weights)
       x, weights, [](const Tensor& in, const Tensor& weight) { return at::linear(in, weight); });
 }
 
-/// What gemm16 takes on `path`: an operand of several products is widened once, not by each.
+/// What gemm_half takes on `path`: an operand of several products is widened once, not by each.
 Tensor operand_for(MatmulPath path, const Tensor& narrow) {
   return path == MatmulPath::kWidened ? narrow.to(torch::kFloat) : narrow;
 }
@@ -74,14 +74,14 @@ void refuse_second_derivative() {
                  "can be differentiated once");
 }
 
-struct Merged16 : torch::autograd::Function<Merged16> {
+struct MergedHalf : torch::autograd::Function<MergedHalf> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
                         ScalarType dtype) {
     const MatmulPath path = matmul_paths().of(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
     const Tensor rounded =
         cached_cast(weights, dtype, [&] { return round_weights(weights, dtype); });
-    const Tensor out = gemm16(operand_for(path, rows), rounded.t(), dtype, path);
+    const Tensor out = gemm_half(operand_for(path, rows), rounded.t(), dtype, path);
     variable_list others{rounded};
     others.insert(others.end(), weights.begin(), weights.end());
     save_linear(ctx, std::move(others), x, rows);
@@ -100,7 +100,7 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     variable_list grads(weights.size() + 2);  // x, the weights, the dtype
     if (ctx->needs_input_grad(0)) {
       // Rounded as the product of 16-bit operands is, then in the dtype x came in.
-      grads[0] = saved.input_grad(gemm16(g_operand, rounded, dtype, paths.input_gradient));
+      grads[0] = saved.input_grad(gemm_half(g_operand, rounded, dtype, paths.input_gradient));
     }
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     const bool shared = paths.weight_gradient == paths.input_gradient;
@@ -108,10 +108,10 @@ struct Merged16 : torch::autograd::Function<Merged16> {
     const Tensor rows = as_rows(saved.input(grads[0]).to(dtype));
     const Tensor x_operand = operand_for(paths.weight_gradient, rows);
     if (const Tensor sum = weight_grad_in_place(weights); sum.defined()) {
-      gemm16_add(sum, g_t, x_operand, paths.weight_gradient);
+      gemm_half_add(sum, g_t, x_operand, paths.weight_gradient);
     } else {
       const ScalarType w_dtype = weight_grad_dtype(weights.front());
-      split_rows(gemm16(g_t, x_operand, w_dtype, paths.weight_gradient), row_counts(weights),
+      split_rows(gemm_half(g_t, x_operand, w_dtype, paths.weight_gradient), row_counts(weights),
                  grads);
     }
     return grads;
@@ -215,7 +215,7 @@ Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights) {
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);
   if (!int8 && takes_matvec(x, weights, dtype)) return matvec(x, weights, dtype);
-  if (x.is_cpu() && is_half(dtype)) return Merged16::apply(x, at::TensorList(weights), dtype);
+  if (x.is_cpu() && is_half(dtype)) return MergedHalf::apply(x, at::TensorList(weights), dtype);
   if (int8) return int8_merged_linear(x, weights);
   if (x.is_cpu() && dtype == torch::kFloat && x.numel() > 0)
     return Merged32::apply(x, at::TensorList(weights));

@@ -7,7 +7,7 @@
 #include <limits>
 #include <utility>
 
-#include "halftone/kernels/gemm/brgemm16.h"
+#include "halftone/kernels/gemm/brgemm_bf16.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/nn/rope.h"
 #include "support/fused_op.h"
@@ -114,7 +114,7 @@ TEST(RotaryAttention, EqualsItsDefinitionInLibTorchsOperations) {
 }
 
 TEST(RotaryAttention, ProductsOfBf16AreAsExactAsLibTorchs) {
-  if (!has_brgemm16()) GTEST_SKIP() << "no bf16 products on this machine";
+  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 products on this machine";
   torch::manual_seed(5);
   const PathScope scope("native");
   const Case c{2, 150, 8, 2, 64};
@@ -138,7 +138,7 @@ TEST(RotaryAttention, ProductsOfBf16AreAsExactAsLibTorchs) {
 }
 
 TEST(RotaryAttention, TakesProductsOfBf16WhereTheChoiceSaysSo) {
-  if (!has_brgemm16()) GTEST_SKIP() << "no bf16 products on this machine";
+  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 products on this machine";
   torch::manual_seed(6);
   const Case c{1, 40, 4, 2, 16};
   const Tensor rotations = rotations_of(c), qkv = projections(c).to(torch::kBFloat16);

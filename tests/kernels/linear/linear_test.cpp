@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "halftone/autocast/keep_fp32.h"
-#include "halftone/kernels/gemm/gemm16.h"
+#include "halftone/kernels/gemm/gemm_half.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 
 namespace halftone {
@@ -61,7 +61,7 @@ void expect_product(const Tensor& c, const Tensor& a, const Tensor& b, double re
       << (c.to(torch::kDouble) - expected).abs().max().item<double>();
 }
 
-TEST(Gemm16, EqualsTheDefinitionOnEveryPathSizeAndLayout) {
+TEST(GemmHalf, EqualsTheDefinitionOnEveryPathSizeAndLayout) {
   torch::manual_seed(1);
   const std::int64_t sizes[][3] = {{1, 1, 1},   {1, 7, 3},    {5, 1, 9},     {3, 5, 1},
                                    {7, 33, 17}, {64, 64, 64}, {65, 129, 31}, {128, 1, 128}};
@@ -79,28 +79,28 @@ TEST(Gemm16, EqualsTheDefinitionOnEveryPathSizeAndLayout) {
                                           {a, b_transposed},
                                           {a_transposed, b_transposed},
                                           {a_strided, b_padded}}) {
-          expect_product(gemm16(left, right, dtype, path), a, b, rounding_of(dtype));
+          expect_product(gemm_half(left, right, dtype, path), a, b, rounding_of(dtype));
           const double wide = path == MatmulPath::kNative ? rounding_of(dtype) : 1e-6;
-          expect_product(gemm16(left, right, torch::kFloat, path), a, b, wide);
+          expect_product(gemm_half(left, right, torch::kFloat, path), a, b, wide);
         }
       }
     }
   }
 }
 
-TEST(Gemm16, EmptySizesGiveZeros) {
+TEST(GemmHalf, EmptySizesGiveZeros) {
   for (const MatmulPath path : paths()) {
     const auto make = [](std::int64_t r, std::int64_t c) {
       return torch::ones({r, c}, torch::kBFloat16);
     };
-    EXPECT_EQ(gemm16(make(0, 3), make(3, 2), torch::kFloat, path).numel(), 0);
-    EXPECT_EQ(gemm16(make(2, 3), make(3, 0), torch::kFloat, path).numel(), 0);
-    const Tensor zeros = gemm16(make(2, 0), make(0, 3), torch::kFloat, path);
+    EXPECT_EQ(gemm_half(make(0, 3), make(3, 2), torch::kFloat, path).numel(), 0);
+    EXPECT_EQ(gemm_half(make(2, 3), make(3, 0), torch::kFloat, path).numel(), 0);
+    const Tensor zeros = gemm_half(make(2, 0), make(0, 3), torch::kFloat, path);
     EXPECT_TRUE(zeros.equal(torch::zeros({2, 3})));
   }
 }
 
-TEST(Gemm16, InfinitiesAndNansPassThrough) {
+TEST(GemmHalf, InfinitiesAndNansPassThrough) {
   const float inf = std::numeric_limits<float>::infinity();
   for (const ScalarType dtype : {torch::kBFloat16, torch::kHalf}) {
     Tensor a = torch::ones({4, 32}).to(dtype);
@@ -109,7 +109,7 @@ TEST(Gemm16, InfinitiesAndNansPassThrough) {
     a[2][0] = inf;
     a[2][1] = -inf;
     for (const MatmulPath path : paths()) {
-      const Tensor c = gemm16(a, torch::ones({32, 16}).to(dtype), torch::kFloat, path);
+      const Tensor c = gemm_half(a, torch::ones({32, 16}).to(dtype), torch::kFloat, path);
       EXPECT_TRUE((c[0] == inf).all().item<bool>());
       EXPECT_TRUE(c[1].isnan().all().item<bool>());
       EXPECT_TRUE(c[2].isnan().all().item<bool>());
@@ -118,13 +118,13 @@ TEST(Gemm16, InfinitiesAndNansPassThrough) {
   }
 }
 
-TEST(Gemm16, Fp16ResultsBeyondTheRangeAreInfinite) {
+TEST(GemmHalf, Fp16ResultsBeyondTheRangeAreInfinite) {
   const Tensor big = torch::full({8, 64}, 200.0).to(torch::kHalf);
   for (const MatmulPath path : paths()) {
-    EXPECT_TRUE(gemm16(big, big.t(), torch::kHalf, path).isinf().all().item<bool>());
+    EXPECT_TRUE(gemm_half(big, big.t(), torch::kHalf, path).isinf().all().item<bool>());
     if (path != MatmulPath::kNative) {
       EXPECT_TRUE(
-          gemm16(big, big.t(), torch::kFloat, path).equal(torch::full({8, 8}, 2'560'000.0)));
+          gemm_half(big, big.t(), torch::kFloat, path).equal(torch::full({8, 8}, 2'560'000.0)));
     }
   }
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/attention/rotary_attention16.h"
+#include "halftone/kernels/attention/rotary_attention_bf16.h"
 
 #include <algorithm>
 #include <memory>
 #include <vector>
 
-#include "halftone/kernels/attention/rotary_attention16_impl.h"
+#include "halftone/kernels/attention/rotary_attention_bf16_impl.h"
 #include "halftone/kernels/common/transpose_impl.h"
-#include "halftone/kernels/gemm/brgemm16.h"
+#include "halftone/kernels/gemm/brgemm_bf16.h"
 
 namespace halftone {
 namespace {
@@ -66,9 +66,9 @@ struct Heads {
 };
 
 /// One batch entry's key head and the query heads that share it.
-class Group16 {
+class GroupBf16 {
  public:
-  Group16(const AttentionShape& shape, const float* rotations, std::int64_t index)
+  GroupBf16(const AttentionShape& shape, const float* rotations, std::int64_t index)
       : shape_(shape),
         rotations_(rotations),
         batch_(index / shape.kv_heads),
@@ -159,8 +159,8 @@ Words rows_of(const Halves& keys, std::int64_t count, std::int64_t size) {
 void multiply_panels(std::int64_t rows, std::int64_t size, const Halves& a, const Words& panels,
                      std::int64_t columns, float* to) {
   for (std::int64_t c = 0; c < columns; c += kPanel)
-    brgemm16({rows, kPanel, size}, {a.data(), size}, {halves(panels) + c * size, kPanel}, false,
-             to + c, columns);
+    brgemm_bf16({rows, kPanel, size}, {a.data(), size}, {halves(panels) + c * size, kPanel}, false,
+                to + c, columns);
 }
 
 /// (rows, size) -> (size, rows).
@@ -170,7 +170,7 @@ void transpose_halves(const Halves& from, std::int64_t rows, std::int64_t size, 
   split_rows(spare.data(), size / 2, rows, to.data());
 }
 
-ScoreBlock16 score_block(const AttentionShape& shape, const Block& block) {
+ScoreBlockBf16 score_block(const AttentionShape& shape, const Block& block) {
   return {.heads = shape.group(),
           .rows = block.rows,
           .queries = block.queries,
@@ -179,7 +179,7 @@ ScoreBlock16 score_block(const AttentionShape& shape, const Block& block) {
           .scale = shape.scale()};
 }
 
-void attend_group(const Attention16& input, const Group16& group, std::uint16_t* out,
+void attend_group(const Attention16& input, const GroupBf16& group, std::uint16_t* out,
                   float* log_sums) {
   const AttentionShape& shape = input.shape;
   const Block all = all_keys(shape);
@@ -197,8 +197,8 @@ void attend_group(const Attention16& input, const Group16& group, std::uint16_t*
     multiply_panels(count, size, queries, key_columns, keys, scores.data());
     softmax_scores16(score_block(shape, block), scores.data(), weights.data(), inverse_sums.data(),
                      log_sums + group.log_sum_offset(block), shape.steps);
-    brgemm16({count, size, keys}, {weights.data(), keys}, {halves(value_rows), size}, false,
-             outputs.data(), size);
+    brgemm_bf16({count, size, keys}, {weights.data(), keys}, {halves(value_rows), size}, false,
+                outputs.data(), size);
     scale_rows(outputs.data(), count, size, inverse_sums.data());
     group.store(group.outputs(out), block, outputs.data());
   });
@@ -215,8 +215,8 @@ class KeyGrads {
   void add(const Halves& transposed_rows, const Words& pairs, std::int64_t count,
            std::int64_t keys) {
     for (std::int64_t k = 0; k < keys; k += kPanel)
-      brgemm16({size_, kPanel, count}, {transposed_rows.data(), count},
-               {halves(pairs) + 2 * k, keys}, true, panels_.data() + k * size_, kPanel);
+      brgemm_bf16({size_, kPanel, count}, {transposed_rows.data(), count},
+                  {halves(pairs) + 2 * k, keys}, true, panels_.data() + k * size_, kPanel);
   }
   /// Row by row.
   Floats rows() const {
@@ -233,7 +233,7 @@ class KeyGrads {
   std::vector<float> panels_;
 };
 
-void attend_grad_group(const Attention16& input, const Group16& group, const std::uint16_t* d_out,
+void attend_grad_group(const Attention16& input, const GroupBf16& group, const std::uint16_t* d_out,
                        const float* log_sums, std::uint16_t* d_qkv) {
   const AttentionShape& shape = input.shape;
   const Block all = all_keys(shape);
@@ -263,8 +263,8 @@ void attend_grad_group(const Attention16& input, const Group16& group, const std
     d_values.add(transposed, weight_pairs, count, keys);
     transpose_halves(queries, count, size, spare, transposed);
     d_keys.add(transposed, d_score_pairs, count, keys);
-    brgemm16({count, size, keys}, {d_scores.data(), keys}, {halves(key_rows), size}, false,
-             d_queries.data(), size);
+    brgemm_bf16({count, size, keys}, {d_scores.data(), keys}, {halves(key_rows), size}, false,
+                d_queries.data(), size);
     group.store(group.queries(d_qkv), block, d_queries.data());
   });
   group.store(group.keys(d_qkv), all, d_keys.rows().data());
@@ -275,16 +275,17 @@ void attend_grad_group(const Attention16& input, const Group16& group, const std
 
 void attend16(const Attention16& input, std::int64_t begin, std::int64_t end, std::uint16_t* out,
               float* log_sums) {
-  const Brgemm16Region region;
+  const BrgemmBf16Region region;
   for (std::int64_t index = begin; index < end; ++index)
-    attend_group(input, Group16(input.shape, input.rotations, index), out, log_sums);
+    attend_group(input, GroupBf16(input.shape, input.rotations, index), out, log_sums);
 }
 
 void attend_grad16(const Attention16& input, std::int64_t begin, std::int64_t end,
                    const std::uint16_t* d_out, const float* log_sums, std::uint16_t* d_qkv) {
-  const Brgemm16Region region;
+  const BrgemmBf16Region region;
   for (std::int64_t index = begin; index < end; ++index)
-    attend_grad_group(input, Group16(input.shape, input.rotations, index), d_out, log_sums, d_qkv);
+    attend_grad_group(input, GroupBf16(input.shape, input.rotations, index), d_out, log_sums,
+                      d_qkv);
 }
 
 }  // namespace halftone

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gemm/brgemm16.h"
+#include "halftone/kernels/gemm/brgemm_bf16.h"
 
 #include <ATen/Context.h>
 #include <gtest/gtest.h>
@@ -21,10 +21,10 @@ Tensor pairs_of(const Tensor& right) {
   return right.unflatten(0, {-1, 2}).transpose(1, 2).contiguous();
 }
 
-TEST(Brgemm16, MultipliesAndAddsInFp32) {
-  if (!has_brgemm16()) GTEST_SKIP() << "no bf16 products on this machine";
+TEST(BrgemmBf16, MultipliesAndAddsInFp32) {
+  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 products on this machine";
   torch::manual_seed(1);
-  const Brgemm16Region region;
+  const BrgemmBf16Region region;
   for (const SgemmSize& size : {SgemmSize{1, 1, 2}, SgemmSize{5, 7, 6}, SgemmSize{32, 32, 64},
                                 SgemmSize{17, 33, 130}, SgemmSize{128, 64, 32}}) {
     const Tensor a = torch::randn({size.m, size.k}).to(torch::kBFloat16);
@@ -32,8 +32,8 @@ TEST(Brgemm16, MultipliesAndAddsInFp32) {
     const Tensor pairs = pairs_of(b), c = torch::full({size.m, size.n + 3}, 5.0F);
     const Tensor exact = a.to(torch::kDouble).mm(b.to(torch::kDouble));
     for (const bool add : {false, true}) {
-      brgemm16(size, {bits(a), size.k}, {bits(pairs), size.n}, add, c.data_ptr<float>(),
-               size.n + 3);
+      brgemm_bf16(size, {bits(a), size.k}, {bits(pairs), size.n}, add, c.data_ptr<float>(),
+                  size.n + 3);
       const double times = add ? 2.0 : 1.0;
       EXPECT_LT(test::relative_error(c.narrow(1, 0, size.n), times * exact), 1e-6) << size.k;
     }
@@ -41,9 +41,9 @@ TEST(Brgemm16, MultipliesAndAddsInFp32) {
   }
 }
 
-TEST(Brgemm16, IsNotThereWithoutOneDnn) {
+TEST(BrgemmBf16, IsNotThereWithoutOneDnn) {
   at::globalContext().setUserEnabledMkldnn(false);
-  EXPECT_FALSE(has_brgemm16());
+  EXPECT_FALSE(has_brgemm_bf16());
   at::globalContext().setUserEnabledMkldnn(true);
 }
 

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <limits>
 
-#include "halftone/kernels/attention/rotary_attention16_impl.h"
+#include "halftone/kernels/attention/rotary_attention_bf16_impl.h"
 #include "halftone/kernels/common/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "halftone/kernels/attention/rotary_attention16_cpu.cpp"
+#define HWY_TARGET_INCLUDE "halftone/kernels/attention/rotary_attention_bf16_cpu.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 // After highway.h.
@@ -21,9 +21,9 @@ namespace halftone::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_SCALAR
-void softmax_scores16_simd(const ScoreBlock16&, const float*, std::uint16_t*, float*, float*,
+void softmax_scores16_simd(const ScoreBlockBf16&, const float*, std::uint16_t*, float*, float*,
                            std::int64_t) {}
-void softmax_grad16_simd(const ScoreBlock16&, const float*, std::int64_t, float*, float*,
+void softmax_grad16_simd(const ScoreBlockBf16&, const float*, std::int64_t, float*, float*,
                          const SoftmaxGrads16&) {}
 void scale_rows_simd(float*, std::int64_t, std::int64_t, const float*) {}
 void join_rows_simd(const std::uint16_t*, std::int64_t, std::int64_t, std::uint32_t*) {}
@@ -76,7 +76,7 @@ float exponentials(const float* scores, std::int64_t count, float scale, float s
   return hn::GetLane(hn::SumOfLanes(d, sums));
 }
 
-void softmax_scores16_simd(const ScoreBlock16& block, const float* scores, std::uint16_t* weights,
+void softmax_scores16_simd(const ScoreBlockBf16& block, const float* scores, std::uint16_t* weights,
                            float* inverse_sums, float* log_sums, std::int64_t log_stride) {
   for (std::int64_t q = 0; q < block.heads * block.rows; ++q) {
     const std::int64_t h = q / block.rows, r = q % block.rows;
@@ -96,7 +96,7 @@ void softmax_scores16_simd(const ScoreBlock16& block, const float* scores, std::
 }
 
 // scores -> weights in place; returns sum(w d_w). Beyond `seen` both become 0.
-float weigh_row(const ScoreBlock16& block, std::int64_t seen, float log_sum, float* scores,
+float weigh_row(const ScoreBlockBf16& block, std::int64_t seen, float log_sum, float* scores,
                 float* d_weights) {
   const D d;
   const V factor = hn::Set(d, block.scale), offset = hn::Set(d, log_sum);
@@ -133,8 +133,9 @@ HWY_INLINE Words score_gradients(V weights, const float* d_weights, float mean, 
   return rounded_words(hn::Mul(hn::Mul(weights, hn::Set(d, scale)), change));
 }
 
-void softmax_grad16_simd(const ScoreBlock16& block, const float* log_sums, std::int64_t log_stride,
-                         float* scores, float* d_weights, const SoftmaxGrads16& to) {
+void softmax_grad16_simd(const ScoreBlockBf16& block, const float* log_sums,
+                         std::int64_t log_stride, float* scores, float* d_weights,
+                         const SoftmaxGrads16& to) {
   const D d;
   const D32 d32;
   const std::int64_t keys = block.keys;
@@ -215,13 +216,13 @@ HWY_EXPORT(scale_rows_simd);
 HWY_EXPORT(join_rows_simd);
 HWY_EXPORT(split_rows_simd);
 
-void softmax_scores16(const ScoreBlock16& block, const float* scores, std::uint16_t* weights,
+void softmax_scores16(const ScoreBlockBf16& block, const float* scores, std::uint16_t* weights,
                       float* inverse_sums, float* log_sums, std::int64_t log_stride) {
   HWY_DYNAMIC_DISPATCH(softmax_scores16_simd)
   (block, scores, weights, inverse_sums, log_sums, log_stride);
 }
 
-void softmax_grad16(const ScoreBlock16& block, const float* log_sums, std::int64_t log_stride,
+void softmax_grad16(const ScoreBlockBf16& block, const float* log_sums, std::int64_t log_stride,
                     float* scores, float* d_weights, const SoftmaxGrads16& to) {
   HWY_DYNAMIC_DISPATCH(softmax_grad16_simd)(block, log_sums, log_stride, scores, d_weights, to);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gemm/brgemm16.h"
+#include "halftone/kernels/gemm/brgemm_bf16.h"
 
 #include <ATen/Context.h>
 #include <ATen/native/CPUBlas.h>
@@ -11,8 +11,8 @@ namespace {
 
 namespace blas = at::native::cpublas;
 
-void multiply(const SgemmSize& size, const Brgemm16Operand& a, const Brgemm16Operand& b, bool add,
-              float* c, std::int64_t c_stride) {
+void multiply(const SgemmSize& size, const BrgemmBf16Operand& a, const BrgemmBf16Operand& b,
+              bool add, float* c, std::int64_t c_stride) {
   blas::brgemm(size.m, size.n, size.k, a.stride, b.stride, c_stride, add,
                reinterpret_cast<const at::BFloat16*>(a.data),
                reinterpret_cast<const at::BFloat16*>(b.data), c, /*is_vnni=*/true);
@@ -35,17 +35,17 @@ bool multiplies_pairs() {
 
 }  // namespace
 
-bool has_brgemm16() {
+bool has_brgemm_bf16() {
   if (!at::globalContext().userEnabledMkldnn()) return false;
   static const bool works = multiplies_pairs();
   return works;
 }
 
-void brgemm16(const SgemmSize& size, const Brgemm16Operand& a, const Brgemm16Operand& b, bool add,
-              float* c, std::int64_t c_stride) {
+void brgemm_bf16(const SgemmSize& size, const BrgemmBf16Operand& a, const BrgemmBf16Operand& b,
+                 bool add, float* c, std::int64_t c_stride) {
   multiply(size, a, b, add, c, c_stride);
 }
 
-Brgemm16Region::~Brgemm16Region() { blas::brgemm_release(); }
+BrgemmBf16Region::~BrgemmBf16Region() { blas::brgemm_release(); }
 
 }  // namespace halftone

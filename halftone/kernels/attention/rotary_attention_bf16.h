@@ -17,7 +17,7 @@ struct Attention16 {
 
 /// For the key heads `begin` .. `end` of all batch entries in turn, and the query heads that share
 /// them: writes their part of out (B, T, heads size), and of log_sums (B, heads, T) the logarithm
-/// of each query's sum of exponentials. REQUIRES has_brgemm16().
+/// of each query's sum of exponentials. REQUIRES has_brgemm_bf16().
 void attend16(const Attention16& input, std::int64_t begin, std::int64_t end, std::uint16_t* out,
               float* log_sums);
 

@@ -11,12 +11,12 @@ namespace halftone {
 /// kNative rounds to the matrices' own dtype first; for kWidened they may come widened to fp32
 /// already, and `fp32` multiplies them. Not differentiable. a (M, K), b (K, N), same dtype, any
 /// strides; returns (M, N) contiguous.
-torch::Tensor gemm16(const torch::Tensor& a, const torch::Tensor& b, torch::ScalarType out,
-                     MatmulPath path, GemmLibrary fp32 = matmul_paths().fp32);
+torch::Tensor gemm_half(const torch::Tensor& a, const torch::Tensor& b, torch::ScalarType out,
+                        MatmulPath path, GemmLibrary fp32 = matmul_paths().fp32);
 
-/// into += a b, rounded to the dtype of `into` as gemm16() would before it is added; `into` (M, N),
-/// fp32 or the matrices' dtype.
-void gemm16_add(const torch::Tensor& into, const torch::Tensor& a, const torch::Tensor& b,
-                MatmulPath path);
+/// into += a b, rounded to the dtype of `into` as gemm_half() would before it is added; `into` (M,
+/// N), fp32 or the matrices' dtype.
+void gemm_half_add(const torch::Tensor& into, const torch::Tensor& a, const torch::Tensor& b,
+                   MatmulPath path);
 
 }  // namespace halftone

@@ -11,27 +11,27 @@ namespace halftone {
 
 /// A matrix of bf16 bits, rows `stride` apart. A right factor has two rows of the matrix in one, as
 /// the instructions take them: (k / 2, n, 2), with a stride in pairs.
-struct Brgemm16Operand {
+struct BrgemmBf16Operand {
   const std::uint16_t* data;
   std::int64_t stride;
 };
 
 /// Whether this LibTorch has such products for this CPU; not whether they are fast (matmul_path.h).
-bool has_brgemm16();
+bool has_brgemm_bf16();
 
 /// c (m, n) = a (m, k) b (k, n), or c += with `add`, in fp32, rows of c `c_stride` floats apart; k
 /// is even. The calling thread works alone. LibTorch compiles a kernel for each combination of
 /// numbers (a tenth of a millisecond) and keeps it for each thread: let there be few.
-void brgemm16(const SgemmSize& size, const Brgemm16Operand& a, const Brgemm16Operand& b, bool add,
-              float* c, std::int64_t c_stride);
+void brgemm_bf16(const SgemmSize& size, const BrgemmBf16Operand& a, const BrgemmBf16Operand& b,
+                 bool add, float* c, std::int64_t c_stride);
 
-/// A thread calls brgemm16() inside this scope. On some CPUs it holds the matrix registers until it
-/// ends.
-struct Brgemm16Region {
-  Brgemm16Region() = default;
-  ~Brgemm16Region();
-  Brgemm16Region(const Brgemm16Region&) = delete;
-  Brgemm16Region& operator=(const Brgemm16Region&) = delete;
+/// A thread calls brgemm_bf16() inside this scope. On some CPUs it holds the matrix registers until
+/// it ends.
+struct BrgemmBf16Region {
+  BrgemmBf16Region() = default;
+  ~BrgemmBf16Region();
+  BrgemmBf16Region(const BrgemmBf16Region&) = delete;
+  BrgemmBf16Region& operator=(const BrgemmBf16Region&) = delete;
 };
 
 }  // namespace halftone

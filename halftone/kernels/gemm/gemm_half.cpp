@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gemm/gemm16.h"
+#include "halftone/kernels/gemm/gemm_half.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/mm.h>
@@ -13,10 +13,10 @@ namespace halftone {
 
 using torch::Tensor;
 
-Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPath path,
-              GemmLibrary fp32) {
+Tensor gemm_half(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPath path,
+                 GemmLibrary fp32) {
   HALFTONE_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0),
-                 "[gemm16] expected matrices (M, K) and (K, N), got ", a.sizes(), " and ",
+                 "[gemm_half] expected matrices (M, K) and (K, N), got ", a.sizes(), " and ",
                  b.sizes());
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (a.numel() == 0 || b.numel() == 0)
@@ -28,7 +28,7 @@ Tensor gemm16(const Tensor& a, const Tensor& b, torch::ScalarType out, MatmulPat
   return gemm32(a.to(torch::kFloat), b.to(torch::kFloat), fp32).to(out);
 }
 
-void gemm16_add(const Tensor& into, const Tensor& a, const Tensor& b, MatmulPath path) {
+void gemm_half_add(const Tensor& into, const Tensor& a, const Tensor& b, MatmulPath path) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (path == MatmulPath::kWidened && into.scalar_type() == torch::kFloat && a.numel() > 0 &&
       b.numel() > 0) {
@@ -38,7 +38,7 @@ void gemm16_add(const Tensor& into, const Tensor& a, const Tensor& b, MatmulPath
   // The sum widens a product that was rounded to 16 bits: no pass of its own.
   const torch::ScalarType narrow =
       path == MatmulPath::kNative ? a.scalar_type() : into.scalar_type();
-  into.add_(gemm16(a, b, narrow, path));
+  into.add_(gemm_half(a, b, narrow, path));
 }
 
 }  // namespace halftone
