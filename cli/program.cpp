@@ -134,7 +134,7 @@ int complain_about_file(const std::filesystem::filesystem_error& error) {
 int run_guarded(CLI::App& app, std::vector<std::string> args) try {
   // Words in the environment that mean nothing are said before any work is done.
   matmul_environment();
-  composed_kernels();
+  reference_kernels();
   use_fast_cpu_gemms();
   return parse_and_run(app, std::move(args));
 } catch (const Exit& exit) {

@@ -35,10 +35,10 @@ TEST_F(Program, NumbersThatAreNoneAreAFailureThatNamesTheTensor) {
 
 TEST_F(Program, JudgesTheEnvironmentBeforeItWorks) {
   const Outcome composed = halftone(training("--data poem.txt --tokenizer tok --out r"),
-                                    "export HALFTONE_COMPOSED=rms_nrom");
+                                    "export HALFTONE_REFERENCE_KERNELS=rms_nrom");
   EXPECT_EQ(composed.code, 2);
   EXPECT_THAT(composed.err, testing::StartsWith("halftone: error: environment variable "
-                                                "HALFTONE_COMPOSED: "));
+                                                "HALFTONE_REFERENCE_KERNELS: "));
   const Outcome matmul =
       halftone("tokenizer encode --tokenizer tok --text a", "export HALFTONE_MATMUL=natvie");
   EXPECT_EQ(matmul.code, 2);

@@ -11,8 +11,8 @@
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/train/trainer.h"
-#include "support/composed_scope.h"
 #include "support/golden_file.h"
+#include "support/reference_scope.h"
 #include "support/temp_folder.h"
 
 namespace halftone {
@@ -146,15 +146,15 @@ TEST(Losses, LeanStaysWithPyTorchsFp32AndFp16) {
 TEST(Losses, EqualPyTorchsWithEachKernelOff) {
   std::vector<std::string> choices;
   {
-    const test::ComposedScope all("all");
-    std::istringstream names(composed_kernels());
+    const test::ReferenceScope all("all");
+    std::istringstream names(reference_kernels());
     for (std::string name; std::getline(names, name, ',');) choices.push_back(name);
   }
   ASSERT_EQ(choices.size(), 12U);
   choices.emplace_back("all");
   for (const std::string& names : choices) {
     SCOPED_TRACE("composed: " + names);
-    const test::ComposedScope scope(names);
+    const test::ReferenceScope scope(names);
     expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kFp32);
     expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit);
   }

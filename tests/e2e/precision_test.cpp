@@ -22,8 +22,8 @@
 #include "halftone/nn/linear.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/train/trainer.h"
-#include "support/composed_scope.h"
 #include "support/golden_file.h"
+#include "support/reference_scope.h"
 #include "support/temp_folder.h"
 
 namespace halftone {
@@ -143,7 +143,7 @@ TEST_P(EveryRecipe, OfTheMixtureOfExpertsIsPyTorchs) {
 }
 
 TEST_P(EveryRecipe, WithoutKernelsOfOursIsPyTorchs) {
-  const test::ComposedScope composed("all");
+  const test::ReferenceScope composed("all");
   const test::GoldenFile golden = test::read_golden("precision_dense.safetensors");
   expect_format(golden, first_step_of_model(golden, GetParam()), GetParam());
 }

@@ -8,7 +8,7 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/nn/packed_parameters.h"
-#include "support/composed_scope.h"
+#include "support/reference_scope.h"
 
 namespace halftone {
 namespace {
@@ -54,7 +54,7 @@ TEST(Generate, IsTheSameWithComposedKernels) {
   const SamplingOptions options{.greedy = true, .max_new_tokens = 12};
   const Ids fused = generated(model, {1, 2, 3}, options);
   for (const char* names : {"matvec", "decode_attention", "all"}) {
-    const test::ComposedScope scope(names);
+    const test::ReferenceScope scope(names);
     EXPECT_EQ(generated(model, {1, 2, 3}, options), fused) << names;
   }
 }

@@ -16,10 +16,10 @@
 #include "halftone/kernels/attention/rope.h"
 #include "halftone/kernels/attention/rotary_attention_bf16.h"
 #include "halftone/kernels/attention/rotary_attention_impl.h"
-#include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/gemm/brgemm_bf16.h"
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/sgemm.h"
@@ -261,7 +261,7 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
       const auto compose = [&](const variable_list& in) {
         return variable_list{rotary_attention_reference(in[0], saved[1], counts)};
       };
-      return {composed_grads(compose, {saved[0]}, output_grads)[0], Tensor(), Tensor(), Tensor()};
+      return {reference_grads(compose, {saved[0]}, output_grads)[0], Tensor(), Tensor(), Tensor()};
     }
     ObservedOperation observed("halftone::rotary_attention_gradient", output_grads[0], saved[0]);
     const Tensor qkv = saved[0].contiguous();

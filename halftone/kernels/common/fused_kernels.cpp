@@ -49,12 +49,13 @@ std::uint32_t parse(std::string_view names) {
 }
 
 std::uint32_t from_environment() {
-  const char* const names = std::getenv("HALFTONE_COMPOSED");
+  const char* const names = std::getenv("HALFTONE_REFERENCE_KERNELS");
   if (names == nullptr) return 0;
   try {
     return parse(names);
   } catch (const UserError& error) {
-    throw UserError(fmt::format("environment variable HALFTONE_COMPOSED: {}", error.what()));
+    throw UserError(
+        fmt::format("environment variable HALFTONE_REFERENCE_KERNELS: {}", error.what()));
   }
 }
 
@@ -69,8 +70,8 @@ bool is_fused(FusedKernel kernel) {
   return (in_force().load(std::memory_order_relaxed) >> static_cast<unsigned>(kernel) & 1U) == 0;
 }
 
-void set_composed_kernels(std::string_view names) { in_force() = parse(names); }
+void set_reference_kernels(std::string_view names) { in_force() = parse(names); }
 
-std::string composed_kernels() { return listed(in_force()); }
+std::string reference_kernels() { return listed(in_force()); }
 
 }  // namespace halftone

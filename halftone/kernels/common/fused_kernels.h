@@ -9,7 +9,7 @@
 namespace halftone {
 
 /// The operations that have a CPU kernel and a reference in ATen. The comments are the words of
-/// HALFTONE_COMPOSED.
+/// HALFTONE_REFERENCE_KERNELS.
 enum class FusedKernel {
   kAdamW,               // adamw
   kCrossEntropy,        // cross_entropy
@@ -25,16 +25,16 @@ enum class FusedKernel {
   kWeightGrad,          // weight_grad: added to .grad by the product
 };
 
-/// Whether `kernel` is used where it can be: unless the environment variable HALFTONE_COMPOSED,
-/// read at the first call, or set_composed_kernels() names it. Thread-safe. Throws UserError for a
-/// word in the variable that is none of the above.
+/// Whether `kernel` is used where it can be: unless the environment variable
+/// HALFTONE_REFERENCE_KERNELS, read at the first call, or set_reference_kernels() names it.
+/// Thread-safe. Throws UserError for a word in the variable that is none of the above.
 bool is_fused(FusedKernel kernel);
 
 /// Has the kernels that `names` lists ("rms_norm,swiglu", "all", "") computed by their definitions
 /// from now on, and all others fused. Throws UserError for a word that is none of them.
-void set_composed_kernels(std::string_view names);
+void set_reference_kernels(std::string_view names);
 
-/// Those that are computed by their definitions, as set_composed_kernels() takes them.
-std::string composed_kernels();
+/// Those that are computed by their definitions, as set_reference_kernels() takes them.
+std::string reference_kernels();
 
 }  // namespace halftone

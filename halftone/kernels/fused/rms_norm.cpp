@@ -14,11 +14,11 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
-#include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/common/recomputation_impl.h"
+#include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/fused/rms_norm_impl.h"
 
 namespace halftone {
@@ -153,7 +153,7 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
     Gradients grads{.d_x = output_grads[0]};
     if (output_grads[1].defined() && torch::GradMode::is_enabled()) {
       const double eps = ctx->saved_data["eps"].toDouble();
-      const variable_list found = composed_grads(
+      const variable_list found = reference_grads(
           [eps, dtype](const variable_list& in) {
             return variable_list{rms_norm_reference(in[0], in[1], eps).to(dtype)};
           },

@@ -11,12 +11,12 @@
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/common/recomputation_impl.h"
+#include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/fused/swiglu_impl.h"
 
 namespace halftone {
@@ -99,7 +99,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
   static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
     const Tensor gate_up = ctx->get_saved_variables().front();
     if (torch::GradMode::is_enabled())
-      return composed_grads(
+      return reference_grads(
           [](const variable_list& in) { return variable_list{swiglu_reference(in[0])}; }, {gate_up},
           output_grads);
     const auto early = early_gradient(*ctx);

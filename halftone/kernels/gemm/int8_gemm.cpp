@@ -16,8 +16,8 @@
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/common/transpose_impl.h"
-#include "halftone/kernels/gemm/int8_composed.h"
 #include "halftone/kernels/gemm/int8_impl.h"
+#include "halftone/kernels/gemm/int8_reference.h"
 
 namespace halftone {
 namespace {

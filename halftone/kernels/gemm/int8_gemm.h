@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of int8 matrices with exact int32 sums: on the CPU u8 x s8 by FBGEMM, elsewhere (and
-// without AVX2) as int8_composed.h defines them.
+// without AVX2) as int8_reference.h defines them.
 #pragma once
 
 #include <torch/types.h>

@@ -14,10 +14,10 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
-#include "halftone/kernels/common/composed_grads_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/gemm_half.h"
 #include "halftone/kernels/gemm/matmul_path.h"
@@ -38,15 +38,15 @@ using torch::autograd::variable_list;
 
 /// The definition of merged_linear(), with the product that is given.
 template <class Product>
-Tensor product_beside_product(const Tensor& x, const std::vector<Tensor>& weights,
-                              const Product& product) {
+Tensor reference_products(const Tensor& x, const std::vector<Tensor>& weights,
+                          const Product& product) {
   std::vector<Tensor> outputs;
   for (const Tensor& weight : weights) outputs.push_back(product(x, weight));
   return outputs.size() == 1 ? outputs.front() : at::cat(outputs, -1);
 }
 
-Tensor linear_beside_linear(const Tensor& x, const std::vector<Tensor>& weights) {
-  return product_beside_product(
+Tensor reference_linear(const Tensor& x, const std::vector<Tensor>& weights) {
+  return reference_products(
       x, weights, [](const Tensor& in, const Tensor& weight) { return at::linear(in, weight); });
 }
 
@@ -157,9 +157,9 @@ struct Merged32 : torch::autograd::Function<Merged32> {
   static variable_list grads_with_graph(const SavedLinear& saved, const variable_list& grads) {
     variable_list inputs{saved.input({})};
     inputs.insert(inputs.end(), saved.others().begin(), saved.others().end());
-    return composed_grads(
+    return reference_grads(
         [](const variable_list& in) {
-          return variable_list{linear_beside_linear(in[0], {in.begin() + 1, in.end()})};
+          return variable_list{reference_linear(in[0], {in.begin() + 1, in.end()})};
         },
         inputs, grads);
   }
@@ -210,7 +210,7 @@ Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights) {
   const ScalarType dtype = compute_dtype(x);
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
   if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear))
-    return product_beside_product(x, weights, halftone::linear);
+    return reference_products(x, weights, halftone::linear);
   const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);
@@ -219,7 +219,7 @@ Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights) {
   if (int8) return int8_merged_linear(x, weights);
   if (x.is_cpu() && dtype == torch::kFloat && x.numel() > 0)
     return Merged32::apply(x, at::TensorList(weights));
-  return linear_beside_linear(x, weights);
+  return reference_linear(x, weights);
 }
 
 void check(const Tensor& x, const std::vector<Tensor>& weights, bool autocast) {

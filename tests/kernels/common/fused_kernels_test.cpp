@@ -17,14 +17,14 @@
 #include "halftone/kernels/fused/rms_norm.h"
 #include "halftone/kernels/fused/swiglu.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
-#include "support/composed_scope.h"
 #include "support/message_of.h"
+#include "support/reference_scope.h"
 
 namespace halftone {
 namespace {
 
-using test::ComposedScope;
 using test::message_of;
+using test::ReferenceScope;
 using testing::HasSubstr;
 using torch::Tensor;
 
@@ -58,7 +58,7 @@ void all_of_a_layer() {
 }
 
 TEST(FusedKernels, AreAllOnByDefault) {
-  EXPECT_EQ(composed_kernels(), "");
+  EXPECT_EQ(reference_kernels(), "");
   EXPECT_THAT(kernels_in(all_of_a_layer),
               testing::IsSupersetOf({"rms_norm", "rms_norm_gradient", "swiglu", "swiglu_gradient",
                                      "rotary_attention", "rotary_attention_gradient",
@@ -67,42 +67,42 @@ TEST(FusedKernels, AreAllOnByDefault) {
 
 TEST(FusedKernels, GiveWayToTheirDefinitionsByName) {
   for (const char* name : {"rms_norm", "swiglu", "rotary_attention"}) {
-    const ComposedScope scope(name);
+    const ReferenceScope scope(name);
     const std::set<std::string> seen = kernels_in(all_of_a_layer);
     EXPECT_FALSE(seen.contains(name));
     EXPECT_FALSE(seen.contains(std::string(name) + "_gradient"));
     EXPECT_EQ(seen.size(), kernels_in([] {
-                             const ComposedScope none("");
+                             const ReferenceScope none("");
                              all_of_a_layer();
                            }).size() -
                                2)
         << name;
   }
   {
-    const ComposedScope scope("embedding");
+    const ReferenceScope scope("embedding");
     EXPECT_FALSE(kernels_in(all_of_a_layer).contains("embedding_gradient"));
   }
   for (const char* name : {"cross_entropy", "linear_cross_entropy"}) {
-    const ComposedScope scope(name);
+    const ReferenceScope scope(name);
     EXPECT_FALSE(kernels_in(all_of_a_layer).contains("cross_entropy"));
   }
-  const ComposedScope scope("all");
+  const ReferenceScope scope("all");
   EXPECT_THAT(kernels_in(all_of_a_layer), testing::IsSubsetOf({"linear", "gemm32"}))
       << "matrix products have no definition beside them";
 }
 
 TEST(FusedKernels, AreListedInOneOrder) {
-  const ComposedScope scope("swiglu,adamw,swiglu");
-  EXPECT_EQ(composed_kernels(), "adamw,swiglu");
+  const ReferenceScope scope("swiglu,adamw,swiglu");
+  EXPECT_EQ(reference_kernels(), "adamw,swiglu");
   EXPECT_FALSE(is_fused(FusedKernel::kAdamW));
   EXPECT_TRUE(is_fused(FusedKernel::kMatvec));
 }
 
 TEST(FusedKernels, RefuseUnknownNamesAndStayAsTheyWere) {
-  const ComposedScope scope("matvec");
-  EXPECT_THAT(message_of<UserError>([] { set_composed_kernels("rms_norm,gelu"); }),
+  const ReferenceScope scope("matvec");
+  EXPECT_THAT(message_of<UserError>([] { set_reference_kernels("rms_norm,gelu"); }),
               HasSubstr("got 'gelu'"));
-  EXPECT_EQ(composed_kernels(), "matvec");
+  EXPECT_EQ(reference_kernels(), "matvec");
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "halftone/core/random.h"
-#include "halftone/kernels/gemm/int8_composed.h"
+#include "halftone/kernels/gemm/int8_reference.h"
 #include "halftone/kernels/optimizer/adamw_impl.h"
 
 namespace halftone {

@@ -8,14 +8,14 @@
 namespace halftone::test {
 
 /// In its scope, the kernels that `names` lists are computed by their definitions.
-class ComposedScope {
+class ReferenceScope {
  public:
-  explicit ComposedScope(const std::string& names) : before_(composed_kernels()) {
-    set_composed_kernels(names);
+  explicit ReferenceScope(const std::string& names) : before_(reference_kernels()) {
+    set_reference_kernels(names);
   }
-  ~ComposedScope() { set_composed_kernels(before_); }
-  ComposedScope(const ComposedScope&) = delete;
-  ComposedScope& operator=(const ComposedScope&) = delete;
+  ~ReferenceScope() { set_reference_kernels(before_); }
+  ReferenceScope(const ReferenceScope&) = delete;
+  ReferenceScope& operator=(const ReferenceScope&) = delete;
 
  private:
   std::string before_;

@@ -17,9 +17,9 @@ using Composition =
 
 /// Gradients of `inputs` from those of the outputs that `compose` makes of them; undefined for an
 /// input that needs none. Undefined gradients of outputs count as zero.
-inline std::vector<torch::Tensor> composed_grads(const Composition& compose,
-                                                 const std::vector<torch::Tensor>& inputs,
-                                                 const std::vector<torch::Tensor>& output_grads) {
+inline std::vector<torch::Tensor> reference_grads(const Composition& compose,
+                                                  const std::vector<torch::Tensor>& inputs,
+                                                  const std::vector<torch::Tensor>& output_grads) {
   // Of aliases: one input may have been computed from another, by the very node that asks.
   std::vector<torch::Tensor> aliases, wanted;
   for (const torch::Tensor& input : inputs) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gemm/int8_composed.h"
+#include "halftone/kernels/gemm/int8_reference.h"
 
 #include <ATen/ops/_int_mm.h>
 #include <ATen/ops/constant_pad_nd.h>
