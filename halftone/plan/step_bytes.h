@@ -31,7 +31,7 @@ struct StepFormats {
   bool int8 = false;                          // in products
   bool recompute_blocks = false;
   /// All micro-batches run as one, and gradients have this dtype until they are applied
-  /// (optim/gradient_release.h), which in the first step at least is after they were measured.
+  /// (optim/optimizer_in_backward.h), which in the first step at least is after they were measured.
   std::optional<torch::ScalarType> released_gradients;
   MatmulPaths paths;  // of `compute`, where that has 16 bits
 };

@@ -116,7 +116,7 @@ class GradScaler {
   /// The same without waiting for the device. A scaler that is never asked for results runs
   /// without a host synchronisation, and can't end a hopeless run.
   PendingStep step_async(AdamW& optimizer, const FusedStepOptions& options = {});
-  /// Instead of step(), for one that optim/gradient_release.h has done; `stats` are what that
+  /// Instead of step(), for one that optim/optimizer_in_backward.h has done; `stats` are what that
   /// returned. Only with a scale that is fixed at 1, or disabled. Nothing waits.
   PendingStep note_step(AdamW& optimizer, const GradientStats& stats);
 

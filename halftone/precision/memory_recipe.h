@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "halftone/optim/adamw_options.h"
-#include "halftone/optim/gradient_release.h"
+#include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/precision/policy.h"
 
 namespace halftone {
@@ -34,7 +34,7 @@ struct MemoryRecipe {
   MomentStorage moments = MomentStorage::kFloat32;
   bool stochastic_rounding = false;  // of updated bf16 weights (and of the 24 bits of kSplit8)
   bool recompute_blocks = false;     // nn/recompute.h
-  bool release_gradients = false;    // optim/gradient_release.h
+  bool release_gradients = false;    // optim/optimizer_in_backward.h
   ClipNorm clip_norm = ClipNorm::kExact;
   std::filesystem::path offload;  // of the optimizer's states; empty: they are in memory
 

@@ -16,7 +16,7 @@
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/clip.h"
-#include "halftone/optim/gradient_release.h"
+#include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/system/memory.h"
 
 namespace halftone {

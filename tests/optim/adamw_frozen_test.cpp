@@ -12,7 +12,7 @@
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
-#include "halftone/optim/gradient_release.h"
+#include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/precision/grad_scaler.h"
 #include "support/adamw_layout.h"
 #include "support/temp_folder.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/optim/gradient_release.h"
+#include "halftone/optim/optimizer_in_backward.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

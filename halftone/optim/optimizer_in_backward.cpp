@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/optim/gradient_release.h"
+#include "halftone/optim/optimizer_in_backward.h"
 
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -39,11 +39,11 @@ class ArrivalHook : public PostAccumulateGradHook {
 
 /// While it lives, calls `whole` for each parameter whose gradient autograd has completed: it runs
 /// these hooks when the last node that adds to a leaf has. One call at a time.
-class Arrivals {
+class GradReadyHooks {
  public:
   using Whole = std::function<void(std::size_t index)>;
 
-  Arrivals(const AdamW& optimizer, Whole whole)
+  GradReadyHooks(const AdamW& optimizer, Whole whole)
       : optimizer_(optimizer),
         whole_(std::move(whole)),
         awaited_(optimizer.parameter_names().size()) {
@@ -56,7 +56,7 @@ class Arrivals {
       }
     }
   }
-  ~Arrivals() {
+  ~GradReadyHooks() {
     for (std::size_t i = 0; i < awaited_.size(); ++i) {
       for (const Tensor& variable : optimizer_.variables(i)) {
         if (!variable.requires_grad()) continue;
@@ -65,8 +65,8 @@ class Arrivals {
       }
     }
   }
-  Arrivals(const Arrivals&) = delete;
-  Arrivals& operator=(const Arrivals&) = delete;
+  GradReadyHooks(const GradReadyHooks&) = delete;
+  GradReadyHooks& operator=(const GradReadyHooks&) = delete;
 
  private:
   static PostAccumulateGradHookPtr& hook_of(const Tensor& variable) {
@@ -77,7 +77,7 @@ class Arrivals {
   void arrived(std::size_t index) {
     const std::lock_guard<std::mutex> lock(mutex_);
     HALFTONE_CHECK(awaited_[index] > 0,
-                   "[gradient_release] expected one backward pass, but the gradient of '",
+                   "[optimizer_in_backward] expected one backward pass, but the gradient of '",
                    optimizer_.parameter_names()[index],
                    "' came twice: add the losses up and call backward() once");
     if (--awaited_[index] == 0) whole_(index);
@@ -163,12 +163,13 @@ class ReleasedStep {
 };
 
 void check(const AdamW& optimizer, const ReleaseOptions& options) {
-  HALFTONE_CHECK(optimizer.options().release_gradients,
-                 "[gradient_release] expected an optimizer whose options have release_gradients");
+  HALFTONE_CHECK(
+      optimizer.options().release_gradients,
+      "[optimizer_in_backward] expected an optimizer whose options have release_gradients");
   HALFTONE_CHECK(!optimizer.parameter_names().empty(),
-                 "[gradient_release] expected an optimizer with parameters");
+                 "[optimizer_in_backward] expected an optimizer with parameters");
   HALFTONE_CHECK(options.clip_norm >= 0.0 && options.previous_norm >= 0.0,
-                 "[gradient_release] expected clip_norm and previous_norm >= 0, got ",
+                 "[optimizer_in_backward] expected clip_norm and previous_norm >= 0, got ",
                  options.clip_norm, " and ", options.previous_norm);
 }
 
@@ -183,7 +184,7 @@ GradientStats measure_gradients(AdamW& optimizer, const std::function<void()>& b
     for (Tensor variable : optimizer.variables(index)) variable.mutable_grad() = Tensor();
   };
   {
-    const Arrivals arrivals(optimizer, measure);
+    const GradReadyHooks arrivals(optimizer, measure);
     backward();
   }
   for (std::size_t i = 0; i < optimizer.parameter_names().size(); ++i)
@@ -197,7 +198,7 @@ GradientStats release_gradients(AdamW& optimizer, const std::function<void()>& b
   optimizer.zero_grad();
   ReleasedStep step(optimizer, options);
   {
-    const Arrivals arrivals(optimizer, [&](std::size_t index) { step.take(index); });
+    const GradReadyHooks arrivals(optimizer, [&](std::size_t index) { step.take(index); });
     backward();
   }
   return step.finish();
