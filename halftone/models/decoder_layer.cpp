@@ -50,8 +50,8 @@ LayerOutput DecoderLayerImpl::forward(const LayerOutput& before, const Tensor& r
   return {h.sum, out.y, out.aux_loss};
 }
 
-LayerOutput recomputed(const std::shared_ptr<DecoderLayerImpl>& layer, const LayerOutput& before,
-                       const Tensor& rotations) {
+LayerOutput recompute(const std::shared_ptr<DecoderLayerImpl>& layer, const LayerOutput& before,
+                      const Tensor& rotations) {
   // A block's input is all that is kept of it: the sum, not its two terms.
   const auto block = [layer, rotations](const std::vector<Tensor>& in) {
     const LayerOutput out = layer->forward({.x = in[0]}, rotations, {});
@@ -60,7 +60,7 @@ LayerOutput recomputed(const std::shared_ptr<DecoderLayerImpl>& layer, const Lay
     return results;
   };
   const Tensor input = before.branch.defined() ? before.x + before.branch : before.x;
-  const std::vector<Tensor> out = recomputed(block, {input}, layer->parameters());
+  const std::vector<Tensor> out = recompute(block, {input}, layer->parameters());
   return {.x = out[0], .aux_loss = out.size() > 1 ? out[1] : Tensor()};
 }
 

@@ -40,7 +40,7 @@ class DecoderLayerImpl : public torch::nn::Module {
 TORCH_MODULE(DecoderLayer);
 
 /// layer->forward() without a cache, which runs again in the backward pass (nn/recompute.h).
-LayerOutput recomputed(const std::shared_ptr<DecoderLayerImpl>& layer, const LayerOutput& before,
-                       const torch::Tensor& rotations);
+LayerOutput recompute(const std::shared_ptr<DecoderLayerImpl>& layer, const LayerOutput& before,
+                      const torch::Tensor& rotations);
 
 }  // namespace halftone

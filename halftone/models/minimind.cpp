@@ -45,7 +45,7 @@ HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
   for (std::int64_t i = 0; i < config_.n_layers; ++i) {
     const auto layer = layers_->ptr<DecoderLayerImpl>(static_cast<std::size_t>(i));
     stream = recomputes_blocks() && cache == nullptr
-                 ? recomputed(layer, stream, rotations)
+                 ? recompute(layer, stream, rotations)
                  : layer->forward(stream, rotations, {cache, i});
     if (stream.aux_loss.defined())
       aux_loss = aux_loss.defined() ? aux_loss + stream.aux_loss : stream.aux_loss;

@@ -29,9 +29,9 @@ using torch::autograd::variable_list;
 thread_local bool recomputes = false;
 
 /// A block and all that its first run read beside tensors.
-class BlockRun : public torch::CustomClassHolder {
+class CheckpointedRun : public torch::CustomClassHolder {
  public:
-  BlockRun(Block block, torch::Device device)
+  CheckpointedRun(CheckpointedFunction block, torch::Device device)
       : block_(std::move(block)),
         device_(device),
         autocast_(at::autocast::is_autocast_enabled(device.type())),
@@ -54,7 +54,7 @@ class BlockRun : public torch::CustomClassHolder {
   }
 
  private:
-  Block block_;
+  CheckpointedFunction block_;
   torch::Device device_;
   bool autocast_;
   torch::ScalarType autocast_dtype_;
@@ -62,7 +62,7 @@ class BlockRun : public torch::CustomClassHolder {
   StateDict generators_;
 };
 
-using BlockRunPtr = c10::intrusive_ptr<BlockRun>;
+using BlockRunPtr = c10::intrusive_ptr<CheckpointedRun>;
 
 variable_list as_leaves(at::TensorList inputs) {
   variable_list leaves;
@@ -124,7 +124,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     const auto first_parameter = saved.begin() + ctx->saved_data["inputs"].toInt();
     const variable_list leaves = as_leaves(variable_list(saved.begin(), first_parameter));
     const auto run = ctx->saved_data["run"].toCapsule();
-    const variable_list outputs = static_cast<const BlockRun&>(*run).again(leaves);
+    const variable_list outputs = static_cast<const CheckpointedRun&>(*run).again(leaves);
     Reached reached;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (!output_grads[i].defined() || !outputs[i].requires_grad()) continue;
@@ -172,12 +172,12 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
 
 }  // namespace
 
-std::vector<Tensor> recomputed(const Block& block, const std::vector<Tensor>& inputs,
-                               const std::vector<Tensor>& parameters) {
+std::vector<Tensor> recompute(const CheckpointedFunction& block, const std::vector<Tensor>& inputs,
+                              const std::vector<Tensor>& parameters) {
   HALFTONE_CHECK(!inputs.empty(), "[recomputed] expected at least one input, got none");
   if (!torch::GradMode::is_enabled()) return block(inputs);
   return Recomputed::apply(at::TensorList(inputs), at::TensorList(parameters),
-                           c10::make_intrusive<BlockRun>(block, inputs.front().device()));
+                           c10::make_intrusive<CheckpointedRun>(block, inputs.front().device()));
 }
 
 RecomputeBlocks::RecomputeBlocks(bool enabled) : outer_(std::exchange(recomputes, enabled)) {}

@@ -10,7 +10,8 @@
 namespace halftone {
 
 /// Part of a model, as a function of defined tensors.
-using Block = std::function<std::vector<torch::Tensor>(const std::vector<torch::Tensor>& inputs)>;
+using CheckpointedFunction =
+    std::function<std::vector<torch::Tensor>(const std::vector<torch::Tensor>& inputs)>;
 
 /// block(inputs), for whose backward pass nothing is kept but `inputs`: the block runs a second
 /// time then, with the autocast, int8 region and state of LibTorch's default generators of the
@@ -18,8 +19,9 @@ using Block = std::function<std::vector<torch::Tensor>(const std::vector<torch::
 /// that it differentiates beside its inputs; they get their gradients as in any backward pass,
 /// autograd::grad() included. What else the block reads must stand as it is until then.
 /// Differentiable once. Where gradients are off: block(inputs).
-std::vector<torch::Tensor> recomputed(const Block& block, const std::vector<torch::Tensor>& inputs,
-                                      const std::vector<torch::Tensor>& parameters);
+std::vector<torch::Tensor> recompute(const CheckpointedFunction& block,
+                                     const std::vector<torch::Tensor>& inputs,
+                                     const std::vector<torch::Tensor>& parameters);
 
 /// While it lives, the models of this library that run in this thread recompute their blocks.
 /// Regions nest; the innermost counts. What it says of a forward pass holds for its backward pass.

@@ -41,7 +41,7 @@ struct Layers {
 };
 
 Tensors outputs_of(const Layers& layers, const Tensor& x, bool again) {
-  return again ? recomputed(layers, {x}, layers.weights) : layers({x});
+  return again ? recompute(layers, {x}, layers.weights) : layers({x});
 }
 
 struct Result {
@@ -139,23 +139,25 @@ TEST(Recomputed, AHookOfAParameterSeesItsGradientOnce) {
 
 TEST(Recomputed, ResultsWithoutAGradientStaySo) {
   const Tensor x = torch::ones({2}).requires_grad_();
-  const Block block = [](const Tensors& in) { return Tensors{in[0] * 2, in[0].detach() + 1}; };
-  const Tensors out = recomputed(block, {x}, {});
+  const CheckpointedFunction block = [](const Tensors& in) {
+    return Tensors{in[0] * 2, in[0].detach() + 1};
+  };
+  const Tensors out = recompute(block, {x}, {});
   EXPECT_TRUE(out[0].requires_grad());
   EXPECT_FALSE(out[1].requires_grad());
-  const Tensors frozen = recomputed(block, {x.detach()}, {});
+  const Tensors frozen = recompute(block, {x.detach()}, {});
   EXPECT_FALSE(frozen[0].requires_grad());
 }
 
 TEST(Recomputed, RunsOnceWhereGradientsAreOff) {
   int runs = 0;
-  const Block block = [&](const Tensors& in) {
+  const CheckpointedFunction block = [&](const Tensors& in) {
     ++runs;
     EXPECT_FALSE(torch::GradMode::is_enabled());
     return in;
   };
   const torch::NoGradGuard no_grad;
-  recomputed(block, {torch::ones({2}).requires_grad_()}, {});
+  recompute(block, {torch::ones({2}).requires_grad_()}, {});
   EXPECT_EQ(runs, 1);
 }
 
@@ -174,7 +176,7 @@ TEST(Recomputed, RefusesWhatItCannotDo) {
   const std::string message = test::message_of<c10::Error>(
       [&] { torch::autograd::grad({loss}, {x}, {}, true, /*create_graph=*/true); });
   EXPECT_NE(message.find("[recomputed] expected a first derivative"), std::string::npos) << message;
-  EXPECT_THROW(recomputed(layers, {}, {}), c10::Error);
+  EXPECT_THROW(recompute(layers, {}, {}), c10::Error);
   // A weight that has moved since would give other gradients.
   const Tensor later = outputs_of(layers, x, true)[1];
   {

@@ -50,7 +50,7 @@ struct Chain {
       const Block block = [weight](const Tensors& in) {
         return Tensors{halftone::linear(in[0], weight).tanh()};
       };
-      x = recompute ? recomputed(block, {x}, {weight})[0] : block({x})[0];
+      x = recompute ? recompute(block, {x}, {weight})[0] : block({x})[0];
     }
     return halftone::linear(x, weights.front()).to(torch::kFloat).square().sum();
   }
