@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/data/batch_loader.h"
+#include "halftone/data/token_loader.h"
 #include "halftone/run/metrics_log.h"
 
 namespace {
@@ -46,7 +46,7 @@ int main(int argc, char** argv) {
   const auto tokens = std::make_shared<const halftone::TokenFile>(argv[1]);
   for (const auto& [batch, length] :
        std::vector<std::pair<std::int64_t, std::int64_t>>{{4, 256}, {32, 512}, {8, 32}}) {
-    const halftone::BatchLoader loader({.tokens = tokens},
+    const halftone::TokenLoader loader({.tokens = tokens},
                                        {.batch_size = batch, .seq_len = length});
     report(fmt::format("a batch of {} x {}", batch, length),
            [&](std::int64_t i) { loader.batch_at(i); });

@@ -19,7 +19,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
-#include "halftone/data/batch_loader.h"
+#include "halftone/data/token_loader.h"
 #include "halftone/pretrain/evaluate.h"
 #include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/pretrain/trained_model.h"
@@ -75,10 +75,10 @@ std::int64_t row_length(const TrainConfig& config, const TrainedModel& trained,
   return trained.seq_len > 0 ? trained.seq_len : std::min(config.seq_len, model.max_seq_len);
 }
 
-BatchLoader open_data(const TrainConfig& config, const TrainedModel& trained,
+TokenLoader open_data(const TrainConfig& config, const TrainedModel& trained,
                       std::int64_t seq_len) {
   Corpus corpus = open_corpus(config);
-  return BatchLoader(
+  return TokenLoader(
       encode_corpus(corpus, config, trained.tokenizer),
       {.batch_size = config.batch_size, .seq_len = seq_len, .pack = config.pack, .shuffle = false});
 }
@@ -117,7 +117,7 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
       parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
       device);
   precision.convert_module(*trained.model);
-  const BatchLoader loader = open_data(config, trained, row_length(config, trained, given));
+  const TokenLoader loader = open_data(config, trained, row_length(config, trained, given));
   ShareProgress progress("evaluating");
   const EvalResult result =
       evaluate(trained.model, loader, precision,

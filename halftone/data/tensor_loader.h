@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From tensors in memory to mini-batches, with the same interface as BatchLoader.
+// From tensors in memory to mini-batches, with the same interface as TokenLoader.
 #pragma once
 
 #include <torch/data/example.h>

@@ -16,7 +16,7 @@
 namespace halftone {
 namespace {
 
-std::int64_t text_bytes(const Batch& batch, const torch::Tensor& bytes_of) {
+std::int64_t text_bytes(const TokenBatch& batch, const torch::Tensor& bytes_of) {
   return (bytes_of.index_select(0, batch.target_ids.flatten()) *
           batch.loss_mask.flatten().to(torch::kInt64))
       .sum()
@@ -25,7 +25,7 @@ std::int64_t text_bytes(const Batch& batch, const torch::Tensor& bytes_of) {
 
 }  // namespace
 
-EvalResult evaluate(MiniMindLM& model, const BatchLoader& loader, const MixedPrecision& precision,
+EvalResult evaluate(MiniMindLM& model, const TokenLoader& loader, const MixedPrecision& precision,
                     const std::vector<std::int64_t>& token_bytes,
                     const std::function<void(double share)>& on_progress) {
   const auto start = std::chrono::steady_clock::now();
@@ -35,7 +35,7 @@ EvalResult evaluate(MiniMindLM& model, const BatchLoader& loader, const MixedPre
   EvalResult result;
   double nats = 0;
   for (std::int64_t i = 0; i < loader.batches_per_epoch(); ++i) {
-    const Batch batch = loader.batch_at(i).to(device);
+    const TokenBatch batch = loader.batch_at(i).to(device);
     const auto forward = [&] {
       const auto region = precision.forward_context();
       return model->loss(batch.input_ids, batch.target_ids, batch.loss_mask).cross_entropy;

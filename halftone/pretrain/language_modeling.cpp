@@ -12,7 +12,7 @@ LanguageModeling::LanguageModeling(MiniMindLM model, const LanguageModelingOptio
   register_module("model", model_);
 }
 
-torch::Tensor LanguageModeling::training_step(const Batch& batch, std::int64_t /*index*/) {
+torch::Tensor LanguageModeling::training_step(const TokenBatch& batch, std::int64_t /*index*/) {
   const LossOutput loss = model_->loss(batch.input_ids, batch.target_ids, batch.loss_mask);
   count_tokens(batch.tokens);
   if (!model_->config().use_moe) return loss.total();

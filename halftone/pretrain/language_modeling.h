@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "halftone/data/batch_loader.h"
+#include "halftone/data/token_loader.h"
 #include "halftone/models/minimind.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/train/training_module.h"
@@ -20,8 +20,8 @@ class LanguageModeling : public TrainingModule<Batch> {
  public:
   LanguageModeling(MiniMindLM model, const LanguageModelingOptions& options);
 
-  torch::Tensor training_step(const Batch& batch, std::int64_t index) override;
-  double loss_weight(const Batch& batch) const override {
+  torch::Tensor training_step(const TokenBatch& batch, std::int64_t index) override;
+  double loss_weight(const TokenBatch& batch) const override {
     return static_cast<double>(batch.tokens);
   }
   std::vector<OptimizerSetup> configure_optimizers() override;

@@ -118,7 +118,7 @@ PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
   TrainConfig initial = config;
   if (how.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
   LanguageModeling module = make_module(initial, inputs);
-  BatchLoader loader = make_loader(config, inputs);
+  TokenLoader loader = make_loader(config, inputs);
   TrainConfig resolved = config;
   resolved.model = inputs.model;
   const auto record = std::make_shared<PretrainRecord>(config, inputs, module, options.on_start);

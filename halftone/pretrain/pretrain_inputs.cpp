@@ -136,8 +136,8 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
                         .warmup = static_cast<double>(config.warmup)}}};
 }
 
-BatchLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs) {
-  return BatchLoader(inputs.data, {.batch_size = config.batch_size,
+TokenLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs) {
+  return TokenLoader(inputs.data, {.batch_size = config.batch_size,
                                    .seq_len = config.seq_len,
                                    .pack = config.pack,
                                    .shuffle = config.shuffle,

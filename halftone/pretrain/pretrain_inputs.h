@@ -9,9 +9,9 @@
 #include <optional>
 #include <string>
 
-#include "halftone/data/batch_loader.h"
 #include "halftone/data/corpus.h"
 #include "halftone/data/token_cache.h"
+#include "halftone/data/token_loader.h"
 #include "halftone/precision/policy.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/train_config.h"
@@ -48,7 +48,7 @@ SpecialTokenParsing special_token_parsing(const TrainConfig& config);
 
 /// A fresh model from the configuration's seed, or that of `init_from`, with its recipe.
 LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs);
-BatchLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs);
+TokenLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs);
 /// Limits, precision, clipping and scaler; nothing that writes.
 TrainerOptions trainer_options_for(const TrainConfig& config);
 

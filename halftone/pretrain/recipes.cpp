@@ -78,7 +78,7 @@ bool train_once(TrainConfig config, PretrainInputs inputs, const Recipe& recipe,
   RecipeRun run{.recipe = recipe.name, .seed = config.seed};
   reset_peak_resident_bytes();
   LanguageModeling module = make_module(config, inputs);
-  BatchLoader loader = make_loader(config, inputs);
+  TokenLoader loader = make_loader(config, inputs);
   TrainerOptions options = trainer_options_for(config);
   const auto recorder = std::make_shared<RunRecorder>();
   options.callbacks = watchers.callbacks;

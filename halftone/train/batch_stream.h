@@ -23,7 +23,7 @@
 
 namespace halftone {
 
-/// A loader that makes the batch of any position, as BatchLoader and TensorLoader do; position =
+/// A loader that makes the batch of any position, as TokenLoader and TensorLoader do; position =
 /// epoch * batches_per_epoch() + index. batch_at() is a function of the loader and the position
 /// alone and may run on another thread, so that batches are made ahead while a step runs, and a run
 /// resumes exactly. `static constexpr bool kPrefetch = false` keeps it on the calling thread.

@@ -71,7 +71,7 @@ class Trainer {
   explicit Trainer(TrainerOptions options);
 
   /// Trains until a limit is reached or stop() is called. `module` is a TrainingModule or a pointer
-  /// to one, its parts in the modes in which they are to be trained. A loader is a BatchLoader, a
+  /// to one, its parts in the modes in which they are to be trained. A loader is a TokenLoader, a
   /// TensorLoader, a torch::data loader, any range of batches or a class with batch_at()
   /// (IndexedLoader), or a pointer to one. Training begins at its first batch, whatever it was used
   /// for before; a validation is one pass. Throws UserError and SystemError.

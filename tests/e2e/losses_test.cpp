@@ -71,7 +71,7 @@ std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string
   const test::TempFolder folder;
   const ModelConfig config = model_config(golden.config);
   const torch::Tensor& ids = golden.tensors.at("batches.ids");
-  BatchLoader loader(
+  TokenLoader loader(
       write_tokens(ids, config.vocab_size, folder / "tokens"),
       {.batch_size = ids.size(1), .seq_len = ids.size(2), .pack = false, .shuffle = false});
   StateDict weights;

@@ -119,7 +119,7 @@ StepMetrics first_step_of_model(const test::GoldenFile& golden, const std::strin
   const test::TempFolder folder;
   const ModelConfig config = model_config(golden.config);
   const Tensor& ids = golden.tensors.at("ids");
-  BatchLoader loader(
+  TokenLoader loader(
       write_tokens(ids, config.vocab_size, folder / "tokens"),
       {.batch_size = ids.size(0), .seq_len = ids.size(1), .pack = false, .shuffle = false});
   MiniMindLM model(config);

@@ -11,8 +11,8 @@
 #include <string>
 
 #include "halftone/core/error.h"
-#include "halftone/data/batch_loader.h"
 #include "halftone/data/corpus.h"
+#include "halftone/data/token_loader.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/precision/policy.h"
@@ -83,7 +83,7 @@ class HuggingFaceFolder : public testing::Test {
   EvalResult evaluated(MiniMindLM& model) const {
     write_text(folder_ / "text.txt", kText);
     Corpus corpus({.paths = {folder_ / "text.txt"}});
-    const BatchLoader loader(tokenize_corpus(corpus, tokenizer_interface(tokenizer_)),
+    const TokenLoader loader(tokenize_corpus(corpus, tokenizer_interface(tokenizer_)),
                              {.batch_size = 2, .seq_len = 16, .shuffle = false});
     const MixedPrecision precision(parse_precision("32-true"), {}, torch::kCPU);
     return evaluate(model, loader, precision, token_bytes(tokenizer_, model->config().vocab_size));

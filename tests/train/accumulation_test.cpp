@@ -76,7 +76,7 @@ StepMetrics step_in_batches_of(std::int64_t batch_size, const Recipe& recipe) {
   AdamWOptions adamw{.lr = 3e-3};
   memory_recipe(recipe.memory, parse_precision(recipe.precision)).apply_to(adamw);
   LanguageModeling module(small_model(recipe.experts), {.adamw = adamw});
-  BatchLoader loader(
+  TokenLoader loader(
       samples_of_many_lengths(folder),
       {.batch_size = batch_size, .seq_len = kLength, .pack = false, .shuffle = false});
   const auto collector = std::make_shared<StepCollector>();
@@ -135,7 +135,7 @@ TEST(Accumulation, IsTheMeanOverAllTokensInEveryPrecision) {
 
 TEST(Accumulation, OfMicroBatchesIsTheMeanOfTheirMeans) {
   const test::TempFolder folder;
-  BatchLoader rows(samples_of_many_lengths(folder),
+  TokenLoader rows(samples_of_many_lengths(folder),
                    {.batch_size = 1, .seq_len = kLength, .pack = false, .shuffle = false});
   for (const bool experts : {false, true}) {
     MiniMindLM model = small_model(experts);

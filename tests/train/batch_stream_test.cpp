@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/data/batch_loader.h"
 #include "halftone/data/tensor_loader.h"
+#include "halftone/data/token_loader.h"
 #include "support/temp_folder.h"
 
 namespace halftone {
@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-static_assert(PrefetchableLoader<BatchLoader>);
+static_assert(PrefetchableLoader<TokenLoader>);
 static_assert(IndexedLoader<TensorLoader> && !PrefetchableLoader<TensorLoader>,
               "its samples are in memory already");
 
@@ -32,8 +32,8 @@ class TokenStream : public testing::Test {
   fs::path path() const { return folder_ / "tokens"; }
 
   // Ten rows, hence five batches an epoch.
-  BatchLoader loader() const {
-    return BatchLoader({.tokens = std::make_shared<const TokenFile>(path()), .pad_id = 999},
+  TokenLoader loader() const {
+    return TokenLoader({.tokens = std::make_shared<const TokenFile>(path()), .pad_id = 999},
                        {.batch_size = 2, .seq_len = 4, .seed = 3});
   }
 
@@ -41,8 +41,8 @@ class TokenStream : public testing::Test {
 };
 
 TEST_F(TokenStream, GivesTheLoadersBatchesThroughEpochs) {
-  BatchLoader taken = loader();
-  const BatchLoader reference = loader();
+  TokenLoader taken = loader();
+  const TokenLoader reference = loader();
   BatchStream stream(taken);
   for (std::int64_t position = 0; position < 23; ++position) {
     EXPECT_EQ(stream.epochs(), position / 5);
@@ -52,14 +52,14 @@ TEST_F(TokenStream, GivesTheLoadersBatchesThroughEpochs) {
 }
 
 TEST_F(TokenStream, ItsStateIsOfTheBatchesThatWereTaken) {
-  BatchLoader taken = loader();
+  TokenLoader taken = loader();
   BatchStream stream(taken);
   for (int i = 0; i < 3; ++i) stream.next();
   const StateDict state = stream.state_dict();
   EXPECT_EQ(state.get<std::int64_t>("position"), 3);
-  const Batch fourth = stream.next();
+  const TokenBatch fourth = stream.next();
 
-  BatchLoader other = loader();
+  TokenLoader other = loader();
   BatchStream resumed(other);
   resumed.load_state_dict(state);
   EXPECT_TRUE(resumed.next().input_ids.equal(fourth.input_ids));
@@ -68,7 +68,7 @@ TEST_F(TokenStream, ItsStateIsOfTheBatchesThatWereTaken) {
 }
 
 TEST_F(TokenStream, ADataErrorSurfacesWhereTheBatchIsTaken) {
-  BatchLoader taken = loader();
+  TokenLoader taken = loader();
   fs::resize_file(path(), 64);
   BatchStream stream(taken);
   for (int again = 0; again < 2; ++again) {

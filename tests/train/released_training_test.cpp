@@ -83,7 +83,7 @@ class ModelRun {
   }
   FitLoop& loop() { return loop_; }
   LanguageModeling& module() { return module_; }
-  BatchLoader& loader() { return loader_; }
+  TokenLoader& loader() { return loader_; }
 
  private:
   static MiniMindLM model_for(const Recipe& recipe) {
@@ -103,11 +103,11 @@ class ModelRun {
     return options;
   }
 
-  BatchLoader loader_;
+  TokenLoader loader_;
   PrecisionPolicy policy_;
   MixedPrecision precision_;
   LanguageModeling module_;
-  ModuleTrainingTask<LanguageModeling, BatchLoader> task_;
+  ModuleTrainingTask<LanguageModeling, TokenLoader> task_;
   FitLoop loop_;
 };
 
@@ -180,7 +180,7 @@ TEST(ReleasedTraining, JoinedMicroBatchesHaveTheMeanOfTheirLosses) {
       MiniMindLM& model = run.module().model();
       std::vector<Batch> parts;
       for (std::int64_t i = 0; i < 3; ++i) parts.push_back(run.loader().batch_at(i));
-      const auto loss_of = [&](const Batch& batch) {
+      const auto loss_of = [&](const TokenBatch& batch) {
         return model->loss(batch.input_ids, batch.target_ids, batch.loss_mask).total();
       };
       std::vector<Tensor> apart, joined;
@@ -192,7 +192,7 @@ TEST(ReleasedTraining, JoinedMicroBatchesHaveTheMeanOfTheirLosses) {
       };
       double mean = 0;
       std::int64_t most = 0;
-      for (const Batch& part : parts) {
+      for (const TokenBatch& part : parts) {
         const Tensor loss = loss_of(part) / 3;
         loss.backward();
         mean += loss.item<double>();
@@ -200,9 +200,9 @@ TEST(ReleasedTraining, JoinedMicroBatchesHaveTheMeanOfTheirLosses) {
       }
       take_gradients(apart);
       std::vector<double> weights;
-      for (const Batch& part : parts)
+      for (const TokenBatch& part : parts)
         weights.push_back(static_cast<double>(most) / static_cast<double>(part.tokens));
-      const Batch whole = Batch::joined(parts, weights);
+      const TokenBatch whole = TokenBatch::joined(parts, weights);
       EXPECT_EQ(whole.tokens, parts[0].tokens + parts[1].tokens + parts[2].tokens);
       EXPECT_EQ(whole.loss_mask.eq(parts[0].loss_mask.max()).all().item<bool>(), pack);
       const Tensor loss = loss_of(whole);
@@ -278,7 +278,7 @@ TEST(ReleasedTraining, GoesOnWithTheSameBits) {
 class Regression : public TrainingModule<> {
  public:
   Regression() : layer(register_module("layer", torch::nn::Linear(4, 1))) {}
-  Tensor training_step(const Batch& batch, std::int64_t index) override {
+  Tensor training_step(const TokenBatch& batch, std::int64_t index) override {
     const Tensor loss = (layer(batch.data) - batch.target).square().mean();
     return index == poisoned ? loss * INFINITY : loss;
   }

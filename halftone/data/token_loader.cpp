@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/batch_loader.h"
+#include "halftone/data/token_loader.h"
 
 #include <fmt/format.h>
 
@@ -15,7 +15,7 @@ namespace {
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-void check(const LoaderOptions& options) {
+void check(const TokenLoaderOptions& options) {
   if (options.batch_size < 1)
     throw UserError(fmt::format("batch-size must be at least 1, got {}", options.batch_size));
   const std::int64_t shortest = options.pack ? 1 : 2;
@@ -23,7 +23,7 @@ void check(const LoaderOptions& options) {
     throw UserError(fmt::format("seq-len must be at least {} {} packing, got {}", shortest,
                                 options.pack ? "with" : "without", options.seq_len));
   HALFTONE_CHECK(options.world_size >= 1 && options.rank >= 0 && options.rank < options.world_size,
-                 "[batch_loader] expected 0 <= rank < world_size, got ", options.rank, " of ",
+                 "[token_loader] expected 0 <= rank < world_size, got ", options.rank, " of ",
                  options.world_size);
 }
 
@@ -60,27 +60,27 @@ void check_special_tokens(const StateDict& saved, const StateDict& now, const To
 
 }  // namespace
 
-Batch Batch::to(const torch::Device& device) const {
-  Batch moved = *this;
+TokenBatch TokenBatch::to(const torch::Device& device) const {
+  TokenBatch moved = *this;
   for (torch::Tensor* tensor : {&moved.input_ids, &moved.target_ids, &moved.loss_mask})
     *tensor = tensor->to(device);
   return moved;
 }
 
-Batch Batch::joined(std::span<const Batch> parts, std::span<const double> weights) {
+TokenBatch TokenBatch::joined(std::span<const Batch> parts, std::span<const double> weights) {
   HALFTONE_CHECK(!parts.empty() && parts.size() == weights.size(),
                  "[batch] expected parts to join and a weight for each, got ", parts.size(),
                  " parts and ", weights.size(), " weights");
   std::vector<torch::Tensor> inputs, targets, masks;
   std::int64_t tokens = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    const Batch& part = parts[i];
+    const TokenBatch& part = parts[i];
     inputs.push_back(part.input_ids);
     targets.push_back(part.target_ids);
     masks.push_back(weights[i] == 1.0 ? part.loss_mask : part.loss_mask * weights[i]);
     tokens += part.tokens;
   }
-  Batch whole = parts.front();
+  TokenBatch whole = parts.front();
   whole.input_ids = at::cat(inputs);
   whole.target_ids = at::cat(targets);
   whole.loss_mask = at::cat(masks);
@@ -88,21 +88,21 @@ Batch Batch::joined(std::span<const Batch> parts, std::span<const double> weight
   return whole;
 }
 
-BatchLoader::BatchLoader(TokenizedData data, LoaderOptions options)
+TokenLoader::TokenLoader(TokenizedData data, TokenLoaderOptions options)
     : data_(std::move(data)), options_(options) {
   check(options_);
   HALFTONE_CHECK(data_.tokens != nullptr && data_.tokens->samples() > 0,
-                 "[batch_loader] expected tokens of at least one sample");
+                 "[token_loader] expected tokens of at least one sample");
   const auto tokens = static_cast<std::int64_t>(data_.tokens->size());
   rows_ = options_.pack ? divide_up(std::max<std::int64_t>(tokens - 1, 1), options_.seq_len)
                         : static_cast<std::int64_t>(data_.tokens->samples());
 }
 
-std::int64_t BatchLoader::batches_per_epoch() const {
+std::int64_t TokenLoader::batches_per_epoch() const {
   return divide_up(rows_, options_.batch_size * options_.world_size);
 }
 
-std::int64_t BatchLoader::row_at(std::int64_t epoch, std::int64_t place) const {
+std::int64_t TokenLoader::row_at(std::int64_t epoch, std::int64_t place) const {
   if (!options_.shuffle) return place;
   const std::uint64_t seed = random_word(options_.seed, static_cast<std::uint64_t>(epoch));
   return static_cast<std::int64_t>(
@@ -110,7 +110,7 @@ std::int64_t BatchLoader::row_at(std::int64_t epoch, std::int64_t place) const {
 }
 
 // Fills the front of `ids` with a row's; returns how many they are.
-std::size_t BatchLoader::read_row(std::int64_t row, std::span<std::int64_t> ids) const {
+std::size_t TokenLoader::read_row(std::int64_t row, std::span<std::int64_t> ids) const {
   const auto at = static_cast<std::uint64_t>(row);
   const auto first = at * static_cast<std::uint64_t>(options_.seq_len);
   const auto [begin, end] =
@@ -121,9 +121,10 @@ std::size_t BatchLoader::read_row(std::int64_t row, std::span<std::int64_t> ids)
   return count;
 }
 
-Batch BatchLoader::batch_at(std::int64_t position) const {
-  HALFTONE_CHECK(position >= 0, "[batch_loader] expected a position from 0 on, got ", position);
-  Batch batch{.epoch = position / batches_per_epoch(), .index = position % batches_per_epoch()};
+TokenBatch TokenLoader::batch_at(std::int64_t position) const {
+  HALFTONE_CHECK(position >= 0, "[token_loader] expected a position from 0 on, got ", position);
+  TokenBatch batch{.epoch = position / batches_per_epoch(),
+                   .index = position % batches_per_epoch()};
   const std::int64_t first =
       batch.index * options_.batch_size * options_.world_size + options_.rank;
   const std::int64_t left = first < rows_ ? divide_up(rows_ - first, options_.world_size) : 0;
@@ -153,7 +154,7 @@ Batch BatchLoader::batch_at(std::int64_t position) const {
   return batch;
 }
 
-StateDict BatchLoader::state_dict() const {
+StateDict TokenLoader::state_dict() const {
   StateDict state;
   state.values["position"] = position_;
   state.values["text"] = fmt::format("{:016x}", data_.content_hash);
@@ -167,7 +168,7 @@ StateDict BatchLoader::state_dict() const {
   return state;
 }
 
-void BatchLoader::load_state_dict(const StateDict& state) {
+void TokenLoader::load_state_dict(const StateDict& state) {
   const StateDict now = state_dict();
   check_same(state, now, "tokenizer", "the tokenizer is not the one of the saved run");
   check_same(state, now, "pack", "packing differs from the saved run");

@@ -24,7 +24,7 @@ namespace halftone {
 
 /// T = seq_len packed, seq_len - 1 unpacked; B may be smaller in the last batch of an epoch. A
 /// process for which no row is left there gets one that is all padding.
-struct Batch {
+struct TokenBatch {
   torch::Tensor input_ids;   // (B, T) int64
   torch::Tensor target_ids;  // (B, T) int64
   torch::Tensor loss_mask;   // (B, T) float32, 1 where the target counts
@@ -33,14 +33,14 @@ struct Batch {
   std::int64_t index = 0;    ///< in the epoch, from 0
 
   std::int64_t rows() const { return input_ids.numel(); }  ///< B T
-  Batch to(const torch::Device& device) const;
+  TokenBatch to(const torch::Device& device) const;
   std::int64_t samples() const { return input_ids.size(0); }  ///< B
   /// The rows of all parts, at least one, of one T. The mask of part i is multiplied by weights[i]:
   /// 1 for the mean over the targets of all parts.
-  static Batch joined(std::span<const Batch> parts, std::span<const double> weights);
+  static TokenBatch joined(std::span<const Batch> parts, std::span<const double> weights);
 };
 
-struct LoaderOptions {
+struct TokenLoaderOptions {
   std::int64_t batch_size = 1;
   std::int64_t seq_len = 512;
   bool pack = true;
@@ -52,21 +52,21 @@ struct LoaderOptions {
 
 /// Batches by position; the data repeats, epoch after epoch, in an order of its own each. Nothing
 /// has to be replayed to resume.
-class BatchLoader {
+class TokenLoader {
  public:
   /// Throws UserError when batch_size or seq_len is too small.
-  BatchLoader(TokenizedData data, LoaderOptions options);
+  TokenLoader(TokenizedData data, TokenLoaderOptions options);
 
-  const LoaderOptions& options() const { return options_; }
+  const TokenLoaderOptions& options() const { return options_; }
   std::int64_t rows() const { return rows_; }  ///< per epoch, over all processes
   std::int64_t batches_per_epoch() const;      ///< of each process, the same for all
 
   /// A pure function of data, options and position = epoch * batches_per_epoch() + index, safe to
   /// call from several threads. Works on the calling thread alone.
-  Batch batch_at(std::int64_t position) const;
+  TokenBatch batch_at(std::int64_t position) const;
 
   /// The batch at position(), which moves on.
-  Batch next() { return batch_at(position_++); }
+  TokenBatch next() { return batch_at(position_++); }
   std::int64_t position() const { return position_; }
 
   /// The position, and what it depends on, the same on every process. Loading throws UserError that
@@ -81,7 +81,7 @@ class BatchLoader {
   std::size_t read_row(std::int64_t row, std::span<std::int64_t> ids) const;
 
   TokenizedData data_;
-  LoaderOptions options_;
+  TokenLoaderOptions options_;
   std::int64_t rows_ = 0;
   std::int64_t position_ = 0;
 };

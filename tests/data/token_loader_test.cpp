@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/batch_loader.h"
+#include "halftone/data/token_loader.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -62,7 +62,7 @@ Row row_of(const torch::Tensor& matrix, std::int64_t row) {
 }
 
 // input, target and mask of every row of a batch
-std::vector<std::vector<Row>> rows_of(const Batch& batch) {
+std::vector<std::vector<Row>> rows_of(const TokenBatch& batch) {
   std::vector<std::vector<Row>> rows;
   for (std::int64_t row = 0; row < batch.input_ids.size(0); ++row)
     rows.push_back({row_of(batch.input_ids, row), row_of(batch.target_ids, row),
@@ -70,11 +70,11 @@ std::vector<std::vector<Row>> rows_of(const Batch& batch) {
   return rows;
 }
 
-TEST(BatchLoader, PadsByPositionUnpacked) {
-  const BatchLoader loader(
+TEST(TokenLoader, PadsByPositionUnpacked) {
+  const TokenLoader loader(
       data_of({{kBos, 7, 8, kEos}, {kBos, 7, kPad, 9, 10, 11, kEos}, {kBos, kEos}}),
       {.batch_size = 3, .seq_len = 5, .pack = false, .shuffle = false});
-  const Batch batch = loader.batch_at(0);
+  const TokenBatch batch = loader.batch_at(0);
   EXPECT_THAT(
       rows_of(batch),
       ElementsAre(ElementsAre(Row{kBos, 7, 8, kEos}, Row{7, 8, kEos, kPad}, Row{1, 1, 1, 0}),
@@ -86,8 +86,8 @@ TEST(BatchLoader, PadsByPositionUnpacked) {
   EXPECT_TRUE(batch.input_ids.is_contiguous() && batch.target_ids.is_contiguous());
 }
 
-TEST(BatchLoader, PacksWithoutWaste) {
-  const BatchLoader loader(data_of({{kBos, 7, 8, kEos}, {kBos, 9, kEos}}),
+TEST(TokenLoader, PacksWithoutWaste) {
+  const TokenLoader loader(data_of({{kBos, 7, 8, kEos}, {kBos, 9, kEos}}),
                            {.batch_size = 2, .seq_len = 4, .shuffle = false});
   EXPECT_THAT(
       rows_of(loader.batch_at(0)),
@@ -95,16 +95,16 @@ TEST(BatchLoader, PacksWithoutWaste) {
                   ElementsAre(Row{kBos, 9, kEos, 0}, Row{9, kEos, 0, 0}, Row{1, 1, 0, 0})));
 }
 
-TEST(BatchLoader, PredictsEachIdOnceWhenPacked) {
+TEST(TokenLoader, PredictsEachIdOnceWhenPacked) {
   const std::vector<Row> all = samples(37);
   Row ids;
   for (const Row& sample : all) ids.insert(ids.end(), sample.begin(), sample.end());
   for (const std::int64_t seq_len : {1, 2, 7, 16, 1000}) {
-    const BatchLoader loader(data_of(all), {.batch_size = 4, .seq_len = seq_len, .seed = 3});
+    const TokenLoader loader(data_of(all), {.batch_size = 4, .seq_len = seq_len, .seed = 3});
     std::multiset<std::int64_t> predicted;
     std::int64_t tokens = 0;
     for (std::int64_t i = 0; i < loader.batches_per_epoch(); ++i) {
-      const Batch batch = loader.batch_at(i);
+      const TokenBatch batch = loader.batch_at(i);
       EXPECT_EQ(batch.tokens, batch.loss_mask.sum().item<std::int64_t>());
       tokens += batch.tokens;
       for (const auto& row : rows_of(batch))
@@ -116,20 +116,20 @@ TEST(BatchLoader, PredictsEachIdOnceWhenPacked) {
   }
 }
 
-TEST(BatchLoader, KeepsEosOfATokenizerThatPadsWithIt) {
+TEST(TokenLoader, KeepsEosOfATokenizerThatPadsWithIt) {
   TokenizedData data = data_of({{kBos, 7, kEos}});
   data.pad_id = kEos;
-  const BatchLoader loader(data, {.seq_len = 5, .pack = false});
+  const TokenLoader loader(data, {.seq_len = 5, .pack = false});
   EXPECT_THAT(rows_of(loader.batch_at(0)),
               ElementsAre(ElementsAre(Row{kBos, 7, kEos, kEos}, Row{7, kEos, kEos, kEos},
                                       Row{1, 1, 0, 0})));
 }
 
 // Rows of one epoch in order.
-std::vector<std::vector<Row>> epoch_of(const BatchLoader& loader, std::int64_t epoch) {
+std::vector<std::vector<Row>> epoch_of(const TokenLoader& loader, std::int64_t epoch) {
   std::vector<std::vector<Row>> rows;
   for (std::int64_t i = 0; i < loader.batches_per_epoch(); ++i) {
-    const Batch batch = loader.batch_at(epoch * loader.batches_per_epoch() + i);
+    const TokenBatch batch = loader.batch_at(epoch * loader.batches_per_epoch() + i);
     EXPECT_EQ(batch.epoch, epoch);
     EXPECT_EQ(batch.index, i);
     for (auto& row : rows_of(batch)) rows.push_back(row);
@@ -137,21 +137,21 @@ std::vector<std::vector<Row>> epoch_of(const BatchLoader& loader, std::int64_t e
   return rows;
 }
 
-TEST(BatchLoader, ShufflesEachEpochAnewByTheSeed) {
+TEST(TokenLoader, ShufflesEachEpochAnewByTheSeed) {
   const TokenizedData data = data_of(samples(50));
-  const LoaderOptions options = {.batch_size = 8, .seq_len = 14, .pack = false, .seed = 1};
-  const BatchLoader loader(data, options);
+  const TokenLoaderOptions options = {.batch_size = 8, .seq_len = 14, .pack = false, .seed = 1};
+  const TokenLoader loader(data, options);
   EXPECT_EQ(loader.batches_per_epoch(), 7);
   auto first = epoch_of(loader, 0);
   auto second = epoch_of(loader, 1);
-  EXPECT_EQ(first, epoch_of(BatchLoader(data, options), 0));
+  EXPECT_EQ(first, epoch_of(TokenLoader(data, options), 0));
   EXPECT_NE(first, second);
   auto reseeded_options = options;
   reseeded_options.seed = 2;
-  EXPECT_NE(first, epoch_of(BatchLoader(data, reseeded_options), 0));
+  EXPECT_NE(first, epoch_of(TokenLoader(data, reseeded_options), 0));
   auto ordered_options = options;
   ordered_options.shuffle = false;
-  auto ordered = epoch_of(BatchLoader(data, ordered_options), 3);
+  auto ordered = epoch_of(TokenLoader(data, ordered_options), 3);
   EXPECT_NE(first, ordered);
   EXPECT_EQ(ordered.size(), 50U);
   for (auto* rows : {&first, &second, &ordered}) std::sort(rows->begin(), rows->end());
@@ -159,24 +159,25 @@ TEST(BatchLoader, ShufflesEachEpochAnewByTheSeed) {
   EXPECT_EQ(second, ordered);
 }
 
-TEST(BatchLoader, ProcessesSeeTogetherWhatOneSees) {
+TEST(TokenLoader, ProcessesSeeTogetherWhatOneSees) {
   const TokenizedData data = data_of(samples(53));
   for (const bool pack : {false, true}) {
     constexpr std::int64_t kWorld = 3;
-    const LoaderOptions one = {.batch_size = 4 * kWorld, .seq_len = 9, .pack = pack, .seed = 4};
-    const BatchLoader whole(data, one);
+    const TokenLoaderOptions one = {
+        .batch_size = 4 * kWorld, .seq_len = 9, .pack = pack, .seed = 4};
+    const TokenLoader whole(data, one);
     for (std::int64_t at = 0; at < 2 * whole.batches_per_epoch(); ++at) {
-      const Batch expected = whole.batch_at(at);
+      const TokenBatch expected = whole.batch_at(at);
       std::vector<std::vector<Row>> together;
       std::int64_t tokens = 0;
       for (std::int64_t rank = 0; rank < kWorld; ++rank) {
-        LoaderOptions part = one;
+        TokenLoaderOptions part = one;
         part.batch_size = 4;
         part.rank = rank;
         part.world_size = kWorld;
-        const BatchLoader loader(data, part);
+        const TokenLoader loader(data, part);
         EXPECT_EQ(loader.batches_per_epoch(), whole.batches_per_epoch());
-        const Batch batch = loader.batch_at(at);
+        const TokenBatch batch = loader.batch_at(at);
         tokens += batch.tokens;
         EXPECT_GE(batch.input_ids.size(0), 1);
         for (auto& row : rows_of(batch))
@@ -191,39 +192,39 @@ TEST(BatchLoader, ProcessesSeeTogetherWhatOneSees) {
   }
 }
 
-TEST(BatchLoader, AProcessWithoutRowsGetsPadding) {
-  const LoaderOptions options = {.seq_len = 4, .pack = false, .rank = 1, .world_size = 2};
-  const Batch batch = BatchLoader(data_of({{kBos, 7, kEos}}), options).batch_at(0);
+TEST(TokenLoader, AProcessWithoutRowsGetsPadding) {
+  const TokenLoaderOptions options = {.seq_len = 4, .pack = false, .rank = 1, .world_size = 2};
+  const TokenBatch batch = TokenLoader(data_of({{kBos, 7, kEos}}), options).batch_at(0);
   EXPECT_EQ(batch.tokens, 0);
   EXPECT_THAT(rows_of(batch), ElementsAre(ElementsAre(Row{0, 0, 0}, Row{0, 0, 0}, Row{0, 0, 0})));
 }
 
-TEST(BatchLoader, GoesOnWhereItWasSaved) {
+TEST(TokenLoader, GoesOnWhereItWasSaved) {
   const TokenizedData data = data_of(samples(20));
-  const LoaderOptions options = {.batch_size = 3, .seq_len = 8, .seed = 9};
-  BatchLoader loader(data, options);
+  const TokenLoaderOptions options = {.batch_size = 3, .seq_len = 8, .seed = 9};
+  TokenLoader loader(data, options);
   for (int i = 0; i < 30; ++i) loader.next();
-  BatchLoader resumed(data, options);
+  TokenLoader resumed(data, options);
   resumed.load_state_dict(loader.state_dict());
   EXPECT_EQ(resumed.position(), 30);
   for (int i = 0; i < 5; ++i) EXPECT_EQ(rows_of(resumed.next()), rows_of(loader.next()));
 }
 
-TEST(BatchLoader, ResumesOnAnotherNumberOfProcesses) {
+TEST(TokenLoader, ResumesOnAnotherNumberOfProcesses) {
   const TokenizedData data = data_of(samples(20));
-  BatchLoader one(data, {.batch_size = 4, .seq_len = 8});
+  TokenLoader one(data, {.batch_size = 4, .seq_len = 8});
   one.next();
-  BatchLoader two(data, {.batch_size = 2, .seq_len = 8, .rank = 1, .world_size = 2});
+  TokenLoader two(data, {.batch_size = 2, .seq_len = 8, .rank = 1, .world_size = 2});
   two.load_state_dict(one.state_dict());
   EXPECT_EQ(two.position(), 1);
 }
 
-TEST(BatchLoader, RefusesToResumeOnOtherDataOrOptions) {
+TEST(TokenLoader, RefusesToResumeOnOtherDataOrOptions) {
   const TokenizedData data = data_of(samples(20));
-  const LoaderOptions options = {.batch_size = 4, .seq_len = 8};
-  const StateDict saved = BatchLoader(data, options).state_dict();
-  const auto error_with = [&](const TokenizedData& other_data, const LoaderOptions& other) {
-    return message_of<UserError>([&] { BatchLoader(other_data, other).load_state_dict(saved); });
+  const TokenLoaderOptions options = {.batch_size = 4, .seq_len = 8};
+  const StateDict saved = TokenLoader(data, options).state_dict();
+  const auto error_with = [&](const TokenizedData& other_data, const TokenLoaderOptions& other) {
+    return message_of<UserError>([&] { TokenLoader(other_data, other).load_state_dict(saved); });
   };
   TokenizedData other_text = data;
   other_text.content_hash = 12;
@@ -246,7 +247,7 @@ TEST(BatchLoader, RefusesToResumeOnOtherDataOrOptions) {
               HasSubstr("the seed differs"));
 }
 
-TEST(BatchLoader, ResumesARunFromBeforeTheChoiceWhereTheTextSpellsNoMarks) {
+TEST(TokenLoader, ResumesARunFromBeforeTheChoiceWhereTheTextSpellsNoMarks) {
   const auto resume = [](std::uint64_t special_tokens) {
     const TempFolder folder;
     TokenFileWriter writer(folder / "t", 10, 1);
@@ -254,7 +255,7 @@ TEST(BatchLoader, ResumesARunFromBeforeTheChoiceWhereTheTextSpellsNoMarks) {
     writer.add(std::vector<std::int32_t>{1, 5, 6, 2}, 2);
     writer.count_special_tokens(special_tokens);
     writer.finish();
-    BatchLoader loader({.tokens = std::make_shared<const TokenFile>(folder / "t")}, {.seq_len = 2});
+    TokenLoader loader({.tokens = std::make_shared<const TokenFile>(folder / "t")}, {.seq_len = 2});
     StateDict old = loader.state_dict();
     old.values.erase("special_tokens");
     old.values["position"] = std::int64_t{3};
@@ -265,16 +266,17 @@ TEST(BatchLoader, ResumesARunFromBeforeTheChoiceWhereTheTextSpellsNoMarks) {
   EXPECT_THAT(message_of<UserError>([&] { resume(7); }), HasSubstr("read 7 special tokens"));
 }
 
-TEST(Batch, JoinedWeighsTheRowsOfEachPart) {
+TEST(TokenBatch, JoinedWeighsTheRowsOfEachPart) {
   const auto part = [](const torch::Tensor& mask, std::int64_t first) {
-    return Batch{.input_ids = torch::arange(first, first + mask.numel()).view_as(mask),
-                 .target_ids = torch::arange(first + 1, first + 1 + mask.numel()).view_as(mask),
-                 .loss_mask = mask,
-                 .tokens = mask.sum().item<std::int64_t>(),
-                 .index = first};
+    return TokenBatch{
+        .input_ids = torch::arange(first, first + mask.numel()).view_as(mask),
+        .target_ids = torch::arange(first + 1, first + 1 + mask.numel()).view_as(mask),
+        .loss_mask = mask,
+        .tokens = mask.sum().item<std::int64_t>(),
+        .index = first};
   };
   const torch::Tensor full = torch::ones({2, 3}), some = torch::tensor({{1.0F, 0.0F, 1.0F}});
-  const Batch whole = Batch::joined(
+  const TokenBatch whole = TokenBatch::joined(
       std::vector<Batch>{part(some, 40), part(full, 50), part(torch::zeros({1, 3}), 60)},
       std::vector{3.0, 1.0, 1.0});
   EXPECT_TRUE(whole.loss_mask.equal(torch::cat({some * 3, full, torch::zeros({1, 3})})));
@@ -284,12 +286,12 @@ TEST(Batch, JoinedWeighsTheRowsOfEachPart) {
       torch::cat({torch::arange(40, 43), torch::arange(50, 56), torch::arange(60, 63)})));
   EXPECT_TRUE(whole.target_ids.equal(whole.input_ids + 1));
   EXPECT_EQ(whole.samples(), 4);
-  EXPECT_THROW(Batch::joined({}, {}), c10::Error);
-  EXPECT_THROW(Batch::joined(std::vector<Batch>{part(some, 40)}, {}), c10::Error);
+  EXPECT_THROW(TokenBatch::joined({}, {}), c10::Error);
+  EXPECT_THROW(TokenBatch::joined(std::vector<Batch>{part(some, 40)}, {}), c10::Error);
 }
 
-TEST(BatchLoader, RefusesADamagedState) {
-  BatchLoader loader(data_of(samples(3)), {.seq_len = 8});
+TEST(TokenLoader, RefusesADamagedState) {
+  TokenLoader loader(data_of(samples(3)), {.seq_len = 8});
   for (const auto& [name, value] : loader.state_dict().values) {
     if (name == "special_tokens") continue;  // older runs lack it
     StateDict state = loader.state_dict();
@@ -301,20 +303,20 @@ TEST(BatchLoader, RefusesADamagedState) {
   EXPECT_THAT(message_of<UserError>([&] { loader.load_state_dict(state); }), HasSubstr("is -1"));
 }
 
-TEST(BatchLoader, RefusesSizesThatAreTooSmall) {
+TEST(TokenLoader, RefusesSizesThatAreTooSmall) {
   const TokenizedData data = data_of(samples(3));
-  EXPECT_THAT(message_of<UserError>([&] { BatchLoader(data, {.batch_size = 0}); }),
+  EXPECT_THAT(message_of<UserError>([&] { TokenLoader(data, {.batch_size = 0}); }),
               HasSubstr("batch-size must be at least 1, got 0"));
-  EXPECT_THAT(message_of<UserError>([&] { BatchLoader(data, {.seq_len = 0}); }),
+  EXPECT_THAT(message_of<UserError>([&] { TokenLoader(data, {.seq_len = 0}); }),
               HasSubstr("seq-len must be at least 1 with packing, got 0"));
-  EXPECT_THAT(message_of<UserError>([&] { BatchLoader(data, {.seq_len = 1, .pack = false}); }),
+  EXPECT_THAT(message_of<UserError>([&] { TokenLoader(data, {.seq_len = 1, .pack = false}); }),
               HasSubstr("seq-len must be at least 2 without packing, got 1"));
-  EXPECT_THROW(BatchLoader(data, {.rank = 1}), c10::Error);
-  EXPECT_THROW(BatchLoader(data, {}).batch_at(-1), c10::Error);
+  EXPECT_THROW(TokenLoader(data, {.rank = 1}), c10::Error);
+  EXPECT_THROW(TokenLoader(data, {}).batch_at(-1), c10::Error);
 }
 
-TEST(BatchLoader, IsSafeToReadFromSeveralThreads) {
-  const BatchLoader loader(data_of(samples(40)), {.batch_size = 4, .seq_len = 8, .seed = 9});
+TEST(TokenLoader, IsSafeToReadFromSeveralThreads) {
+  const TokenLoader loader(data_of(samples(40)), {.batch_size = 4, .seq_len = 8, .seed = 9});
   std::vector<std::vector<std::vector<Row>>> seen(4);
   std::vector<std::thread> threads;
   for (auto& mine : seen)
