@@ -16,7 +16,7 @@
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/step_metrics.h"
 #include "halftone/train/mixed_precision.h"
-#include "halftone/train/run_length.h"
+#include "halftone/train/training_length.h"
 #include "halftone/train/training_task.h"
 
 namespace halftone {
@@ -54,7 +54,7 @@ class FitLoop {
 
   bool finished() const { return length_.finished(counters_); }
   double progress() const { return length_.progress(counters_); }
-  const RunLength& length() const { return length_; }
+  const TrainingLength& length() const { return length_; }
   const RunCounters& counters() const { return counters_; }
   const std::vector<OptimizerSetup>& optimizers() const { return setups_; }
 
@@ -92,7 +92,7 @@ class FitLoop {
   std::vector<OptimizerSetup> setups_;
   Optimizers optimizers_;
   std::vector<std::vector<double>> base_rates_;  // of each optimizer's groups
-  RunLength length_;
+  TrainingLength length_;
   RunCounters counters_;
   std::vector<MicroBatch> micro_batches_;  // of the last step
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/run_length.h"
+#include "halftone/train/training_length.h"
 
 #include <algorithm>
 #include <cmath>
@@ -15,23 +15,24 @@ bool needs_epoch_length(const RunLimits& limits, const LrScheduleOptions& schedu
   return !constant && (limits.max_epochs || one_epoch);
 }
 
-RunLength::RunLength(const RunLimits& limits, std::optional<std::int64_t> batches_per_epoch,
-                     std::int64_t accumulate)
+TrainingLength::TrainingLength(const RunLimits& limits,
+                               std::optional<std::int64_t> batches_per_epoch,
+                               std::int64_t accumulate)
     : limits_(limits), batches_per_epoch_(batches_per_epoch), accumulate_(accumulate) {
   HALFTONE_CHECK(batches_per_epoch.value_or(1) > 0 && accumulate > 0,
-                 "[run_length] expected at least one batch per epoch and per update, got ",
+                 "[training_length] expected at least one batch per epoch and per update, got ",
                  batches_per_epoch.value_or(1), " and ", accumulate);
   if (!limits_.max_steps && !limits_.max_epochs && !limits_.max_time) limits_.max_epochs = 1;
 }
 
-bool RunLength::finished(const RunCounters& counters) const {
+bool TrainingLength::finished(const RunCounters& counters) const {
   if (limits_.max_steps && counters.step >= *limits_.max_steps) return true;
   if (limits_.max_epochs && counters.epochs >= *limits_.max_epochs) return true;
   return limits_.max_time && counters.seconds >= *limits_.max_time;
 }
 
-double RunLength::learning_rate(const LrScheduleOptions& schedule, const RunCounters& counters,
-                                std::int64_t group) const {
+double TrainingLength::learning_rate(const LrScheduleOptions& schedule, const RunCounters& counters,
+                                     std::int64_t group) const {
   LrScheduleOptions options = schedule;
   if (options.kind == Schedule::kConstant && options.warmup == 0) return options.lr;
   if (!limits_.max_steps && !limits_.max_epochs) {
@@ -45,12 +46,12 @@ double RunLength::learning_rate(const LrScheduleOptions& schedule, const RunCoun
   return halftone::learning_rate(options, static_cast<double>(last), total_micro_steps());
 }
 
-std::int64_t RunLength::schedule_steps(std::int64_t group) const {
+std::int64_t TrainingLength::schedule_steps(std::int64_t group) const {
   return batches_per_epoch_ ? group : accumulate_;
 }
 
 // Batches of the run's first `steps` updates: the last update of an epoch takes what is left of it.
-double RunLength::micro_steps(double steps) const {
+double TrainingLength::micro_steps(double steps) const {
   const auto whole_update = static_cast<double>(accumulate_);
   if (!batches_per_epoch_) return steps * whole_update;
   const auto epoch = static_cast<double>(*batches_per_epoch_);
@@ -60,7 +61,7 @@ double RunLength::micro_steps(double steps) const {
   return epochs * epoch + std::min(left * whole_update, epoch);
 }
 
-double RunLength::total_micro_steps() const {
+double TrainingLength::total_micro_steps() const {
   if (limits_.max_epochs && !batches_per_epoch_)
     throw UserError(
         "a learning-rate schedule over epochs needs to know how many batches an epoch has, and "
@@ -74,7 +75,7 @@ double RunLength::total_micro_steps() const {
   return total;
 }
 
-double RunLength::progress(const RunCounters& counters) const {
+double TrainingLength::progress(const RunCounters& counters) const {
   double share = 0;
   const auto consider = [&](double done, double whole) { share = std::max(share, done / whole); };
   if (limits_.max_time) consider(counters.seconds, *limits_.max_time);
@@ -88,7 +89,7 @@ double RunLength::progress(const RunCounters& counters) const {
   return std::min(share, 1.0);
 }
 
-std::optional<std::int64_t> RunLength::total_steps() const {
+std::optional<std::int64_t> TrainingLength::total_steps() const {
   std::optional<std::int64_t> total = limits_.max_steps;
   if (!limits_.max_epochs || !batches_per_epoch_) return total;
   const std::int64_t per_epoch = (*batches_per_epoch_ + accumulate_ - 1) / accumulate_;

@@ -18,24 +18,25 @@ struct RunLimits {
 
 /// How far a run is. Part of every checkpoint.
 struct RunCounters {
-  std::int64_t step = 0;           // optimizer steps, skipped ones included
-  std::int64_t micro_step = 0;     // batches seen
-  std::int64_t epochs = 0;         // completed
-  std::int64_t schedule_step = 0;  // micro-steps of the updates that were applied, see RunLength
-  std::int64_t tokens = 0;         // predicted tokens seen
-  double seconds = 0;              // spent training
+  std::int64_t step = 0;        // optimizer steps, skipped ones included
+  std::int64_t micro_step = 0;  // batches seen
+  std::int64_t epochs = 0;      // completed
+  std::int64_t schedule_step =
+      0;                    // micro-steps of the updates that were applied, see TrainingLength
+  std::int64_t tokens = 0;  // predicted tokens seen
+  double seconds = 0;       // spent training
 };
 
 /// Whether rates along `schedule` depend on how many batches an epoch of the run has.
 bool needs_epoch_length(const RunLimits& limits, const LrScheduleOptions& schedule);
 
 /// When a run ends, and the learning rate of the next update.
-class RunLength {
+class TrainingLength {
  public:
   /// REQUIRES accumulate > 0 and, where they are given, positive limits and batches_per_epoch. Not
   /// every loader tells how many batches an epoch has.
-  RunLength(const RunLimits& limits, std::optional<std::int64_t> batches_per_epoch,
-            std::int64_t accumulate);
+  TrainingLength(const RunLimits& limits, std::optional<std::int64_t> batches_per_epoch,
+                 std::int64_t accumulate);
 
   bool finished(const RunCounters& counters) const;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/run_length.h"
+#include "halftone/train/training_length.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@ namespace {
 using test::message_of;
 using testing::HasSubstr;
 
-/// What the loop does with a RunLength: the rates of all updates of a run.
+/// What the loop does with a TrainingLength: the rates of all updates of a run.
 class ScheduledRun {
  public:
   ScheduledRun(const RunLimits& limits, std::int64_t batches, std::int64_t accumulate)
@@ -42,13 +42,13 @@ class ScheduledRun {
  private:
   std::int64_t batches_;
   std::int64_t accumulate_;
-  RunLength length_;
+  TrainingLength length_;
   RunCounters counters_;
 };
 
 constexpr LrScheduleOptions kCosine{.kind = Schedule::kCosine, .lr = 1e-3};
 
-TEST(RunLength, TheSameUpdatesHaveTheSameRatesHoweverTheLimitWasGiven) {
+TEST(TrainingLength, TheSameUpdatesHaveTheSameRatesHoweverTheLimitWasGiven) {
   for (const std::int64_t batches : {1, 3, 4, 5, 8, 11}) {
     for (const std::int64_t accumulate : {1, 2, 4, 7}) {
       const std::int64_t per_epoch = (batches + accumulate - 1) / accumulate;
@@ -73,7 +73,7 @@ TEST(RunLength, TheSameUpdatesHaveTheSameRatesHoweverTheLimitWasGiven) {
   }
 }
 
-TEST(RunLength, AScheduleReachesItsEnd) {
+TEST(TrainingLength, AScheduleReachesItsEnd) {
   // 10 updates of 4 and 1 batches in turn, 25 in all; the last is at batch 24.
   const auto ragged = ScheduledRun({.max_steps = 10}, 5, 4).rates(kCosine);
   EXPECT_EQ(ragged.size(), 10);
@@ -88,8 +88,8 @@ TEST(RunLength, AScheduleReachesItsEnd) {
   EXPECT_DOUBLE_EQ(ScheduledRun({.max_steps = 10}, 5, 4).rates(one_cycle).back(), 1.0 / 25 / 1e4);
 }
 
-TEST(RunLength, OfAnUnknownEpochCountsWholeUpdates) {
-  RunLength length({.max_steps = 10}, std::nullopt, 4);
+TEST(TrainingLength, OfAnUnknownEpochCountsWholeUpdates) {
+  TrainingLength length({.max_steps = 10}, std::nullopt, 4);
   RunCounters counters;
   std::vector<double> rates;
   for (const std::int64_t group : {4, 1, 4, 1, 4, 1, 4, 1, 4, 1}) {
@@ -100,14 +100,14 @@ TEST(RunLength, OfAnUnknownEpochCountsWholeUpdates) {
     EXPECT_DOUBLE_EQ(rates[i], learning_rate(kCosine, static_cast<double>(4 * i + 3), 40)) << i;
   EXPECT_LT(rates.back(), 1.1e-4);
 
-  const RunLength by_epochs({.max_epochs = 2}, std::nullopt, 4);
+  const TrainingLength by_epochs({.max_epochs = 2}, std::nullopt, 4);
   EXPECT_EQ(by_epochs.total_steps(), std::nullopt);
   EXPECT_THAT(message_of<UserError>([&] { by_epochs.learning_rate(kCosine, {}, 4); }),
               HasSubstr("how many batches an epoch has"));
   EXPECT_EQ(by_epochs.learning_rate({.kind = Schedule::kConstant, .lr = 0.5}, {}, 4), 0.5);
 }
 
-TEST(RunLength, WarmupCountsOptimizerSteps) {
+TEST(TrainingLength, WarmupCountsOptimizerSteps) {
   const LrScheduleOptions constant{.kind = Schedule::kConstant, .lr = 1.0, .warmup = 3};
   // Of 5 batches, accumulate 4: the third update ends at batch 9, as the warm-up does.
   const auto ragged = ScheduledRun({.max_steps = 6}, 5, 4).rates(constant);
@@ -121,8 +121,8 @@ TEST(RunLength, WarmupCountsOptimizerSteps) {
   EXPECT_EQ(even[3], 1.0);
 }
 
-TEST(RunLength, OfTimeAloneFollowsTheTime) {
-  const RunLength length({.max_time = 100.0}, 5, 4);
+TEST(TrainingLength, OfTimeAloneFollowsTheTime) {
+  const TrainingLength length({.max_time = 100.0}, 5, 4);
   EXPECT_EQ(length.learning_rate(kCosine, {.step = 7, .seconds = 50.0}, 4),
             learning_rate(kCosine, 50, 100));
   LrScheduleOptions warm = kCosine;
@@ -132,35 +132,36 @@ TEST(RunLength, OfTimeAloneFollowsTheTime) {
   EXPECT_TRUE(length.finished({.seconds = 100.0}));
   EXPECT_EQ(length.total_steps(), std::nullopt);
   // With another limit the time only ends the run: the rates stay those of the steps.
-  const RunLength both({.max_steps = 10, .max_time = 100.0}, 5, 4);
+  const TrainingLength both({.max_steps = 10, .max_time = 100.0}, 5, 4);
   EXPECT_EQ(both.learning_rate(kCosine, {.seconds = 50.0}, 4), learning_rate(kCosine, 3, 25));
 }
 
-TEST(RunLength, EndsAtTheFirstLimit) {
-  const RunLength none({}, 5, 1);
+TEST(TrainingLength, EndsAtTheFirstLimit) {
+  const TrainingLength none({}, 5, 1);
   EXPECT_FALSE(none.finished({.step = 4, .micro_step = 4}));
   EXPECT_TRUE(none.finished({.step = 5, .micro_step = 5, .epochs = 1})) << "one epoch";
-  const RunLength both({.max_steps = 7, .max_epochs = 2}, 5, 2);
+  const TrainingLength both({.max_steps = 7, .max_epochs = 2}, 5, 2);
   EXPECT_FALSE(both.finished({.step = 5, .epochs = 1}));
   EXPECT_TRUE(both.finished({.step = 6, .epochs = 2}));
   EXPECT_TRUE(both.finished({.step = 7, .epochs = 1}));
   EXPECT_EQ(both.total_steps(), 6);
-  EXPECT_EQ(RunLength({.max_steps = 4, .max_epochs = 2}, 5, 2).total_steps(), 4);
-  EXPECT_THROW(RunLength({}, 0, 1), c10::Error);
-  EXPECT_THROW(RunLength({}, 5, 0), c10::Error);
+  EXPECT_EQ(TrainingLength({.max_steps = 4, .max_epochs = 2}, 5, 2).total_steps(), 4);
+  EXPECT_THROW(TrainingLength({}, 0, 1), c10::Error);
+  EXPECT_THROW(TrainingLength({}, 5, 0), c10::Error);
 }
 
-TEST(RunLength, ProgressIsTheLimitThatIsNearest) {
-  const RunLength length({.max_steps = 10, .max_epochs = 4, .max_time = 100.0}, 5, 2);
+TEST(TrainingLength, ProgressIsTheLimitThatIsNearest) {
+  const TrainingLength length({.max_steps = 10, .max_epochs = 4, .max_time = 100.0}, 5, 2);
   EXPECT_DOUBLE_EQ(length.progress({.step = 5, .micro_step = 2, .seconds = 10}), 0.5);
   EXPECT_DOUBLE_EQ(length.progress({.step = 1, .micro_step = 12, .seconds = 10}), 0.6);
   EXPECT_DOUBLE_EQ(length.progress({.step = 1, .micro_step = 2, .seconds = 70}), 0.7);
   EXPECT_DOUBLE_EQ(length.progress({.step = 20}), 1.0);
-  EXPECT_DOUBLE_EQ(RunLength({.max_epochs = 4}, std::nullopt, 1).progress({.epochs = 3}), 0.75);
+  EXPECT_DOUBLE_EQ(TrainingLength({.max_epochs = 4}, std::nullopt, 1).progress({.epochs = 3}),
+                   0.75);
 }
 
-TEST(RunLength, OfTheLargestLimitsIsStillARun) {
-  const RunLength endless({.max_steps = std::numeric_limits<std::int64_t>::max()}, 5, 4);
+TEST(TrainingLength, OfTheLargestLimitsIsStillARun) {
+  const TrainingLength endless({.max_steps = std::numeric_limits<std::int64_t>::max()}, 5, 4);
   EXPECT_EQ(endless.learning_rate(kCosine, {}, 4), kCosine.lr);
 }
 
