@@ -13,9 +13,9 @@
 #include "halftone/core/log.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
-#include "halftone/train/advice.h"
 #include "halftone/train/evaluation.h"
 #include "halftone/train/model_checkpoint.h"
+#include "halftone/train/precision_hints.h"
 #include "halftone/train/run_config.h"
 #include "halftone/train/run_report.h"
 
@@ -264,7 +264,7 @@ void Trainer::tell_of(const std::exception& error) {
 }
 
 void Trainer::advise(TrainingTask& task) const {
-  log_advice(precision_advice(
+  log_hints(precision_hints(
       collect_advice_facts(task.module().network(), policy(), device(), task.rows_per_batch())));
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/train/advice.h"
+#include "halftone/train/precision_hints.h"
 
 #include <fmt/format.h>
 #include <torch/nn/modules/embedding.h>
@@ -19,7 +19,7 @@
 namespace halftone {
 namespace {
 
-using Sentence = std::optional<std::string>;
+using Hint = std::optional<std::string>;
 
 constexpr std::int64_t kSmallModel = 1'000'000;
 constexpr std::int64_t kTensorCoreMultiple = 8;
@@ -27,19 +27,19 @@ constexpr std::int64_t kTensorCoreMultiple = 8;
 constexpr int kFp16TensorCores = 70;
 constexpr int kBf16TensorCores = 80;
 
-bool is_bf16(const AdviceFacts& facts) { return facts.policy.compute == torch::kBFloat16; }
-std::string format_name(const AdviceFacts& facts) { return dtype_name(facts.policy.compute); }
+bool is_bf16(const HintInputs& facts) { return facts.policy.compute == torch::kBFloat16; }
+std::string format_name(const HintInputs& facts) { return dtype_name(facts.policy.compute); }
 
-bool has_tensor_cores(const AdviceFacts& facts, bool bf16) {
+bool has_tensor_cores(const HintInputs& facts, bool bf16) {
   return facts.compute_capability >= (bf16 ? kBf16TensorCores : kFp16TensorCores);
 }
 
-bool hardware_multiplies(const AdviceFacts& facts, bool bf16) {
+bool hardware_multiplies(const HintInputs& facts, bool bf16) {
   if (facts.device == torch::kCUDA) return has_tensor_cores(facts, bf16);
   return bf16 ? facts.cpu.multiplies_bf16() : facts.cpu.multiplies_fp16();
 }
 
-Sentence small_model(const AdviceFacts& facts) {
+Hint small_model(const HintInputs& facts) {
   if (facts.parameters >= kSmallModel) return {};
   return fmt::format(
       "the model has {} parameters: below a million, {} gains no speed, because a step spends its "
@@ -47,7 +47,7 @@ Sentence small_model(const AdviceFacts& facts) {
       facts.parameters, facts.policy.name);
 }
 
-Sentence cpu_without_instructions(const AdviceFacts& facts) {
+Hint cpu_without_instructions(const HintInputs& facts) {
   const std::string format = format_name(facts);
   const std::string torch_linear =
       !facts.has_torch_linear
@@ -73,7 +73,7 @@ Sentence cpu_without_instructions(const AdviceFacts& facts) {
       format, torch_linear);
 }
 
-Sentence gpu_without_tensor_cores(const AdviceFacts& facts) {
+Hint gpu_without_tensor_cores(const HintInputs& facts) {
   if (has_tensor_cores(facts, is_bf16(facts))) return {};
   const bool fp16_instead = is_bf16(facts) && has_tensor_cores(facts, false);
   return fmt::format(
@@ -83,12 +83,12 @@ Sentence gpu_without_tensor_cores(const AdviceFacts& facts) {
       fp16_instead ? "; it has them for fp16 (16-mixed)" : "");
 }
 
-Sentence missing_instructions(const AdviceFacts& facts) {
+Hint missing_instructions(const HintInputs& facts) {
   return facts.device == torch::kCUDA ? gpu_without_tensor_cores(facts)
                                       : cpu_without_instructions(facts);
 }
 
-Sentence batch_for_tensor_cores(const AdviceFacts& facts) {
+Hint batch_for_tensor_cores(const HintInputs& facts) {
   if (!has_tensor_cores(facts, is_bf16(facts)) || facts.batch_size % kTensorCoreMultiple == 0)
     return {};
   return fmt::format(
@@ -97,9 +97,9 @@ Sentence batch_for_tensor_cores(const AdviceFacts& facts) {
       (facts.batch_size / kTensorCoreMultiple + 1) * kTensorCoreMultiple);
 }
 
-Sentence widths_for_tensor_cores(const AdviceFacts& facts) {
+Hint widths_for_tensor_cores(const HintInputs& facts) {
   if (!has_tensor_cores(facts, is_bf16(facts))) return {};
-  const auto odd = [](const WeightWidths& weight) {
+  const auto odd = [](const LayerShape& weight) {
     return weight.in % kTensorCoreMultiple != 0 || weight.out % kTensorCoreMultiple != 0;
   };
   const auto first = std::find_if(facts.widths.begin(), facts.widths.end(), odd);
@@ -112,7 +112,7 @@ Sentence widths_for_tensor_cores(const AdviceFacts& facts) {
       kTensorCoreMultiple);
 }
 
-Sentence bf16_is_free(const AdviceFacts& facts) {
+Hint bf16_is_free(const HintInputs& facts) {
   if (is_bf16(facts) || !facts.policy.loss_scaling) return {};
   // As fast here, or neither of them is fast.
   if (!hardware_multiplies(facts, true) && hardware_multiplies(facts, false)) return {};
@@ -127,7 +127,7 @@ bool is_embedding(const torch::nn::Module& module) {
   return module.as<torch::nn::EmbeddingImpl>() != nullptr || module.as<EmbeddingImpl>() != nullptr;
 }
 
-void add_widths(const std::string& path, const torch::nn::Module& module, AdviceFacts& facts) {
+void add_widths(const std::string& path, const torch::nn::Module& module, HintInputs& facts) {
   if (is_embedding(module)) return;
   for (const auto& entry : module.named_parameters(/*recurse=*/false)) {
     const torch::Tensor& weight = entry.value();
@@ -139,13 +139,13 @@ void add_widths(const std::string& path, const torch::nn::Module& module, Advice
 
 }  // namespace
 
-AdviceFacts collect_advice_facts(const torch::nn::Module& module, const PrecisionPolicy& policy,
-                                 torch::Device device, std::int64_t batch_size) {
-  AdviceFacts facts{.policy = policy,
-                    .device = device.type(),
-                    .batch_size = batch_size,
-                    .compute_capability = cuda_compute_capability(device),
-                    .cpu = this_processor().features};
+HintInputs collect_advice_facts(const torch::nn::Module& module, const PrecisionPolicy& policy,
+                                torch::Device device, std::int64_t batch_size) {
+  HintInputs facts{.policy = policy,
+                   .device = device.type(),
+                   .batch_size = batch_size,
+                   .compute_capability = cuda_compute_capability(device),
+                   .cpu = this_processor().features};
   std::unordered_set<const c10::TensorImpl*> counted;
   for (const torch::Tensor& parameter : module.parameters())
     if (counted.insert(parameter.unsafeGetTensorImpl()).second)
@@ -159,20 +159,20 @@ AdviceFacts collect_advice_facts(const torch::nn::Module& module, const Precisio
   return facts;
 }
 
-std::vector<std::string> precision_advice(const AdviceFacts& facts) {
+std::vector<std::string> precision_hints(const HintInputs& facts) {
   const torch::ScalarType compute = facts.policy.compute;
   if (compute == torch::kFloat32 && !facts.policy.int8_matmul) return {};
-  std::vector<Sentence (*)(const AdviceFacts&)> rules = {small_model};
+  std::vector<Hint (*)(const HintInputs&)> rules = {small_model};
   if (is_half(compute))
     rules.insert(rules.end(), {missing_instructions, batch_for_tensor_cores,
                                widths_for_tensor_cores, bf16_is_free});
   std::vector<std::string> sentences;
   for (const auto rule : rules)
-    if (Sentence sentence = rule(facts)) sentences.push_back(std::move(*sentence));
+    if (Hint sentence = rule(facts)) sentences.push_back(std::move(*sentence));
   return sentences;
 }
 
-void log_advice(const std::vector<std::string>& sentences) {
+void log_hints(const std::vector<std::string>& sentences) {
   static std::mutex mutex;
   static std::set<std::string> said;
   for (const std::string& sentence : sentences) {

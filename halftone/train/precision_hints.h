@@ -17,18 +17,18 @@
 namespace halftone {
 
 /// A weight that takes part in matrix products.
-struct WeightWidths {
+struct LayerShape {
   std::string name;
   std::int64_t in = 0;  // of a convolution: input channels of a group
   std::int64_t out = 0;
 };
 
-struct AdviceFacts {
+struct HintInputs {
   PrecisionPolicy policy;
   torch::DeviceType device = torch::kCPU;
   std::int64_t parameters = 0;  // shared ones once
   std::int64_t batch_size = 0;  // rows of a layer's input; 0: not known
-  std::vector<WeightWidths> widths;
+  std::vector<LayerShape> widths;
   bool has_torch_linear = false;  // a torch::nn::Linear takes LibTorch's products, not ours
 
   int compute_capability = 0;  // of the GPU, 86 for 8.6
@@ -38,13 +38,13 @@ struct AdviceFacts {
 
 /// The facts about training `module` with `policy` on `device`. Where 16-bit products on the CPU
 /// come into it, the first call may measure them (matmul_paths()).
-AdviceFacts collect_advice_facts(const torch::nn::Module& module, const PrecisionPolicy& policy,
-                                 torch::Device device, std::int64_t batch_size);
+HintInputs collect_advice_facts(const torch::nn::Module& module, const PrecisionPolicy& policy,
+                                torch::Device device, std::int64_t batch_size);
 
 /// One sentence for each rule that applies; none for "32-true". A pure function.
-std::vector<std::string> precision_advice(const AdviceFacts& facts);
+std::vector<std::string> precision_hints(const HintInputs& facts);
 
 /// Says them with log_note, each at most once in this process.
-void log_advice(const std::vector<std::string>& sentences);
+void log_hints(const std::vector<std::string>& sentences);
 
 }  // namespace halftone
