@@ -32,7 +32,7 @@ halftone::ModelConfig config_of(const std::string& preset) {
 
 struct Recipe {
   halftone::PrecisionPolicy precision;
-  halftone::MemoryRecipe memory;
+  halftone::MemoryPolicy memory;
 };
 
 /// "bf16-mixed", "bf16-mixed+lean", "bf16-mixed+lean+recompute=none".
@@ -41,7 +41,7 @@ Recipe recipe_of(const std::string& name) {
   std::string part;
   std::getline(parts, part, '+');
   const halftone::PrecisionPolicy precision = halftone::parse_precision(part);
-  halftone::MemoryChoice choice;
+  halftone::MemoryOptions choice;
   const std::map<std::string, std::string*> keys{{"master_weights", &choice.master_weights},
                                                  {"moments", &choice.moments},
                                                  {"recompute", &choice.recompute}};
@@ -50,7 +50,7 @@ Recipe recipe_of(const std::string& name) {
     *(equals == std::string::npos ? &choice.memory : keys.at(part.substr(0, equals))) =
         part.substr(equals + 1);
   }
-  return {precision, halftone::memory_recipe(choice, precision)};
+  return {precision, halftone::memory_policy(choice, precision)};
 }
 
 class StepBench {
@@ -99,7 +99,7 @@ class StepBench {
     return named;
   }
 
-  halftone::MemoryRecipe memory_;
+  halftone::MemoryPolicy memory_;
   halftone::MixedPrecision precision_;
   halftone::MiniMindLM model_;
   std::shared_ptr<halftone::AdamW> optimizer_;

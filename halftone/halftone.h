@@ -56,7 +56,7 @@
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/gradient_region.h"
 #include "halftone/precision/keep_fp32.h"
-#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
 #include "halftone/pretrain/config_schema.h"
 #include "halftone/pretrain/evaluate.h"

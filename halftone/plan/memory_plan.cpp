@@ -30,7 +30,8 @@ constexpr double kBytesOfBatchRow = 8 + 8 + 4;  // input, target, mask of a toke
 
 std::uint64_t whole(double bytes) { return static_cast<std::uint64_t>(std::max(0.0, bytes)); }
 
-std::vector<ParameterShape> stored_parameters(const ModelConfig& model, const RunRecipe& recipe) {
+std::vector<ParameterShape> stored_parameters(const ModelConfig& model,
+                                              const NumericsConfig& recipe) {
   constexpr double kMost = 0x1p50;
   double numbers = 0;
   std::vector<ParameterShape> parameters;
@@ -71,8 +72,8 @@ std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
 
 }  // namespace
 
-MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
-                        std::uint64_t process) {
+MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
+                        const NumericsConfig& recipe, std::uint64_t process) {
   const std::vector<ParameterShape> parameters = stored_parameters(model, recipe);
   AdamWOptions options;
   recipe.memory.apply_to(options);

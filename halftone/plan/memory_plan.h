@@ -7,7 +7,7 @@
 
 #include "halftone/models/model_config.h"
 #include "halftone/plan/step_bytes.h"
-#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
 
 namespace halftone {
@@ -29,16 +29,16 @@ struct MemoryBytes {
 };
 
 /// How a run computes and keeps things.
-struct RunRecipe {
+struct NumericsConfig {
   PrecisionPolicy precision;
-  MemoryRecipe memory;
+  MemoryPolicy memory;
 };
 
 /// Of a training of `model`, in the phase of the run that needs the most: while weights are made in
 /// fp32 and moved to where the optimizer has them, or in a step. `process` is what the process
 /// takes besides. Throws UserError for a model that no machine could hold.
-MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
-                        std::uint64_t process);
+MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
+                        const NumericsConfig& recipe, std::uint64_t process);
 
 /// The bytes of a run beside its model: the resident memory of this process, plus an allowance.
 /// Call it after the process has computed something, so that its libraries are in memory. Hands

@@ -27,19 +27,20 @@ std::int64_t coarseness(const RecipePlan& plan) {
 
 /// The recipe of `precision` and `memory` with the other choices of `request`, unless they exclude
 /// each other.
-std::optional<RunRecipe> recipe_for(const PlanRequest& request, const std::string& precision,
-                                    const std::string& memory) {
-  MemoryChoice choice = request.memory;
+std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::string& precision,
+                                         const std::string& memory) {
+  MemoryOptions choice = request.memory;
   choice.memory = memory;
   const PrecisionPolicy policy = parse_precision(precision);
   try {
-    return RunRecipe{policy, memory_recipe(choice, policy)};
+    return NumericsConfig{policy, memory_policy(choice, policy)};
   } catch (const UserError&) {
     return {};
   }
 }
 
-RecipePlan plan_of(const PlanRequest& request, const RunRecipe& recipe, std::uint64_t process) {
+RecipePlan plan_of(const PlanRequest& request, const NumericsConfig& recipe,
+                   std::uint64_t process) {
   RecipePlan plan{.precision = recipe.precision.name,
                   .memory = recipe.memory.name,
                   .bytes = peak_memory(request.model, request.shape, recipe, process)};
@@ -98,14 +99,14 @@ std::string refusal(const RecipePlan& own, const RunPlan& all) {
 
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process) {
   const PrecisionPolicy precision = parse_precision(request.precision);
-  return plan_of(request, {precision, memory_recipe(request.memory, precision)}, process);
+  return plan_of(request, {precision, memory_policy(request.memory, precision)}, process);
 }
 
 RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uint64_t process) {
   RunPlan plan{.budget_bytes = request.budget_bytes};
   for (const std::string& precision : precision_names()) {
     for (const std::string& memory : memory_names()) {
-      const std::optional<RunRecipe> recipe = recipe_for(request, precision, memory);
+      const std::optional<NumericsConfig> recipe = recipe_for(request, precision, memory);
       if (!recipe) continue;
       RecipePlan one = plan_of(request, *recipe, process);
       one.step_s = step_seconds(request.model, request.shape, *recipe, speed);

@@ -10,7 +10,7 @@
 #include "halftone/models/model_config.h"
 #include "halftone/plan/memory_plan.h"
 #include "halftone/plan/step_time.h"
-#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/memory_policy.h"
 
 namespace halftone {
 
@@ -38,7 +38,7 @@ struct PlanRequest {
   ModelConfig model;  // its vocab_size is known
   StepShape shape;
   std::string precision;  // a name of precision_names()
-  MemoryChoice memory;
+  MemoryOptions memory;
   std::uint64_t budget_bytes = 0;  // the largest number: unlimited
 };
 

@@ -310,7 +310,7 @@ class Step {
 
 }  // namespace
 
-StepFormats step_formats(const PrecisionPolicy& precision, const MemoryRecipe& memory,
+StepFormats step_formats(const PrecisionPolicy& precision, const MemoryPolicy& memory,
                          const MatmulChoice& matmuls) {
   std::optional<torch::ScalarType> released;
   if (memory.release_gradients)

@@ -11,7 +11,7 @@
 
 #include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/models/model_config.h"
-#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
 
 namespace halftone {
@@ -36,7 +36,7 @@ struct StepFormats {
   MatmulPaths paths;  // of `compute`, where that has 16 bits
 };
 
-StepFormats step_formats(const PrecisionPolicy& precision, const MemoryRecipe& memory,
+StepFormats step_formats(const PrecisionPolicy& precision, const MemoryPolicy& memory,
                          const MatmulChoice& matmuls);
 
 /// Bytes, in numbers that cannot overflow.

@@ -33,19 +33,19 @@ ForwardFlops forward_flops(const ModelConfig& model, double rows, double steps) 
           .head = 2 * rows * wide(model.vocab_size) * dim};
 }
 
-double products_per_second(const RunRecipe& recipe, const MachineSpeed& speed) {
+double products_per_second(const NumericsConfig& recipe, const MachineSpeed& speed) {
   if (recipe.precision.int8_matmul) return speed.int8;
   if (recipe.precision.compute == torch::kBFloat16) return speed.bf16;
   return recipe.precision.compute == torch::kHalf ? speed.fp16 : speed.fp32;
 }
 
 /// The fused attention multiplies bf16 where the layers do, and fp32 in all other recipes.
-double attention_per_second(const RunRecipe& recipe, const MachineSpeed& speed) {
+double attention_per_second(const NumericsConfig& recipe, const MachineSpeed& speed) {
   return kAttentionSpeed * (recipe.precision.compute == torch::kBFloat16 ? speed.bf16 : speed.fp32);
 }
 
 double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
-                           const RunRecipe& recipe, const MachineSpeed& speed) {
+                           const NumericsConfig& recipe, const MachineSpeed& speed) {
   const double steps = static_cast<double>(shape.predictions);
   const double rows = static_cast<double>(shape.batch_size) * steps;
   const ForwardFlops forward = forward_flops(model, rows, steps);
@@ -72,7 +72,7 @@ MachineSpeed measure_machine_speed() {
   return speed;
 }
 
-double step_seconds(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
+double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
                     const MachineSpeed& speed) {
   HALFTONE_CHECK(
       speed.fp32 > 0 && speed.bf16 > 0 && speed.fp16 > 0 && speed.int8 > 0 && speed.memory > 0,

@@ -23,7 +23,7 @@ MachineSpeed measure_machine_speed();
 
 /// Seconds of an optimizer step: its products at their measured speed, the activations and the
 /// optimizer's buffers at that of memory.
-double step_seconds(const ModelConfig& model, const StepShape& shape, const RunRecipe& recipe,
+double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
                     const MachineSpeed& speed);
 
 }  // namespace halftone

@@ -173,7 +173,7 @@ ConfigField changeable(ConfigField field) {
 using C = TrainConfig;
 using M = ModelConfig;
 using S = ScalerConfig;
-using R = MemoryChoice;
+using R = MemoryOptions;
 
 std::vector<ConfigField> model_fields() {
   return {
@@ -256,31 +256,31 @@ std::vector<ConfigField> precision_fields() {
 
 std::vector<ConfigField> memory_fields() {
   return {
-      field<&C::storage, &R::memory>(
+      field<&C::memory, &R::memory>(
           "memory", one_of(memory_names()),
           "how weights, gradients and AdamW's state are kept; lean: in bf16 and 8 bits, with "
           "blocks "
           "recomputed; leanest: each gradient only until it is applied, too. The keys below change "
           "parts of it"),
-      field<&C::storage, &R::master_weights>(
+      field<&C::memory, &R::master_weights>(
           "master_weights", one_of({"auto", "fp32", "split16", "split8", "none"}),
           "fp32 weights, or bf16 ones with 16, 8 or no bits more beside them"),
-      field<&C::storage, &R::gradients>("gradients", one_of({"auto", "fp32", "bf16"}),
-                                        "format that gradients of bf16 weights are added up in"),
-      field<&C::storage, &R::moments>("moments", one_of({"auto", "fp32", "bf16", "int8"}),
-                                      "format of AdamW's moments"),
-      field<&C::storage, &R::recompute>(
+      field<&C::memory, &R::gradients>("gradients", one_of({"auto", "fp32", "bf16"}),
+                                       "format that gradients of bf16 weights are added up in"),
+      field<&C::memory, &R::moments>("moments", one_of({"auto", "fp32", "bf16", "int8"}),
+                                     "format of AdamW's moments"),
+      field<&C::memory, &R::recompute>(
           "recompute", one_of({"auto", "none", "blocks"}),
           "what the backward pass computes again instead of keeping it"),
-      field<&C::storage, &R::release_gradients>(
+      field<&C::memory, &R::release_gradients>(
           "release_gradients", one_of({"auto", "on", "off"}),
           "apply each gradient in the backward pass as it comes, and free it"),
-      field<&C::storage, &R::clip_norm>("clip_norm", one_of({"auto", "exact", "running"}),
-                                        "norm that grad_clip limits; exact: of the step's "
-                                        "gradients, which costs a second backward "
-                                        "pass where they are released; running: of the step "
-                                        "before, or of those so far if larger"),
-      changeable(input_path(field<&C::storage, &R::offload>(
+      field<&C::memory, &R::clip_norm>("clip_norm", one_of({"auto", "exact", "running"}),
+                                       "norm that grad_clip limits; exact: of the step's "
+                                       "gradients, which costs a second backward "
+                                       "pass where they are released; running: of the step "
+                                       "before, or of those so far if larger"),
+      changeable(input_path(field<&C::memory, &R::offload>(
           "offload", path(),
           "folder on a fast disk where AdamW's states lie in a file instead of memory, with the "
           "same bits; empty: in memory"))),

@@ -263,7 +263,7 @@ void check_keep_fp32(const TrainConfig& config, const std::vector<ConfigAssignme
 void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   check_scaler(config, assignments);
   check_keep_fp32(config, assignments);
-  memory_recipe(config.storage, parse_precision(config.precision));
+  memory_policy(config.memory, parse_precision(config.precision));
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
   validate(model);

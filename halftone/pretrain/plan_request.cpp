@@ -21,7 +21,7 @@ PlanRequest plan_request(const TrainConfig& config, const ModelConfig& model) {
                     .predictions = config.seq_len - (config.pack ? 0 : 1),
                     .micro_batches = config.accumulate},
           .precision = config.precision,
-          .memory = config.storage,
+          .memory = config.memory,
           .budget_bytes = budget_bytes(config.memory_budget)};
 }
 

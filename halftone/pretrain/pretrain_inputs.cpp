@@ -107,7 +107,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
   const torch::Device device = resolve_device(config.device);
   const PrecisionPolicy precision = parse_precision(config.precision);
   if (device.is_cpu()) matmul_paths();  // may refuse
-  check_offload(config.storage.offload);
+  check_offload(config.memory.offload);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   std::optional<InitialWeights> weights;
   if (!config.init_from.empty()) weights.emplace(config.init_from);
@@ -128,7 +128,7 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
   AdamWOptions adamw{.lr = config.lr,
                      .weight_decay = config.weight_decay,
                      .seed = static_cast<std::uint64_t>(config.seed)};
-  memory_recipe(config.storage, inputs.precision).apply_to(adamw);
+  memory_policy(config.memory, inputs.precision).apply_to(adamw);
   adamw.stochastic_rounding &= config.rounding == "stochastic";
   return {std::move(model),
           {.adamw = adamw,
@@ -154,7 +154,7 @@ TrainerOptions trainer_options_for(const TrainConfig& config) {
           .loss_average = config.loss_average,
           .gradient_clip_val = config.grad_clip,
           .scaler = scaler_options(config),
-          .memory = config.storage,
+          .memory = config.memory,
           .keep_fp32 = config.keep_fp32,
           .seed = static_cast<std::uint64_t>(config.seed)};
 }

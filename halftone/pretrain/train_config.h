@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "halftone/models/model_config.h"
-#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/memory_policy.h"
 
 namespace halftone {
 
@@ -41,7 +41,7 @@ struct TrainConfig {
   std::string loss_scale = "dynamic";   // "adaptive", or a fixed scale: "128"
   ScalerConfig scaler;
   std::vector<std::string> keep_fp32;       // patterns of keep_fp32()
-  MemoryChoice storage;                     // --memory and its parts
+  MemoryOptions memory;                     // --memory and its parts
   std::string memory_budget = "available";  // "unlimited", or a size: "8GiB"
 
   std::int64_t batch_size = 8;  // rows of one micro-batch

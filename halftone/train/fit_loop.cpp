@@ -113,7 +113,7 @@ void FitLoop::check_offload() const {
     if (adamw->options().offload.empty())
       throw UserError(
           "trainer: memory.offload is set, but the AdamW of configure_optimizers() keeps its "
-          "states in memory; give its options to MemoryRecipe::apply_to(), or set "
+          "states in memory; give its options to MemoryPolicy::apply_to(), or set "
           "AdamWOptions::offload");
   }
 }

@@ -99,7 +99,7 @@ AdamW& releasing_optimizer(const Optimizers& optimizers, const GradientClip& cli
   auto* fused = optimizers.size() == 1 ? dynamic_cast<AdamW*>(optimizers.front().get()) : nullptr;
   HALFTONE_CHECK(fused != nullptr && fused->options().release_gradients,
                  "[mixed_precision] expected one halftone::AdamW whose options have "
-                 "release_gradients (MemoryRecipe::apply_to() sets it), got ",
+                 "release_gradients (MemoryPolicy::apply_to() sets it), got ",
                  optimizers.size(), optimizers.size() == 1 ? " without it" : " optimizers");
   return *fused;
 }
@@ -107,7 +107,7 @@ AdamW& releasing_optimizer(const Optimizers& optimizers, const GradientClip& cli
 }  // namespace
 
 MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
-                               torch::Device device, MemoryRecipe memory)
+                               torch::Device device, MemoryPolicy memory)
     : policy_(std::move(policy)),
       memory_(std::move(memory)),
       device_(device),

@@ -17,7 +17,7 @@
 #include "halftone/nn/recompute.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
-#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
 #include "halftone/train/batch_placement.h"
 
@@ -45,10 +45,10 @@ using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 class MixedPrecision {
  public:
   /// `scaler` matters to policies with loss scaling only. Of `memory`, what concerns the optimizer
-  /// is up to its options (MemoryRecipe::apply_to()). Throws UserError for states that are to be
+  /// is up to its options (MemoryPolicy::apply_to()). Throws UserError for states that are to be
   /// offloaded from another device than the CPU.
   MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler, torch::Device device,
-                 MemoryRecipe memory = {});
+                 MemoryPolicy memory = {});
 
   /// Gives floating parameters and buffers the policy's dtype, and moves all to the device.
   /// Integer, bool and complex tensors keep their dtype. Where the memory recipe has weights in
@@ -88,7 +88,7 @@ class MixedPrecision {
   /// for a step that an adaptive scale measured. Waits for the device.
   std::optional<double> underflow_share();
   const PrecisionPolicy& policy() const { return policy_; }
-  const MemoryRecipe& memory() const { return memory_; }
+  const MemoryPolicy& memory() const { return memory_; }
   const torch::Device& device() const { return device_; }
   BatchPlacement batch_placement() const { return {device_, policy_.input()}; }
 
@@ -101,7 +101,7 @@ class MixedPrecision {
   StepResult step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip);
 
   PrecisionPolicy policy_;
-  MemoryRecipe memory_;
+  MemoryPolicy memory_;
   torch::Device device_;
   std::int64_t measured_update_ = 0;     // the last one whose measurement was reported
   std::optional<double> previous_norm_;  // of the step before, if all of it was finite

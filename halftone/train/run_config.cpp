@@ -33,7 +33,7 @@ std::string clipping(const TrainerOptions& options) {
                      options.gradient_clip_val);
 }
 
-std::string memory(const MemoryChoice& choice) {
+std::string memory(const MemoryOptions& choice) {
   return line("memory", choice.memory) + line("master_weights", choice.master_weights) +
          line("gradients", choice.gradients) + line("moments", choice.moments) +
          line("recompute", choice.recompute) + line("release_gradients", choice.release_gradients) +

@@ -118,7 +118,7 @@ Trainer::Trainer(TrainerOptions options)
     : options_(std::move(options)),
       precision_(parse_precision(checked(options_).precision), options_.scaler,
                  device_for(options_),
-                 memory_recipe(options_.memory, parse_precision(options_.precision))) {
+                 memory_policy(options_.memory, parse_precision(options_.precision))) {
   auto& callbacks = options_.callbacks;
   if (!options_.default_root_dir.empty()) {
     add_unless_there<ModelCheckpoint>(callbacks);

@@ -48,7 +48,8 @@ struct TrainerOptions {
   bool save_on_signal = true;
   std::int64_t val_check_interval = 0;  // steps between validations; 0: at the end of each epoch
   GradScalerOptions scaler;             // of precisions with loss scaling
-  MemoryChoice memory;  // what concerns the optimizer is up to the module: MemoryRecipe::apply_to()
+  MemoryOptions
+      memory;  // what concerns the optimizer is up to the module: MemoryPolicy::apply_to()
   /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32().
   std::vector<std::string> keep_fp32;
   std::uint64_t seed = 0;   // of the random rounding in int8 products

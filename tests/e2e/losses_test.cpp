@@ -67,7 +67,7 @@ struct StepCollector : Callback {
 };
 
 std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string& precision,
-                               const MemoryChoice& memory) {
+                               const MemoryOptions& memory) {
   const test::TempFolder folder;
   const ModelConfig config = model_config(golden.config);
   const torch::Tensor& ids = golden.tensors.at("batches.ids");
@@ -80,7 +80,7 @@ std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string
   MiniMindLM model(config);
   load_parameters(model, weights, "golden");
   AdamWOptions adamw{.lr = kLr, .weight_decay = 0.01};
-  memory_recipe(memory, parse_precision(precision)).apply_to(adamw);
+  memory_policy(memory, parse_precision(precision)).apply_to(adamw);
   LanguageModeling module(std::move(model),
                           {.adamw = adamw, .schedule = {.kind = Schedule::kMinimind}});
   const auto steps = std::make_shared<StepCollector>();
@@ -97,7 +97,7 @@ std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string
 }
 
 void expect_pytorchs_steps(const std::string& file, const std::string& precision,
-                           const Tolerance& tolerance, const MemoryChoice& memory = {}) {
+                           const Tolerance& tolerance, const MemoryOptions& memory = {}) {
   const test::GoldenFile golden = test::read_golden(file);
   const auto expected = [&](const char* what) { return golden.tensors.at(precision + "." + what); };
   const std::vector<StepMetrics> steps = train(golden, precision, memory);

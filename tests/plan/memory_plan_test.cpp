@@ -19,10 +19,10 @@ ModelConfig model() {
   return {.dim = 256, .n_layers = 4, .n_heads = 4, .n_kv_heads = 2, .vocab_size = 8000};
 }
 
-MemoryBytes bytes_of(const std::string& precision, const MemoryChoice& memory,
+MemoryBytes bytes_of(const std::string& precision, const MemoryOptions& memory,
                      const StepShape& shape = {.batch_size = 2, .predictions = 64}) {
   const PrecisionPolicy policy = parse_precision(precision);
-  return peak_memory(model(), shape, {policy, memory_recipe(memory, policy)}, 7);
+  return peak_memory(model(), shape, {policy, memory_policy(memory, policy)}, 7);
 }
 
 double bytes_a_parameter(std::uint64_t bytes) {
@@ -91,7 +91,7 @@ TEST(PeakMemory, RefusesWhatNoMachineHolds) {
   huge.dim = std::int64_t{1} << 30U;
   huge.hidden_dim = std::int64_t{1} << 30U;
   const PrecisionPolicy policy = parse_precision("32-true");
-  EXPECT_THROW(peak_memory(huge, {}, {policy, memory_recipe({}, policy)}, 0), UserError);
+  EXPECT_THROW(peak_memory(huge, {}, {policy, memory_policy({}, policy)}, 0), UserError);
 }
 
 TEST(BudgetBytes, ReadsItsWords) {

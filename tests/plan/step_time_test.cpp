@@ -26,10 +26,10 @@ ModelConfig model() {
 constexpr double kLayerWeights = 4.0 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 768);
 constexpr double kHeadWeights = 8000.0 * 256;
 
-double seconds(const std::string& precision, const MemoryChoice& memory, const StepShape& shape,
+double seconds(const std::string& precision, const MemoryOptions& memory, const StepShape& shape,
                const MachineSpeed& speed, const ModelConfig& config = model()) {
   const PrecisionPolicy policy = parse_precision(precision);
-  return step_seconds(config, shape, {policy, memory_recipe(memory, policy)}, speed);
+  return step_seconds(config, shape, {policy, memory_policy(memory, policy)}, speed);
 }
 
 MachineSpeed all_at(double flops) {

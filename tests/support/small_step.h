@@ -66,7 +66,7 @@ inline MiniMindLM small_model(bool moe, double dropout) {
 }
 
 struct SmallStep {
-  explicit SmallStep(const StepKind& kind, const MemoryRecipe& memory = {}, double dropout = 0.0)
+  explicit SmallStep(const StepKind& kind, const MemoryPolicy& memory = {}, double dropout = 0.0)
       : ways(kind.ways),
         model(small_model(kind.moe, dropout)),
         precision(parse_precision(kind.precision), {}, torch::kCPU, memory),

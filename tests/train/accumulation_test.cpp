@@ -45,7 +45,7 @@ TokenizedData samples_of_many_lengths(const test::TempFolder& folder) {
 }
 
 struct Recipe {
-  MemoryChoice memory;
+  MemoryOptions memory;
   std::string precision = "32-true";
   std::string loss_average = "tokens";
   bool experts = false;
@@ -74,7 +74,7 @@ MiniMindLM small_model(bool experts) {
 StepMetrics step_in_batches_of(std::int64_t batch_size, const Recipe& recipe) {
   const test::TempFolder folder;
   AdamWOptions adamw{.lr = 3e-3};
-  memory_recipe(recipe.memory, parse_precision(recipe.precision)).apply_to(adamw);
+  memory_policy(recipe.memory, parse_precision(recipe.precision)).apply_to(adamw);
   LanguageModeling module(small_model(recipe.experts), {.adamw = adamw});
   TokenLoader loader(
       samples_of_many_lengths(folder),
@@ -112,12 +112,12 @@ void expect_one_step_however_split(const Recipe& recipe, double tolerance) {
 
 TEST(Accumulation, IsTheMeanOverAllTokensInEveryMemoryRecipe) {
   const test::TempFolder disk;
-  const std::vector<MemoryChoice> recipes = {{},
-                                             {.memory = "lean"},
-                                             {.memory = "leanest"},
-                                             {.release_gradients = "on", .clip_norm = "exact"},
-                                             {.recompute = "blocks"},
-                                             {.offload = disk.path().string()}};
+  const std::vector<MemoryOptions> recipes = {{},
+                                              {.memory = "lean"},
+                                              {.memory = "leanest"},
+                                              {.release_gradients = "on", .clip_norm = "exact"},
+                                              {.recompute = "blocks"},
+                                              {.offload = disk.path().string()}};
   for (std::size_t i = 0; i < recipes.size(); ++i) {
     for (const bool experts : {false, true}) {
       SCOPED_TRACE(c10::str("recipe ", i, ", experts ", experts));

@@ -20,7 +20,7 @@ namespace {
 using testing::ElementsAre;
 using torch::Tensor;
 
-MixedPrecision precision_of(const char* name, MemoryRecipe memory = {}) {
+MixedPrecision precision_of(const char* name, MemoryPolicy memory = {}) {
   return {parse_precision(name), {}, torch::kCPU, std::move(memory)};
 }
 
@@ -127,7 +127,7 @@ TEST(MixedPrecision, NamesTheOneGradientThatOverflowedWhereItClips) {
 
 /// A frozen layer below one that is trained, all of them given to the optimizer.
 struct Frozen : TrainingModule<> {
-  explicit Frozen(MemoryRecipe the_memory = {}) : memory(std::move(the_memory)) {
+  explicit Frozen(MemoryPolicy the_memory = {}) : memory(std::move(the_memory)) {
     torch::manual_seed(1);
     below = register_module("below", torch::nn::Linear(64, 64));
     above = register_module("above", torch::nn::Linear(64, 64));
@@ -143,7 +143,7 @@ struct Frozen : TrainingModule<> {
     memory.apply_to(options);
     return {std::make_shared<AdamW>(parameters(), options)};
   }
-  MemoryRecipe memory;
+  MemoryPolicy memory;
   torch::nn::Linear below{nullptr}, above{nullptr}, unused{nullptr};
 };
 
@@ -157,8 +157,8 @@ TEST(MixedPrecision, LeavesFrozenParametersAlone) {
         const bool released = recipe == "leanest";
         if (released && (name.starts_with("16") || std::string(algorithm) == "value")) continue;
         SCOPED_TRACE(name + " " + recipe + " " + algorithm);
-        const MemoryChoice choice{.memory = memory};
-        Frozen module(memory_recipe(choice, parse_precision(precision)));
+        const MemoryOptions choice{.memory = memory};
+        Frozen module(memory_policy(choice, parse_precision(precision)));
         TensorLoader loader({x, torch::zeros({16, 1})}, {.batch_size = 4});
         const Tensor below = module.below->weight.detach().clone();
         const Tensor unused = module.unused->weight.detach().clone();

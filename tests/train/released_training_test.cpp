@@ -54,7 +54,7 @@ const TokenizedData& data() {
 
 struct Recipe {
   std::string precision = "bf16-mixed";
-  MemoryChoice memory;
+  MemoryOptions memory;
   double clip = 0.0;
   std::int64_t accumulate = 1;
   bool experts = false;
@@ -68,7 +68,7 @@ class ModelRun {
       : loader_(data(),
                 {.batch_size = 2, .seq_len = 16, .pack = recipe.pack, .shuffle = true, .seed = 5}),
         policy_(parse_precision(recipe.precision)),
-        precision_(policy_, {}, torch::kCPU, memory_recipe(recipe.memory, policy_)),
+        precision_(policy_, {}, torch::kCPU, memory_policy(recipe.memory, policy_)),
         module_(model_for(recipe), {.adamw = adamw_for(recipe), .schedule = {.lr = 3e-3}}),
         task_(module_, loader_),
         loop_(task_, precision_,
@@ -99,7 +99,7 @@ class ModelRun {
   }
   static AdamWOptions adamw_for(const Recipe& recipe) {
     AdamWOptions options{.lr = 3e-3, .seed = 9};
-    memory_recipe(recipe.memory, parse_precision(recipe.precision)).apply_to(options);
+    memory_policy(recipe.memory, parse_precision(recipe.precision)).apply_to(options);
     return options;
   }
 
@@ -298,7 +298,7 @@ struct RegressionRun {
       : module(std::move(configured)),
         loader({torch::ones({12, 4}), torch::ones({12, 1})}, {.batch_size = 3, .shuffle = false}),
         precision(parse_precision("32-true"), {}, torch::kCPU,
-                  memory_recipe({.release_gradients = "on"}, parse_precision("32-true"))),
+                  memory_policy({.release_gradients = "on"}, parse_precision("32-true"))),
         task(module, loader),
         loop(task, precision, options) {}
   Regression module;

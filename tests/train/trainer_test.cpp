@@ -578,7 +578,7 @@ TEST(Trainer, OffloadsTheStatesOfItsAdamW) {
   EXPECT_TRUE(std::filesystem::is_empty(disk.path()));
   EXPECT_THAT(error_of([&] { train(sgd, disk.path()); }), HasSubstr("expected a halftone::AdamW"));
   EXPECT_THAT(error_of([&] { train(adamw_in({}), disk.path()); }),
-              HasSubstr("MemoryRecipe::apply_to()"));
+              HasSubstr("MemoryPolicy::apply_to()"));
 }
 
 TEST(Trainer, WarnsOfAWarmupThatItsRunDoesNotEnd) {

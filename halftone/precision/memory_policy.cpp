@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/memory_policy.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -66,7 +66,7 @@ Weights weights_for(const std::string& word, const PrecisionPolicy& precision) {
   return weights;
 }
 
-bool fp32_gradients(const std::string& word, const MemoryRecipe& recipe,
+bool fp32_gradients(const std::string& word, const MemoryPolicy& recipe,
                     const PrecisionPolicy& precision) {
   const bool fp32 = named(kGradients, "gradients", word);
   const bool fp32_weights = precision.parameter == torch::kFloat && !recipe.bf16_weights;
@@ -79,7 +79,7 @@ bool fp32_gradients(const std::string& word, const MemoryRecipe& recipe,
   return fp32;
 }
 
-bool releases_gradients(const MemoryChoice& choice, const PrecisionPolicy& precision) {
+bool releases_gradients(const MemoryOptions& choice, const PrecisionPolicy& precision) {
   const bool release = choice.release_gradients == "auto"
                            ? choice.memory == "leanest"
                            : named(kRelease, "release_gradients", choice.release_gradients);
@@ -109,13 +109,13 @@ const std::vector<std::string>& memory_names() {
   return names;
 }
 
-MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& precision) {
+MemoryPolicy memory_policy(const MemoryOptions& choice, const PrecisionPolicy& precision) {
   const std::vector<std::string>& names = memory_names();
   if (std::find(names.begin(), names.end(), choice.memory) == names.end())
     throw UserError(fmt::format("expected memory to be one of {}, got '{}'", fmt::join(names, ", "),
                                 choice.memory));
 
-  MemoryRecipe recipe{.name = choice.memory, .stochastic_rounding = precision.stochastic_rounding};
+  MemoryPolicy recipe{.name = choice.memory, .stochastic_rounding = precision.stochastic_rounding};
   if (choice.memory != "standard") {
     recipe.bf16_weights = computes_in_bf16(precision);
     recipe.moments = MomentStorage::kInt8;
@@ -140,7 +140,7 @@ MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& pr
   return recipe;
 }
 
-void MemoryRecipe::apply_to(AdamWOptions& options) const {
+void MemoryPolicy::apply_to(AdamWOptions& options) const {
   options.master = master;
   options.moments = moments;
   options.fp32_gradients = fp32_gradients;

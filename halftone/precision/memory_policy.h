@@ -13,7 +13,7 @@ namespace halftone {
 
 /// The user's choice: a policy by name, and parts that override it ("auto": as the policy says).
 /// docs/config.md lists the words.
-struct MemoryChoice {
+struct MemoryOptions {
   std::string memory = "standard";         // "lean", "leanest"
   std::string master_weights = "auto";     // "fp32", "split16", "split8", "none"
   std::string gradients = "auto";          // "fp32", "bf16"
@@ -26,7 +26,7 @@ struct MemoryChoice {
 
 /// How a run keeps weights, gradients and optimizer state, and what of the forward pass. The
 /// arithmetic is the precision's in all of them.
-struct MemoryRecipe {
+struct MemoryPolicy {
   std::string name = "standard";
   bool bf16_weights = false;    // matrices, where the precision has fp32
   bool fp32_gradients = false;  // of those
@@ -46,6 +46,6 @@ const std::vector<std::string>& memory_names();
 
 /// Resolves `choice` for `precision`. Throws UserError for parts that exclude each other; it names
 /// the reason and the alternative.
-MemoryRecipe memory_recipe(const MemoryChoice& choice, const PrecisionPolicy& precision);
+MemoryPolicy memory_policy(const MemoryOptions& choice, const PrecisionPolicy& precision);
 
 }  // namespace halftone

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/precision/memory_recipe.h"
+#include "halftone/precision/memory_policy.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,13 +13,13 @@ namespace {
 using test::message_of;
 using testing::HasSubstr;
 
-MemoryRecipe recipe(const MemoryChoice& choice, const char* precision) {
-  return memory_recipe(choice, parse_precision(precision));
+MemoryPolicy recipe(const MemoryOptions& choice, const char* precision) {
+  return memory_policy(choice, parse_precision(precision));
 }
 
-TEST(MemoryRecipe, StandardIsWhatThePrecisionSays) {
+TEST(MemoryPolicy, StandardIsWhatThePrecisionSays) {
   for (const std::string& name : precision_names()) {
-    const MemoryRecipe standard = recipe({}, name.c_str());
+    const MemoryPolicy standard = recipe({}, name.c_str());
     EXPECT_FALSE(standard.bf16_weights) << name;
     EXPECT_EQ(standard.moments, MomentStorage::kFloat32) << name;
     EXPECT_EQ(standard.stochastic_rounding, parse_precision(name).stochastic_rounding) << name;
@@ -27,9 +27,9 @@ TEST(MemoryRecipe, StandardIsWhatThePrecisionSays) {
   }
 }
 
-TEST(MemoryRecipe, LeanKeepsInBf16OnlyWhatIsMultipliedInBf16) {
+TEST(MemoryPolicy, LeanKeepsInBf16OnlyWhatIsMultipliedInBf16) {
   for (const std::string& name : precision_names()) {
-    const MemoryRecipe lean = recipe({.memory = "lean"}, name.c_str());
+    const MemoryPolicy lean = recipe({.memory = "lean"}, name.c_str());
     const bool bf16 = name.starts_with("bf16");
     EXPECT_EQ(lean.bf16_weights, bf16) << name;
     EXPECT_EQ(lean.stochastic_rounding, bf16) << name;
@@ -39,11 +39,11 @@ TEST(MemoryRecipe, LeanKeepsInBf16OnlyWhatIsMultipliedInBf16) {
   }
 }
 
-TEST(MemoryRecipe, LeanestReleasesGradientsBeside) {
+TEST(MemoryPolicy, LeanestReleasesGradientsBeside) {
   for (const std::string& name : precision_names()) {
     if (parse_precision(name).loss_scaling) continue;
-    const MemoryRecipe lean = recipe({.memory = "lean"}, name.c_str());
-    const MemoryRecipe leanest = recipe({.memory = "leanest"}, name.c_str());
+    const MemoryPolicy lean = recipe({.memory = "lean"}, name.c_str());
+    const MemoryPolicy leanest = recipe({.memory = "leanest"}, name.c_str());
     EXPECT_EQ(leanest.bf16_weights, lean.bf16_weights) << name;
     EXPECT_EQ(leanest.moments, lean.moments) << name;
     EXPECT_TRUE(leanest.recompute_blocks) << name;
@@ -62,8 +62,8 @@ TEST(MemoryRecipe, LeanestReleasesGradientsBeside) {
   EXPECT_TRUE(recipe({.release_gradients = "on"}, "32-true").release_gradients);
 }
 
-TEST(MemoryRecipe, PartsOverrideTheRecipe) {
-  const MemoryRecipe exact = recipe(
+TEST(MemoryPolicy, PartsOverrideTheRecipe) {
+  const MemoryPolicy exact = recipe(
       {.memory = "lean", .master_weights = "split16", .moments = "fp32", .recompute = "none"},
       "bf16-mixed");
   EXPECT_TRUE(exact.bf16_weights);
@@ -82,8 +82,8 @@ TEST(MemoryRecipe, PartsOverrideTheRecipe) {
   EXPECT_TRUE(options.stochastic_rounding);
 }
 
-TEST(MemoryRecipe, RefusesWhatExcludesEachOtherWithTheReason) {
-  const auto message = [](const MemoryChoice& choice, const char* precision) {
+TEST(MemoryPolicy, RefusesWhatExcludesEachOtherWithTheReason) {
+  const auto message = [](const MemoryOptions& choice, const char* precision) {
     return message_of<UserError>([&] { recipe(choice, precision); });
   };
   EXPECT_THAT(message({.master_weights = "split8"}, "16-mixed"),
