@@ -11,9 +11,9 @@
 namespace halftone {
 
 /// The norm for clipping a gradient that is applied before all gradients are known.
-enum class ClipNorm {
-  kExact,    // of all gradients of the step: they are measured in a backward pass of their own
-  kRunning,  // of the step before, or of this step's gradients so far where that is larger
+enum class ClipMode {
+  kExact,     // of all gradients of the step: they are measured in a backward pass of their own
+  kPrevious,  // of the step before, or of this step's gradients so far where that is larger
 };
 
 struct ReleaseOptions {

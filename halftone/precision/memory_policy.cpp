@@ -23,8 +23,8 @@ constexpr Names<MomentStorage, 3> kMoments{{{"fp32", MomentStorage::kFloat32},
 constexpr Names<bool, 2> kGradients{{{"bf16", false}, {"fp32", true}}};
 constexpr Names<bool, 2> kRecompute{{{"none", false}, {"blocks", true}}};
 constexpr Names<bool, 2> kRelease{{{"off", false}, {"on", true}}};
-constexpr Names<ClipNorm, 2> kClipNorm{
-    {{"exact", ClipNorm::kExact}, {"running", ClipNorm::kRunning}}};
+constexpr Names<ClipMode, 2> kClipModes{
+    {{"exact", ClipMode::kExact}, {"previous", ClipMode::kPrevious}}};
 
 /// What the words of master_weights stand for.
 struct Weights {
@@ -93,12 +93,12 @@ bool releases_gradients(const MemoryOptions& choice, const PrecisionPolicy& prec
   return release;
 }
 
-ClipNorm clip_norm_for(const std::string& word, bool release) {
-  const ClipNorm norm = named(kClipNorm, "clip_norm", word);
-  if (norm == ClipNorm::kRunning && !release)
+ClipMode clip_mode_for(const std::string& word, bool release) {
+  const ClipMode norm = named(kClipModes, "clip_mode", word);
+  if (norm == ClipMode::kPrevious && !release)
     throw UserError(
-        "clip_norm running goes with gradients that are applied before all are known; add "
-        "release_gradients on, or leave clip_norm out: clipping is exact without");
+        "clip_mode previous goes with gradients that are applied before all are known; add "
+        "release_gradients on, or leave clip_mode out: clipping is exact without");
   return norm;
 }
 
@@ -132,9 +132,9 @@ MemoryPolicy memory_policy(const MemoryOptions& choice, const PrecisionPolicy& p
   if (choice.recompute != "auto")
     recipe.recompute_blocks = named(kRecompute, "recompute", choice.recompute);
   recipe.release_gradients = releases_gradients(choice, precision);
-  if (recipe.release_gradients) recipe.clip_norm = ClipNorm::kRunning;
-  if (choice.clip_norm != "auto")
-    recipe.clip_norm = clip_norm_for(choice.clip_norm, recipe.release_gradients);
+  if (recipe.release_gradients) recipe.clip_mode = ClipMode::kPrevious;
+  if (choice.clip_mode != "auto")
+    recipe.clip_mode = clip_mode_for(choice.clip_mode, recipe.release_gradients);
   recipe.stochastic_rounding |= recipe.bf16_weights;
   recipe.offload = choice.offload;
   return recipe;

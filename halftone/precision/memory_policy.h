@@ -20,7 +20,7 @@ struct MemoryOptions {
   std::string moments = "auto";            // "fp32", "bf16", "int8"
   std::string recompute = "auto";          // "none", "blocks"
   std::string release_gradients = "auto";  // "on", "off"
-  std::string clip_norm = "auto";          // "exact", "running"
+  std::string clip_mode = "auto";          // "exact", "previous"
   std::string offload;                     // AdamWOptions::offload
 };
 
@@ -35,7 +35,7 @@ struct MemoryPolicy {
   bool stochastic_rounding = false;  // of updated bf16 weights (and of the 24 bits of kSplit8)
   bool recompute_blocks = false;     // nn/recompute.h
   bool release_gradients = false;    // optim/optimizer_in_backward.h
-  ClipNorm clip_norm = ClipNorm::kExact;
+  ClipMode clip_mode = ClipMode::kExact;
   std::filesystem::path offload;  // of the optimizer's states; empty: they are in memory
 
   /// Sets what concerns the optimizer.

@@ -275,7 +275,7 @@ std::vector<ConfigField> memory_fields() {
       field<&C::memory, &R::release_gradients>(
           "release_gradients", one_of({"auto", "on", "off"}),
           "apply each gradient in the backward pass as it comes, and free it"),
-      field<&C::memory, &R::clip_norm>("clip_norm", one_of({"auto", "exact", "running"}),
+      field<&C::memory, &R::clip_mode>("clip_mode", one_of({"auto", "exact", "previous"}),
                                        "norm that grad_clip limits; exact: of the step's "
                                        "gradients, which costs a second backward "
                                        "pass where they are released; running: of the step "

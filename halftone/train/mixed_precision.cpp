@@ -177,14 +177,14 @@ StepResult MixedPrecision::backward_and_step(const torch::Tensor& loss,
   AdamW& optimizer = releasing_optimizer(optimizers, clip);
   const torch::Tensor root = scaled(loss);
   ReleaseOptions options{.clip_norm = clip.value, .previous_norm = previous_norm_.value_or(0.0)};
-  if (clip.value > 0.0 && (memory_.clip_norm == ClipNorm::kExact || !previous_norm_))
+  if (clip.value > 0.0 && (memory_.clip_mode == ClipMode::kExact || !previous_norm_))
     options.measured =
         measure_gradients(optimizer, [&] { root.backward({}, /*retain_graph=*/true); });
   const GradientStats stats = release_gradients(
       optimizer, [&] { root.backward(); }, options);
   const StepResult result = scaler_.note_step(optimizer, stats).result();
   previous_norm_.reset();
-  if (memory_.clip_norm == ClipNorm::kRunning && clip.value > 0.0 && result.stepped)
+  if (memory_.clip_mode == ClipMode::kPrevious && clip.value > 0.0 && result.stepped)
     previous_norm_ = result.grad_norm;
   return result;
 }

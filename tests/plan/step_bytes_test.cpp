@@ -64,7 +64,7 @@ class Training {
   Training(const Case& test, const std::string& precision, const std::string& memory)
       : shape_(test.shape),
         recipe_(
-            memory_policy({.memory = memory, .clip_norm = "exact"}, parse_precision(precision))),
+            memory_policy({.memory = memory, .clip_mode = "exact"}, parse_precision(precision))),
         precision_(parse_precision(precision), {}, torch::kCPU, recipe_),
         model_(test.model),
         ids_(torch::randint(test.model.vocab_size, {shape_.batch_size, shape_.predictions + 1},

@@ -49,16 +49,16 @@ TEST(MemoryPolicy, LeanestReleasesGradientsBeside) {
     EXPECT_TRUE(leanest.recompute_blocks) << name;
     EXPECT_FALSE(lean.release_gradients) << name;
     EXPECT_TRUE(leanest.release_gradients) << name;
-    EXPECT_EQ(lean.clip_norm, ClipNorm::kExact) << name;
-    EXPECT_EQ(leanest.clip_norm, ClipNorm::kRunning) << name;
+    EXPECT_EQ(lean.clip_mode, ClipMode::kExact) << name;
+    EXPECT_EQ(leanest.clip_mode, ClipMode::kPrevious) << name;
     AdamWOptions options;
     leanest.apply_to(options);
     EXPECT_TRUE(options.release_gradients) << name;
   }
   EXPECT_FALSE(
       recipe({.memory = "leanest", .release_gradients = "off"}, "bf16-mixed").release_gradients);
-  EXPECT_EQ(recipe({.memory = "leanest", .clip_norm = "exact"}, "bf16-mixed").clip_norm,
-            ClipNorm::kExact);
+  EXPECT_EQ(recipe({.memory = "leanest", .clip_mode = "exact"}, "bf16-mixed").clip_mode,
+            ClipMode::kExact);
   EXPECT_TRUE(recipe({.release_gradients = "on"}, "32-true").release_gradients);
 }
 
@@ -102,8 +102,8 @@ TEST(MemoryPolicy, RefusesWhatExcludesEachOtherWithTheReason) {
               HasSubstr("release_gradients on applies"));
   EXPECT_THAT(message({.release_gradients = "yes"}, "32-true"),
               HasSubstr("one of auto, off, on, got 'yes'"));
-  EXPECT_THAT(message({.clip_norm = "running"}, "32-true"), HasSubstr("add release_gradients on"));
-  EXPECT_THAT(message({.clip_norm = "last"}, "32-true"), HasSubstr("got 'last'"));
+  EXPECT_THAT(message({.clip_mode = "previous"}, "32-true"), HasSubstr("add release_gradients on"));
+  EXPECT_THAT(message({.clip_mode = "last"}, "32-true"), HasSubstr("got 'last'"));
 }
 
 }  // namespace

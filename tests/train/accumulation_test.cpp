@@ -115,7 +115,7 @@ TEST(Accumulation, IsTheMeanOverAllTokensInEveryMemoryRecipe) {
   const std::vector<MemoryOptions> recipes = {{},
                                               {.memory = "lean"},
                                               {.memory = "leanest"},
-                                              {.release_gradients = "on", .clip_norm = "exact"},
+                                              {.release_gradients = "on", .clip_mode = "exact"},
                                               {.recompute = "blocks"},
                                               {.offload = disk.path().string()}};
   for (std::size_t i = 0; i < recipes.size(); ++i) {

@@ -126,7 +126,7 @@ void expect_release_to_be_ordinary(Recipe recipe) {
   ModelRun ordinary(recipe);
   const auto expected = ordinary.steps(3);
   recipe.memory.release_gradients = "on";
-  if (recipe.clip > 0) recipe.memory.clip_norm = "exact";
+  if (recipe.clip > 0) recipe.memory.clip_mode = "exact";
   ModelRun released(recipe);
   const auto metrics = released.steps(3);
   for (std::size_t i = 0; i < metrics.size(); ++i) {
@@ -233,9 +233,9 @@ TEST(ReleasedTraining, TakesAllMicroBatchesOfAnUpdate) {
 }
 
 TEST(ReleasedTraining, ClipsTheFirstStepExactlyAndTheOthersByTheNormBefore) {
-  const Recipe exact{.memory = {.release_gradients = "on", .clip_norm = "exact"}, .clip = 0.1};
+  const Recipe exact{.memory = {.release_gradients = "on", .clip_mode = "exact"}, .clip = 0.1};
   Recipe running = exact;
-  running.memory.clip_norm = "auto";
+  previous.memory.clip_mode = "auto";
   ModelRun a(exact), b(running);
   const double norm = *b.steps(1).front().grad_norm;
   EXPECT_EQ(*a.steps(1).front().grad_norm, norm);
