@@ -46,21 +46,22 @@ std::string explanation(const DoctorReport& report) {
       return "set by HALFTONE_MATMUL in the environment; unset it to go by the times";
     case MatmulSource::kRecord:
       return fmt::format(
-          "from {}; --remeasure measures again,\n  HALFTONE_MATMUL=widened (or native, or "
+          "from {}; --remeasure measures again,\n  HALFTONE_MATMUL=upcast (or native, or "
           "bf16.forward=native,...) overrides it",
           record);
     case MatmulSource::kMeasuredNow:
       return fmt::format(
-          "measured now, kept in {};\n  HALFTONE_MATMUL=widened (or native, or "
+          "measured now, kept in {};\n  HALFTONE_MATMUL=upcast (or native, or "
           "bf16.forward=native,...) overrides it",
           record);
   }
   return "";
 }
 
-MatmulPath chosen_way(const DoctorReport& report, const std::string& product) {
-  const bool is_native = parse_matmul_choice(product + "=native", report.matmuls) == report.matmuls;
-  return is_native ? MatmulPath::kNative : MatmulPath::kWidened;
+GemmBackend chosen_way(const DoctorReport& report, const std::string& product) {
+  const bool is_native =
+      parse_cpu_gemm_config(product + "=native", report.matmuls) == report.matmuls;
+  return is_native ? GemmBackend::kNative : GemmBackend::kUpcast;
 }
 
 std::string capability_text(int capability) {
@@ -106,11 +107,11 @@ std::string speed_text(const DoctorReport& report) {
 std::string matmul_text(const DoctorReport& report) {
   std::string text =
       fmt::format("\nways of 16-bit products, on one thread\n  {:<32} {:>10} {:>10}   {}\n",
-                  "product", "native", "widened", "taken");
+                  "product", "native", "upcast", "taken");
   for (const MatmulTiming& timing : report.matmul_timings)
     text +=
         fmt::format("  {:<32} {:>7.2f} ms {:>7.2f} ms   {}{}\n", timing.product, timing.native_ms,
-                    timing.widened_ms, to_string(chosen_way(report, timing.product)),
+                    timing.upcast_ms, to_string(chosen_way(report, timing.product)),
                     timing.small ? " (times of a small problem)" : "");
   const LibraryTiming& fp32 = report.fp32_timing;
   text += fmt::format(
@@ -143,7 +144,7 @@ std::string json_of(const DoctorReport& report) {
   for (const MatmulTiming& timing : report.matmul_timings)
     products.push_back({{"product", timing.product},
                         {"native_ms", timing.native_ms},
-                        {"widened_ms", timing.widened_ms},
+                        {"upcast_ms", timing.upcast_ms},
                         {"small_problem", timing.small},
                         {"taken", to_string(chosen_way(report, timing.product))}});
   ordered_json fp32 = {{"blas_ms", report.fp32_timing.blas_ms},

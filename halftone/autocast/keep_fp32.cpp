@@ -178,7 +178,7 @@ bool keeps_fp32(const Tensor& tensor) {
   return marks().holds(tensor) || (tensor.is_view() && marks().holds(tensor._base()));
 }
 
-Tensor widened(const Tensor& x) { return is_half(x.scalar_type()) ? x.to(torch::kFloat) : x; }
+Tensor upcast(const Tensor& x) { return is_half(x.scalar_type()) ? x.to(torch::kFloat) : x; }
 
 KeepFp32Scope::KeepFp32Scope(const Tensor& parameter) {
   if (keeps_fp32(parameter)) no_autocast_.emplace(c10::autocast_dispatch_keyset);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Parameters that autocast leaves alone. LibTorch's modules have no hooks, so what marks a layer is
 // the parameter it computes with: an operation that takes a marked one runs as if autocast were
-// off, with its other operands widened.
+// off, with its other operands upcast.
 #pragma once
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -22,7 +22,7 @@ void unmark_keep_fp32(const torch::Tensor& parameter);
 bool keeps_fp32(const torch::Tensor& tensor);
 
 /// `x` in fp32 if it is of a 16-bit dtype, else as it is; differentiable.
-torch::Tensor widened(const torch::Tensor& x);
+torch::Tensor upcast(const torch::Tensor& x);
 
 /// Autocast is off in this scope and thread if `parameter` is marked.
 class KeepFp32Scope {

@@ -69,7 +69,7 @@ Recommendation recommend_precision(const std::vector<LayerSpeed>& layers) {
 }
 
 DoctorReport examine_machine(MatmulRecord record) {
-  const MatmulMeasurement measurement = measured_matmul_paths(record);
+  const MatmulMeasurement measurement = measured_cpu_gemm_config(record);
   DoctorReport report{.processor = this_processor(),
                       .memory = system_memory(),
                       .cache = cache_folder(),
@@ -79,7 +79,7 @@ DoctorReport examine_machine(MatmulRecord record) {
                       .libtorch_capability = at::get_cpu_capability(),
                       .kernel_target = dispatched_target(),
                       .threads = at::get_num_threads(),
-                      .matmuls = matmul_paths(),
+                      .matmuls = cpu_gemm_config(),
                       .matmul_source = source_of(measurement),
                       .matmul_timings = measurement.timings,
                       .fp32_timing = measurement.fp32};

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/kernels/gemm/matmul_probe.h"
+#include "halftone/kernels/gemm/cpu_gemm_probe.h"
 #include "halftone/machine/machine.h"
 #include "halftone/machine/speed.h"
 #include "halftone/system/processor.h"
@@ -44,7 +44,7 @@ struct DoctorReport {
   double triad_bytes_per_s = 0;
   std::vector<LayerSpeed> layers;
 
-  MatmulChoice matmuls;  ///< in force
+  CpuGemmConfig matmuls;  ///< in force
   MatmulSource matmul_source = MatmulSource::kRecord;
   std::vector<MatmulTiming> matmul_timings;
   LibraryTiming fp32_timing;

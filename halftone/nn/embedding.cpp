@@ -20,7 +20,7 @@ EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim) {
 torch::Tensor EmbeddingImpl::forward(const torch::Tensor& ids) {
   const torch::Tensor rows = halftone::embedding(weight, ids);
   // In a mixed precision the stream is fp32, whatever the weights are kept in.
-  return at::autocast::is_autocast_enabled(weight.device().type()) ? widened(rows) : rows;
+  return at::autocast::is_autocast_enabled(weight.device().type()) ? upcast(rows) : rows;
 }
 
 torch::Tensor EmbeddingImpl::logits(const torch::Tensor& hidden) {

@@ -78,7 +78,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   AdamWOptions options;
   recipe.memory.apply_to(options);
   const AdamWBytes stored = adamw_bytes(parameters, options);
-  const StepFormats formats = step_formats(recipe.precision, recipe.memory, matmul_paths());
+  const StepFormats formats = step_formats(recipe.precision, recipe.memory, cpu_gemm_config());
   const StepBytes step = peak_step_bytes(model, shape, formats);
   const double packed = packed_operand_bytes(model, shape, formats);
   const double rows =

@@ -74,8 +74,8 @@ class Step {
   }
 
  private:
-  bool widens(MatmulPath MatmulPaths::*direction) const {
-    return narrow_ && formats_.paths.*direction == MatmulPath::kWidened;
+  bool upcasts(GemmBackend GemmBackends::*direction) const {
+    return narrow_ && formats_.paths.*direction == GemmBackend::kUpcast;
   }
 
   /// Of the dtype that a norm hands to a dense layer.
@@ -88,7 +88,7 @@ class Step {
 
   StepBytes product_forward(double rows, double in, double out) const {
     double bytes = 0;
-    if (widens(&MatmulPaths::forward)) bytes = kFp32 * (rows * in + in * out + rows * out);
+    if (upcasts(&GemmBackends::forward)) bytes = kFp32 * (rows * in + in * out + rows * out);
     if (formats_.int8) bytes = rows * in + (caches_ ? 0 : in * out);
     return {.workspace = bytes};
   }
@@ -96,12 +96,12 @@ class Step {
   StepBytes product_backward(double rows, double in, double out) const {
     double input = 0, weight = 0;
     if (narrow_) {
-      const bool wide_input = widens(&MatmulPaths::input_gradient);
-      const bool wide_weight = widens(&MatmulPaths::weight_gradient);
+      const bool wide_input = upcasts(&GemmBackends::input_gradient);
+      const bool wide_weight = upcasts(&GemmBackends::weight_gradient);
       const bool fp32_weights = formats_.weights == torch::kFloat;
       if (wide_input) input = kFp32 * (rows * out + in * out + rows * in);
       weight = wide_weight ? kFp32 * (rows * out + rows * in) : kHalf * in * out;
-      // A sum of two dtypes widens one of them as a whole.
+      // A sum of two dtypes upcasts one of them as a whole.
       if (!wide_weight && fp32_weights) weight += kFp32 * in * out;
       if (wide_weight && !fp32_weights) weight += (kFp32 + kHalf) * in * out;
     }
@@ -245,12 +245,13 @@ class Step {
     if (narrow_) {
       if (stream_ != compute_) work += kHalf * rows * dim_;
       if (converts_ && !caches_) work += kHalf * vocab_ * dim_;
-      const bool any_wide = widens(&MatmulPaths::forward) || widens(&MatmulPaths::input_gradient) ||
-                            widens(&MatmulPaths::weight_gradient);
+      const bool any_wide = upcasts(&GemmBackends::forward) ||
+                            upcasts(&GemmBackends::input_gradient) ||
+                            upcasts(&GemmBackends::weight_gradient);
       if (any_wide) work += kFp32 * (vocab_ * dim_ + logits + rows * dim_);
-      if (!widens(&MatmulPaths::input_gradient)) work += kHalf * rows * dim_;
+      if (!upcasts(&GemmBackends::input_gradient)) work += kHalf * rows * dim_;
       constexpr auto kBlock = static_cast<double>(kWeightGradientBlock);
-      if (!widens(&MatmulPaths::weight_gradient))
+      if (!upcasts(&GemmBackends::weight_gradient))
         work += (kHalf + kFp32) * std::min(kBlock, vocab_ * dim_);
     }
     if (formats_.int8) work += (caches_ ? 1 : 2) * vocab_ * dim_ + 2 * logits;
@@ -311,7 +312,7 @@ class Step {
 }  // namespace
 
 StepFormats step_formats(const PrecisionPolicy& precision, const MemoryPolicy& memory,
-                         const MatmulChoice& matmuls) {
+                         const CpuGemmConfig& matmuls) {
   std::optional<torch::ScalarType> released;
   if (memory.release_gradients)
     released =

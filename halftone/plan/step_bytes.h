@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/models/model_config.h"
 #include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
@@ -33,11 +33,11 @@ struct StepFormats {
   /// All micro-batches run as one, and gradients have this dtype until they are applied
   /// (optim/optimizer_in_backward.h), which in the first step at least is after they were measured.
   std::optional<torch::ScalarType> released_gradients;
-  MatmulPaths paths;  // of `compute`, where that has 16 bits
+  GemmBackends paths;  // of `compute`, where that has 16 bits
 };
 
 StepFormats step_formats(const PrecisionPolicy& precision, const MemoryPolicy& memory,
-                         const MatmulChoice& matmuls);
+                         const CpuGemmConfig& matmuls);
 
 /// Bytes, in numbers that cannot overflow.
 struct StepBytes {

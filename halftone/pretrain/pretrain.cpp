@@ -13,7 +13,7 @@
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/common/fused_kernels.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/pretrain/config_file.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/plan_request.h"
@@ -26,11 +26,11 @@
 namespace halftone {
 namespace {
 
-/// "native, attention=widened": the ways of the 16-bit format that is computed in on a CPU.
+/// "native, attention=upcast": the ways of the 16-bit format that is computed in on a CPU.
 std::string matmul_paths_of(const PretrainInputs& inputs) {
   const torch::ScalarType compute = inputs.precision.compute;
   if (!is_half(compute) || !inputs.device.is_cpu()) return "";
-  return to_string(without_convolutions(matmul_paths().of(compute)));
+  return to_string(without_convolutions(cpu_gemm_config().of(compute)));
 }
 
 using StartObserver = std::function<void(const PretrainPlan&)>;

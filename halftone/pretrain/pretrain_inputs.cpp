@@ -10,7 +10,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/pretrain/trained_model.h"
 #include "halftone/system/file_memory.h"
 #include "halftone/tokenizer/bpe_trainer.h"
@@ -106,7 +106,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
                                    const PreparationProgress& progress) {
   const torch::Device device = resolve_device(config.device);
   const PrecisionPolicy precision = parse_precision(config.precision);
-  if (device.is_cpu()) matmul_paths();  // may refuse
+  if (device.is_cpu()) cpu_gemm_config();  // may refuse
   check_offload(config.memory.offload);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   std::optional<InitialWeights> weights;

@@ -14,7 +14,7 @@
 #include "halftone/core/log.h"
 #include "halftone/core/random.h"
 #include "halftone/inspect/non_finite_finder.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/lr_scheduler.h"
@@ -300,7 +300,7 @@ Checkpoint FitLoop::checkpoint() const {
                     {"seconds", counters_.seconds},
                     {"precision", precision_.policy().name}};
   // A run without such products (on a GPU, or of foreign layers) has no ways to go on with.
-  if (const std::optional<MatmulChoice> ways = decided_matmul_paths())
+  if (const std::optional<CpuGemmConfig> ways = decided_matmul_paths())
     trainer.values[kMatmulPaths] = to_string(*ways);
   trainer.insert("scaler.", precision_.state_dict());
   trainer.insert("data.", task_.data_state());
@@ -331,7 +331,7 @@ void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
                .seconds = trainer.get<double>("seconds")};
   // Another GEMM is another order of summation, hence other bits.
   if (trainer.values.contains(kMatmulPaths))
-    set_matmul_paths(parse_matmul_choice(trainer.get<std::string>(kMatmulPaths)));
+    set_cpu_gemm_config(parse_cpu_gemm_config(trainer.get<std::string>(kMatmulPaths)));
   set_rng_state(precision_.device(), trainer.extract("rng."));
 }
 

@@ -62,10 +62,10 @@ Hint cpu_without_instructions(const HintInputs& facts) {
         "fp32 at best{2}",
         format, is_bf16(facts) ? "AVX512_BF16 or AMX_BF16" : "AVX512_FP16 or AMX_FP16",
         torch_linear);
-  const MatmulPaths& paths = is_bf16(facts) ? facts.matmuls.bf16 : facts.matmuls.fp16;
-  const bool all_widened = paths.forward == MatmulPath::kWidened &&
-                           paths.input_gradient == MatmulPath::kWidened &&
-                           paths.weight_gradient == MatmulPath::kWidened;
+  const GemmBackends& paths = is_bf16(facts) ? facts.matmuls.bf16 : facts.matmuls.fp16;
+  const bool all_widened = paths.forward == GemmBackend::kUpcast &&
+                           paths.input_gradient == GemmBackend::kUpcast &&
+                           paths.weight_gradient == GemmBackend::kUpcast;
   if (!all_widened) return {};
   return fmt::format(
       "LibTorch's {0} products were measured to be no faster than fp32 on this CPU, so {0} "
@@ -155,7 +155,7 @@ HintInputs collect_advice_facts(const torch::nn::Module& module, const Precision
     add_widths(entry.key(), *entry.value(), facts);
     facts.has_torch_linear |= entry.value()->as<torch::nn::LinearImpl>() != nullptr;
   }
-  if (device.is_cpu() && policy.compute != torch::kFloat32) facts.matmuls = matmul_paths();
+  if (device.is_cpu() && policy.compute != torch::kFloat32) facts.matmuls = cpu_gemm_config();
   return facts;
 }
 

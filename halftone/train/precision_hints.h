@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/precision/policy.h"
 #include "halftone/system/processor.h"
 
@@ -33,11 +33,11 @@ struct HintInputs {
 
   int compute_capability = 0;  // of the GPU, 86 for 8.6
   CpuFeatures cpu;
-  MatmulChoice matmuls;  // measured, on the CPU
+  CpuGemmConfig matmuls;  // measured, on the CPU
 };
 
 /// The facts about training `module` with `policy` on `device`. Where 16-bit products on the CPU
-/// come into it, the first call may measure them (matmul_paths()).
+/// come into it, the first call may measure them (cpu_gemm_config()).
 HintInputs collect_advice_facts(const torch::nn::Module& module, const PrecisionPolicy& policy,
                                 torch::Device device, std::int64_t batch_size);
 

@@ -398,7 +398,7 @@ TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
     return layer.at("precision") == recommended;
   })) << recommended;
   for (const auto& product : report.at("matmuls").at("products"))
-    EXPECT_THAT(product.at("taken"), testing::AnyOf("native", "widened"));
+    EXPECT_THAT(product.at("taken"), testing::AnyOf("native", "upcast"));
 
   const auto forced =
       nlohmann::json::parse(halftone("doctor --json --threads 1",

@@ -101,9 +101,9 @@ struct Products {
 TEST_F(Diagnosis, NamesTheWeightInEveryPrecisionAndOnEveryPath) {
   for (const Products& products :
        {Products{"32-true", "blas,native"}, Products{"32-true", "onednn,native"},
-        Products{"int8-mixed", "blas,native"}, Products{"bf16-mixed", "onednn,widened"},
-        Products{"bf16-mixed", "blas,native"}, Products{"16-mixed", "onednn,widened"},
-        Products{"bf16-true", "blas,native"}, Products{"16-true", "blas,widened"}}) {
+        Products{"int8-mixed", "blas,native"}, Products{"bf16-mixed", "onednn,upcast"},
+        Products{"bf16-mixed", "blas,native"}, Products{"16-mixed", "onednn,upcast"},
+        Products{"bf16-true", "blas,native"}, Products{"16-true", "blas,upcast"}}) {
     if (std::string(products.ways).starts_with("onednn") && !has_onednn_gemm32()) continue;
     const bool fp16 = std::string(products.precision).starts_with("16-");
     ::setenv("HALFTONE_MATMUL", products.ways, 1);

@@ -30,6 +30,6 @@ if(EXISTS "${WORK}/prefix/bin/halftone")
 endif()
 # The library for programs that do not link halftone, from where it was installed.
 file(GLOB_RECURSE library "${WORK}/prefix/libhalftone_cpu_gemm.so")
-run(${CMAKE_COMMAND} -E env HALFTONE_CPU_GEMM=on HALFTONE_MATMUL=widened
+run(${CMAKE_COMMAND} -E env HALFTONE_CPU_GEMM=on HALFTONE_MATMUL=upcast
     "${HALFTONE_BUILD}/tests/kernels/gemm/cpu_gemm_library_program" "${library}" on)
 message(STATUS "${output}")

@@ -77,7 +77,7 @@ TEST_F(Doctor, SaysWhereTheChoiceComesFrom) {
   EXPECT_EQ(second.matmul_timings[0].native_ms, first.matmul_timings[0].native_ms);
   EXPECT_EQ(examine_machine(MatmulRecord::kReplace).matmul_source, MatmulSource::kMeasuredNow);
 
-  setenv("HALFTONE_MATMUL", "widened", 1);
+  setenv("HALFTONE_MATMUL", "upcast", 1);
   EXPECT_EQ(examine_machine().matmul_source, MatmulSource::kEnvironment);
 }
 

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/nn/loss.h"
 #include "support/golden_file.h"
@@ -138,9 +138,9 @@ TEST_P(MiniMindGolden, LogitsLossAndGradientsEqualPyTorchs) {
 
 TEST_P(MiniMindGolden, MixedPrecisionStaysNearOnEveryMatmulPath) {
   const test::GoldenFile golden = test::read_golden(GetParam());
-  const MatmulChoice before = matmul_paths();
-  for (const char* path : {"native", "widened"}) {
-    set_matmul_paths(parse_matmul_choice(path));
+  const CpuGemmConfig before = cpu_gemm_config();
+  for (const char* path : {"native", "upcast"}) {
+    set_cpu_gemm_config(parse_cpu_gemm_config(path));
     for (const torch::ScalarType dtype : {torch::kBFloat16, torch::kHalf}) {
       MiniMindLM model = golden_model(golden);
       Tensor total;
@@ -164,7 +164,7 @@ TEST_P(MiniMindGolden, MixedPrecisionStaysNearOnEveryMatmulPath) {
       }
     }
   }
-  set_matmul_paths(before);
+  set_cpu_gemm_config(before);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, MiniMindGolden,

@@ -13,7 +13,7 @@
 #include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/models/minimind.h"
 #include "halftone/train/mixed_precision.h"
-#include "support/matmul_ways.h"
+#include "support/gemm_config_scope.h"
 #include "support/tensor_memory.h"
 
 namespace halftone {
@@ -93,7 +93,9 @@ class Training {
     precision_.update();
   }
 
-  StepFormats formats() const { return step_formats(precision_.policy(), recipe_, matmul_paths()); }
+  StepFormats formats() const {
+    return step_formats(precision_.policy(), recipe_, cpu_gemm_config());
+  }
 
  private:
   Tensor loss(std::int64_t micro_batches) {
@@ -144,8 +146,8 @@ TEST_P(StepBytesOf, AreThoseOfItsTensors) {
 }
 
 TEST_P(StepBytesOf, FollowTheWaysOfProducts) {
-  for (const char* ways : {"bf16=native,fp16=native", "bf16=widened,fp16=widened"}) {
-    const test::WaysScope scope(ways);
+  for (const char* ways : {"bf16=native,fp16=native", "bf16=upcast,fp16=upcast"}) {
+    const test::GemmConfigScope scope(ways);
     for (const std::string& memory : possible())
       expect_predicted(cases().front(), GetParam(), memory);
   }

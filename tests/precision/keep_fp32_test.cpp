@@ -91,7 +91,7 @@ void expect_kept_as_without_autocast(
   const auto before = under_autocast(x);
   keep_fp32(*module, {""});
   EXPECT_TRUE(same(under_autocast(x), expected)) << module->name();
-  // A 16-bit activation is widened; its gradient comes back in its own dtype.
+  // A 16-bit activation is upcast; its gradient comes back in its own dtype.
   const auto of_rounded = under_autocast(rounded);
   EXPECT_EQ(of_rounded[0].scalar_type(), torch::kFloat) << module->name();
   EXPECT_TRUE(of_rounded[0].equal(expected_of_rounded[0])) << module->name();

@@ -15,13 +15,13 @@
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/models/minimind.h"
 #include "halftone/train/mixed_precision.h"
-#include "support/matmul_ways.h"
+#include "support/gemm_config_scope.h"
 
 namespace halftone::test {
 
 struct StepKind {
   std::string precision;
-  std::string ways;  // parse_matmul_choice
+  std::string ways;  // parse_cpu_gemm_config
   bool moe = false;
 };
 
@@ -38,12 +38,12 @@ inline std::string name_of(const testing::TestParamInfo<StepKind>& info) {
 inline std::vector<StepKind> all_step_kinds() {
   std::vector<StepKind> kinds;
   for (const std::string& precision : precision_names())
-    for (const char* ways : {"blas,native", "onednn,native", "blas,widened", "onednn,widened"})
+    for (const char* ways : {"blas,native", "onednn,native", "blas,upcast", "onednn,upcast"})
       for (const bool moe : {false, true}) {
         const bool half = parse_precision(precision).compute != torch::kFloat32;
-        if (!half && std::string(ways).ends_with("widened")) continue;
+        if (!half && std::string(ways).ends_with("upcast")) continue;
         const bool extreme = std::string(ways) == "blas,native" ||
-                             std::string(ways) == (half ? "onednn,widened" : "onednn,native");
+                             std::string(ways) == (half ? "onednn,upcast" : "onednn,native");
         if (!moe || extreme) kinds.push_back({precision, ways, moe});
       }
   return kinds;
@@ -92,7 +92,7 @@ struct SmallStep {
   /// Nearly the largest number of the products' format: a few of them have no finite sum.
   double huge() const { return precision.policy().compute == torch::kHalf ? 6e4 : 3e38; }
 
-  WaysScope ways;
+  GemmConfigScope ways;
   MiniMindLM model;
   MixedPrecision precision;
   torch::Tensor text;  // ids

@@ -30,7 +30,7 @@ HintInputs cpu_facts(const std::string& precision) {
                    .batch_size = 7,
                    .widths = {{"head.weight", 30, 10}},
                    .cpu = {.avx512_bf16 = true, .avx512_fp16 = true}};
-  facts.matmuls = parse_matmul_choice("native");
+  facts.matmuls = parse_cpu_gemm_config("native");
   return facts;
 }
 
@@ -80,18 +80,18 @@ TEST(PrecisionAdvice, SaysThatTheCpuLacksTheInstructions) {
   facts.has_torch_linear = true;
   EXPECT_THAT(precision_hints(facts), ElementsAre(HasSubstr("halftone::Linear chooses")));
   facts.cpu.amx_bf16 = true;
-  facts.matmuls.bf16.forward = MatmulPath::kNative;
+  facts.matmuls.bf16.forward = GemmBackend::kNative;
   EXPECT_THAT(precision_hints(facts), IsEmpty());
 }
 
 TEST(PrecisionAdvice, SaysThatTheInstructionsDoNotHelp) {
   HintInputs facts = cpu_facts("bf16-mixed");
-  facts.matmuls.bf16 = parse_matmul_choice("widened").bf16;
+  facts.matmuls.bf16 = parse_cpu_gemm_config("upcast").bf16;
   EXPECT_THAT(precision_hints(facts), ElementsAre(HasSubstr("no faster than fp32 on this CPU")));
   // One direction is enough; attention alone is not.
-  facts.matmuls.bf16.attention = MatmulPath::kNative;
+  facts.matmuls.bf16.attention = GemmBackend::kNative;
   EXPECT_THAT(precision_hints(facts), SizeIs(1));
-  facts.matmuls.bf16.weight_gradient = MatmulPath::kNative;
+  facts.matmuls.bf16.weight_gradient = GemmBackend::kNative;
   EXPECT_THAT(precision_hints(facts), IsEmpty());
 }
 
@@ -174,7 +174,7 @@ TEST(HintInputs, AreCollectedFromAModule) {
   EXPECT_EQ(facts.device, torch::kCPU);
   EXPECT_EQ(facts.compute_capability, 0);
   EXPECT_EQ(facts.cpu, this_processor().features);
-  EXPECT_EQ(facts.matmuls, matmul_paths());
+  EXPECT_EQ(facts.matmuls, cpu_gemm_config());
   const FeedForward ours(6, 16, 0.0);
   EXPECT_FALSE(collect_advice_facts(*ours, {}, torch::kCPU, 1).has_torch_linear);
 }

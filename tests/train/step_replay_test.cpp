@@ -17,7 +17,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/data/tensor_loader.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/nn/linear.h"
 #include "halftone/nn/recompute.h"
 #include "halftone/train/fit_loop.h"
@@ -90,13 +90,13 @@ TEST(StepReplay, NeverAsksForWaysThatNoProductTakes) {
   EXPECT_NO_THROW(loop.load_checkpoint(checkpoint));
   EXPECT_FALSE(decided_matmul_paths().has_value());
 
-  const MatmulChoice ways = parse_matmul_choice("widened,blas");
-  set_matmul_paths(ways);
+  const CpuGemmConfig ways = parse_cpu_gemm_config("upcast,blas");
+  set_cpu_gemm_config(ways);
   const Checkpoint with_ways = loop.checkpoint();
   EXPECT_EQ(with_ways.trainer.get<std::string>("matmul_paths"), to_string(ways));
-  set_matmul_paths(parse_matmul_choice("native,blas"));
+  set_cpu_gemm_config(parse_cpu_gemm_config("native,blas"));
   loop.load_checkpoint(with_ways);
-  EXPECT_EQ(matmul_paths(), ways);
+  EXPECT_EQ(cpu_gemm_config(), ways);
 }
 
 TEST(StepReplay, NamesTheMicroBatchWhoseLossIsBad) {

@@ -10,7 +10,7 @@
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/attention/decode_attention.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/linear/linear.h"
 
 namespace halftone {
@@ -27,8 +27,8 @@ Tensor causal_attention(const Tensor& query, const Tensor& key, const Tensor& va
   const torch::ScalarType dtype = compute_dtype(query);
   if (dropout == 0.0 && takes_decode_attention(query, key, value, dtype))
     return decode_attention(query, key, value, dtype);
-  const bool widen =
-      is_half(dtype) && query.is_cpu() && matmul_paths().of(dtype).attention != MatmulPath::kNative;
+  const bool widen = is_half(dtype) && query.is_cpu() &&
+                     cpu_gemm_config().of(dtype).attention != GemmBackend::kNative;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto input = [&](const Tensor& t) {
     const Tensor rounded = t.to(dtype);

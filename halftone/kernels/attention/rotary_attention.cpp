@@ -21,7 +21,7 @@
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/gemm/brgemm_bf16.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/sgemm.h"
 #include "halftone/kernels/linear/linear.h"
 
@@ -217,9 +217,9 @@ const float* rotation_data(const Tensor& real_rotations) {
 }
 
 /// Whether the products take bf16 factors: where those of linear() do.
-bool multiplies_bf16(const Tensor& qkv, MatmulPath MatmulPaths::*direction) {
+bool multiplies_bf16(const Tensor& qkv, GemmBackend GemmBackends::*direction) {
   return qkv.scalar_type() == torch::kBFloat16 && has_brgemm_bf16() &&
-         matmul_paths().bf16.*direction == MatmulPath::kNative;
+         cpu_gemm_config().bf16.*direction == GemmBackend::kNative;
 }
 
 const std::uint16_t* bits_of(const Tensor& bf16) {
@@ -240,7 +240,7 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
     const Tensor log_sums =
         at::empty({shape.batch, heads, shape.steps}, dense.options().dtype(torch::kFloat));
     auto* sums = log_sums.data_ptr<float>();
-    const bool bf16 = multiplies_bf16(dense, &MatmulPaths::forward);
+    const bool bf16 = multiplies_bf16(dense, &GemmBackends::forward);
     at::parallel_for(0, shape.batch * kv_heads, 1, [&](std::int64_t index, std::int64_t end) {
       if (bf16)
         return attend16({shape, bits_of(dense), rotation_data(table)}, index, end,
@@ -270,7 +270,7 @@ struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
     const Tensor d_qkv = at::empty_like(qkv);
     const AttentionShape shape = shape_of(qkv, counts);
     const auto* sums = saved[2].const_data_ptr<float>();
-    const bool bf16 = multiplies_bf16(qkv, &MatmulPaths::input_gradient);
+    const bool bf16 = multiplies_bf16(qkv, &GemmBackends::input_gradient);
     at::parallel_for(0, shape.batch * shape.kv_heads, 1, [&](std::int64_t index, std::int64_t end) {
       if (bf16)
         return attend_grad16({shape, bits_of(qkv), rotation_data(table)}, index, end,

@@ -206,7 +206,7 @@ Tensor rms_norm_reference(const Tensor& x, const Tensor& weight, double eps) {
   const Tensor wide = x.scalar_type() == torch::kDouble ? x : x.to(torch::kFloat);
   const Tensor inverse_rms = (wide.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
   const Tensor normed = wide * inverse_rms;
-  return kept ? normed * widened(weight) : normed.to(x.scalar_type()) * weight;
+  return kept ? normed * upcast(weight) : normed.to(x.scalar_type()) * weight;
 }
 
 NormedSum add_rms_norm_reference(const Tensor& x, const Tensor& branch, const Tensor& weight,

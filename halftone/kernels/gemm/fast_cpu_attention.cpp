@@ -6,7 +6,7 @@
 
 #include <tuple>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/replaced_kernel_impl.h"
 
 namespace halftone {
@@ -23,8 +23,8 @@ using AttentionBackwardOp = at::_ops::_scaled_dot_product_flash_attention_for_cp
 bool widens_attention(const Tensor& query) {
   const ScalarType dtype = query.scalar_type();
   if (computes_originally() || !is_half(dtype)) return false;
-  const MatmulPaths paths = matmul_paths().of(dtype);
-  return paths.attention == MatmulPath::kWidened && paths.forward == MatmulPath::kWidened &&
+  const GemmBackends paths = cpu_gemm_config().of(dtype);
+  return paths.attention == GemmBackend::kUpcast && paths.forward == GemmBackend::kUpcast &&
          is_exact_in_fp32(dtype, at::Float32Op::MATMUL);
 }
 
@@ -61,8 +61,8 @@ std::tuple<Tensor, Tensor> attention(c10::DispatchKeySet keys, const Tensor& que
   return computed_or_refused(
       [&] {
         auto [out, lse] =
-            Original<AttentionOp>::call(keys, widened(with_dense_rows(query)), widened(key),
-                                        widened(value), dropout, is_causal, widened(mask), scale);
+            Original<AttentionOp>::call(keys, upcast(with_dense_rows(query)), upcast(key),
+                                        upcast(value), dropout, is_causal, upcast(mask), scale);
         return std::tuple(laid_out_like(query, out, dtype), lse);
       },
       original);
@@ -85,8 +85,8 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(c10::DispatchKeySet keys, 
   return computed_or_refused(
       [&] {
         const auto [query_grad, key_grad, value_grad] = Original<AttentionBackwardOp>::call(
-            keys, widened(grad), widened(dense_query), widened(key), widened(value),
-            widened(dense_out), lse, dropout, is_causal, widened(mask), scale);
+            keys, upcast(grad), upcast(dense_query), upcast(key), upcast(value), upcast(dense_out),
+            lse, dropout, is_causal, upcast(mask), scale);
         return std::tuple(query_grad.to(dtype), key_grad.to(dtype), value_grad.to(dtype));
       },
       original);

@@ -7,7 +7,7 @@
 #include <array>
 #include <tuple>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/replaced_kernel_impl.h"
 
 namespace halftone {
@@ -48,11 +48,11 @@ bool may_widen(const Tensor& input, const Tensor& weight) {
 
 /// A transposed convolution is the gradient of another one by its input, and its own gradient by
 /// the input is that convolution.
-MatmulPath forward_path(ScalarType dtype, bool transposed) {
-  const MatmulPaths paths = matmul_paths().of(dtype);
+GemmBackend forward_path(ScalarType dtype, bool transposed) {
+  const GemmBackends paths = cpu_gemm_config().of(dtype);
   return transposed ? paths.convolution_input_gradient : paths.convolution;
 }
-MatmulPath input_gradient_path(ScalarType dtype, bool transposed) {
+GemmBackend input_gradient_path(ScalarType dtype, bool transposed) {
   return forward_path(dtype, !transposed);
 }
 
@@ -96,14 +96,13 @@ Tensor convolution(c10::DispatchKeySet keys, const Tensor& input, const Tensor& 
   const auto original = [&] { return compute(input, weight, bias); };
   const ScalarType dtype = input.scalar_type();
   if (!may_widen(input, weight) || !has_dtype(bias, dtype) ||
-      forward_path(dtype, transposed) != MatmulPath::kWidened)
+      forward_path(dtype, transposed) != GemmBackend::kUpcast)
     return original();
   return computed_or_refused(
       [&] {
         const Formats formats = native_formats(
             input, weight, bias, {stride, padding, dilation, transposed, output_padding, groups});
-        return rounded(compute(widened(input), widened(weight), widened(bias)), dtype,
-                       formats.data);
+        return rounded(compute(upcast(input), upcast(weight), upcast(bias)), dtype, formats.data);
       },
       original);
 }
@@ -125,9 +124,9 @@ Gradients convolution_backward(c10::DispatchKeySet keys, const Tensor& grad, con
   const auto original = [&] { return compute(grad, input, weight, wanted); };
   const ScalarType dtype = input.scalar_type();
   if (!may_widen(input, weight) || !has_dtype(grad, dtype)) return original();
-  const bool widens_input = input_gradient_path(dtype, transposed) == MatmulPath::kWidened;
+  const bool widens_input = input_gradient_path(dtype, transposed) == GemmBackend::kUpcast;
   const bool widens_weight =
-      matmul_paths().of(dtype).convolution_weight_gradient == MatmulPath::kWidened;
+      cpu_gemm_config().of(dtype).convolution_weight_gradient == GemmBackend::kUpcast;
   const std::array<bool, 3> in_fp32{wanted[0] && widens_input, wanted[1] && widens_weight,
                                     wanted[2] && widens_weight};
   const std::array<bool, 3> native{wanted[0] && !widens_input, wanted[1] && !widens_weight,
@@ -138,7 +137,7 @@ Gradients convolution_backward(c10::DispatchKeySet keys, const Tensor& grad, con
         const Formats formats =
             native_formats(input, weight, std::nullopt,
                            {stride, padding, dilation, transposed, output_padding, groups});
-        auto [dx, dw, db] = compute(widened(grad), widened(input), widened(weight), in_fp32);
+        auto [dx, dw, db] = compute(upcast(grad), upcast(input), upcast(weight), in_fp32);
         dx = rounded(dx, dtype, formats.data);
         dw = rounded(dw, dtype, formats.weight);
         db = rounded(db, dtype, at::MemoryFormat::Contiguous);

@@ -12,7 +12,7 @@
 
 #include "halftone/autocast/quiet_override.h"
 #include "halftone/core/error.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/replaced_kernel_impl.h"
 
 namespace halftone {
@@ -29,7 +29,7 @@ class Replacement {
   Replacement() {
     if (c10::Dispatcher::singleton().findSchema({kMarker, ""})) return;
     library_.emplace(torch::Library::FRAGMENT, "halftone", std::nullopt, __FILE__, __LINE__);
-    library_->def("cpu_gemm_paths() -> str", [] { return to_string(matmul_paths()); });
+    library_->def("cpu_gemm_paths() -> str", [] { return to_string(cpu_gemm_config()); });
     const QuietOverride quiet;
     torch::Library& aten =
         aten_.emplace(torch::Library::IMPL, "aten", c10::DispatchKey::CPU, __FILE__, __LINE__);

@@ -6,8 +6,8 @@ namespace halftone {
 
 /// From now on, in the whole process, LibTorch's mm, addmm, bmm, baddbmm and _addmm_activation
 /// (also with out= and in place), its convolutions, its fused attention, oneDNN's layer of an LSTM
-/// and the gradients of all these take the path that matmul_paths() names, on the CPU, when their
-/// operands are bf16 or fp16: kNative is LibTorch's own kernel, kWidened widens the operands
+/// and the gradients of all these take the path that cpu_gemm_config() names, on the CPU, when
+/// their operands are bf16 or fp16: kNative is LibTorch's own kernel, kUpcast upcasts the operands
 /// exactly, computes in fp32 and rounds once. Products too small to gain stay native (with
 /// HALFTONE_CPU_GEMM=all none does), and attention where the products are. Shapes, strides, errors,
 /// other dtypes, devices and layouts, autograd and autocast stay as they are.

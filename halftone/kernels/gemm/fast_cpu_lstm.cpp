@@ -5,7 +5,7 @@
 
 #include <tuple>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/replaced_kernel_impl.h"
 
 namespace halftone {
@@ -19,7 +19,7 @@ using torch::Tensor;
 bool widens_layer(const Tensor& input) {
   const ScalarType dtype = input.scalar_type();
   return !computes_originally() && is_half(dtype) &&
-         matmul_paths().of(dtype).forward == MatmulPath::kWidened &&
+         cpu_gemm_config().of(dtype).forward == GemmBackend::kUpcast &&
          is_exact_in_fp32(dtype, at::Float32Op::RNN);
 }
 
@@ -42,7 +42,7 @@ struct Layer<Op, Return(const Tensor&, Rest...)> {
         [&] {
           return std::apply(
               [dtype](const auto&... results) { return Return(narrowed(results, dtype)...); },
-              Original<Op>::call(keys, widened(input), widened(rest)...));
+              Original<Op>::call(keys, upcast(input), upcast(rest)...));
         },
         original);
   }

@@ -11,7 +11,7 @@
 #include <tuple>
 #include <type_traits>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/replaced_kernel_impl.h"
 
 namespace halftone {
@@ -32,8 +32,8 @@ bool has_vector_loop(const Tensor& a, const Tensor& b) {
          (b.size(1) == 1 && is_transposed(a) && a.scalar_type() == torch::kBFloat16);
 }
 
-MatmulPath path_of(const Tensor& a, const Tensor& b) {
-  const MatmulPaths paths = matmul_paths().of(a.scalar_type());
+GemmBackend path_of(const Tensor& a, const Tensor& b) {
+  const GemmBackends paths = cpu_gemm_config().of(a.scalar_type());
   // By the layouts of y = x W^T, dX = g W and dW = g^T x, which is what was measured.
   if (is_transposed(a)) return paths.weight_gradient;
   return is_transposed(b) ? paths.forward : paths.input_gradient;
@@ -44,7 +44,7 @@ bool widens_product(const Tensor& a, const Tensor& b) {
   // What does not fit together is refused by LibTorch's kernel, in its words.
   if (a.dim() != b.dim() || a.dim() < 2 || a.dim() > 3) return false;
   if (a.numel() * b.size(-1) <= small_product() || has_vector_loop(a, b)) return false;
-  return path_of(a, b) == MatmulPath::kWidened &&
+  return path_of(a, b) == GemmBackend::kUpcast &&
          is_exact_in_fp32(a.scalar_type(), at::Float32Op::MATMUL);
 }
 
@@ -66,7 +66,7 @@ template <int kLeft, class Op, class OutOp, class InPlaceOp, class Self, class..
 struct Product<kLeft, Op, OutOp, InPlaceOp, Tensor(Self, Rest...)> {
   static Tensor compute(c10::DispatchKeySet keys, Self self, Rest... rest) {
     const auto original = [&] { return Original<Op>::call(keys, self, rest...); };
-    if (!widens(self, rest...)) return original();
+    if (!upcasts(self, rest...)) return original();
     return computed_or_refused([&] { return in_fp32(keys, self, rest...).to(self.scalar_type()); },
                                original);
   }
@@ -74,7 +74,7 @@ struct Product<kLeft, Op, OutOp, InPlaceOp, Tensor(Self, Rest...)> {
     const auto original = [&]() -> Tensor& {
       return Original<OutOp>::call(keys, self, rest..., out);
     };
-    if (!widens(self, rest...) || !has_dtype(out, self.scalar_type()) || overlaps_itself(out))
+    if (!upcasts(self, rest...) || !has_dtype(out, self.scalar_type()) || overlaps_itself(out))
       return original();
     return computed_or_refused(
         [&]() -> Tensor& {
@@ -88,7 +88,7 @@ struct Product<kLeft, Op, OutOp, InPlaceOp, Tensor(Self, Rest...)> {
     const auto original = [&]() -> Tensor& {
       return Original<InPlaceOp>::call(keys, self, rest...);
     };
-    if (!widens(self, rest...) || overlaps_itself(self)) return original();
+    if (!upcasts(self, rest...) || overlaps_itself(self)) return original();
     return computed_or_refused(
         [&]() -> Tensor& {
           const Tensor result = in_fp32(keys, self, rest...);
@@ -96,13 +96,13 @@ struct Product<kLeft, Op, OutOp, InPlaceOp, Tensor(Self, Rest...)> {
         },
         original);
   }
-  static bool widens(const Tensor& self, const std::decay_t<Rest>&... rest) {
+  static bool upcasts(const Tensor& self, const std::decay_t<Rest>&... rest) {
     const auto all = std::tie(self, rest...);
     return widens_product(std::get<kLeft>(all), std::get<kLeft + 1>(all)) &&
            (has_dtype(rest, self.scalar_type()) && ...);
   }
   static Tensor in_fp32(c10::DispatchKeySet keys, Self self, Rest... rest) {
-    return Original<Op>::call(keys, widened(self), widened(rest)...);
+    return Original<Op>::call(keys, upcast(self), upcast(rest)...);
   }
 };
 

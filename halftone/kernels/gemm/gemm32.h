@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of fp32 matrices on the CPU, by the library that matmul_paths() names: LibTorch's own
+// Products of fp32 matrices on the CPU, by the library that cpu_gemm_config() names: LibTorch's own
 // at::mm is the BLAS (MKL), whose kernels leave a tenth of some CPUs' speed unused that oneDNN's
 // reach. Both compute in fp32; the order of summation differs.
 #pragma once
 
 #include <torch/types.h>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 
 namespace halftone {
 
@@ -18,12 +18,12 @@ bool has_onednn_gemm32();
 /// layouts that are neither row- nor column-major take the BLAS, as does everything where
 /// has_onednn_gemm32() is false. Nothing is recorded for autograd.
 torch::Tensor gemm32(const torch::Tensor& a, const torch::Tensor& b,
-                     GemmLibrary library = matmul_paths().fp32);
+                     GemmLibrary library = cpu_gemm_config().fp32);
 /// The same into `out` (m, n).
 void gemm32_out(const torch::Tensor& out, const torch::Tensor& a, const torch::Tensor& b,
-                GemmLibrary library = matmul_paths().fp32);
+                GemmLibrary library = cpu_gemm_config().fp32);
 /// sum += factor a b.
 void gemm32_add(const torch::Tensor& sum, const torch::Tensor& a, const torch::Tensor& b,
-                double factor = 1.0, GemmLibrary library = matmul_paths().fp32);
+                double factor = 1.0, GemmLibrary library = cpu_gemm_config().fp32);
 
 }  // namespace halftone

@@ -6,7 +6,7 @@
 #include <cstdlib>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 
 namespace halftone {
 
@@ -14,7 +14,7 @@ std::string matmul_environment() {
   const char* const text = std::getenv("HALFTONE_MATMUL");
   if (text == nullptr || *text == '\0') return "";
   try {
-    parse_matmul_choice(text);
+    parse_cpu_gemm_config(text);
   } catch (const UserError& error) {
     throw UserError(fmt::format("environment variable HALFTONE_MATMUL: {}", error.what()));
   }

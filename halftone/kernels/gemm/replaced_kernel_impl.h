@@ -87,14 +87,14 @@ auto computed_or_refused(const InFp32& in_fp32, const OriginalCall& original)
 
 using OptionalTensor = std::optional<torch::Tensor>;
 
-inline torch::Tensor widened(const torch::Tensor& tensor) {
+inline torch::Tensor upcast(const torch::Tensor& tensor) {
   return tensor.defined() && is_half(tensor.scalar_type()) ? tensor.to(torch::kFloat) : tensor;
 }
-inline OptionalTensor widened(const OptionalTensor& tensor) {
-  return tensor.has_value() ? OptionalTensor(widened(*tensor)) : tensor;
+inline OptionalTensor upcast(const OptionalTensor& tensor) {
+  return tensor.has_value() ? OptionalTensor(upcast(*tensor)) : tensor;
 }
 template <class T>
-const T& widened(const T& other) {
+const T& upcast(const T& other) {
   return other;
 }
 

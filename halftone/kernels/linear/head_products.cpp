@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "halftone/core/random.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
-#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/linear/weight_cache.h"
 
 namespace halftone {
@@ -77,28 +77,28 @@ class Products32 : public HeadProducts {
   ChunkBuffer logits_;
 };
 
-/// Each product by the path that gemm_half() would take. What is widened is widened once, in memory
+/// Each product by the path that gemm_half() would take. What is upcast is upcast once, in memory
 /// that all chunks use.
 class ProductsHalf : public HeadProducts {
  public:
-  ProductsHalf(const Tensor& rounded_weight, const MatmulPaths& paths)
+  ProductsHalf(const Tensor& rounded_weight, const GemmBackends& paths)
       : paths_(paths),
         weight_(rounded_weight),
         logits_(weight_.size(0), weight_.scalar_type()),
         wide_(weight_.size(0), torch::kFloat),
         products_(weight_.size(1), weight_.scalar_type()),
         wide_products_(weight_.size(1), torch::kFloat) {
-    if (any(MatmulPath::kWidened)) wide_weight_ = weight_.to(torch::kFloat);
-    if (dtype() == torch::kHalf && paths_.input_gradient == MatmulPath::kNative)
+    if (any(GemmBackend::kUpcast)) wide_weight_ = weight_.to(torch::kFloat);
+    if (dtype() == torch::kHalf && paths_.input_gradient == GemmBackend::kNative)
       largest_weight_ = weight_.abs().max().item<double>();
   }
 
   Tensor logits(const Tensor& hidden) override {
     hidden_ = hidden.to(dtype());
-    wide_hidden_ = any(MatmulPath::kWidened) ? hidden_.to(torch::kFloat) : Tensor();
+    wide_hidden_ = any(GemmBackend::kUpcast) ? hidden_.to(torch::kFloat) : Tensor();
     wide_gradient_ = Tensor();
     Tensor out = logits_.rows(hidden.size(0));
-    if (paths_.forward == MatmulPath::kNative) return at::mm_out(out, hidden_, weight_.t());
+    if (paths_.forward == GemmBackend::kNative) return at::mm_out(out, hidden_, weight_.t());
     const Tensor wide = wide_.rows(hidden.size(0));
     gemm32_out(wide, wide_hidden_, wide_weight_.t());
     return out.copy_(wide);
@@ -109,8 +109,8 @@ class ProductsHalf : public HeadProducts {
   int gradient_exponent(double largest) const override {
     if (dtype() != torch::kHalf) return 0;
     double bound = 1.0;
-    if (paths_.input_gradient == MatmulPath::kNative) bound = std::max(bound, 2 * largest_weight_);
-    if (paths_.weight_gradient == MatmulPath::kNative && hidden_.numel() > 0)
+    if (paths_.input_gradient == GemmBackend::kNative) bound = std::max(bound, 2 * largest_weight_);
+    if (paths_.weight_gradient == GemmBackend::kNative && hidden_.numel() > 0)
       bound = std::max(bound,
                        static_cast<double>(hidden_.size(0)) * hidden_.abs().max().item<double>());
     const double top = largest * bound;
@@ -119,17 +119,17 @@ class ProductsHalf : public HeadProducts {
   }
 
   void hidden_gradient(const Tensor& gradient, double factor, const Tensor& out) override {
-    if (paths_.input_gradient == MatmulPath::kNative) {
+    if (paths_.input_gradient == GemmBackend::kNative) {
       out.copy_(at::mm(gradient, weight_));
     } else {
-      gemm32_out(out, widened_gradient(gradient), wide_weight_);
+      gemm32_out(out, upcast_gradient(gradient), wide_weight_);
     }
     if (factor != 1.0) out.mul_(factor);
   }
 
   void add_weight_gradient(const Tensor& gradient, double factor, Tensor& sum) override {
-    if (paths_.weight_gradient == MatmulPath::kWidened)
-      return add_product(widened_gradient(gradient).t(), wide_hidden_, factor, sum);
+    if (paths_.weight_gradient == GemmBackend::kUpcast)
+      return add_product(upcast_gradient(gradient).t(), wide_hidden_, factor, sum);
     if (!sum.defined()) sum = at::zeros_like(weight_, torch::kFloat);
     // In blocks that are still in the cache when they are added.
     const std::int64_t block = std::max<std::int64_t>(
@@ -146,17 +146,17 @@ class ProductsHalf : public HeadProducts {
  private:
   ScalarType dtype() const { return weight_.scalar_type(); }
 
-  bool any(MatmulPath path) const {
+  bool any(GemmBackend path) const {
     return paths_.forward == path || paths_.input_gradient == path ||
            paths_.weight_gradient == path;
   }
 
-  Tensor widened_gradient(const Tensor& gradient) {
+  Tensor upcast_gradient(const Tensor& gradient) {
     if (!wide_gradient_.defined()) wide_gradient_ = wide_.rows(gradient.size(0)).copy_(gradient);
     return wide_gradient_;
   }
 
-  MatmulPaths paths_;
+  GemmBackends paths_;
   Tensor weight_;         // (V, dim), rounded
   Tensor wide_weight_;    // the same in fp32; where a path needs it
   Tensor hidden_;         // (n, dim) of the present chunk, rounded
@@ -238,7 +238,7 @@ std::unique_ptr<HeadProducts> head_products(const Tensor& weight, const HeadReci
   if (recipe.int8) return std::make_unique<Products8>(weight, recipe.stream);
   if (recipe.dtype == torch::kFloat) return std::make_unique<Products32>(weight);
   return std::make_unique<ProductsHalf>(rounded_weight(weight, recipe.dtype),
-                                        matmul_paths().of(recipe.dtype));
+                                        cpu_gemm_config().of(recipe.dtype));
 }
 
 }  // namespace halftone

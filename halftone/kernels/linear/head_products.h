@@ -10,7 +10,7 @@
 
 namespace halftone {
 
-/// The gradient of a head's weight is widened and added so many elements at a time.
+/// The gradient of a head's weight is upcast and added so many elements at a time.
 inline constexpr std::int64_t kWeightGradientBlock = std::int64_t{1} << 19U;
 
 struct HeadRecipe {

@@ -18,9 +18,9 @@
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/common/reference_grads_impl.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/gemm_half.h"
-#include "halftone/kernels/gemm/matmul_path.h"
 #include "halftone/kernels/gemm/matvec.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/int8_linear.h"
@@ -50,9 +50,9 @@ Tensor reference_linear(const Tensor& x, const std::vector<Tensor>& weights) {
       x, weights, [](const Tensor& in, const Tensor& weight) { return at::linear(in, weight); });
 }
 
-/// What gemm_half takes on `path`: an operand of several products is widened once, not by each.
-Tensor operand_for(MatmulPath path, const Tensor& narrow) {
-  return path == MatmulPath::kWidened ? narrow.to(torch::kFloat) : narrow;
+/// What gemm_half takes on `path`: an operand of several products is upcast once, not by each.
+Tensor operand_for(GemmBackend path, const Tensor& narrow) {
+  return path == GemmBackend::kUpcast ? narrow.to(torch::kFloat) : narrow;
 }
 
 /// The weights below each other, rounded to `dtype`.
@@ -77,7 +77,7 @@ void refuse_second_derivative() {
 struct MergedHalf : torch::autograd::Function<MergedHalf> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
                         ScalarType dtype) {
-    const MatmulPath path = matmul_paths().of(dtype).forward;
+    const GemmBackend path = cpu_gemm_config().of(dtype).forward;
     const Tensor rows = as_rows(x.to(dtype));
     const Tensor rounded =
         cached_cast(weights, dtype, [&] { return round_weights(weights, dtype); });
@@ -93,7 +93,7 @@ struct MergedHalf : torch::autograd::Function<MergedHalf> {
     const SavedLinear saved(ctx);
     const Tensor& rounded = saved.others().front();
     const ScalarType dtype = rounded.scalar_type();
-    const MatmulPaths paths = matmul_paths().of(dtype);
+    const GemmBackends paths = cpu_gemm_config().of(dtype);
     const variable_list weights(saved.others().begin() + 1, saved.others().end());
     const Tensor g = as_rows(output_grads.front()).to(dtype);
     const Tensor g_operand = operand_for(paths.input_gradient, g);
@@ -180,9 +180,9 @@ struct Merged32 : torch::autograd::Function<Merged32> {
   }
 };
 
-/// Weights marked to stay in fp32 take x widened; the others share their rounding of it.
+/// Weights marked to stay in fp32 take x upcast; the others share their rounding of it.
 Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
-  const Tensor wide = widened(x);
+  const Tensor wide = upcast(x);
   std::vector<Tensor> rounded, outputs;
   std::vector<std::int64_t> counts;
   for (const Tensor& weight : weights) {
@@ -193,14 +193,14 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
   if (rounded.empty()) {
     const KeepFp32Scope scope(weights.front());
     const Int8Matmul no_int8({.enabled = false});
-    for (const Tensor& weight : weights) outputs.push_back(widened(weight));
+    for (const Tensor& weight : weights) outputs.push_back(upcast(weight));
     return merged_linear(wide, outputs);
   }
   const std::vector<Tensor> products = merged_linear(x, rounded).split_with_sizes(counts, -1);
   auto product = products.begin();
   for (const Tensor& weight : weights) {
     const KeepFp32Scope scope(weight);
-    outputs.push_back(keeps_fp32(weight) ? at::linear(wide, widened(weight)) : *product++);
+    outputs.push_back(keeps_fp32(weight) ? at::linear(wide, upcast(weight)) : *product++);
   }
   return at::cat(outputs, -1);
 }

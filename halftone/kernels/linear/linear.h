@@ -17,11 +17,11 @@ torch::ScalarType input_dtype(const torch::Tensor& x, const std::vector<torch::T
 
 /// y = x W^T, differentiable once, in compute_dtype(x); without autocast x and W must agree.
 /// Products are accumulated in fp32 or wider. 16-bit operands on the CPU are multiplied the way
-/// matmul_paths() says, for each of y, dX, dW; an fp32 weight gets its gradient without the detour
-/// through 16 bits where the path allows. Under autocast, a weight marked by mark_keep_fp32() makes
-/// it fp32: y = widened(x) W^T, differentiable as often as at::linear. The rounded x is kept for
-/// the gradient of W, except where swiglu() or a norm made x: then it is computed again. x (...,
-/// in), weight (out, in); returns (..., out).
+/// cpu_gemm_config() says, for each of y, dX, dW; an fp32 weight gets its gradient without the
+/// detour through 16 bits where the path allows. Under autocast, a weight marked by
+/// mark_keep_fp32() makes it fp32: y = upcast(x) W^T, differentiable as often as at::linear. The
+/// rounded x is kept for the gradient of W, except where swiglu() or a norm made x: then it is
+/// computed again. x (..., in), weight (out, in); returns (..., out).
 torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight);
 
 /// linear(x, w) for each of `weights`, side by side, as one product where the weights lie one after

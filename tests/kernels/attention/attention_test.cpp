@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 
 namespace halftone {
 namespace {
@@ -28,10 +28,10 @@ Tensor definition(const Tensor& q, const Tensor& k, const Tensor& v) {
 
 TEST(CausalAttention, EqualsTheDefinition) {
   torch::manual_seed(1);
-  const MatmulChoice before = matmul_paths();
+  const CpuGemmConfig before = cpu_gemm_config();
   const std::int64_t cases[][2] = {{1, 1}, {7, 7}, {33, 33}, {1, 9}, {3, 9}};
-  for (const char* path : {"native", "widened"}) {
-    set_matmul_paths(parse_matmul_choice(path));
+  for (const char* path : {"native", "upcast"}) {
+    set_cpu_gemm_config(parse_cpu_gemm_config(path));
     for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
       for (const auto& [steps, keys] : cases) {
         const Tensor q = torch::randn({2, 4, steps, 16}).to(dtype);
@@ -47,14 +47,14 @@ TEST(CausalAttention, EqualsTheDefinition) {
       }
     }
   }
-  set_matmul_paths(before);
+  set_cpu_gemm_config(before);
 }
 
 TEST(CausalAttention, GradientsEqualTheDefinitions) {
   torch::manual_seed(2);
-  const MatmulChoice before = matmul_paths();
-  for (const char* path : {"native", "widened"}) {
-    set_matmul_paths(parse_matmul_choice(path));
+  const CpuGemmConfig before = cpu_gemm_config();
+  for (const char* path : {"native", "upcast"}) {
+    set_cpu_gemm_config(parse_cpu_gemm_config(path));
     for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
       std::vector<Tensor> ours;
       std::vector<Tensor> theirs;
@@ -75,7 +75,7 @@ TEST(CausalAttention, GradientsEqualTheDefinitions) {
       }
     }
   }
-  set_matmul_paths(before);
+  set_cpu_gemm_config(before);
 }
 
 TEST(CausalAttention, RefusesFewerKeysThanQueries) {

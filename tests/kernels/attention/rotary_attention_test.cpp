@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "halftone/kernels/gemm/brgemm_bf16.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/nn/rope.h"
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"
@@ -61,13 +61,13 @@ Tensor projections(const Case& c) {
 /// Restores the choice that was in force.
 class PathScope {
  public:
-  explicit PathScope(const char* path) : before_(matmul_paths()) {
-    set_matmul_paths(parse_matmul_choice(path));
+  explicit PathScope(const char* path) : before_(cpu_gemm_config()) {
+    set_cpu_gemm_config(parse_cpu_gemm_config(path));
   }
-  ~PathScope() { set_matmul_paths(before_); }
+  ~PathScope() { set_cpu_gemm_config(before_); }
 
  private:
-  MatmulChoice before_;
+  CpuGemmConfig before_;
 };
 
 TEST(RotaryAttention, EqualsTheFormulaOnOddSizesInEveryDtype) {
@@ -82,7 +82,7 @@ TEST(RotaryAttention, EqualsTheFormulaOnOddSizesInEveryDtype) {
         // The definition keeps 16-bit softmax weights in some of LibTorch's kernels.
         const double tolerance = dtype == torch::kFloat ? 4e-6 : 3 * test::tolerance_of(dtype);
         const Tensor qkv = projections(c).to(dtype);
-        for (const char* path : {"native", "widened"}) {
+        for (const char* path : {"native", "upcast"}) {
           const PathScope scope(path);
           test::expect_equals_definition(fused_of(c, rotations), formula_of(c, rotations), {qkv},
                                          tolerance);
@@ -146,18 +146,18 @@ TEST(RotaryAttention, TakesProductsOfBf16WhereTheChoiceSaysSo) {
     const PathScope scope(path);
     return test::differentiate(fused_of(c, rotations), {qkv});
   };
-  const auto widened = run("widened"), native = run("native");
-  EXPECT_FALSE(native.values[0].equal(widened.values[0]));
-  EXPECT_FALSE(native.gradients[0].equal(widened.gradients[0]));
+  const auto upcast = run("upcast"), native = run("native");
+  EXPECT_FALSE(native.values[0].equal(upcast.values[0]));
+  EXPECT_FALSE(native.gradients[0].equal(upcast.gradients[0]));
   const auto forward = run("bf16.forward=native"), backward = run("bf16.input_gradient=native");
   EXPECT_TRUE(forward.values[0].equal(native.values[0]));
   EXPECT_FALSE(forward.gradients[0].equal(native.gradients[0]));
-  EXPECT_TRUE(backward.values[0].equal(widened.values[0]));
-  EXPECT_FALSE(backward.gradients[0].equal(widened.gradients[0]));
+  EXPECT_TRUE(backward.values[0].equal(upcast.values[0]));
+  EXPECT_FALSE(backward.gradients[0].equal(upcast.gradients[0]));
   at::globalContext().setUserEnabledMkldnn(false);  // which takes LibTorch's products away
   const auto without = run("native");
   at::globalContext().setUserEnabledMkldnn(true);
-  EXPECT_TRUE(without.values[0].equal(widened.values[0]));
+  EXPECT_TRUE(without.values[0].equal(upcast.values[0]));
 }
 
 struct Variant {
@@ -165,7 +165,7 @@ struct Variant {
   const char* path;
 };
 constexpr Variant kVariants[] = {
-    {torch::kFloat, "widened"}, {torch::kBFloat16, "widened"}, {torch::kBFloat16, "native"}};
+    {torch::kFloat, "upcast"}, {torch::kBFloat16, "upcast"}, {torch::kBFloat16, "native"}};
 
 TEST(RotaryAttention, LargeScoresDoNotOverflow) {
   torch::manual_seed(8);

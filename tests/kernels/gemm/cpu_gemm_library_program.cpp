@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
   const auto after = dispatch_tables();
   count_conversions();
   const at::Tensor product = at::mm(a, b);
-  expect((conversions > 0) == on, "a bf16 product is widened exactly where the library is on");
+  expect((conversions > 0) == on, "a bf16 product is upcast exactly where the library is on");
   expect((after != before) == on, "the dispatcher's tables change exactly where the library is on");
   expect(after.count("halftone::cpu_gemm_paths") == (on ? 1 : 0),
          "the operation that tells the ways");

@@ -9,13 +9,13 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
-#include "support/matmul_ways.h"
+#include "support/gemm_config_scope.h"
 
 namespace halftone {
 namespace {
 
 using test::conversions_in;
-using test::WaysScope;
+using test::GemmConfigScope;
 using torch::ScalarType;
 using torch::Tensor;
 
@@ -95,7 +95,7 @@ void expect_close(const Tensor& actual, const Tensor& exact) {
 
 class FastCpuConvolutions : public test::FastCpuGemmsTest {};
 
-INSTANTIATE_TEST_SUITE_P(Ways, FastCpuConvolutions, testing::Values("native", "widened"),
+INSTANTIATE_TEST_SUITE_P(Ways, FastCpuConvolutions, testing::Values("native", "upcast"),
                          [](const auto& instance) { return instance.param; });
 
 TEST_P(FastCpuConvolutions, ResultsAndGradientsAgreeWithFp64InLibTorchsForm) {
@@ -138,7 +138,7 @@ TEST_P(FastCpuConvolutions, TakeThePathInForceAndLeaveOtherDtypesAlone) {
   for (const ScalarType dtype : halves()) {
     const std::vector<Tensor> inputs = inputs_of(setting, dtype);
     const auto convolving = [&] { convolve(setting, inputs[0], inputs[1], inputs[2]); };
-    EXPECT_EQ(conversions_in(convolving), widens() ? 4 : 0);
+    EXPECT_EQ(conversions_in(convolving), upcasts() ? 4 : 0);
     const OriginalCpuGemms original;
     EXPECT_EQ(conversions_in(convolving), 0);
   }
@@ -158,10 +158,10 @@ TEST(FastCpuConvolutionsChoice, EachGradientTakesItsOwnPath) {
     };
     const std::string input = transposed ? "convolution" : "convolution_input_gradient";
     {
-      const WaysScope scope("native,fp16." + input + "=widened");
+      const GemmConfigScope scope("native,fp16." + input + "=upcast");
       EXPECT_EQ(conversions_in(backward), 4);  // three operands and a result
     }
-    const WaysScope scope("native,fp16.convolution_weight_gradient=widened");
+    const GemmConfigScope scope("native,fp16.convolution_weight_gradient=upcast");
     EXPECT_EQ(conversions_in(backward), 4);
   }
 }

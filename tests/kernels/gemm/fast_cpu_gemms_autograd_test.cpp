@@ -12,7 +12,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
-#include "support/matmul_ways.h"
+#include "support/gemm_config_scope.h"
 
 namespace halftone {
 namespace {
@@ -32,7 +32,7 @@ Tensor wide(const Tensor& tensor) { return tensor.to(torch::kDouble); }
 
 class FastCpuGemmsAutograd : public test::FastCpuGemmsTest {};
 
-INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemmsAutograd, testing::Values("native", "widened"),
+INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemmsAutograd, testing::Values("native", "upcast"),
                          [](const auto& instance) { return instance.param; });
 
 double relative_error(const Tensor& actual, const Tensor& exact) {
@@ -155,7 +155,7 @@ TEST_P(FastCpuGemmsAutograd, AttentionAndItsGradientsAgreeWithFp64) {
     }
     const Tensor q = at::randn({1, 2, 32, 16}).to(dtype);
     const int taken = conversions_in([&] { at::scaled_dot_product_attention(q, q, q); });
-    EXPECT_EQ(taken > 0, widens());
+    EXPECT_EQ(taken > 0, upcasts());
   }
 }
 

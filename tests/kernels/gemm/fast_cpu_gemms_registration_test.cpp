@@ -15,7 +15,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
-#include "support/matmul_ways.h"
+#include "support/gemm_config_scope.h"
 #include "support/message_of.h"
 #include "support/paths.h"
 
@@ -23,7 +23,7 @@ namespace halftone {
 namespace {
 
 using test::conversions_in;
-using test::WaysScope;
+using test::GemmConfigScope;
 using testing::HasSubstr;
 using torch::ScalarType;
 using torch::Tensor;
@@ -49,7 +49,7 @@ double relative_error(const Tensor& actual, const Tensor& exact) {
 
 class FastCpuGemmsElsewhere : public test::FastCpuGemmsTest {};
 
-INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemmsElsewhere, testing::Values("native", "widened"),
+INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemmsElsewhere, testing::Values("native", "upcast"),
                          [](const auto& instance) { return instance.param; });
 
 TEST_P(FastCpuGemmsElsewhere, OtherDtypesHaveLibTorchsBits) {
@@ -132,7 +132,7 @@ TEST(FastCpuGemmsRegistration, TheLibraryBesideItChangesNothing) {
     EXPECT_EQ(dlclose(handle), 0);
   }
   EXPECT_EQ(dispatch_tables(), tables);
-  const WaysScope scope("widened");
+  const GemmConfigScope scope("upcast");
   EXPECT_GT(conversions_in([] {
               const Tensor a = at::ones({32, 32}, torch::kHalf);
               at::mm(a, a);

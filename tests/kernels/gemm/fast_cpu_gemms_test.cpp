@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "support/matmul_ways.h"
+#include "support/gemm_config_scope.h"
 #include "support/message_of.h"
 
 namespace halftone {
@@ -19,7 +19,7 @@ namespace {
 
 using at::indexing::Slice;
 using test::conversions_in;
-using test::WaysScope;
+using test::GemmConfigScope;
 using testing::HasSubstr;
 using torch::ScalarType;
 using torch::Tensor;
@@ -70,7 +70,7 @@ std::vector<Layout> layouts() {
 
 class FastCpuGemms : public test::FastCpuGemmsTest {};
 
-INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemms, testing::Values("native", "widened"),
+INSTANTIATE_TEST_SUITE_P(Ways, FastCpuGemms, testing::Values("native", "upcast"),
                          [](const auto& instance) { return instance.param; });
 
 TEST_P(FastCpuGemms, MmEqualsTheDefinitionInEverySizeAndLayout) {
@@ -98,15 +98,15 @@ TEST_P(FastCpuGemms, TakesTheWayThatIsInForce) {
     const Tensor b = at::randn({40, 24}).to(dtype);
     const Tensor bias = at::randn({24}).to(dtype);
     Tensor out = at::empty({32, 24}, a.options());
-    const int factors = widens() ? 2 : 0;
-    EXPECT_EQ(conversions_in([&] { at::mm(a, b); }), widens() ? 3 : 0);
+    const int factors = upcasts() ? 2 : 0;
+    EXPECT_EQ(conversions_in([&] { at::mm(a, b); }), upcasts() ? 3 : 0);
     EXPECT_EQ(conversions_in([&] { at::mm_out(out, a, b); }), factors);
-    EXPECT_EQ(conversions_in([&] { at::addmm(bias, a, b); }), widens() ? 4 : 0);
-    EXPECT_EQ(conversions_in([&] { out.addmm_(a, b); }), widens() ? 3 : 0);
+    EXPECT_EQ(conversions_in([&] { at::addmm(bias, a, b); }), upcasts() ? 4 : 0);
+    EXPECT_EQ(conversions_in([&] { out.addmm_(a, b); }), upcasts() ? 3 : 0);
     EXPECT_EQ(conversions_in([&] {
                 at::bmm(a.view({1, 32, 40}), b.view({1, 40, 24}));
               }),
-              widens() ? 3 : 0);
+              upcasts() ? 3 : 0);
     // Small products, and one row times the rows of a weight, are left to LibTorch.
     EXPECT_EQ(conversions_in([&] { at::mm(a.narrow(0, 0, 4), b); }), 0);
     EXPECT_EQ(conversions_in([&] {
@@ -123,14 +123,14 @@ TEST(FastCpuGemmsChoice, EachLayoutTakesTheWayOfItsDirection) {
   const Tensor x = at::randn({32, 40}).to(torch::kBFloat16);
   const Tensor w = at::randn({24, 40}).to(torch::kBFloat16);
   const Tensor g = at::randn({32, 24}).to(torch::kBFloat16);
-  for (const char* widened : {"forward", "input_gradient", "weight_gradient"}) {
-    const WaysScope scope(std::string("native,bf16.") + widened + "=widened");
+  for (const char* upcast : {"forward", "input_gradient", "weight_gradient"}) {
+    const GemmConfigScope scope(std::string("native,bf16.") + upcast + "=upcast");
     const auto takes = [&](const Tensor& a, const Tensor& b) {
       return conversions_in([&] { at::mm(a, b); }) > 0;
     };
-    EXPECT_EQ(takes(x, w.t()), std::string(widened) == "forward");
-    EXPECT_EQ(takes(g, w), std::string(widened) == "input_gradient");
-    EXPECT_EQ(takes(g.t(), x), std::string(widened) == "weight_gradient");
+    EXPECT_EQ(takes(x, w.t()), std::string(upcast) == "forward");
+    EXPECT_EQ(takes(g, w), std::string(upcast) == "input_gradient");
+    EXPECT_EQ(takes(g.t(), x), std::string(upcast) == "weight_gradient");
     EXPECT_FALSE(takes(x.to(torch::kHalf), w.t().to(torch::kHalf)));
   }
 }
@@ -187,7 +187,7 @@ TEST_P(FastCpuGemms, ASumWithSelfIsRoundedOnce) {
     a.index_put_({Slice(), 1}, 1.0);
     const Tensor b = at::ones({64, 32}, dtype);
     const Tensor self = at::full({32, 32}, -even, dtype);
-    if (widens()) {
+    if (upcasts()) {
       EXPECT_TRUE((at::addmm(self, a, b) == 1).all().item<bool>());
       EXPECT_TRUE((at::baddbmm(self, a.unsqueeze(0), b.unsqueeze(0)) == 1).all().item<bool>());
     }
@@ -249,7 +249,7 @@ TEST_P(FastCpuGemms, AddmmActivationEqualsTheDefinition) {
     const Tensor sum = wide(bias) + wide(a).mm(wide(b));
     const Tensor size = sum.abs() + wide(a).abs().mm(wide(b).abs());
     // LibTorch's own kernel rounds the sum before the activation.
-    const double rounding = widens() ? 1e-6 : 2 * rounding_of(dtype);
+    const double rounding = upcasts() ? 1e-6 : 2 * rounding_of(dtype);
     expect_close(at::_addmm_activation(bias, a, b), sum.relu(), size);
     const Tensor gelu = at::_addmm_activation(bias, a, b, 1, 1, /*use_gelu=*/true);
     expect_close(gelu, at::gelu(sum), size * (rounding / 1e-6));
@@ -269,7 +269,7 @@ TEST_P(FastCpuGemms, OutIsResizedCopiedToAndMayBeAnOperand) {
     at::mm_out(columns, a, b);
     EXPECT_TRUE(columns.equal(expected));
     EXPECT_EQ(part.narrow(1, 0, 24).count_nonzero().item<std::int64_t>(), 0);
-    if (widens()) {
+    if (upcasts()) {
       Tensor self = a.clone();
       at::mm_out(self, self, b);
       EXPECT_TRUE(self.equal(expected));
@@ -318,7 +318,7 @@ TEST_P(FastCpuGemms, InfinitiesAndNansFollowIeee) {
   const Tensor big = at::full({20, 64}, 200.0, torch::kHalf);
   EXPECT_TRUE(at::mm(big, big.t()).isinf().all().item<bool>());
   // 2,560,000 is out of range, half of 1e-2 of it is not: alpha comes before the rounding.
-  if (widens()) {
+  if (upcasts()) {
     EXPECT_TRUE(at::addmm(at::zeros({20}, torch::kHalf), big, big.t(), 1, 0.005)
                     .isfinite()
                     .all()

@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "support/matmul_ways.h"
+#include "support/gemm_config_scope.h"
 
 namespace halftone {
 namespace {
@@ -24,7 +24,7 @@ class Gemm32 : public testing::TestWithParam<std::string> {
     if (GetParam() == "onednn" && !has_onednn_gemm32()) GTEST_SKIP() << "needs AVX-512";
     torch::manual_seed(1);
   }
-  test::WaysScope scope_{GetParam()};
+  test::GemmConfigScope scope_{GetParam()};
 };
 
 // Above and below the size from which oneDNN is asked, with sizes that fill no vector.
@@ -93,7 +93,7 @@ TEST(Gemm32Libraries, AreTwo) {
   torch::manual_seed(2);
   const Tensor a = torch::randn({512, 1408}), b = torch::randn({1408, 512});
   const auto product = [&](const char* library) {
-    const test::WaysScope scope(library);
+    const test::GemmConfigScope scope(library);
     return gemm32(a, b);
   };
   EXPECT_TRUE(product("blas").equal(torch::mm(a, b)));

@@ -6,7 +6,7 @@
 Each sample of an operator or module that calls a kernel of the library runs forward, backward, with out=, in place and
 under autocast, in bf16 and fp16; convolutions, attention and products of more shapes and layouts join them. With the
 library, shapes, dtypes, strides and exceptions must be those without it. On the path native the bits must be, too. On
-the path widened no product may be farther from fp64 than without the library by more than one rounding. What rounds
+the path upcast no product may be farther from fp64 than without the library by more than one rounding. What rounds
 several times on its way, such as a gradient or a module, must be no farther on the average of its samples. Exit status
 77, with the reason, where Python has no PyTorch of the release that the library was built with; HALFTONE_PYTHON names
 another Python.
@@ -23,8 +23,8 @@ import warnings
 SKIPPED = 77
 SAMPLES = 32  # of an operator or module and dtype, at most, evenly chosen
 # Every backward product of its own path: gradients by input and by weight part there.
-PATHS = ("native,blas", "widened,blas", "native,blas," + ",".join(
-    f"{dtype}.{product}=widened" for dtype in ("bf16", "fp16")
+PATHS = ("native,blas", "upcast,blas", "native,blas," + ",".join(
+    f"{dtype}.{product}=upcast" for dtype in ("bf16", "fp16")
     for product in ("input_gradient", "attention", "convolution_weight_gradient")))
 
 

@@ -5,7 +5,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "halftone/autocast/autocast.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
 
@@ -43,11 +43,11 @@ Tensor output(const Tensor& x, const Weights& weights, Recipe recipe) {
 
 TEST(FusedGradAccumulation, GivesTheGradientsThatAutogradGives) {
   torch::manual_seed(1);
-  const MatmulChoice before = matmul_paths();
+  const CpuGemmConfig before = cpu_gemm_config();
   const Tensor x = torch::randn({5, 6}), g = torch::randn({5, 7});
   for (const Recipe recipe :
        {Recipe::kFp32, Recipe::kBf16Native, Recipe::kBf16Widened, Recipe::kInt8}) {
-    set_matmul_paths(parse_matmul_choice(recipe == Recipe::kBf16Native ? "native" : "widened"));
+    set_cpu_gemm_config(parse_cpu_gemm_config(recipe == Recipe::kBf16Native ? "native" : "upcast"));
     torch::manual_seed(2);
     const Weights through_autograd;
     torch::manual_seed(2);
@@ -63,7 +63,7 @@ TEST(FusedGradAccumulation, GivesTheGradientsThatAutogradGives) {
     EXPECT_TRUE(at::allclose(in_place.grad(), through_autograd.grad(), 1e-6, 1e-6));
     EXPECT_FALSE(in_place.grad().equal(torch::ones({7, 6})));
   }
-  set_matmul_paths(before);
+  set_cpu_gemm_config(before);
 }
 
 TEST(FusedGradAccumulation, LeavesGradAloneWhereAutogradWould) {

@@ -11,7 +11,7 @@
 
 #include "halftone/core/dtype.h"
 #include "support/fused_op.h"
-#include "support/matmul_ways.h"
+#include "support/gemm_config_scope.h"
 
 namespace halftone {
 namespace {
@@ -38,7 +38,7 @@ double tolerance(ScalarType dtype) {
 class HeadProductsTest : public testing::TestWithParam<std::tuple<ScalarType, std::string>> {
  protected:
   ScalarType dtype() const { return std::get<0>(GetParam()); }
-  test::WaysScope ways_{std::get<1>(GetParam())};
+  test::GemmConfigScope ways_{std::get<1>(GetParam())};
 };
 
 TEST_P(HeadProductsTest, AreThoseOfRoundedOperands) {
@@ -103,7 +103,7 @@ std::string param_name(const testing::TestParamInfo<std::tuple<ScalarType, std::
 INSTANTIATE_TEST_SUITE_P(Formats, HeadProductsTest,
                          testing::Combine(testing::Values(torch::kFloat, torch::kBFloat16,
                                                           torch::kHalf),
-                                          testing::Values("native", "widened")),
+                                          testing::Values("native", "upcast")),
                          param_name);
 
 TEST(HeadProductsInt8, StayWithinTheQuantisersError) {

@@ -14,7 +14,7 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/fused/cross_entropy.h"
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
 
@@ -99,15 +99,15 @@ void expect_near(const Result& actual, const Result& expected, double error) {
 /// Puts a choice of paths in force for a scope.
 class Paths {
  public:
-  explicit Paths(std::string_view text) : before_(matmul_paths()) {
-    set_matmul_paths(parse_matmul_choice(text, before_));
+  explicit Paths(std::string_view text) : before_(cpu_gemm_config()) {
+    set_cpu_gemm_config(parse_cpu_gemm_config(text, before_));
   }
-  ~Paths() { set_matmul_paths(before_); }
+  ~Paths() { set_cpu_gemm_config(before_); }
   Paths(const Paths&) = delete;
   Paths& operator=(const Paths&) = delete;
 
  private:
-  MatmulChoice before_;
+  CpuGemmConfig before_;
 };
 
 TEST(LinearCrossEntropy, EqualsTheDefinitionForEveryCut) {
@@ -181,8 +181,8 @@ TEST(LinearCrossEntropy, NothingCountedIsZeroWithZeroGradients) {
 TEST(LinearCrossEntropy, KeepsTheDtypesOfTheCompositionUnderAutocast) {
   torch::manual_seed(5);
   const Head head = random_head(70, 32, 257);
-  for (const char* way : {"widened", "native", "widened,bf16.forward=native,fp16.forward=native",
-                          "widened,bf16.weight_gradient=native,fp16.weight_gradient=native"}) {
+  for (const char* way : {"upcast", "native", "upcast,bf16.forward=native,fp16.forward=native",
+                          "upcast,bf16.weight_gradient=native,fp16.weight_gradient=native"}) {
     const Paths paths(way);
     for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
       const double roundoff = dtype == torch::kHalf ? 0x1p-11 : 0x1p-8;
@@ -286,7 +286,7 @@ TEST(LinearCrossEntropy, Fp16FlushesLessThanTheComposition) {
   Head head{torch::ones({4, 1}), torch::zeros({3, 1}), torch::zeros({4}, torch::kLong),
             torch::ones({4})};
   head.weight[2] = -20.0F;
-  for (const char* way : {"fp16=widened", "fp16=native"}) {
+  for (const char* way : {"fp16=upcast", "fp16=native"}) {
     const Paths paths(way);
     const Autocast autocast(torch::kCPU, torch::kHalf);
     const double expected = std::exp(-20.0) / 2;
@@ -300,7 +300,7 @@ TEST(LinearCrossEntropy, Fp16FlushesLessThanTheComposition) {
 TEST(LinearCrossEntropy, Fp16DoesNotOverflowOnItsOwn) {
   Head head{torch::full({512, 4}, 900.0F), torch::zeros({3, 4}), torch::zeros({512}, torch::kLong),
             torch::ones({512})};
-  for (const char* way : {"fp16=widened", "fp16=native"}) {
+  for (const char* way : {"fp16=upcast", "fp16=native"}) {
     const Paths paths(way);
     const Autocast autocast(torch::kCPU, torch::kHalf);
     const Result made = result_of(head, chunked(512));

@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/gemm_half.h"
-#include "halftone/kernels/gemm/matmul_path.h"
 
 namespace halftone {
 namespace {
@@ -16,7 +16,7 @@ namespace {
 using torch::ScalarType;
 using torch::Tensor;
 
-std::vector<MatmulPath> paths() { return {MatmulPath::kNative, MatmulPath::kWidened}; }
+std::vector<GemmBackend> paths() { return {GemmBackend::kNative, GemmBackend::kUpcast}; }
 
 /// Half a unit in the last place of the format, with room for the order of fp32 sums.
 double rounding_of(ScalarType dtype) {
@@ -27,14 +27,14 @@ double rounding_of(ScalarType dtype) {
 /// Restores the choice that was in force.
 class PathScope {
  public:
-  explicit PathScope(MatmulPath path) : before_(matmul_paths()) {
-    const MatmulPaths all{path, path, path, path};
-    set_matmul_paths({.bf16 = all, .fp16 = all});
+  explicit PathScope(GemmBackend path) : before_(cpu_gemm_config()) {
+    const GemmBackends all{path, path, path, path};
+    set_cpu_gemm_config({.bf16 = all, .fp16 = all});
   }
-  ~PathScope() { set_matmul_paths(before_); }
+  ~PathScope() { set_cpu_gemm_config(before_); }
 
  private:
-  MatmulChoice before_;
+  CpuGemmConfig before_;
 };
 
 class AutocastScope {
@@ -73,14 +73,14 @@ TEST(GemmHalf, EqualsTheDefinitionOnEveryPathSizeAndLayout) {
       const Tensor b_transposed = b.t().contiguous().t();
       const Tensor a_strided = torch::stack({a, a}, 2).select(2, 0);
       const Tensor b_padded = torch::cat({b, b}, 1).narrow(1, 0, n);
-      for (const MatmulPath path : paths()) {
+      for (const GemmBackend path : paths()) {
         for (const auto& [left, right] : {std::pair{a, b},
                                           {a_transposed, b},
                                           {a, b_transposed},
                                           {a_transposed, b_transposed},
                                           {a_strided, b_padded}}) {
           expect_product(gemm_half(left, right, dtype, path), a, b, rounding_of(dtype));
-          const double wide = path == MatmulPath::kNative ? rounding_of(dtype) : 1e-6;
+          const double wide = path == GemmBackend::kNative ? rounding_of(dtype) : 1e-6;
           expect_product(gemm_half(left, right, torch::kFloat, path), a, b, wide);
         }
       }
@@ -89,7 +89,7 @@ TEST(GemmHalf, EqualsTheDefinitionOnEveryPathSizeAndLayout) {
 }
 
 TEST(GemmHalf, EmptySizesGiveZeros) {
-  for (const MatmulPath path : paths()) {
+  for (const GemmBackend path : paths()) {
     const auto make = [](std::int64_t r, std::int64_t c) {
       return torch::ones({r, c}, torch::kBFloat16);
     };
@@ -108,7 +108,7 @@ TEST(GemmHalf, InfinitiesAndNansPassThrough) {
     a[1][5] = std::numeric_limits<float>::quiet_NaN();
     a[2][0] = inf;
     a[2][1] = -inf;
-    for (const MatmulPath path : paths()) {
+    for (const GemmBackend path : paths()) {
       const Tensor c = gemm_half(a, torch::ones({32, 16}).to(dtype), torch::kFloat, path);
       EXPECT_TRUE((c[0] == inf).all().item<bool>());
       EXPECT_TRUE(c[1].isnan().all().item<bool>());
@@ -120,9 +120,9 @@ TEST(GemmHalf, InfinitiesAndNansPassThrough) {
 
 TEST(GemmHalf, Fp16ResultsBeyondTheRangeAreInfinite) {
   const Tensor big = torch::full({8, 64}, 200.0).to(torch::kHalf);
-  for (const MatmulPath path : paths()) {
+  for (const GemmBackend path : paths()) {
     EXPECT_TRUE(gemm_half(big, big.t(), torch::kHalf, path).isinf().all().item<bool>());
-    if (path != MatmulPath::kNative) {
+    if (path != GemmBackend::kNative) {
       EXPECT_TRUE(
           gemm_half(big, big.t(), torch::kFloat, path).equal(torch::full({8, 8}, 2'560'000.0)));
     }
@@ -132,7 +132,7 @@ TEST(GemmHalf, Fp16ResultsBeyondTheRangeAreInfinite) {
 TEST(Linear, GradientsOfMixedPrecisionEqualTheDefinition) {
   torch::manual_seed(2);
   for (const ScalarType dtype : {torch::kBFloat16, torch::kHalf}) {
-    for (const MatmulPath path : paths()) {
+    for (const GemmBackend path : paths()) {
       const PathScope scope(path);
       Tensor x = torch::randn({3, 7, 17}).requires_grad_();
       Tensor w = torch::randn({9, 17}).requires_grad_();
@@ -151,14 +151,14 @@ TEST(Linear, GradientsOfMixedPrecisionEqualTheDefinition) {
       expect_product(y.detach().view({21, 9}), x16, w16.t(), rounding_of(dtype));
       expect_product(x.grad().view({21, 17}), g16, w16, rounding_of(dtype));
       ASSERT_EQ(w.grad().scalar_type(), torch::kFloat);
-      const double wide = path == MatmulPath::kNative ? rounding_of(dtype) : 1e-6;
+      const double wide = path == GemmBackend::kNative ? rounding_of(dtype) : 1e-6;
       expect_product(w.grad(), g16.t(), x16, wide);
     }
   }
 }
 
 TEST(Linear, BackwardInsideTheAutocastRegionGivesTheSame) {
-  for (const MatmulPath path : paths()) {
+  for (const GemmBackend path : paths()) {
     const PathScope scope(path);
     torch::manual_seed(3);
     Tensor w = torch::randn({8, 16}).requires_grad_();
@@ -168,7 +168,7 @@ TEST(Linear, BackwardInsideTheAutocastRegionGivesTheSame) {
     const Tensor x16 = x.to(torch::kBFloat16);
     const Tensor ones = torch::ones({8, 4}, torch::kBFloat16);
     at::autocast::set_autocast_enabled(torch::kCPU, false);
-    expect_product(w.grad(), ones, x16, path == MatmulPath::kNative ? 0x1p-8 : 1e-6);
+    expect_product(w.grad(), ones, x16, path == GemmBackend::kNative ? 0x1p-8 : 1e-6);
   }
 }
 
@@ -185,7 +185,7 @@ TEST(MergedLinear, EqualsItsMembersSideBySideInEveryDtype) {
   torch::manual_seed(4);
   for (const bool adjacent : {false, true}) {
     for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
-      for (const MatmulPath path : {MatmulPath::kNative, MatmulPath::kWidened}) {
+      for (const GemmBackend path : {GemmBackend::kNative, GemmBackend::kUpcast}) {
         const PathScope scope(path);
         const Tensor x = torch::randn({5, 2, 16}).requires_grad_();
         const std::vector<Tensor> weights = three_weights(adjacent);

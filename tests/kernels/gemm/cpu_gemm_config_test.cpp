@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 
 #include <gtest/gtest.h>
 
@@ -10,50 +10,50 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/gemm/cpu_gemm_probe.h"
 #include "halftone/kernels/gemm/gemm32.h"
-#include "halftone/kernels/gemm/matmul_probe.h"
 #include "support/paths.h"
 
 namespace halftone {
 namespace {
 
-TEST(MatmulChoice, TextRoundTrips) {
-  for (const char* text : {"bf16=native,fp16=widened,fp32=blas",
-                           "bf16=widened,bf16.attention=native,fp16=native,fp32=onednn",
-                           "bf16=native,bf16.convolution_weight_gradient=widened,fp16=widened,"
+TEST(CpuGemmConfig, TextRoundTrips) {
+  for (const char* text : {"bf16=native,fp16=upcast,fp32=blas",
+                           "bf16=upcast,bf16.attention=native,fp16=native,fp32=onednn",
+                           "bf16=native,bf16.convolution_weight_gradient=upcast,fp16=upcast,"
                            "fp32=blas",
-                           "bf16=native,bf16.weight_gradient=widened,fp16=widened,fp32=onednn"})
-    EXPECT_EQ(to_string(parse_matmul_choice(text)), text);
+                           "bf16=native,bf16.weight_gradient=upcast,fp16=upcast,fp32=onednn"})
+    EXPECT_EQ(to_string(parse_cpu_gemm_config(text)), text);
 }
 
-TEST(MatmulChoice, OneWordNamesEverythingAndTheRestStays) {
-  EXPECT_EQ(to_string(parse_matmul_choice("native")), "bf16=native,fp16=native,fp32=blas");
-  const MatmulChoice base = parse_matmul_choice("native,onednn");
-  EXPECT_EQ(to_string(parse_matmul_choice("fp16=widened", base)),
-            "bf16=native,fp16=widened,fp32=onednn");
-  EXPECT_EQ(to_string(parse_matmul_choice("blas", base)), "bf16=native,fp16=native,fp32=blas");
+TEST(CpuGemmConfig, OneWordNamesEverythingAndTheRestStays) {
+  EXPECT_EQ(to_string(parse_cpu_gemm_config("native")), "bf16=native,fp16=native,fp32=blas");
+  const CpuGemmConfig base = parse_cpu_gemm_config("native,onednn");
+  EXPECT_EQ(to_string(parse_cpu_gemm_config("fp16=upcast", base)),
+            "bf16=native,fp16=upcast,fp32=onednn");
+  EXPECT_EQ(to_string(parse_cpu_gemm_config("blas", base)), "bf16=native,fp16=native,fp32=blas");
 }
 
-TEST(MatmulChoice, WithoutConvolutionsShowsTheProductsAlone) {
-  const MatmulChoice choice = parse_matmul_choice(
-      "native,bf16.attention=widened,bf16.convolution=widened,"
-      "bf16.convolution_input_gradient=widened,bf16.convolution_weight_gradient=widened");
-  EXPECT_EQ(to_string(without_convolutions(choice.bf16)), "native, attention=widened");
+TEST(CpuGemmConfig, WithoutConvolutionsShowsTheProductsAlone) {
+  const CpuGemmConfig choice = parse_cpu_gemm_config(
+      "native,bf16.attention=upcast,bf16.convolution=upcast,"
+      "bf16.convolution_input_gradient=upcast,bf16.convolution_weight_gradient=upcast");
+  EXPECT_EQ(to_string(without_convolutions(choice.bf16)), "native, attention=upcast");
 }
 
-TEST(MatmulChoice, RefusesUnknownWords) {
+TEST(CpuGemmConfig, RefusesUnknownWords) {
   for (const char* text :
        {"", "fast", "bf16=", "bf17=native", "bf16.sideways=native", "native,", "=native",
         "bf16=native,,", "fp32=native", "fp32=", "bf16=blas", "onednn=fp32"})
-    EXPECT_THROW(parse_matmul_choice(text), UserError) << text;
+    EXPECT_THROW(parse_cpu_gemm_config(text), UserError) << text;
 }
 
-TEST(MatmulChoice, SettingPutsItInForce) {
-  const MatmulChoice before = matmul_paths();
-  const MatmulChoice other = parse_matmul_choice("bf16=native,fp16=widened");
-  set_matmul_paths(other);
-  EXPECT_EQ(matmul_paths(), other);
-  set_matmul_paths(before);
+TEST(CpuGemmConfig, SettingPutsItInForce) {
+  const CpuGemmConfig before = cpu_gemm_config();
+  const CpuGemmConfig other = parse_cpu_gemm_config("bf16=native,fp16=upcast");
+  set_cpu_gemm_config(other);
+  EXPECT_EQ(cpu_gemm_config(), other);
+  set_cpu_gemm_config(before);
 }
 
 TEST(MatmulProbe, LeavesTheRandomGeneratorAlone) {
@@ -69,11 +69,11 @@ TEST(MatmulProbe, ChoosesTheNativeWayWhereItIsClearlyFaster) {
   ASSERT_EQ(measurement.timings.size(), 8);
   for (const MatmulTiming& timing : measurement.timings) {
     EXPECT_GT(timing.native_ms, 0.0) << timing.product;
-    EXPECT_GT(timing.widened_ms, 0.0) << timing.product;
-    const MatmulChoice with_native =
-        parse_matmul_choice(timing.product + "=native", measurement.choice);
+    EXPECT_GT(timing.upcast_ms, 0.0) << timing.product;
+    const CpuGemmConfig with_native =
+        parse_cpu_gemm_config(timing.product + "=native", measurement.choice);
     const bool is_native = with_native == measurement.choice;
-    EXPECT_EQ(is_native, !timing.small && timing.native_ms * 1.25 < timing.widened_ms)
+    EXPECT_EQ(is_native, !timing.small && timing.native_ms * 1.25 < timing.upcast_ms)
         << timing.product;
   }
   EXPECT_GT(measurement.fp32.blas_ms, 0.0);
@@ -87,11 +87,11 @@ TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
   const fs::path cache = fs::path(test::kBuildDir) / "matmul_probe_cache";
   fs::remove_all(cache);
   setenv("XDG_CACHE_HOME", cache.c_str(), 1);
-  const MatmulMeasurement first = measured_matmul_paths();
+  const MatmulMeasurement first = measured_cpu_gemm_config();
   const fs::path record = cache / "halftone" / "matmul.json";
   ASSERT_EQ(matmul_record_path(), record);
   ASSERT_TRUE(fs::exists(record));
-  const MatmulMeasurement again = measured_matmul_paths();
+  const MatmulMeasurement again = measured_cpu_gemm_config();
   EXPECT_FALSE(first.recorded);
   EXPECT_TRUE(again.recorded);
   EXPECT_EQ(again.choice, first.choice);
@@ -99,13 +99,13 @@ TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
   for (std::size_t i = 0; i < first.timings.size(); ++i) {
     EXPECT_EQ(again.timings[i].product, first.timings[i].product);
     EXPECT_EQ(again.timings[i].native_ms, first.timings[i].native_ms);
-    EXPECT_EQ(again.timings[i].widened_ms, first.timings[i].widened_ms);
+    EXPECT_EQ(again.timings[i].upcast_ms, first.timings[i].upcast_ms);
     EXPECT_EQ(again.timings[i].small, first.timings[i].small);
   }
   EXPECT_EQ(again.fp32.blas_ms, first.fp32.blas_ms);
   EXPECT_EQ(again.fp32.onednn_ms, first.fp32.onednn_ms);
-  const MatmulMeasurement anew = measured_matmul_paths(MatmulRecord::kReplace);
-  EXPECT_EQ(measured_matmul_paths().timings[0].native_ms, anew.timings[0].native_ms);
+  const MatmulMeasurement anew = measured_cpu_gemm_config(MatmulRecord::kReplace);
+  EXPECT_EQ(measured_cpu_gemm_config().timings[0].native_ms, anew.timings[0].native_ms);
   EXPECT_FALSE(anew.recorded);
   {
     // A record that lacks products is not enough.
@@ -113,16 +113,16 @@ TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
     for (auto& [key, value] : older.items())
       if (value.is_array()) value.erase(value.begin() + 4, value.end());
     std::ofstream(record) << older;
-    EXPECT_FALSE(measured_matmul_paths().recorded);
-    EXPECT_TRUE(measured_matmul_paths().recorded);
+    EXPECT_FALSE(measured_cpu_gemm_config().recorded);
+    EXPECT_TRUE(measured_cpu_gemm_config().recorded);
   }
   for (const char* damaged : {"{ damaged", "[1]", "{}"}) {
     std::ofstream(record) << damaged;
-    EXPECT_NO_THROW(measured_matmul_paths()) << damaged;
+    EXPECT_NO_THROW(measured_cpu_gemm_config()) << damaged;
   }
   fs::remove_all(cache);
   std::ofstream(cache.string()) << "a file where the folder should be";
-  EXPECT_NO_THROW(measured_matmul_paths());
+  EXPECT_NO_THROW(measured_cpu_gemm_config());
   fs::remove_all(cache);
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gemm/matmul_probe.h"
+#include "halftone/kernels/gemm/cpu_gemm_probe.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
@@ -80,7 +80,7 @@ std::array<Operands, 3> directions_of(ScalarType dtype, std::int64_t shrink,
   return {{{x, w.t(), dtype}, {g, w, dtype}, {g.t(), x, torch::kFloat}}};
 }
 
-using Work = std::function<void(MatmulPath)>;
+using Work = std::function<void(GemmBackend)>;
 
 /// Best time of each of two ways, rounds interleaved so that a disturbance meets both.
 template <class Way>
@@ -99,26 +99,26 @@ std::array<double, 2> best_times(const std::function<void(Way)>& work, int round
 constexpr double kMilliseconds = 1e3;
 
 MatmulTiming time_ways(const Work& small, const Work& real) {
-  constexpr auto kNative = static_cast<std::size_t>(MatmulPath::kNative);
-  constexpr auto kWidened = static_cast<std::size_t>(MatmulPath::kWidened);
+  constexpr auto kNative = static_cast<std::size_t>(GemmBackend::kNative);
+  constexpr auto kUpcast = static_cast<std::size_t>(GemmBackend::kUpcast);
   const auto timing = [](const std::array<double, 2>& seconds, bool is_small) {
     return MatmulTiming{.native_ms = kMilliseconds * seconds[kNative],
-                        .widened_ms = kMilliseconds * seconds[kWidened],
+                        .upcast_ms = kMilliseconds * seconds[kUpcast],
                         .small = is_small};
   };
   const std::array<double, 2> first = best_times(small, 2);
-  if (first[kNative] > kHopeless * first[kWidened]) return timing(first, true);
+  if (first[kNative] > kHopeless * first[kUpcast]) return timing(first, true);
   return timing(best_times(real, kRounds), false);
 }
 
-MatmulPath faster_way(const MatmulTiming& timing) {
-  return timing.native_ms * kNativeGain < timing.widened_ms ? MatmulPath::kNative
-                                                            : MatmulPath::kWidened;
+GemmBackend faster_way(const MatmulTiming& timing) {
+  return timing.native_ms * kNativeGain < timing.upcast_ms ? GemmBackend::kNative
+                                                           : GemmBackend::kUpcast;
 }
 
 MatmulTiming time_gemm(const Operands& small, const Operands& real, GemmLibrary fp32) {
   const auto work = [fp32](const Operands& operands) {
-    return [operands, fp32](MatmulPath path) {
+    return [operands, fp32](GemmBackend path) {
       gemm_half(operands.a, operands.b, operands.out, path, fp32);
     };
   };
@@ -129,8 +129,8 @@ Work attention_work(ScalarType dtype, std::int64_t steps) {
   const std::array<Tensor, 4> inputs{
       filled({1, 8, steps, 64}, dtype), filled({1, 8, steps, 64}, dtype),
       filled({1, 8, steps, 64}, dtype), filled({1, 8, steps, 64}, dtype)};
-  return [inputs, dtype](MatmulPath path) {
-    const ScalarType inner = path == MatmulPath::kNative ? dtype : torch::kFloat;
+  return [inputs, dtype](GemmBackend path) {
+    const ScalarType inner = path == GemmBackend::kNative ? dtype : torch::kFloat;
     const Tensor q = inputs[0].to(inner), k = inputs[1].to(inner), v = inputs[2].to(inner);
     const auto [out, lse] =
         at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, /*is_causal=*/true);
@@ -166,7 +166,7 @@ GemmLibrary faster_library(const LibraryTiming& timing) {
   return onednn ? GemmLibrary::kOneDnn : GemmLibrary::kBlas;
 }
 
-MatmulPaths measure(ScalarType dtype, GemmLibrary fp32, std::vector<MatmulTiming>& timings) {
+GemmBackends measure(ScalarType dtype, GemmLibrary fp32, std::vector<MatmulTiming>& timings) {
   const auto small = directions_of(dtype, 4);
   const auto real = directions_of(dtype, 1);
   const auto faster = [&](const char* direction, MatmulTiming timing) {
@@ -174,7 +174,7 @@ MatmulPaths measure(ScalarType dtype, GemmLibrary fp32, std::vector<MatmulTiming
     timings.push_back(std::move(timing));
     return faster_way(timings.back());
   };
-  MatmulPaths paths{
+  GemmBackends paths{
       .forward = faster("forward", time_gemm(small[0], real[0], fp32)),
       .input_gradient = faster("input_gradient", time_gemm(small[1], real[1], fp32)),
       .weight_gradient = faster("weight_gradient", time_gemm(small[2], real[2], fp32)),
@@ -215,13 +215,13 @@ std::optional<MatmulMeasurement> recorded(const std::string& key) {
   try {
     const nlohmann::json& libraries = record.at(libraries_key(key));
     MatmulMeasurement known{
-        .choice = parse_matmul_choice(record.at(key).get<std::string>()),
+        .choice = parse_cpu_gemm_config(record.at(key).get<std::string>()),
         .fp32 = {.blas_ms = libraries.at("blas_ms"), .onednn_ms = libraries.at("onednn_ms")},
         .recorded = true};
     for (const nlohmann::json& timing : record.at(timings_key(key)))
       known.timings.push_back({.product = timing.at("product"),
                                .native_ms = timing.at("native_ms"),
-                               .widened_ms = timing.at("widened_ms"),
+                               .upcast_ms = timing.at("upcast_ms"),
                                .small = timing.at("small")});
     // A record that lacks products is measured again.
     if (known.timings.size() != kProducts) return std::nullopt;
@@ -241,7 +241,7 @@ void write_record(const std::string& key, const MatmulMeasurement& measurement) 
   for (const MatmulTiming& timing : measurement.timings)
     timings.push_back({{"product", timing.product},
                        {"native_ms", timing.native_ms},
-                       {"widened_ms", timing.widened_ms},
+                       {"upcast_ms", timing.upcast_ms},
                        {"small", timing.small}});
   nlohmann::json record = read_record();
   record[key] = to_string(measurement.choice);
@@ -279,7 +279,7 @@ MatmulMeasurement measure_matmul_paths() {
   return measurement;
 }
 
-MatmulMeasurement measured_matmul_paths(MatmulRecord record) {
+MatmulMeasurement measured_cpu_gemm_config(MatmulRecord record) {
   const std::string key = conditions();
   if (record == MatmulRecord::kUse)
     if (std::optional<MatmulMeasurement> known = recorded(key)) return *std::move(known);

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 
 namespace halftone {
 
@@ -13,7 +13,7 @@ namespace halftone {
 struct MatmulTiming {
   std::string product;  ///< "bf16.forward", "fp16.attention"
   double native_ms = 0;
-  double widened_ms = 0;
+  double upcast_ms = 0;
   /// On a problem of a quarter of each size: there the native way was slow beyond hope, and was not
   /// tried on the real one.
   bool small = false;
@@ -26,7 +26,7 @@ struct LibraryTiming {
 };
 
 struct MatmulMeasurement {
-  MatmulChoice choice;
+  CpuGemmConfig choice;
   std::vector<MatmulTiming> timings;
   LibraryTiming fp32;
   bool recorded = false;  ///< by an earlier process or call
@@ -40,7 +40,7 @@ enum class MatmulRecord { kUse, kReplace };
 /// Returns the record of an earlier process under the same conditions: processor, instruction-set
 /// caps, LibTorch, threads. Without one, or with kReplace, measures and records. A record that
 /// cannot be read or written is not an error.
-MatmulMeasurement measured_matmul_paths(MatmulRecord record = MatmulRecord::kUse);
+MatmulMeasurement measured_cpu_gemm_config(MatmulRecord record = MatmulRecord::kUse);
 
 /// The file of the measurements. It need not exist.
 std::filesystem::path matmul_record_path();

@@ -12,22 +12,22 @@
 
 namespace halftone {
 
-enum class MatmulPath {
-  kNative,   // LibTorch's kernels for the dtype (oneDNN)
-  kWidened,  // operands widened exactly to fp32, sgemm, the result rounded once
+enum class GemmBackend {
+  kNative,  // LibTorch's kernels for the dtype (oneDNN)
+  kUpcast,  // operands upcast exactly to fp32, sgemm, the result rounded once
 };
 
 /// One dtype's ways, by product. A transposed convolution is the input gradient of another one and
 /// goes its way; its own input gradient goes the way of `convolution`.
-struct MatmulPaths {
-  MatmulPath forward = MatmulPath::kWidened;
-  MatmulPath input_gradient = MatmulPath::kWidened;
-  MatmulPath weight_gradient = MatmulPath::kWidened;
-  MatmulPath attention = MatmulPath::kWidened;
-  MatmulPath convolution = MatmulPath::kWidened;
-  MatmulPath convolution_input_gradient = MatmulPath::kWidened;
-  MatmulPath convolution_weight_gradient = MatmulPath::kWidened;
-  bool operator==(const MatmulPaths&) const = default;
+struct GemmBackends {
+  GemmBackend forward = GemmBackend::kUpcast;
+  GemmBackend input_gradient = GemmBackend::kUpcast;
+  GemmBackend weight_gradient = GemmBackend::kUpcast;
+  GemmBackend attention = GemmBackend::kUpcast;
+  GemmBackend convolution = GemmBackend::kUpcast;
+  GemmBackend convolution_input_gradient = GemmBackend::kUpcast;
+  GemmBackend convolution_weight_gradient = GemmBackend::kUpcast;
+  bool operator==(const GemmBackends&) const = default;
 };
 
 /// The library of fp32 matmuls. It also multiplies operands that were upcast to fp32.
@@ -36,36 +36,36 @@ enum class GemmLibrary {
   kOneDnn,  // gemm32.h
 };
 
-struct MatmulChoice {
-  MatmulPaths bf16;
-  MatmulPaths fp16;
+struct CpuGemmConfig {
+  GemmBackends bf16;
+  GemmBackends fp16;
   GemmLibrary fp32 = GemmLibrary::kBlas;
   /// The ways of `dtype`. REQUIRES bf16 or fp16.
-  MatmulPaths of(torch::ScalarType dtype) const { return dtype == torch::kBFloat16 ? bf16 : fp16; }
-  bool operator==(const MatmulChoice&) const = default;
+  GemmBackends of(torch::ScalarType dtype) const { return dtype == torch::kBFloat16 ? bf16 : fp16; }
+  bool operator==(const CpuGemmConfig&) const = default;
 };
 
-/// "bf16=native,fp16=widened,fp32=onednn", or with directions, "bf16.forward=widened"; parse_ reads
-/// the same, one word for everything in 16 bits ("widened") and one for fp32 ("blas"). What the
+/// "bf16=native,fp16=upcast,fp32=onednn", or with directions, "bf16.forward=upcast"; parse_ reads
+/// the same, one word for everything in 16 bits ("upcast") and one for fp32 ("blas"). What the
 /// text leaves out stays as in `base`.
-std::string to_string(const MatmulChoice& choice);
+std::string to_string(const CpuGemmConfig& choice);
 /// `paths` as a model without convolutions shows them: these follow the forward product.
-MatmulPaths without_convolutions(MatmulPaths paths);
-/// One dtype's ways: "native", or with directions that differ, "native, attention=widened".
-std::string to_string(const MatmulPaths& paths);
-std::string to_string(MatmulPath path);
+GemmBackends without_convolutions(GemmBackends paths);
+/// One dtype's ways: "native", or with directions that differ, "native, attention=upcast".
+std::string to_string(const GemmBackends& paths);
+std::string to_string(GemmBackend path);
 std::string to_string(GemmLibrary library);
-MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base = {});
+CpuGemmConfig parse_cpu_gemm_config(std::string_view text, const CpuGemmConfig& base = {});
 
 /// The ways in force. The first call decides: the environment variable HALFTONE_MATMUL, else what
 /// an earlier process measured on the same machine with the same libraries
 /// (${XDG_CACHE_HOME:-~/.cache}/halftone/matmul.json), else a measurement of less than a second.
 /// Thread-safe.
-MatmulChoice matmul_paths();
+CpuGemmConfig cpu_gemm_config();
 /// The ways in force where the process has asked for them, which it has not before its first
 /// product on a CPU; never measures. Thread-safe.
-std::optional<MatmulChoice> decided_matmul_paths();
+std::optional<CpuGemmConfig> decided_matmul_paths();
 /// Puts `choice` in force for the process, as a resumed run does: other ways, other bits.
-void set_matmul_paths(const MatmulChoice& choice);
+void set_cpu_gemm_config(const CpuGemmConfig& choice);
 
 }  // namespace halftone

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/gemm/matmul_path.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 
 #include <fmt/format.h>
 
@@ -10,31 +10,31 @@
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/gemm/cpu_gemm_probe.h"
 #include "halftone/kernels/gemm/matmul_environment.h"
-#include "halftone/kernels/gemm/matmul_probe.h"
 
 namespace halftone {
 namespace {
 
-constexpr std::array<std::pair<const char*, MatmulPath>, 2> kPathNames{
-    {{"native", MatmulPath::kNative}, {"widened", MatmulPath::kWidened}}};
+constexpr std::array<std::pair<const char*, GemmBackend>, 2> kPathNames{
+    {{"native", GemmBackend::kNative}, {"upcast", GemmBackend::kUpcast}}};
 constexpr std::array<std::pair<const char*, GemmLibrary>, 2> kLibraryNames{
     {{"blas", GemmLibrary::kBlas}, {"onednn", GemmLibrary::kOneDnn}}};
-constexpr std::array<std::pair<const char*, MatmulPath MatmulPaths::*>, 7> kDirections{
-    {{"forward", &MatmulPaths::forward},
-     {"input_gradient", &MatmulPaths::input_gradient},
-     {"weight_gradient", &MatmulPaths::weight_gradient},
-     {"attention", &MatmulPaths::attention},
-     {"convolution", &MatmulPaths::convolution},
-     {"convolution_input_gradient", &MatmulPaths::convolution_input_gradient},
-     {"convolution_weight_gradient", &MatmulPaths::convolution_weight_gradient}}};
-constexpr std::array<std::pair<const char*, MatmulPaths MatmulChoice::*>, 2> kDtypes{
-    {{"bf16", &MatmulChoice::bf16}, {"fp16", &MatmulChoice::fp16}}};
+constexpr std::array<std::pair<const char*, GemmBackend GemmBackends::*>, 7> kDirections{
+    {{"forward", &GemmBackends::forward},
+     {"input_gradient", &GemmBackends::input_gradient},
+     {"weight_gradient", &GemmBackends::weight_gradient},
+     {"attention", &GemmBackends::attention},
+     {"convolution", &GemmBackends::convolution},
+     {"convolution_input_gradient", &GemmBackends::convolution_input_gradient},
+     {"convolution_weight_gradient", &GemmBackends::convolution_weight_gradient}}};
+constexpr std::array<std::pair<const char*, GemmBackends CpuGemmConfig::*>, 2> kDtypes{
+    {{"bf16", &CpuGemmConfig::bf16}, {"fp16", &CpuGemmConfig::fp16}}};
 
-MatmulPath parse_path(std::string_view text) {
+GemmBackend parse_path(std::string_view text) {
   for (const auto& [name, value] : kPathNames)
     if (name == text) return value;
-  throw UserError(fmt::format("expected native or widened for a 16-bit matmul, got '{}'", text));
+  throw UserError(fmt::format("expected native or upcast for a 16-bit matmul, got '{}'", text));
 }
 
 std::optional<GemmLibrary> library_named(std::string_view text) {
@@ -53,7 +53,7 @@ std::string unknown_product(std::string_view key) {
       products, key);
 }
 
-void apply_item(std::string_view item, MatmulChoice& choice) {
+void apply_item(std::string_view item, CpuGemmConfig& choice) {
   const std::size_t equals = item.find('=');
   const std::string_view key = equals == item.npos ? "" : item.substr(0, equals);
   const std::string_view word = equals == item.npos ? item : item.substr(equals + 1);
@@ -64,7 +64,7 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
     choice.fp32 = *library;
     return;
   }
-  const MatmulPath path = parse_path(word);
+  const GemmBackend path = parse_path(word);
   bool known = false;
   for (const auto& [dtype, paths] : kDtypes) {
     for (const auto& [direction, member] : kDirections) {
@@ -78,28 +78,28 @@ void apply_item(std::string_view item, MatmulChoice& choice) {
 }
 
 /// The directions that do not go the way of the forward product.
-std::vector<std::pair<const char*, MatmulPath>> exceptions_of(const MatmulPaths& paths) {
-  std::vector<std::pair<const char*, MatmulPath>> exceptions;
+std::vector<std::pair<const char*, GemmBackend>> exceptions_of(const GemmBackends& paths) {
+  std::vector<std::pair<const char*, GemmBackend>> exceptions;
   for (const auto& [direction, member] : kDirections)
     if (paths.*member != paths.forward) exceptions.emplace_back(direction, paths.*member);
   return exceptions;
 }
 
-MatmulChoice decide() {
+CpuGemmConfig decide() {
   const std::string text = matmul_environment();
-  if (text.empty()) return measured_matmul_paths().choice;
-  const MatmulChoice named = parse_matmul_choice(text);
+  if (text.empty()) return measured_cpu_gemm_config().choice;
+  const CpuGemmConfig named = parse_cpu_gemm_config(text);
   // Every dtype and direction named: nothing left to measure.
-  const MatmulChoice other = parse_matmul_choice(text, parse_matmul_choice("native,onednn"));
-  return named == other ? named : parse_matmul_choice(text, measured_matmul_paths().choice);
+  const CpuGemmConfig other = parse_cpu_gemm_config(text, parse_cpu_gemm_config("native,onednn"));
+  return named == other ? named : parse_cpu_gemm_config(text, measured_cpu_gemm_config().choice);
 }
 
 std::mutex choice_mutex;
-std::optional<MatmulChoice> choice_in_force;
+std::optional<CpuGemmConfig> choice_in_force;
 
 }  // namespace
 
-std::string to_string(MatmulPath path) {
+std::string to_string(GemmBackend path) {
   for (const auto& [name, value] : kPathNames)
     if (value == path) return name;
   return "?";
@@ -111,23 +111,23 @@ std::string to_string(GemmLibrary library) {
   return "?";
 }
 
-MatmulPaths without_convolutions(MatmulPaths paths) {
+GemmBackends without_convolutions(GemmBackends paths) {
   paths.convolution = paths.convolution_input_gradient = paths.convolution_weight_gradient =
       paths.forward;
   return paths;
 }
 
-std::string to_string(const MatmulPaths& paths) {
+std::string to_string(const GemmBackends& paths) {
   std::string text = to_string(paths.forward);
   for (const auto& [direction, path] : exceptions_of(paths))
     text += fmt::format(", {}={}", direction, to_string(path));
   return text;
 }
 
-std::string to_string(const MatmulChoice& choice) {
+std::string to_string(const CpuGemmConfig& choice) {
   std::string text;
   for (const auto& [dtype, member] : kDtypes) {
-    const MatmulPaths& paths = choice.*member;
+    const GemmBackends& paths = choice.*member;
     text += fmt::format("{}={},", dtype, to_string(paths.forward));
     for (const auto& [direction, path] : exceptions_of(paths))
       text += fmt::format("{}.{}={},", dtype, direction, to_string(path));
@@ -135,8 +135,8 @@ std::string to_string(const MatmulChoice& choice) {
   return text + "fp32=" + to_string(choice.fp32);
 }
 
-MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base) {
-  MatmulChoice choice = base;
+CpuGemmConfig parse_cpu_gemm_config(std::string_view text, const CpuGemmConfig& base) {
+  CpuGemmConfig choice = base;
   while (true) {
     const std::size_t comma = text.find(',');
     apply_item(text.substr(0, comma), choice);
@@ -146,18 +146,18 @@ MatmulChoice parse_matmul_choice(std::string_view text, const MatmulChoice& base
   return choice;
 }
 
-MatmulChoice matmul_paths() {
+CpuGemmConfig cpu_gemm_config() {
   const std::lock_guard<std::mutex> lock(choice_mutex);
   if (!choice_in_force) choice_in_force = decide();
   return *choice_in_force;
 }
 
-std::optional<MatmulChoice> decided_matmul_paths() {
+std::optional<CpuGemmConfig> decided_matmul_paths() {
   const std::lock_guard<std::mutex> lock(choice_mutex);
   return choice_in_force;
 }
 
-void set_matmul_paths(const MatmulChoice& choice) {
+void set_cpu_gemm_config(const CpuGemmConfig& choice) {
   const std::lock_guard<std::mutex> lock(choice_mutex);
   choice_in_force = choice;
 }

@@ -10,23 +10,23 @@
 #include <string>
 #include <string_view>
 
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
-#include "halftone/kernels/gemm/matmul_path.h"
 
 namespace halftone::test {
 
-/// In its scope, products take the ways that `choice` names (parse_matmul_choice).
-class WaysScope {
+/// In its scope, products take the ways that `choice` names (parse_cpu_gemm_config).
+class GemmConfigScope {
  public:
-  explicit WaysScope(const std::string& choice) : before_(matmul_paths()) {
-    set_matmul_paths(parse_matmul_choice(choice));
+  explicit GemmConfigScope(const std::string& choice) : before_(cpu_gemm_config()) {
+    set_cpu_gemm_config(parse_cpu_gemm_config(choice));
   }
-  ~WaysScope() { set_matmul_paths(before_); }
-  WaysScope(const WaysScope&) = delete;
-  WaysScope& operator=(const WaysScope&) = delete;
+  ~GemmConfigScope() { set_cpu_gemm_config(before_); }
+  GemmConfigScope(const GemmConfigScope&) = delete;
+  GemmConfigScope& operator=(const GemmConfigScope&) = delete;
 
  private:
-  MatmulChoice before_;
+  CpuGemmConfig before_;
 };
 
 /// With LibTorch's products replaced, once for each way.
@@ -36,8 +36,8 @@ class FastCpuGemmsTest : public testing::TestWithParam<std::string> {
     ASSERT_TRUE(use_fast_cpu_gemms());
     torch::manual_seed(1);
   }
-  bool widens() const { return GetParam() == "widened"; }
-  WaysScope scope_{GetParam()};
+  bool upcasts() const { return GetParam() == "upcast"; }
+  GemmConfigScope scope_{GetParam()};
 };
 
 /// How many tensors change their dtype in `work`, on this thread: none on LibTorch's own way.
