@@ -6,8 +6,8 @@
 #include <set>
 #include <utility>
 
-#include "halftone/kernels/linear/head_products.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
+#include "halftone/kernels/linear/lm_head_matmuls.h"
 
 namespace halftone {
 namespace {

@@ -19,9 +19,9 @@
 #include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
-#include "halftone/kernels/linear/head_products.h"
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
+#include "halftone/kernels/linear/lm_head_matmuls.h"
 
 namespace halftone {
 namespace {
@@ -33,7 +33,7 @@ using torch::autograd::variable_list;
 struct Problem {
   Tensor targets;  // (N)
   Tensor weights;  // (N) fp32: the mask
-  HeadRecipe recipe;
+  LmHeadFormat recipe;
   std::int64_t chunk_rows;
 };
 
@@ -56,7 +56,7 @@ class ChunkPass {
         weight_(weight),
         problem_(problem),
         wanted_(wanted),
-        products_(head_products(weight, problem.recipe)),
+        products_(lm_head_matmuls(weight, problem.recipe)),
         losses_(at::zeros({hidden.size(0)}, fp32())) {
     const Tensor total = problem.weights.sum();
     shares_ = problem.weights / at::where(total == 0, at::ones_like(total), total);
@@ -97,7 +97,7 @@ class ChunkPass {
   Tensor weight_;
   const Problem& problem_;
   Wanted wanted_;
-  std::unique_ptr<HeadProducts> products_;
+  std::unique_ptr<LmHeadMatmuls> products_;
   Tensor losses_;  // (N)
   Tensor shares_;  // (N): of the mean
   Solution solution_;

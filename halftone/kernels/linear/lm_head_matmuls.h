@@ -13,7 +13,7 @@ namespace halftone {
 /// The gradient of a head's weight is upcast and added so many elements at a time.
 inline constexpr std::int64_t kWeightGradientBlock = std::int64_t{1} << 19U;
 
-struct HeadRecipe {
+struct LmHeadFormat {
   torch::ScalarType dtype = torch::kFloat;  // of the operands: fp32, bf16 or fp16
   bool int8 = false;                        // with dtype fp32: int8 operands instead
   std::uint64_t stream = 0;                 // of the stochastic rounding of int8 gradients
@@ -21,9 +21,9 @@ struct HeadRecipe {
 
 /// Of one weight (V, dim), which is rounded once. Call logits() for a chunk, then what is wanted of
 /// the others with the gradient of those logits. CPU, no autograd.
-class HeadProducts {
+class LmHeadMatmuls {
  public:
-  virtual ~HeadProducts() = default;
+  virtual ~LmHeadMatmuls() = default;
 
   /// hidden W^T in the recipe's dtype, dense, to be overwritten by the gradient; valid until the
   /// next call. hidden (n, dim); returns (n, V).
@@ -44,6 +44,7 @@ class HeadProducts {
 };
 
 /// weight (V, dim), fp32, bf16 or fp16.
-std::unique_ptr<HeadProducts> head_products(const torch::Tensor& weight, const HeadRecipe& recipe);
+std::unique_ptr<LmHeadMatmuls> lm_head_matmuls(const torch::Tensor& weight,
+                                               const LmHeadFormat& recipe);
 
 }  // namespace halftone

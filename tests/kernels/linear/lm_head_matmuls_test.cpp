@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The output head's three products against fp64, chunk by chunk, in every format and on each path.
-#include "halftone/kernels/linear/head_products.h"
+#include "halftone/kernels/linear/lm_head_matmuls.h"
 
 #include <gtest/gtest.h>
 #include <torch/types.h>
@@ -35,17 +35,17 @@ double tolerance(ScalarType dtype) {
   return dtype == torch::kBFloat16 ? 3e-3 : dtype == torch::kHalf ? 4e-4 : 3e-6;
 }
 
-class HeadProductsTest : public testing::TestWithParam<std::tuple<ScalarType, std::string>> {
+class LmHeadMatmulsTest : public testing::TestWithParam<std::tuple<ScalarType, std::string>> {
  protected:
   ScalarType dtype() const { return std::get<0>(GetParam()); }
   test::GemmConfigScope ways_{std::get<1>(GetParam())};
 };
 
-TEST_P(HeadProductsTest, AreThoseOfRoundedOperands) {
+TEST_P(LmHeadMatmulsTest, AreThoseOfRoundedOperands) {
   // Odd sizes, and so many numbers that the weight's gradient takes two blocks.
   constexpr std::int64_t kVocab = 5501, kDim = 97;
   const Tensor weight = numbers({kVocab, kDim}, 0.37);
-  const auto head = head_products(weight, {.dtype = dtype()});
+  const auto head = lm_head_matmuls(weight, {.dtype = dtype()});
   const Tensor w = exact(weight, dtype());
   Tensor sum;
   Tensor expected_sum = at::zeros({kVocab, kDim}, torch::kDouble);
@@ -70,8 +70,8 @@ TEST_P(HeadProductsTest, AreThoseOfRoundedOperands) {
   }
 }
 
-TEST_P(HeadProductsTest, PassOnNonFiniteNumbers) {
-  const auto head = head_products(numbers({5, 4}, 0.3), {.dtype = dtype()});
+TEST_P(LmHeadMatmulsTest, PassOnNonFiniteNumbers) {
+  const auto head = lm_head_matmuls(numbers({5, 4}, 0.3), {.dtype = dtype()});
   Tensor hidden = numbers({3, 4}, 0.2);
   hidden[1][2] = INFINITY;
   const Tensor logits = head->logits(hidden);
@@ -80,8 +80,8 @@ TEST_P(HeadProductsTest, PassOnNonFiniteNumbers) {
   EXPECT_TRUE(logits[2].isfinite().all().item<bool>());
 }
 
-TEST_P(HeadProductsTest, GradientExponentUsesTheRangeAndStaysInside) {
-  const auto head = head_products(numbers({50, 16}, 0.3), {.dtype = dtype()});
+TEST_P(LmHeadMatmulsTest, GradientExponentUsesTheRangeAndStaysInside) {
+  const auto head = lm_head_matmuls(numbers({50, 16}, 0.3), {.dtype = dtype()});
   head->logits(numbers({4, 16}, 0.2));
   if (dtype() != torch::kHalf) {
     EXPECT_EQ(head->gradient_exponent(1e-9), 0);
@@ -100,16 +100,16 @@ std::string param_name(const testing::TestParamInfo<std::tuple<ScalarType, std::
   return dtype_name(std::get<0>(param.param)) + "_" + std::get<1>(param.param);
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, HeadProductsTest,
+INSTANTIATE_TEST_SUITE_P(Formats, LmHeadMatmulsTest,
                          testing::Combine(testing::Values(torch::kFloat, torch::kBFloat16,
                                                           torch::kHalf),
                                           testing::Values("native", "upcast")),
                          param_name);
 
-TEST(HeadProductsInt8, StayWithinTheQuantisersError) {
+TEST(LmHeadMatmulsInt8, StayWithinTheQuantisersError) {
   torch::manual_seed(5);
   const Tensor weight = at::randn({301, 64});
-  const auto head = head_products(weight, {.int8 = true, .stream = 3});
+  const auto head = lm_head_matmuls(weight, {.int8 = true, .stream = 3});
   const Tensor hidden = at::randn({9, 64});
   const Tensor w = weight.to(torch::kDouble), h = hidden.to(torch::kDouble);
   // Rounding to 127 steps of the largest number, uniform: 1 / (127 sqrt(12)) of it on each side.

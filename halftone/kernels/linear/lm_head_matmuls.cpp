@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear/head_products.h"
+#include "halftone/kernels/linear/lm_head_matmuls.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -50,9 +50,9 @@ void add_product(const Tensor& a, const Tensor& b, double factor, Tensor& sum) {
   }
 }
 
-class Products32 : public HeadProducts {
+class HeadMatmuls32 : public LmHeadMatmuls {
  public:
-  explicit Products32(const Tensor& weight)
+  explicit HeadMatmuls32(const Tensor& weight)
       : weight_(weight.to(torch::kFloat)), logits_(weight.size(0), torch::kFloat) {}
 
   Tensor logits(const Tensor& hidden) override {
@@ -79,9 +79,9 @@ class Products32 : public HeadProducts {
 
 /// Each product by the path that gemm_half() would take. What is upcast is upcast once, in memory
 /// that all chunks use.
-class ProductsHalf : public HeadProducts {
+class HeadMatmulsHalf : public LmHeadMatmuls {
  public:
-  ProductsHalf(const Tensor& rounded_weight, const GemmBackends& paths)
+  HeadMatmulsHalf(const Tensor& rounded_weight, const GemmBackends& paths)
       : paths_(paths),
         weight_(rounded_weight),
         logits_(weight_.size(0), weight_.scalar_type()),
@@ -171,9 +171,9 @@ class ProductsHalf : public HeadProducts {
 
 /// Quantised as int8_merged_linear() does, with the chunk in the place of the batch: where a scale
 /// is that of a feature, each chunk has its own.
-class Products8 : public HeadProducts {
+class HeadMatmuls8 : public LmHeadMatmuls {
  public:
-  Products8(const Tensor& weight, std::uint64_t stream)
+  HeadMatmuls8(const Tensor& weight, std::uint64_t stream)
       : weight_(weight),
         by_class_(cached_quantize({weight}, /*transposed=*/false,
                                   [&] { return quantize_right(weight, {}); })),
@@ -232,13 +232,13 @@ Tensor rounded_weight(const Tensor& weight, ScalarType dtype) {
 
 }  // namespace
 
-int HeadProducts::gradient_exponent(double /*largest*/) const { return 0; }
+int LmHeadMatmuls::gradient_exponent(double /*largest*/) const { return 0; }
 
-std::unique_ptr<HeadProducts> head_products(const Tensor& weight, const HeadRecipe& recipe) {
-  if (recipe.int8) return std::make_unique<Products8>(weight, recipe.stream);
-  if (recipe.dtype == torch::kFloat) return std::make_unique<Products32>(weight);
-  return std::make_unique<ProductsHalf>(rounded_weight(weight, recipe.dtype),
-                                        cpu_gemm_config().of(recipe.dtype));
+std::unique_ptr<LmHeadMatmuls> lm_head_matmuls(const Tensor& weight, const LmHeadFormat& recipe) {
+  if (recipe.int8) return std::make_unique<HeadMatmuls8>(weight, recipe.stream);
+  if (recipe.dtype == torch::kFloat) return std::make_unique<HeadMatmuls32>(weight);
+  return std::make_unique<HeadMatmulsHalf>(rounded_weight(weight, recipe.dtype),
+                                           cpu_gemm_config().of(recipe.dtype));
 }
 
 }  // namespace halftone
