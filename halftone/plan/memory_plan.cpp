@@ -78,8 +78,8 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   AdamWOptions options;
   recipe.memory.apply_to(options);
   const AdamWBytes stored = adamw_bytes(parameters, options);
-  const StepFormats formats = step_formats(recipe.precision, recipe.memory, cpu_gemm_config());
-  const StepBytes step = peak_step_bytes(model, shape, formats);
+  const StepDtypes formats = step_dtypes(recipe.precision, recipe.memory, cpu_gemm_config());
+  const ActivationMemory step = peak_activation_memory(model, shape, formats);
   const double packed = packed_operand_bytes(model, shape, formats);
   const double rows =
       static_cast<double>(shape.batch_size) * static_cast<double>(shape.predictions);

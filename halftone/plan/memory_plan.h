@@ -6,7 +6,7 @@
 #include <string>
 
 #include "halftone/models/model_config.h"
-#include "halftone/plan/step_bytes.h"
+#include "halftone/plan/activation_memory.h"
 #include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
 

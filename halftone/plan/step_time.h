@@ -3,8 +3,8 @@
 #pragma once
 
 #include "halftone/models/model_config.h"
+#include "halftone/plan/activation_memory.h"
 #include "halftone/plan/memory_plan.h"
-#include "halftone/plan/step_bytes.h"
 
 namespace halftone {
 

@@ -24,7 +24,7 @@ struct StepShape {
 };
 
 /// The formats of its tensors on the CPU.
-struct StepFormats {
+struct StepDtypes {
   torch::ScalarType weights = torch::kFloat;  // of matrices
   torch::ScalarType stream = torch::kFloat;   // of the residual sum
   torch::ScalarType compute = torch::kFloat;  // of what is multiplied, and of the products
@@ -36,11 +36,11 @@ struct StepFormats {
   GemmBackends paths;  // of `compute`, where that has 16 bits
 };
 
-StepFormats step_formats(const PrecisionPolicy& precision, const MemoryPolicy& memory,
-                         const CpuGemmConfig& matmuls);
+StepDtypes step_dtypes(const PrecisionPolicy& precision, const MemoryPolicy& memory,
+                       const CpuGemmConfig& matmuls);
 
 /// Bytes, in numbers that cannot overflow.
-struct StepBytes {
+struct ActivationMemory {
   double activations = 0;  // what the layers keep or hand to each other, and gradients of that
   double workspace = 0;    // converted weights, operands in other formats, the head's gradient
   double total() const { return activations + workspace; }
@@ -48,11 +48,11 @@ struct StepBytes {
 
 /// At the moment of the step in which they are the most. REQUIRES a validate()d `model`, whose
 /// vocab_size is known; no modules that are kept in fp32.
-StepBytes peak_step_bytes(const ModelConfig& model, const StepShape& shape,
-                          const StepFormats& formats);
+ActivationMemory peak_activation_memory(const ModelConfig& model, const StepShape& shape,
+                                        const StepDtypes& formats);
 
 /// The bytes of FBGEMM's packed right operands, one for each shape (kernels/gemm/int8_gemm.h).
 double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
-                            const StepFormats& formats);
+                            const StepDtypes& formats);
 
 }  // namespace halftone

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/plan/step_bytes.h"
+#include "halftone/plan/activation_memory.h"
 
 #include <algorithm>
 #include <array>
@@ -16,27 +16,29 @@ constexpr double kFp32 = 4;
 constexpr double kHalf = 2;
 constexpr double kIndex = 8;  // int64
 
-StepBytes operator+(const StepBytes& a, const StepBytes& b) {
+ActivationMemory operator+(const ActivationMemory& a, const ActivationMemory& b) {
   return {a.activations + b.activations, a.workspace + b.workspace};
 }
 
-StepBytes operator*(double factor, const StepBytes& bytes) {
+ActivationMemory operator*(double factor, const ActivationMemory& bytes) {
   return {factor * bytes.activations, factor * bytes.workspace};
 }
 
-StepBytes larger(const StepBytes& a, const StepBytes& b) { return a.total() < b.total() ? b : a; }
+ActivationMemory larger(const ActivationMemory& a, const ActivationMemory& b) {
+  return a.total() < b.total() ? b : a;
+}
 
 /// What one part of the model holds. `forward` and `backward` are beside what is kept, at the most;
 /// `backward` begins with the gradient of the part's result, which is counted by who made it.
-struct Part {
-  StepBytes kept;
-  StepBytes forward;
-  StepBytes backward;
+struct LayerMemory {
+  ActivationMemory kept;
+  ActivationMemory forward;
+  ActivationMemory backward;
 };
 
 class Step {
  public:
-  Step(const ModelConfig& model, const StepShape& shape, const StepFormats& formats)
+  Step(const ModelConfig& model, const StepShape& shape, const StepDtypes& formats)
       : model_(model),
         formats_(formats),
         batch_(static_cast<double>(shape.batch_size) *
@@ -54,13 +56,13 @@ class Step {
         converts_(narrow_ && formats.weights != formats.compute),
         caches_(shape.micro_batches > 1 && !formats.released_gradients) {}
 
-  StepBytes peak() const {
+  ActivationMemory peak() const {
     const double layers = static_cast<double>(model_.n_layers);
-    const Part layer = decoder_layer();
-    const StepBytes block_input{.activations = rows_ * dim_ * stream_};
-    const StepBytes head = released_head();
-    StepBytes all = conversions() + embedding_dropout();
-    StepBytes forward = layer.forward, backward = layer.backward + head;
+    const LayerMemory layer = decoder_layer();
+    const ActivationMemory block_input{.activations = rows_ * dim_ * stream_};
+    const ActivationMemory head = released_head();
+    ActivationMemory all = conversions() + embedding_dropout();
+    ActivationMemory forward = layer.forward, backward = layer.backward + head;
     if (formats_.recompute_blocks) {
       all = all + layers * block_input;
       // The gradient of the layer's result waits while it runs again, and its results while their
@@ -86,14 +88,14 @@ class Step {
 
   // ---- products y (rows, out) = x (rows, in) W^T: what they need beside x, y and their gradients.
 
-  StepBytes product_forward(double rows, double in, double out) const {
+  ActivationMemory product_forward(double rows, double in, double out) const {
     double bytes = 0;
     if (upcasts(&GemmBackends::forward)) bytes = kFp32 * (rows * in + in * out + rows * out);
     if (formats_.int8) bytes = rows * in + (caches_ ? 0 : in * out);
     return {.workspace = bytes};
   }
 
-  StepBytes product_backward(double rows, double in, double out) const {
+  ActivationMemory product_backward(double rows, double in, double out) const {
     double input = 0, weight = 0;
     if (narrow_) {
       const bool wide_input = upcasts(&GemmBackends::input_gradient);
@@ -115,21 +117,22 @@ class Step {
   // ---- layers
 
   /// Of `rows` tokens, with weights of its own.
-  Part feed_forward(double rows) const {
+  LayerMemory feed_forward(double rows) const {
     const double gate_up = rows * 2 * hidden_ * compute_;
     const double product = rows * hidden_ * compute_;  // silu(gate) up
     const double out = rows * dim_ * compute_;
-    Part part;
+    LayerMemory part;
     part.kept = {.activations = gate_up};
-    part.forward =
-        larger(product_forward(rows, dim_, 2 * hidden_),
-               StepBytes{.activations = product + out} + product_forward(rows, hidden_, dim_));
+    part.forward = larger(
+        product_forward(rows, dim_, 2 * hidden_),
+        ActivationMemory{.activations = product + out} + product_forward(rows, hidden_, dim_));
     // The second product: its input's gradient, then that input again and its own input's gradient.
-    const StepBytes second =
-        StepBytes{.activations = 2 * product + gate_up} + product_backward(rows, hidden_, dim_);
+    const ActivationMemory second = ActivationMemory{.activations = 2 * product + gate_up} +
+                                    product_backward(rows, hidden_, dim_);
     // The first: gate_up is gone, its gradient is there; the norm's result is computed again.
-    const StepBytes first = StepBytes{.activations = rows * dim_ * (compute_ + normed_width())} +
-                            product_backward(rows, dim_, 2 * hidden_);
+    const ActivationMemory first =
+        ActivationMemory{.activations = rows * dim_ * (compute_ + normed_width())} +
+        product_backward(rows, dim_, 2 * hidden_);
     part.backward = larger(second, first);
     if (dropout()) {
       part.kept.activations += out;  // the factors
@@ -139,24 +142,25 @@ class Step {
     return part;
   }
 
-  Part attention() const {
+  LayerMemory attention() const {
     const double qkv = rows_ * (query_ + 2 * key_) * compute_;
     const double out = rows_ * query_ * compute_;
     const double result = rows_ * dim_ * compute_;
-    Part part;
+    LayerMemory part;
     part.kept = {.activations = qkv + out + rows_ * static_cast<double>(model_.n_heads) * kFp32};
-    part.forward =
-        StepBytes{.activations = result} + larger(product_forward(rows_, dim_, query_ + 2 * key_),
-                                                  product_forward(rows_, query_, dim_));
-    part.backward = larger(
-        StepBytes{.activations = out} + product_backward(rows_, query_, dim_),
-        StepBytes{.activations = qkv + result} + product_backward(rows_, dim_, query_ + 2 * key_));
+    part.forward = ActivationMemory{.activations = result} +
+                   larger(product_forward(rows_, dim_, query_ + 2 * key_),
+                          product_forward(rows_, query_, dim_));
+    part.backward =
+        larger(ActivationMemory{.activations = out} + product_backward(rows_, query_, dim_),
+               ActivationMemory{.activations = qkv + result} +
+                   product_backward(rows_, dim_, query_ + 2 * key_));
     if (dropout()) add_dropout(part, qkv, out, result);
     return part;
   }
 
   /// LibTorch's attention, in fp32, and its softmax, factors and product of both.
-  void add_dropout(Part& part, double qkv, double out, double result) const {
+  void add_dropout(LayerMemory& part, double qkv, double out, double result) const {
     const double scores = batch_ * static_cast<double>(model_.n_heads) * steps_ * steps_ * kFp32;
     const double heads = rows_ * query_ * kFp32;
     part.kept.activations += 3 * scores + 3 * heads + result - qkv;
@@ -165,25 +169,27 @@ class Step {
   }
 
   /// x + branch and its norm, for a dense layer's input.
-  StepBytes norm_kept() const { return {.activations = rows_ * (dim_ * stream_ + kFp32)}; }
+  ActivationMemory norm_kept() const { return {.activations = rows_ * (dim_ * stream_ + kFp32)}; }
 
-  Part decoder_layer() const {
-    const Part mixed = attention();
-    const Part fed = model_.use_moe ? experts() : feed_forward(rows_);
+  LayerMemory decoder_layer() const {
+    const LayerMemory mixed = attention();
+    const LayerMemory fed = model_.use_moe ? experts() : feed_forward(rows_);
     const double normed = rows_ * dim_ * normed_width();
     const double incoming = rows_ * dim_ * branch_width();
-    Part layer;
+    LayerMemory layer;
     layer.kept = 2 * norm_kept() + mixed.kept + fed.kept;
     // At the end: what came in, what was normed (twice), and what attention gave are held still.
     const double locals = incoming + 2 * normed + rows_ * dim_ * compute_;
-    layer.forward = larger(StepBytes{.activations = locals} + fed.forward,
-                           StepBytes{.activations = incoming + normed} + mixed.forward);
-    const StepBytes gradients{.activations = rows_ * dim_ * (stream_ + apart(branch_width()))};
+    layer.forward = larger(ActivationMemory{.activations = locals} + fed.forward,
+                           ActivationMemory{.activations = incoming + normed} + mixed.forward);
+    const ActivationMemory gradients{.activations =
+                                         rows_ * dim_ * (stream_ + apart(branch_width()))};
     // Gradients are released a matrix at a time, or when the whole block has run again.
     const double fed_matrices = feed_forwards() * 3 * dim_ * hidden_;
     const bool together = formats_.recompute_blocks;
-    const StepBytes feeding = fed.backward + released(together ? fed_matrices / 2 : dim_ * hidden_);
-    StepBytes mixing = mixed.backward + released(together ? layer_weights() : dim_ * query_);
+    const ActivationMemory feeding =
+        fed.backward + released(together ? fed_matrices / 2 : dim_ * hidden_);
+    ActivationMemory mixing = mixed.backward + released(together ? layer_weights() : dim_ * query_);
     mixing.activations -= fed.kept.activations;
     layer.backward = gradients + larger(feeding, mixing);
     return layer;
@@ -191,31 +197,32 @@ class Step {
 
   // ---- a mixture of experts
 
-  Part experts() const {
+  LayerMemory experts() const {
     const double chosen = static_cast<double>(model_.num_experts_per_tok);
     const double experts = static_cast<double>(model_.n_routed_experts);
     const double routed = rows_ * chosen;  // rows of all experts together
     const double wide = routed * dim_ * kFp32, rounded = routed * dim_ * compute_;
     const double sum = rows_ * dim_ * kFp32;
-    const Part one = feed_forward(routed / experts);  // as if the router were fair
-    const Part shared = model_.n_shared_experts > 0 ? feed_forward(rows_) : Part();
-    Part part;
+    const LayerMemory one = feed_forward(routed / experts);  // as if the router were fair
+    const LayerMemory shared = model_.n_shared_experts > 0 ? feed_forward(rows_) : LayerMemory();
+    LayerMemory part;
     // The router's input in fp32; the experts' inputs and outputs; gate and up of all of them.
     part.kept = experts * one.kept + shared.kept;
     part.kept.activations += sum + rounded + wide + router(experts, chosen);
     // The experts' inputs, their outputs, those in the order of tokens, and weighted; the sum.
     const double grouped = narrow_ ? routed * dim_ * stream_ : 0;
     const double ungrouped = narrow_ ? rounded : 0;
-    const StepBytes combining{.activations = grouped + rounded + ungrouped + wide + sum};
-    const StepBytes sharing = StepBytes{.activations = sum} + shared.forward;
+    const ActivationMemory combining{.activations = grouped + rounded + ungrouped + wide + sum};
+    const ActivationMemory sharing = ActivationMemory{.activations = sum} + shared.forward;
     part.forward = larger(combining, sharing);
     const double d_sum = stream_ == kFp32 ? 0 : sum;
-    const StepBytes shared_first =
-        StepBytes{.activations = d_sum + rows_ * dim_ * apart(compute_)} + shared.backward;
-    StepBytes weighted{.activations = d_sum + rows_ * dim_ * stream_ + 2 * wide};
-    StepBytes grouped_back = StepBytes{.activations = d_sum + rows_ * dim_ * stream_ + rounded +
-                                                      2 * routed * dim_ * stream_} +
-                             one.backward;
+    const ActivationMemory shared_first =
+        ActivationMemory{.activations = d_sum + rows_ * dim_ * apart(compute_)} + shared.backward;
+    ActivationMemory weighted{.activations = d_sum + rows_ * dim_ * stream_ + 2 * wide};
+    ActivationMemory grouped_back =
+        ActivationMemory{.activations = d_sum + rows_ * dim_ * stream_ + rounded +
+                                        2 * routed * dim_ * stream_} +
+        one.backward;
     grouped_back.activations -= wide;
     weighted.activations -= shared.kept.activations;
     grouped_back.activations -= shared.kept.activations;
@@ -232,12 +239,12 @@ class Step {
 
   bool dropout() const { return model_.dropout > 0; }
 
-  StepBytes embedding_dropout() const {
+  ActivationMemory embedding_dropout() const {
     return {.activations = dropout() ? rows_ * dim_ * stream_ : 0};
   }
 
   /// The last norm, the gradients of the head's input and weight, and a chunk of logits.
-  StepBytes loss() const {
+  ActivationMemory loss() const {
     const double rows = static_cast<double>(loss_chunk_rows(
         static_cast<std::int64_t>(std::min(rows_, 0x1p40)), model_.vocab_size, model_.dim));
     const double logits = rows * vocab_;
@@ -265,13 +272,13 @@ class Step {
 
   /// It is the embedding's, too, and there until the end. The loss keeps what it has found where
   /// the gradients are measured first.
-  StepBytes released_head() const {
+  ActivationMemory released_head() const {
     if (!formats_.released_gradients) return {};
-    return released(vocab_ * dim_) +
-           StepBytes{.activations = rows_ * dim_ * stream_, .workspace = kFp32 * vocab_ * dim_};
+    return released(vocab_ * dim_) + ActivationMemory{.activations = rows_ * dim_ * stream_,
+                                                      .workspace = kFp32 * vocab_ * dim_};
   }
 
-  StepBytes released(double numbers) const {
+  ActivationMemory released(double numbers) const {
     if (!formats_.released_gradients) return {};
     const auto width = static_cast<double>(c10::elementSize(*formats_.released_gradients));
     return {.workspace = width * numbers};
@@ -289,7 +296,7 @@ class Step {
   }
 
   /// Rounded weights are kept for the backward pass; for several micro-batches, all that is made.
-  StepBytes conversions() const {
+  ActivationMemory conversions() const {
     const double all = static_cast<double>(model_.n_layers) * layer_weights();
     const double head = vocab_ * dim_;
     double bytes = 0;
@@ -300,7 +307,7 @@ class Step {
   }
 
   const ModelConfig& model_;
-  const StepFormats& formats_;
+  const StepDtypes& formats_;
   double batch_, steps_, rows_;
   double dim_, hidden_, query_, key_, vocab_;
   double stream_, compute_;  // bytes of an element
@@ -311,8 +318,8 @@ class Step {
 
 }  // namespace
 
-StepFormats step_formats(const PrecisionPolicy& precision, const MemoryPolicy& memory,
-                         const CpuGemmConfig& matmuls) {
+StepDtypes step_dtypes(const PrecisionPolicy& precision, const MemoryPolicy& memory,
+                       const CpuGemmConfig& matmuls) {
   std::optional<torch::ScalarType> released;
   if (memory.release_gradients)
     released =
@@ -326,13 +333,13 @@ StepFormats step_formats(const PrecisionPolicy& precision, const MemoryPolicy& m
           .paths = matmuls.of(precision.compute)};
 }
 
-StepBytes peak_step_bytes(const ModelConfig& model, const StepShape& shape,
-                          const StepFormats& formats) {
+ActivationMemory peak_activation_memory(const ModelConfig& model, const StepShape& shape,
+                                        const StepDtypes& formats) {
   return Step(model, shape, formats).peak();
 }
 
 double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
-                            const StepFormats& formats) {
+                            const StepDtypes& formats) {
   if (!formats.int8) return 0;
   const auto wide = [](std::int64_t size) { return static_cast<double>(size); };
   const double rows = wide(shape.batch_size) * wide(shape.predictions);

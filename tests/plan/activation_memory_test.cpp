@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The prediction against the tensors of real steps.
-#include "halftone/plan/step_bytes.h"
+#include "halftone/plan/activation_memory.h"
 
 #include <gtest/gtest.h>
 
@@ -93,8 +93,8 @@ class Training {
     precision_.update();
   }
 
-  StepFormats formats() const {
-    return step_formats(precision_.policy(), recipe_, cpu_gemm_config());
+  StepDtypes formats() const {
+    return step_dtypes(precision_.policy(), recipe_, cpu_gemm_config());
   }
 
  private:
@@ -124,13 +124,14 @@ void expect_predicted(const Case& test, const std::string& precision, const std:
   tensors.reset_peak();
   training.step();
   const auto measured = static_cast<double>(tensors.peak() - before);
-  const StepBytes predicted = peak_step_bytes(test.model, test.shape, training.formats());
+  const ActivationMemory predicted =
+      peak_activation_memory(test.model, test.shape, training.formats());
   EXPECT_NEAR(predicted.total() / measured, 1.0, 0.15)
       << test.name << " in " << precision << ", " << memory << ": " << measured << " bytes, not "
       << predicted.activations << " + " << predicted.workspace;
 }
 
-class StepBytesOf : public testing::TestWithParam<std::string> {
+class ActivationMemoryOf : public testing::TestWithParam<std::string> {
  protected:
   /// Recipes that the precision does not exclude.
   static std::vector<std::string> possible() {
@@ -140,12 +141,12 @@ class StepBytesOf : public testing::TestWithParam<std::string> {
   }
 };
 
-TEST_P(StepBytesOf, AreThoseOfItsTensors) {
+TEST_P(ActivationMemoryOf, AreThoseOfItsTensors) {
   for (const Case& test : cases())
     for (const std::string& memory : possible()) expect_predicted(test, GetParam(), memory);
 }
 
-TEST_P(StepBytesOf, FollowTheWaysOfProducts) {
+TEST_P(ActivationMemoryOf, FollowTheWaysOfProducts) {
   for (const char* ways : {"bf16=native,fp16=native", "bf16=upcast,fp16=upcast"}) {
     const test::GemmConfigScope scope(ways);
     for (const std::string& memory : possible())
@@ -153,7 +154,7 @@ TEST_P(StepBytesOf, FollowTheWaysOfProducts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Recipes, StepBytesOf, testing::ValuesIn(precision_names()),
+INSTANTIATE_TEST_SUITE_P(Recipes, ActivationMemoryOf, testing::ValuesIn(precision_names()),
                          [](const auto& param_info) {
                            std::string name = param_info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
