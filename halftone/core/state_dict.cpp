@@ -56,13 +56,13 @@ template double StateDict::get<double>(const std::string&) const;
 template std::string StateDict::get<std::string>(const std::string&) const;
 
 torch::Tensor StateDict::tensor(const std::string& name) const {
-  const torch::Tensor& known = outline(name);
+  const torch::Tensor& known = meta(name);
   if (!known.is_meta()) return known;
-  const auto read = unread.find(name);
-  return read == unread.end() ? known : read->second();
+  const auto read = lazy.find(name);
+  return read == lazy.end() ? known : read->second();
 }
 
-const torch::Tensor& StateDict::outline(const std::string& name) const {
+const torch::Tensor& StateDict::meta(const std::string& name) const {
   const auto found = tensors.find(name);
   if (found == tensors.end())
     throw UserError(fmt::format("saved state lacks the tensor '{}'", name));
@@ -71,20 +71,20 @@ const torch::Tensor& StateDict::outline(const std::string& name) const {
 
 void StateDict::read_all() {
   for (auto& [name, tensor] : tensors) tensor = this->tensor(name);
-  unread.clear();
+  lazy.clear();
 }
 
 void StateDict::insert(const std::string& prefix, const StateDict& part) {
   copy_with_prefix(part.tensors, prefix, tensors);
   copy_with_prefix(part.values, prefix, values);
-  copy_with_prefix(part.unread, prefix, unread);
+  copy_with_prefix(part.lazy, prefix, lazy);
 }
 
 StateDict StateDict::extract(const std::string& prefix) const {
   StateDict part;
   copy_without_prefix(tensors, prefix, part.tensors);
   copy_without_prefix(values, prefix, part.values);
-  copy_without_prefix(unread, prefix, part.unread);
+  copy_without_prefix(lazy, prefix, part.lazy);
   return part;
 }
 

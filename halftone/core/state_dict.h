@@ -20,24 +20,24 @@ struct StateDict {
   using Value = std::variant<bool, std::int64_t, double, std::string>;
   using Read = std::function<torch::Tensor()>;
 
-  /// A tensor that is unread stands here on the meta device: its shape and dtype.
+  /// A tensor that is lazy stands here on the meta device: its shape and dtype.
   std::map<std::string, torch::Tensor> tensors;
   std::map<std::string, Value> values;
   /// The functions that read lazy tensors, by name. Every call reads again.
-  std::map<std::string, Read> unread;
+  std::map<std::string, Read> lazy;
 
   /// The value called `name`; throws UserError naming `name` when it is missing or of another type.
   /// An integer is accepted where a double is asked for.
   template <class T>
   T get(const std::string& name) const;
 
-  /// The tensor called `name`, read now if it is unread; throws UserError naming it when missing,
+  /// The tensor called `name`, read now if it is lazy; throws UserError naming it when missing,
   /// and what reading throws.
   torch::Tensor tensor(const std::string& name) const;
   /// Its shape and dtype, without reading: the tensor itself, or one on the meta device.
-  const torch::Tensor& outline(const std::string& name) const;
+  const torch::Tensor& meta(const std::string& name) const;
 
-  /// Reads every tensor that is unread.
+  /// Reads every tensor that is lazy.
   void read_all();
 
   /// Copies every entry of `part` under `prefix` + its name.

@@ -302,7 +302,7 @@ StateDict open_safetensors(const std::filesystem::path& path) {
   for (const Entry& entry : reader->entries()) {
     result.tensors.emplace(
         entry.name, torch::empty(entry.shape, torch::dtype(entry.dtype).device(torch::kMeta)));
-    result.unread.emplace(entry.name, [reader, &entry] { return read_tensor(*reader, entry); });
+    result.lazy.emplace(entry.name, [reader, &entry] { return read_tensor(*reader, entry); });
   }
   for (const auto& [key, text] : reader->metadata()) result.values.emplace(key, text);
   return result;

@@ -29,7 +29,7 @@ StateDict open_safetensors(const std::filesystem::path& path);
 /// Writes `tensors` and `metadata` to `path`, replacing the file as a whole or not at all (see
 /// atomic_file.h for the errors). Tensors may be on any device and of any strides; those that share
 /// memory are stored once each. No copy is made of what lies in one piece on the CPU. Throws
-/// c10::Error for a dtype that the format lacks and for a tensor that is unread.
+/// c10::Error for a dtype that the format lacks and for a tensor that is lazy.
 void save_safetensors(const std::filesystem::path& path,
                       const std::map<std::string, torch::Tensor>& tensors,
                       const std::map<std::string, std::string>& metadata = {});

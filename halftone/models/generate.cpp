@@ -122,21 +122,21 @@ void generate(MiniMindLM& model, std::vector<std::int64_t> prompt, const Samplin
   KvCache cache = model->make_cache(
       std::min<std::int64_t>(limit, static_cast<std::int64_t>(prompt.size()) +
                                         std::max<std::int64_t>(options.max_new_tokens, 0)));
-  std::vector<std::int64_t> unread = prompt;
+  std::vector<std::int64_t> lazy = prompt;
   for (std::int64_t i = 0; i < options.max_new_tokens; ++i) {
     const double uniform =
         static_cast<double>(random_word(options.seed, static_cast<std::uint64_t>(i)) >> 11U) *
         0x1p-53;
-    const std::vector<double> logits = next_logits(model, unread, device, cache);
+    const std::vector<double> logits = next_logits(model, lazy, device, cache);
     if (!all_finite(logits)) throw NonFiniteLogits(prompt);
     const std::int64_t id = sample(logits, options, uniform);
     if (id == options.eos || !on_token(id)) return;
     prompt.push_back(id);
-    unread = {id};
+    lazy = {id};
     if (cache.length() == cache.capacity()) {
       keep_last(std::max<std::int64_t>(1, limit / 2));
       cache.clear();
-      unread = prompt;
+      lazy = prompt;
     }
   }
 }

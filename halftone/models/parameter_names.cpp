@@ -63,13 +63,13 @@ bool same_values(const Tensor& a, const Tensor& b) {
 
 using Change = std::function<Tensor(const Tensor&)>;
 
-/// Puts the file's `from` into `named` as `to`, changed; if it is unread, that is done when it is
+/// Puts the file's `from` into `named` as `to`, changed; if it is lazy, that is done when it is
 /// read.
 void adopt(StateDict& named, const std::string& to, const StateDict& file, const std::string& from,
            const Change& change) {
-  named.tensors[to] = change(file.outline(from));
-  if (const auto read = file.unread.find(from); read != file.unread.end())
-    named.unread[to] = [read = read->second, change] { return change(read()); };
+  named.tensors[to] = change(file.meta(from));
+  if (const auto read = file.lazy.find(from); read != file.lazy.end())
+    named.lazy[to] = [read = read->second, change] { return change(read()); };
 }
 
 Tensor unchanged(const Tensor& tensor) { return tensor; }
@@ -85,7 +85,7 @@ void merge_tied(StateDict& named) {
         "'{}' and '{}' differ, but this model has one matrix for both; name the one to keep by "
         "removing the other",
         kEmbedding, kHead));
-  named.unread.erase(head->first);
+  named.lazy.erase(head->first);
   named.tensors.erase(head);
 }
 

@@ -16,7 +16,7 @@ namespace halftone {
 /// they are, Hugging Face's ("model.layers.0.self_attn.q_proj.weight") renamed, with the rows of
 /// wq and wk reordered from half rotation to adjacent pairs. Of `tok_embeddings.weight` and
 /// `output.weight` either or both may be there; the result holds the first. Names that no
-/// generation knows stay as they are, and what is unread stays unread. Throws UserError when the
+/// generation knows stay as they are, and what is lazy stays lazy. Throws UserError when the
 /// two tied tensors differ.
 StateDict to_v2_names(const StateDict& file, const ModelConfig& config);
 
@@ -25,7 +25,7 @@ StateDict to_v2_names(const StateDict& file, const ModelConfig& config);
 void check_parameters(const StateDict& file, const ModelConfig& config, const std::string& source);
 
 /// Copies a file's tensors into the model's parameters (any generation's names; dtypes are
-/// converted), one at a time where they are unread. Throws UserError naming the tensors that are
+/// converted), one at a time where they are lazy. Throws UserError naming the tensors that are
 /// missing, unexpected or of another shape; the model is unchanged then. `source` stands in the
 /// message.
 void load_parameters(MiniMindLM& model, const StateDict& file, const std::string& source);

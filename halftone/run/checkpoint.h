@@ -37,7 +37,7 @@ void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& che
                      std::int64_t keep_last = 2);
 
 /// The newest checkpoint that is whole; each newer, damaged one is named in a warning. Throws
-/// UserError when there is none. The tensors of model and optimizer are unread (StateDict): no more
+/// UserError when there is none. The tensors of model and optimizer are lazy (StateDict): no more
 /// than the one that is asked for is in memory. They can be read after the folder is gone, too.
 Checkpoint load_latest_checkpoint(const std::filesystem::path& run_dir);
 

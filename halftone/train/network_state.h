@@ -12,7 +12,7 @@ namespace halftone {
 /// The parameters and buffers by name; they share their storage with the module.
 StateDict network_state(const torch::nn::Module& module);
 
-/// Copies them back, one at a time where they are unread. Throws UserError naming what is missing,
+/// Copies them back, one at a time where they are lazy. Throws UserError naming what is missing,
 /// unexpected or of another shape, and leaves the module as it was; `source` stands in the message.
 void load_network_state(torch::nn::Module& module, const StateDict& state,
                         const std::string& source);

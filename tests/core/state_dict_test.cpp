@@ -42,19 +42,19 @@ TEST(StateDict, ReadsAWaitingTensorEachTimeItIsAskedFor) {
   int reads = 0;
   StateDict state;
   state.tensors["w"] = torch::empty({2, 3}, torch::device(torch::kMeta).dtype(torch::kHalf));
-  state.unread["w"] = [&] {
+  state.lazy["w"] = [&] {
     ++reads;
     return torch::full({2, 3}, reads, torch::kHalf);
   };
-  EXPECT_EQ(state.outline("w").sizes(), (std::vector<std::int64_t>{2, 3}));
-  EXPECT_EQ(state.outline("w").scalar_type(), torch::kHalf);
+  EXPECT_EQ(state.meta("w").sizes(), (std::vector<std::int64_t>{2, 3}));
+  EXPECT_EQ(state.meta("w").scalar_type(), torch::kHalf);
   EXPECT_EQ(reads, 0);
   EXPECT_TRUE(state.tensor("w").equal(torch::full({2, 3}, 1, torch::kHalf)));
   EXPECT_TRUE(state.tensor("w").equal(torch::full({2, 3}, 2, torch::kHalf)));
-  EXPECT_TRUE(state.outline("w").is_meta()) << "asking for it keeps nothing";
+  EXPECT_TRUE(state.meta("w").is_meta()) << "asking for it keeps nothing";
   state.read_all();
-  EXPECT_TRUE(state.unread.empty());
-  EXPECT_TRUE(state.outline("w").equal(torch::full({2, 3}, 3, torch::kHalf)));
+  EXPECT_TRUE(state.lazy.empty());
+  EXPECT_TRUE(state.meta("w").equal(torch::full({2, 3}, 3, torch::kHalf)));
   EXPECT_EQ(reads, 3);
 }
 
@@ -63,14 +63,14 @@ TEST(StateDict, GivesATensorThatIsThereAsItIs) {
   state.tensors["w"] = torch::ones({2});
   EXPECT_EQ(state.tensor("w").data_ptr(), state.tensors["w"].data_ptr());
   EXPECT_THAT(message_of<UserError>([&] { state.tensor("v"); }), HasSubstr("tensor 'v'"));
-  EXPECT_THAT(message_of<UserError>([&] { state.outline("v"); }), HasSubstr("tensor 'v'"));
+  EXPECT_THAT(message_of<UserError>([&] { state.meta("v"); }), HasSubstr("tensor 'v'"));
 }
 
 TEST(StateDict, InsertsAndExtractsUnderAPrefix) {
   StateDict part;
   part.tensors = {{"a", torch::ones({1})}, {"b", torch::empty({1}, torch::kMeta)}};
   part.values["n"] = std::int64_t{3};
-  part.unread["b"] = [] { return torch::zeros({1}); };
+  part.lazy["b"] = [] { return torch::zeros({1}); };
   StateDict whole;
   whole.tensors = {{"model", torch::ones({2})}, {"modely.a", torch::ones({3})}};
   whole.insert("model.", part);

@@ -219,9 +219,9 @@ TEST(OpenSafetensors, ReadsATensorWhenItIsAskedFor) {
       const torch::Tensor tensor = rule_tensor(dtype_name, dtype, shape);
       save_safetensors(folder / "a", {{name, tensor}}, {{"format", "pt"}});
       const StateDict state = open_safetensors(folder / "a");
-      EXPECT_TRUE(state.outline(name).is_meta());
-      EXPECT_EQ(state.outline(name).sizes(), tensor.sizes());
-      EXPECT_EQ(state.outline(name).scalar_type(), dtype);
+      EXPECT_TRUE(state.meta(name).is_meta());
+      EXPECT_EQ(state.meta(name).sizes(), tensor.sizes());
+      EXPECT_EQ(state.meta(name).scalar_type(), dtype);
       EXPECT_EQ(state.get<std::string>("format"), "pt");
       expect_equal_bits(state.tensor(name), tensor);
     }
@@ -235,11 +235,11 @@ TEST(OpenSafetensors, KeepsTheFileThatItOpened) {
   std::filesystem::remove(folder / "a");
   const StateDict part = state.extract("whole.part.");
   EXPECT_EQ(part.tensors.size(), 1U);
-  EXPECT_EQ(part.unread.size(), 1U);
+  EXPECT_EQ(part.lazy.size(), 1U);
   EXPECT_TRUE(part.tensor("x").equal(torch::ones({3})));
-  state.tensors["whole.y"] = torch::ones({2});  // in place of the one that is unread
+  state.tensors["whole.y"] = torch::ones({2});  // in place of the one that is lazy
   state.read_all();
-  EXPECT_TRUE(state.unread.empty());
+  EXPECT_TRUE(state.lazy.empty());
   EXPECT_TRUE(state.tensors.at("whole.part.x").equal(torch::ones({3})));
   EXPECT_TRUE(state.tensors.at("whole.y").equal(torch::ones({2})));
 }

@@ -102,11 +102,11 @@ TEST(ParameterNames, EitherOrBothOfTheTiedPairWillDo) {
 }
 
 // The file's tensors stay where they are until each is copied.
-StateDict unread(const StateDict& file) {
+StateDict lazy(const StateDict& file) {
   StateDict state;
   for (const auto& [name, tensor] : file.tensors) {
     state.tensors[name] = torch::empty_like(tensor, torch::kMeta);
-    state.unread[name] = [tensor = tensor] { return tensor.clone(); };
+    state.lazy[name] = [tensor = tensor] { return tensor.clone(); };
   }
   return state;
 }
@@ -119,12 +119,12 @@ TEST(ParameterNames, UnreadFilesLoadExactly) {
     StateDict part = file;
     part.tensors.erase(missing);
     MiniMindLM target(small_config(true));
-    load_parameters(target, unread(part), "file");
+    load_parameters(target, lazy(part), "file");
     for (const auto& [name, tensor] : parameters_of(source).tensors)
       EXPECT_TRUE(parameters_of(target).tensor(name).equal(tensor)) << name;
   }
   file.tensors["lm_head.weight"] = file.tensor("lm_head.weight") + 1;
-  EXPECT_THAT(error_of(source, unread(file)), testing::HasSubstr("differ"));
+  EXPECT_THAT(error_of(source, lazy(file)), testing::HasSubstr("differ"));
 }
 
 TEST(ParameterNames, TiedTensorsThatDifferAreRefused) {
