@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "halftone/autocast/cast_kernel_impl.h"
-#include "halftone/autocast/quiet_override.h"
+#include "halftone/autocast/suppress_override_warning.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 

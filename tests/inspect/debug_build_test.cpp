@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "halftone/inspect/operation_observer_impl.h"
-#include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recorded_op_impl.h"
 
 namespace halftone {
 namespace {

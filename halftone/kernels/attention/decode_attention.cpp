@@ -12,7 +12,7 @@
 #include "halftone/kernels/attention/decode_attention_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
-#include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/gemm/matvec_impl.h"
 
 namespace halftone {

@@ -18,7 +18,7 @@
 #include "halftone/kernels/attention/rotary_attention_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
-#include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/gemm/brgemm_bf16.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"

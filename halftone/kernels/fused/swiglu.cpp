@@ -14,8 +14,8 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
-#include "halftone/kernels/common/observed_impl.h"
 #include "halftone/kernels/common/recomputation_impl.h"
+#include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/fused/swiglu_impl.h"
 

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <utility>
 
-#include "halftone/autocast/quiet_override.h"
+#include "halftone/autocast/suppress_override_warning.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/replaced_kernel_impl.h"

@@ -7,7 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/gemm/onednn_matmul.h"
 
 namespace halftone {

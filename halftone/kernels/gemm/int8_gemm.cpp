@@ -14,7 +14,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
-#include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/common/transpose_impl.h"
 #include "halftone/kernels/gemm/int8_impl.h"
 #include "halftone/kernels/gemm/int8_reference.h"

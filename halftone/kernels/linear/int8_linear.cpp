@@ -11,11 +11,11 @@
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
-#include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
-#include "halftone/kernels/linear/linear_input_impl.h"
 #include "halftone/kernels/linear/merged_weights_impl.h"
+#include "halftone/kernels/linear/saved_input_impl.h"
 #include "halftone/kernels/linear/weight_cache.h"
 
 namespace halftone {

@@ -16,7 +16,7 @@
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
-#include "halftone/kernels/common/observed_impl.h"
+#include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/gemm32.h"
@@ -24,8 +24,8 @@
 #include "halftone/kernels/gemm/matvec.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/int8_linear.h"
-#include "halftone/kernels/linear/linear_input_impl.h"
 #include "halftone/kernels/linear/merged_weights_impl.h"
+#include "halftone/kernels/linear/saved_input_impl.h"
 #include "halftone/kernels/linear/weight_cache.h"
 
 namespace halftone {

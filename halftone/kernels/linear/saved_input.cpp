@@ -5,7 +5,7 @@
 #include <iterator>
 #include <utility>
 
-#include "halftone/kernels/linear/linear_input_impl.h"
+#include "halftone/kernels/linear/saved_input_impl.h"
 
 namespace halftone {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/autocast/quiet_override.h"
+#include "halftone/autocast/suppress_override_warning.h"
 
 #include <string>
 
