@@ -87,9 +87,9 @@ double bytes_per_token(Corpus& corpus, const Tokenizer& tokenizer) {
   std::size_t bytes = 0;
   std::size_t tokens = 0;
   corpus.rewind();
-  for (Piece piece; bytes < kEnough && corpus.next(piece);) {
-    bytes += piece.text.size();
-    tokens += tokenizer.encode(piece.text).size();
+  for (Document document; bytes < kEnough && corpus.next(document);) {
+    bytes += document.text.size();
+    tokens += tokenizer.encode(document.text).size();
   }
   return static_cast<double>(bytes) / static_cast<double>(std::max<std::size_t>(1, tokens));
 }
@@ -103,7 +103,7 @@ void train(const TrainArguments& arguments) {
   Corpus corpus({.paths = {arguments.data.begin(), arguments.data.end()},
                  .replace_invalid_utf8 = arguments.invalid_utf8 == "replace"});
   check_out(arguments);
-  for (Piece piece; corpus.next(piece);) trainer.add_text(piece.text);
+  for (Document document; corpus.next(document);) trainer.add_text(document.text);
   log_note(fmt::format("read {} from {}", format_bytes(corpus.bytes()),
                        cli::counted(corpus.files().size(), "file", "files")));
   const Tokenizer tokenizer = trainer.train();

@@ -29,7 +29,7 @@ def flags_of(recipe):
     return flags
 
 
-def pieces_of(path):
+def documents_of(path):
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.suffix and p.name != "copyright")
@@ -38,7 +38,7 @@ def pieces_of(path):
 
 def hold_out(path, folder):
     """Two fortune files: nine tenths to train on, one tenth to be judged by."""
-    pieces = pieces_of(path)
+    pieces = documents_of(path)
     if len(pieces) < 100:
         sys.exit(f"'{path}' has {len(pieces)} pieces between lines of '%'; expected 100 or more to hold some out")
     for name, chosen in (("train", [p for i, p in enumerate(pieces) if i % 10]), ("held-out", pieces[::10])):

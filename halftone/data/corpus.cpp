@@ -11,7 +11,7 @@
 #include <system_error>
 
 #include "halftone/core/error.h"
-#include "halftone/data/piece_reader.h"
+#include "halftone/data/document_reader.h"
 #include "halftone/system/hash.h"
 
 namespace halftone {
@@ -88,10 +88,10 @@ std::optional<std::string> Corpus::stamp(double settled) const {
   return text;
 }
 
-bool Corpus::next(Piece& piece) {
+bool Corpus::next(Document& document) {
   for (; file_ < files_.size(); ++file_) {
     if (!reader_) reader_ = open_piece_reader(files_[file_], options_);
-    if (reader_->next(piece)) return any_ = true;
+    if (reader_->next(document)) return any_ = true;
     reader_.reset();
     bytes_before_ += files_[file_].bytes;
   }

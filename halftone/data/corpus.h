@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Text for training, one piece at a time, whatever the kind of file. Memory: one piece.
+// Text for training, one document at a time, whatever the kind of file. Memory: one document.
 //
 // A sample is:
 //   .jsonl        each line's "text", exactly as written
@@ -7,7 +7,7 @@
 //                 is meant for a terminal: ANSI escapes (fortunes-zh colours its titles) and
 //                 overstrikes ("____\b\b\b\bBODY" is read as "BODY"); empty ones are left out
 //   plain text    the whole file, or each paragraph (blank lines between) with split_paragraphs
-// A sample too long for one piece comes in several, in order. They are cut where GPT-2's
+// A sample too long for one document comes in several, in order. They are cut where GPT-2's
 // pre-tokeniser cuts in any case, before a line break that is followed by a word, so encoding them
 // one by one gives the ids of the whole; only a line over 256 KiB may be cut elsewhere.
 #pragma once
@@ -29,13 +29,13 @@ struct CorpusOptions {
   bool replace_invalid_utf8 = false;  ///< with U+FFFD, instead of an error
 };
 
-struct Piece {
+struct Document {
   std::string text;
   bool begins = true;  ///< a sample starts here
   bool ends = true;    ///< a sample ends here
 };
 
-class PieceReader;
+class DocumentReader;
 
 class Corpus {
  public:
@@ -48,7 +48,7 @@ class Corpus {
   const CorpusOptions& options() const { return options_; }
   const std::vector<CorpusFile>& files() const { return files_; }
   std::uint64_t bytes() const;       ///< of all files
-  std::uint64_t bytes_read() const;  ///< of them, up to the last piece
+  std::uint64_t bytes_read() const;  ///< of them, up to the last document
 
   /// Changes when the content of a file, their order, or an option that changes samples does; not
   /// when files move. Reads every file.
@@ -58,15 +58,15 @@ class Corpus {
   /// could have the same time.
   std::optional<std::string> stamp(double settled = 2.0) const;
 
-  /// The next piece, or false after the last. Throws UserError that names file and place: text that
-  /// is not UTF-8, a line that is not JSON or has no "text", no text in all files together.
-  bool next(Piece& piece);
+  /// The next document, or false after the last. Throws UserError that names file and place: text
+  /// that is not UTF-8, a line that is not JSON or has no "text", no text in all files together.
+  bool next(Document& document);
   void rewind();
 
  private:
   CorpusOptions options_;
   std::vector<CorpusFile> files_;
-  std::unique_ptr<PieceReader> reader_;  // of files_[file_], when open
+  std::unique_ptr<DocumentReader> reader_;  // of files_[file_], when open
   std::size_t file_ = 0;
   std::uint64_t bytes_before_ = 0;  // of the files before files_[file_]
   bool any_ = false;

@@ -10,7 +10,7 @@ namespace halftone {
 
 enum class CorpusKind {
   kText,     ///< one document
-  kFortune,  ///< pieces divided by lines that hold only "%"
+  kFortune,  ///< documents divided by lines that hold only "%"
   kJsonl,    ///< one JSON object with a "text" on each line
 };
 

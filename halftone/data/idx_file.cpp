@@ -13,7 +13,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
-#include "halftone/data/unpacked_file.h"
+#include "halftone/data/gzip_file.h"
 
 namespace halftone {
 namespace {
@@ -118,7 +118,7 @@ class IdxReader {
   }
 
   fs::path path_;
-  UnpackedFile file_;
+  GzipFile file_;
 };
 
 }  // namespace

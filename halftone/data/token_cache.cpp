@@ -95,15 +95,15 @@ class SampleMarks {
         eos_(static_cast<std::int32_t>(tokenizer.eos_id)),
         keeps_own_(tokenizer.reads_special_tokens) {}
 
-  void add(const Piece& piece, std::vector<std::int32_t>& ids) {
-    if (piece.begins) {
+  void add(const Document& document, std::vector<std::int32_t>& ids) {
+    if (document.begins) {
       size_ = 0;
       if (!keeps_own_ || ids.empty() || ids.front() != bos_) ids.insert(ids.begin(), bos_);
     }
     if (!ids.empty()) last_ = ids.back();
     size_ += ids.size();
     const bool has_eos = keeps_own_ && size_ > 1 && last_ == eos_;
-    if (piece.ends && !has_eos) ids.push_back(eos_);
+    if (document.ends && !has_eos) ids.push_back(eos_);
   }
 
  private:
@@ -119,14 +119,14 @@ void write_tokens(Corpus& corpus, const TokenizerInterface& tokenizer, TokenFile
   const std::uint64_t total = corpus.bytes();
   corpus.rewind();
   SampleMarks marks(tokenizer);
-  Piece piece;
-  while (corpus.next(piece)) {
-    if (piece.begins) writer.begin_sample();
-    std::vector<std::int32_t> ids = tokenizer.encode(piece.text);
-    marks.add(piece, ids);
-    writer.add(ids, piece.text.size());
+  Document document;
+  while (corpus.next(document)) {
+    if (document.begins) writer.begin_sample();
+    std::vector<std::int32_t> ids = tokenizer.encode(document.text);
+    marks.add(document, ids);
+    writer.add(ids, document.text.size());
     if (tokenizer.count_special_tokens)
-      writer.count_special_tokens(tokenizer.count_special_tokens(piece.text));
+      writer.count_special_tokens(tokenizer.count_special_tokens(document.text));
     if (options.progress) options.progress(corpus.bytes_read(), total);
   }
   writer.finish();

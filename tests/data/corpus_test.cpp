@@ -17,8 +17,8 @@
 #include "halftone/core/log.h"
 #include "halftone/core/random.h"
 #include "halftone/core/text.h"
+#include "halftone/data/document_reader.h"
 #include "halftone/data/line_reader.h"
-#include "halftone/data/piece_reader.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
@@ -33,18 +33,18 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-std::vector<Piece> pieces_of(Corpus& corpus) {
-  std::vector<Piece> result;
-  for (Piece piece; corpus.next(piece);) result.push_back(piece);
+std::vector<Document> documents_of(Corpus& corpus) {
+  std::vector<Document> result;
+  for (Document document; corpus.next(document);) result.push_back(document);
   return result;
 }
 
 std::vector<std::string> texts_of(const CorpusOptions& options) {
   Corpus corpus(options);
   std::vector<std::string> result;
-  for (const Piece& piece : pieces_of(corpus)) {
-    EXPECT_TRUE(piece.begins && piece.ends) << "a short sample must come in one piece";
-    result.push_back(piece.text);
+  for (const Document& document : documents_of(corpus)) {
+    EXPECT_TRUE(document.begins && document.ends) << "a short sample must come in one document";
+    result.push_back(document.text);
   }
   return result;
 }
@@ -315,13 +315,13 @@ TEST(Corpus, GivesTheSameAgainAfterRewind) {
   write_text(folder / "b.txt", "three");
   Corpus corpus({.paths = {folder.path()}});
   EXPECT_EQ(corpus.bytes(), 15U);
-  Piece piece;
-  ASSERT_TRUE(corpus.next(piece));
+  Document document;
+  ASSERT_TRUE(corpus.next(document));
   corpus.rewind();
   EXPECT_EQ(corpus.bytes_read(), 0U);
-  EXPECT_EQ(pieces_of(corpus).size(), 3U);
+  EXPECT_EQ(documents_of(corpus).size(), 3U);
   EXPECT_EQ(corpus.bytes_read(), corpus.bytes());
-  EXPECT_FALSE(corpus.next(piece));
+  EXPECT_FALSE(corpus.next(document));
 }
 
 TEST(Corpus, HashFollowsTheContentNotThePlace) {
@@ -362,15 +362,15 @@ TEST(Corpus, CutsALongTextWhereThePreTokeniserDoes) {
   const std::string text = random_prose(3 << 18U);
   write_text(folder / "long.txt", text);
   Corpus corpus({.paths = {folder / "long.txt"}});
-  const std::vector<Piece> pieces = pieces_of(corpus);
-  ASSERT_GT(pieces.size(), 2U);
+  const std::vector<Document> documents = documents_of(corpus);
+  ASSERT_GT(documents.size(), 2U);
   std::string joined;
   std::vector<std::string> tokens;
-  for (std::size_t i = 0; i < pieces.size(); ++i) {
-    EXPECT_EQ(pieces[i].begins, i == 0);
-    EXPECT_EQ(pieces[i].ends, i + 1 == pieces.size());
-    joined += pieces[i].text;
-    for (const std::string& token : pre_tokens(pieces[i].text)) tokens.push_back(token);
+  for (std::size_t i = 0; i < documents.size(); ++i) {
+    EXPECT_EQ(documents[i].begins, i == 0);
+    EXPECT_EQ(documents[i].ends, i + 1 == documents.size());
+    joined += documents[i].text;
+    for (const std::string& token : pre_tokens(documents[i].text)) tokens.push_back(token);
   }
   EXPECT_EQ(joined, text);
   EXPECT_EQ(tokens, pre_tokens(text));
@@ -383,9 +383,9 @@ TEST(Corpus, CutsATextWithoutLineBreaksInConstantMemory) {
   write_text(folder / "long.txt", text);
   Corpus corpus({.paths = {folder / "long.txt"}});
   std::string joined;
-  for (const Piece& piece : pieces_of(corpus)) {
-    EXPECT_LE(piece.text.size(), std::size_t{2} << 20U);
-    joined += piece.text;
+  for (const Document& document : documents_of(corpus)) {
+    EXPECT_LE(document.text.size(), std::size_t{2} << 20U);
+    joined += document.text;
   }
   EXPECT_EQ(joined, text);
 }
@@ -400,13 +400,14 @@ TEST(LineReader, CutsLongLinesAtSpacesAndCharacters) {
   EXPECT_EQ(reader.line_number(), 2U);
 }
 
-// Whatever stands in a file, reading ends in pieces of valid UTF-8, then true, or in a UserError.
+// Whatever stands in a file, reading ends in documents of valid UTF-8, then true, or in a
+// UserError.
 bool reads(const std::filesystem::path& path, bool replace) {
   try {
     Corpus corpus({.paths = {path}, .split_paragraphs = replace, .replace_invalid_utf8 = replace});
-    for (const Piece& piece : pieces_of(corpus)) {
-      EXPECT_LT(piece.text.size(), 1U << 20U);
-      EXPECT_FALSE(find_invalid_utf8(piece.text)) << piece.text;
+    for (const Document& document : documents_of(corpus)) {
+      EXPECT_LT(document.text.size(), 1U << 20U);
+      EXPECT_FALSE(find_invalid_utf8(document.text)) << document.text;
     }
     return true;
   } catch (const UserError& error) {

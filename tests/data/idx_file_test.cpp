@@ -15,7 +15,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/data/fashion_mnist.h"
-#include "halftone/data/unpacked_file.h"
+#include "halftone/data/gzip_file.h"
 #include "support/temp_folder.h"
 
 namespace halftone {
@@ -180,7 +180,7 @@ TEST_F(IdxFile, RefusesWhatUnpacksToMoreThanIsWanted) {
 
 TEST_F(IdxFile, UnpackedFileKnowsWhereItIs) {
   write_text(path(), gzip("12345678"));
-  UnpackedFile file(path());
+  GzipFile file(path());
   std::string text(5, '\0');
   EXPECT_EQ(file.read(text.data(), 5), 5U);
   EXPECT_EQ(text, "12345");

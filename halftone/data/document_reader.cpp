@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/piece_reader.h"
+#include "halftone/data/document_reader.h"
 
 #include <fmt/format.h>
 
@@ -33,24 +33,24 @@ bool starts_with_word(std::string_view line) {
 enum class Border { kNone, kParagraph, kPercent };
 
 /// Plain text and fortune files: gathers lines up to a border, or up to kPieceBytes.
-class TextPieceReader : public PieceReader {
+class TextPieceReader : public DocumentReader {
  public:
   TextPieceReader(const CorpusFile& file, const CorpusOptions& options, Border border)
       : lines_(file.path, {.replace_invalid_utf8 = options.replace_invalid_utf8}),
         border_(border) {}
 
-  bool next(Piece& piece) override {
+  bool next(Document& document) override {
     while (lines_.next(line_)) {
       if (is_border(line_)) {
-        if (finish(piece)) return true;
+        if (finish(document)) return true;
       } else if (must_cut()) {
-        cut(piece);
+        cut(document);
         return true;
       } else {
         gathered_ += line_;
       }
     }
-    return finish(piece);
+    return finish(document);
   }
 
   std::uint64_t bytes_read() const override { return lines_.bytes_read(); }
@@ -74,30 +74,30 @@ class TextPieceReader : public PieceReader {
     return gathered_.size() >= kPieceBytes && gathered_.back() == '\n' && starts_with_word(line_);
   }
 
-  void cut(Piece& piece) {
+  void cut(Document& document) {
     // The last line break goes with what follows: "a\n\nb" is "a", "\n", "\nb" to a pre-tokeniser.
     const bool break_follows = gathered_.back() == '\n' && gathered_.size() > 1;
     if (break_follows) gathered_.pop_back();
-    piece.begins = !std::exchange(inside_, true);
-    piece.ends = false;
-    fill(piece);
+    document.begins = !std::exchange(inside_, true);
+    document.ends = false;
+    fill(document);
     gathered_ = break_follows ? "\n" + line_ : line_;
   }
 
-  bool finish(Piece& piece) {
+  bool finish(Document& document) {
     const bool inside = std::exchange(inside_, false);
-    piece.begins = !inside;
-    piece.ends = true;
-    fill(piece);
+    document.begins = !inside;
+    document.ends = true;
+    fill(document);
     gathered_.clear();
-    return inside || !is_blank(piece.text);
+    return inside || !is_blank(document.text);
   }
 
-  void fill(Piece& piece) {
-    piece.text = border_ == Border::kPercent ? strip_terminal_codes(gathered_) : gathered_;
+  void fill(Document& document) {
+    document.text = border_ == Border::kPercent ? strip_terminal_codes(gathered_) : gathered_;
     if (border_ == Border::kNone) return;
-    if (piece.ends) piece.text.erase(piece.text.find_last_not_of(kBlanks) + 1);
-    if (piece.begins) trim_blank_lines(piece.text);
+    if (document.ends) document.text.erase(document.text.find_last_not_of(kBlanks) + 1);
+    if (document.begins) trim_blank_lines(document.text);
   }
 
   static void trim_blank_lines(std::string& text) {
@@ -111,24 +111,24 @@ class TextPieceReader : public PieceReader {
   Border border_;
   std::string line_;
   std::string gathered_;
-  bool inside_ = false;  // a sample whose first piece has been given
+  bool inside_ = false;  // a sample whose first document has been given
 };
 
-class JsonlPieceReader : public PieceReader {
+class JsonlPieceReader : public DocumentReader {
  public:
   JsonlPieceReader(const CorpusFile& file, const CorpusOptions& options)
       : path_(file.path),
         lines_(file.path, {.max_line_bytes = kJsonLineBytes,
                            .replace_invalid_utf8 = options.replace_invalid_utf8}) {}
 
-  bool next(Piece& piece) override {
+  bool next(Document& document) override {
     while (lines_.next(line_)) {
       if (is_blank(line_)) continue;
       std::string more;
       if (line_.size() > kJsonLineBytes / 2 && line_.back() != '\n' && lines_.next(more))
         fail(fmt::format("is longer than {}", format_bytes(kJsonLineBytes)));
-      piece.begins = piece.ends = true;
-      piece.text = text_of_line();
+      document.begins = document.ends = true;
+      document.text = text_of_line();
       return true;
     }
     return false;
@@ -202,8 +202,8 @@ std::string strip_terminal_codes(const std::string& text) {
   return result;
 }
 
-std::unique_ptr<PieceReader> open_piece_reader(const CorpusFile& file,
-                                               const CorpusOptions& options) {
+std::unique_ptr<DocumentReader> open_piece_reader(const CorpusFile& file,
+                                                  const CorpusOptions& options) {
   switch (file.kind) {
     case CorpusKind::kJsonl:
       return std::make_unique<JsonlPieceReader>(file, options);

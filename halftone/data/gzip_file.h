@@ -10,13 +10,13 @@ namespace halftone {
 
 /// The bytes of a file from front to back: as they are, or, when its first two say gzip (RFC 1952),
 /// unpacked and held to the checksums of its members. Memory does not grow with the file.
-class UnpackedFile {
+class GzipFile {
  public:
   /// Throws UserError when `path` is missing, unreadable or not a regular file.
-  explicit UnpackedFile(const std::filesystem::path& path);
-  ~UnpackedFile();
-  UnpackedFile(const UnpackedFile&) = delete;
-  UnpackedFile& operator=(const UnpackedFile&) = delete;
+  explicit GzipFile(const std::filesystem::path& path);
+  ~GzipFile();
+  GzipFile(const GzipFile&) = delete;
+  GzipFile& operator=(const GzipFile&) = delete;
 
   /// Puts the next `bytes` bytes at `out`, fewer only at the end; returns how many. Throws
   /// UserError that names the file and the place where its packing is damaged or cut off.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/data/unpacked_file.h"
+#include "halftone/data/gzip_file.h"
 
 #include <fmt/format.h>
 #include <zlib.h>
@@ -26,7 +26,7 @@ constexpr std::uint64_t kMostPerByte = 1032;
 
 }  // namespace
 
-struct UnpackedFile::State {
+struct GzipFile::State {
   explicit State(const fs::path& file_path)
       : path(file_path), file(File::open_regular(file_path)), size(file.size()) {
     std::array<unsigned char, 2> mark{};
@@ -104,11 +104,11 @@ struct UnpackedFile::State {
   std::vector<unsigned char> chunk;
 };
 
-UnpackedFile::UnpackedFile(const fs::path& path) : state_(std::make_unique<State>(path)) {}
+GzipFile::GzipFile(const fs::path& path) : state_(std::make_unique<State>(path)) {}
 
-UnpackedFile::~UnpackedFile() = default;
+GzipFile::~GzipFile() = default;
 
-std::size_t UnpackedFile::read(void* out, std::size_t bytes) {
+std::size_t GzipFile::read(void* out, std::size_t bytes) {
   State& state = *state_;
   auto* to = static_cast<unsigned char*>(out);
   std::size_t done = 0;
@@ -122,9 +122,9 @@ std::size_t UnpackedFile::read(void* out, std::size_t bytes) {
   return done;
 }
 
-std::uint64_t UnpackedFile::position() const { return state_->position; }
+std::uint64_t GzipFile::position() const { return state_->position; }
 
-std::uint64_t UnpackedFile::most_bytes() const {
+std::uint64_t GzipFile::most_bytes() const {
   return state_->packed ? state_->size * kMostPerByte : state_->size;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How each kind of file becomes pieces; corpus.h has the rules.
+// How each kind of file becomes documents; corpus.h has the rules.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +9,16 @@
 
 namespace halftone {
 
-class PieceReader {
+class DocumentReader {
  public:
-  virtual ~PieceReader() = default;
-  virtual bool next(Piece& piece) = 0;
+  virtual ~DocumentReader() = default;
+  virtual bool next(Document& document) = 0;
   virtual std::uint64_t bytes_read() const = 0;
 };
 
 /// Throws UserError when the file cannot be opened.
-std::unique_ptr<PieceReader> open_piece_reader(const CorpusFile& file,
-                                               const CorpusOptions& options);
+std::unique_ptr<DocumentReader> open_piece_reader(const CorpusFile& file,
+                                                  const CorpusOptions& options);
 
 /// `text` as a terminal would show it: ANSI escapes gone, backspaces carried out.
 std::string strip_terminal_codes(const std::string& text);
