@@ -156,7 +156,7 @@ TrainConfig bench_config(const ConfigArguments& flags) {
 
 void run_bench(const BenchArguments& arguments, const ConfigArguments& flags) {
   const TrainConfig config = bench_config(flags);
-  std::vector<Recipe> recipes;
+  std::vector<BenchVariant> recipes;
   for (const std::string& name : arguments.recipes.empty() ? recipe_names() : arguments.recipes)
     recipes.push_back(parse_recipe(name));
   const std::vector<std::int64_t> seeds =

@@ -35,7 +35,7 @@ void TrainingProgress::preparation(const std::string& stage, double share) {
   stage_ = stage;
 }
 
-void TrainingProgress::start(const PretrainPlan& plan) {
+void TrainingProgress::start(const RunSummary& plan) {
   line().print(fmt::format("model      {} parameters, vocabulary {}",
                            short_count(static_cast<double>(plan.parameters)), plan.vocab_size));
   line().print(fmt::format(

@@ -31,7 +31,7 @@ class TrainingProgress : public ProgressBar {
   using ProgressBar::ProgressBar;
 
   void preparation(const std::string& stage, double share);
-  void start(const PretrainPlan& plan);
+  void start(const RunSummary& plan);
   void on_checkpoint_saved(Trainer& trainer, const std::filesystem::path& folder) override;
 
  private:

@@ -94,7 +94,7 @@ void run_train(const ConfigArguments& arguments, const std::optional<std::string
             say(fmt::format("stopped before the first step; nothing has changed\n"));
             throw Exit{interrupted_exit_code()};
           },
-      .on_start = [&](const PretrainPlan& plan) { progress->start(plan); }};
+      .on_start = [&](const RunSummary& plan) { progress->start(plan); }};
   const PretrainResult result = train(config, options);
   report_end(result, config.out);
   if (result.stopped) throw Exit{interrupted_exit_code()};

@@ -33,7 +33,7 @@ std::string matmul_paths_of(const PretrainInputs& inputs) {
   return to_string(without_convolutions(cpu_gemm_config().of(compute)));
 }
 
-using StartObserver = std::function<void(const PretrainPlan&)>;
+using StartObserver = std::function<void(const RunSummary&)>;
 
 /// Puts the tokenizer into the run, says what is about to be trained, and keeps the result.
 class PretrainRecord : public Callback {
@@ -67,7 +67,7 @@ class PretrainRecord : public Callback {
   const PretrainResult& result() const { return result_; }
 
  private:
-  PretrainPlan plan(const Trainer& trainer) {
+  RunSummary plan(const Trainer& trainer) {
     const FitLoop& loop = trainer.loop();
     return {.run = config_.out,
             .parameters = parameter_count(module_.model()),

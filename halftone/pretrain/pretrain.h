@@ -17,7 +17,7 @@
 namespace halftone {
 
 /// The run that is about to be trained.
-struct PretrainPlan {
+struct RunSummary {
   std::filesystem::path run;
   std::int64_t parameters = 0;
   std::int64_t vocab_size = 0;
@@ -35,8 +35,8 @@ struct PretrainPlan {
 struct PretrainOptions {
   /// Of the Trainer, beside those that save and that draw the report.
   std::vector<std::shared_ptr<Callback>> callbacks;
-  PreparationProgress on_preparation;                      // while the data is read; may be empty
-  std::function<void(const PretrainPlan& plan)> on_start;  // before on_fit_start; may be empty
+  PreparationProgress on_preparation;                    // while the data is read; may be empty
+  std::function<void(const RunSummary& plan)> on_start;  // before on_fit_start; may be empty
 };
 
 struct PretrainResult {

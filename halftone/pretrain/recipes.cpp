@@ -16,9 +16,9 @@
 namespace halftone {
 namespace {
 
-const std::vector<Recipe>& recipes() {
-  static const std::vector<Recipe> table = [] {
-    std::vector<Recipe> all;
+const std::vector<BenchVariant>& recipes() {
+  static const std::vector<BenchVariant> table = [] {
+    std::vector<BenchVariant> all;
     for (const std::string& name : precision_names()) {
       all.push_back({.name = name, .precision = name});
       if (parse_precision(name).stochastic_rounding)
@@ -68,7 +68,7 @@ class RunRecorder : public Callback {
 };
 
 /// Adds the run to `runs`; returns whether it was stopped.
-bool train_once(TrainConfig config, PretrainInputs inputs, const Recipe& recipe,
+bool train_once(TrainConfig config, PretrainInputs inputs, const BenchVariant& recipe,
                 const RecipeOptions& watchers, std::vector<RecipeRun>& runs) {
   config.precision = recipe.precision;
   config.rounding = recipe.rounding;
@@ -98,12 +98,12 @@ bool train_once(TrainConfig config, PretrainInputs inputs, const Recipe& recipe,
 
 std::vector<std::string> recipe_names() {
   std::vector<std::string> names;
-  for (const Recipe& recipe : recipes()) names.push_back(recipe.name);
+  for (const BenchVariant& recipe : recipes()) names.push_back(recipe.name);
   return names;
 }
 
-Recipe parse_recipe(const std::string& name) {
-  for (const Recipe& recipe : recipes())
+BenchVariant parse_recipe(const std::string& name) {
+  for (const BenchVariant& recipe : recipes())
     if (recipe.name == name) return recipe;
   const std::optional<std::string> nearest = nearest_match(name, recipe_names());
   throw UserError(fmt::format("expected a recipe out of {}, got '{}'{}",
@@ -112,14 +112,14 @@ Recipe parse_recipe(const std::string& name) {
 }
 
 std::vector<RecipeRun> compare_recipes(const TrainConfig& config, const PretrainInputs& inputs,
-                                       const std::vector<Recipe>& recipes,
+                                       const std::vector<BenchVariant>& recipes,
                                        const std::vector<std::int64_t>& seeds,
                                        const RecipeOptions& options) {
   HALFTONE_CHECK(config.max_steps && !recipes.empty() && !seeds.empty(),
                  "[recipes] expected max_steps, recipes and seeds");
   std::vector<RecipeRun> runs;
   for (const std::int64_t seed : seeds) {
-    for (const Recipe& recipe : recipes) {
+    for (const BenchVariant& recipe : recipes) {
       if (options.on_start) options.on_start(recipe.name, seed);
       TrainConfig one = config;
       one.seed = seed;

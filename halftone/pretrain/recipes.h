@@ -16,7 +16,7 @@
 namespace halftone {
 
 /// A precision with what belongs to it.
-struct Recipe {
+struct BenchVariant {
   std::string name;  // "bf16-true+nearest"
   std::string precision;
   std::string rounding = "stochastic";  // of the weights in bf16-true
@@ -24,7 +24,7 @@ struct Recipe {
 
 /// "32-true" and so on: a precision; "bf16-true+nearest": with its weights rounded to nearest.
 /// Throws UserError, which lists the recipes.
-Recipe parse_recipe(const std::string& name);
+BenchVariant parse_recipe(const std::string& name);
 /// All of them, the fp32 reference first.
 std::vector<std::string> recipe_names();
 
@@ -52,7 +52,7 @@ struct RecipeOptions {
 /// anything. A recipe that breaks down is a result. Ends early, with what there is, where a
 /// callback stops a run.
 std::vector<RecipeRun> compare_recipes(const TrainConfig& config, const PretrainInputs& inputs,
-                                       const std::vector<Recipe>& recipes,
+                                       const std::vector<BenchVariant>& recipes,
                                        const std::vector<std::int64_t>& seeds,
                                        const RecipeOptions& options = {});
 
