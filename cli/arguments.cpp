@@ -78,6 +78,9 @@ void ConfigArguments::add_flags(CLI::App& command, const std::vector<std::string
     std::vector<std::string>& texts = texts_[field.key];
     CLI::Option* option = command.add_option(flag_of(field.key), texts)->allow_extra_args(false);
     option->description(description(field))->type_name(type_name(field))->group(field.group);
+    if (field.former_key.empty()) continue;
+    CLI::Option* former = command.add_option(flag_of(field.former_key), texts);
+    former->allow_extra_args(false)->group("");  // read, not shown
   }
 }
 

@@ -170,6 +170,13 @@ ConfigField changeable(ConfigField field) {
   return field;
 }
 
+ConfigField formerly(const std::string& key, const std::map<std::string, std::string>& choices,
+                     ConfigField field) {
+  field.former_key = key;
+  field.former_choices = choices;
+  return field;
+}
+
 using C = TrainConfig;
 using M = ModelConfig;
 using S = ScalerConfig;
@@ -275,11 +282,12 @@ std::vector<ConfigField> memory_fields() {
       field<&C::memory, &R::release_gradients>(
           "release_gradients", one_of({"auto", "on", "off"}),
           "apply each gradient in the backward pass as it comes, and free it"),
-      field<&C::memory, &R::clip_mode>("clip_mode", one_of({"auto", "exact", "previous"}),
-                                       "norm that grad_clip limits; exact: of the step's "
-                                       "gradients, which costs a second backward "
-                                       "pass where they are released; running: of the step "
-                                       "before, or of those so far if larger"),
+      formerly("clip_norm", {{"running", "previous"}},
+               field<&C::memory, &R::clip_mode>(
+                   "clip_mode", one_of({"auto", "exact", "previous"}),
+                   "norm that grad_clip limits; exact: of the step's gradients, which costs a "
+                   "second backward pass where they are released; previous: of the step before, "
+                   "or of those so far if larger")),
       changeable(input_path(field<&C::memory, &R::offload>(
           "offload", path(),
           "folder on a fast disk where AdamW's states lie in a file instead of memory, with the "

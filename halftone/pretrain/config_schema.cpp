@@ -190,6 +190,13 @@ ConfigValue with_absolute_paths(const ConfigField& field, ConfigValue value) {
   return value;
 }
 
+ConfigValue in_todays_words(const ConfigField& field, const ConfigValue& value) {
+  const auto* text = std::get_if<std::string>(&value);
+  const auto found =
+      text != nullptr ? field.former_choices.find(*text) : field.former_choices.end();
+  return found != field.former_choices.end() ? ConfigValue(found->second) : value;
+}
+
 void apply(const ConfigAssignment& assignment, TrainConfig& config) {
   const ConfigField& field = config_field(assignment.key, assignment.place);
   field.set(config, with_absolute_paths(field, assignment.value));
@@ -275,7 +282,8 @@ void check_together(const TrainConfig& config, const std::vector<ConfigAssignmen
 const ConfigField& config_field(std::string_view key, const std::string& place) {
   const std::string wanted = with_underscores(key);
   for (const ConfigField& field : config_fields())
-    if (field.key == wanted) return field;
+    if (field.key == wanted || (!field.former_key.empty() && field.former_key == wanted))
+      return field;
   const auto nearest = nearest_key(wanted);
   throw UserError(fmt::format("{}: there is no key '{}'; {}", place, key,
                               nearest ? fmt::format("did you mean '{}'?", *nearest)
@@ -311,7 +319,7 @@ std::string to_text(const ConfigField& field, const ConfigValue& value) {
 
 ConfigAssignment checked_assignment(const ConfigField& field, const ConfigValue& value,
                                     const std::string& place) {
-  std::optional<ConfigValue> good = converted(field.kind, value);
+  std::optional<ConfigValue> good = converted(field.kind, in_todays_words(field, value));
   const bool unset = good && std::holds_alternative<std::monostate>(*good);
   if (!good || (!unset && !field.accepts(*good))) refuse(field, value, place);
   return {field.key, std::move(*good), place};

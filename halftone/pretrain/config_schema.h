@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -22,12 +23,14 @@ using ConfigValue =
 enum class ConfigKind { kSwitch, kInteger, kNumber, kText, kTexts, kDuration, kLossScale };
 
 struct ConfigField {
-  std::string key;    // "batch_size", "model.n_layers"
-  std::string group;  // heading in --help and in docs/config.md
+  std::string key;         // "batch_size", "model.n_layers"
+  std::string former_key;  // that run directories may hold; read, never written
+  std::string group;       // heading in --help and in docs/config.md
   ConfigKind kind = ConfigKind::kText;
-  std::string help;                  // one line
-  std::string expected;              // "a positive integer"
-  std::vector<std::string> choices;  // of a text that is one of a few
+  std::string help;                                   // one line
+  std::string expected;                               // "a positive integer"
+  std::vector<std::string> choices;                   // of a text that is one of a few
+  std::map<std::string, std::string> former_choices;  // word that run directories may hold: today's
   std::function<bool(const ConfigValue&)> accepts;
   bool is_path = false;               // an input; kept absolute, so that a run can move
   bool may_change_on_resume = false;  // limits, logging and saving
@@ -39,8 +42,8 @@ struct ConfigField {
 /// All fields, in the order of the documentation.
 const std::vector<ConfigField>& config_fields();
 
-/// The field called `key` in either spelling (batch_size, batch-size); throws UserError, which
-/// starts with `place` and names the nearest key, when there is none.
+/// The field called `key`, or formerly, in either spelling (batch_size, batch-size). Throws
+/// UserError, which starts with `place` and names the nearest key, when there is none.
 const ConfigField& config_field(std::string_view key, const std::string& place);
 
 /// "model.n_layers" -> "--model.n-layers".

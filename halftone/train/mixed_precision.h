@@ -73,7 +73,7 @@ class MixedPrecision {
   StepResult step(const Optimizers& optimizers, const GradientClip& clip = {});
   /// backward() and step() in one, where the memory recipe releases gradients: they are applied as
   /// they come (optim/optimizer_in_backward.h). Of one optimizer, an AdamW whose options have
-  /// release_gradients; clips by the norm, the recipe's. Where clip_norm is running and no norm
+  /// release_gradients; clips by the norm, the recipe's. Where clip_mode is previous and no norm
   /// of a step before is known, this step is clipped exactly. A gradient that is not finite ends
   /// the update; parameters that had theirs before stay updated, unless clipping is exact.
   StepResult backward_and_step(const torch::Tensor& loss, const Optimizers& optimizers,

@@ -196,7 +196,7 @@ TEST(Program, WordsInTheEnvironmentAreJudgedFirst) {
   EXPECT_EQ(outcome.code, 2);
   EXPECT_EQ(
       outcome.err,
-      "halftone: error: environment variable HALFTONE_MATMUL: expected native or widened for a "
+      "halftone: error: environment variable HALFTONE_MATMUL: expected native or upcast for a "
       "16-bit matmul, got 'natvie'\n");
 }
 

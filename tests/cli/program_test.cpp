@@ -484,7 +484,7 @@ TEST_F(Program, RefusesAnUnknownSwitchOfTheFastProducts) {
   const std::string words = "tokenizer encode --tokenizer tok --text a";
   const Outcome refused = halftone(words, "export HALFTONE_CPU_GEMM=fast");
   EXPECT_EQ(refused.code, 2);
-  EXPECT_THAT(refused.err, HasSubstr("HALFTONE_CPU_GEMM: expected on or off, got 'fast'"));
+  EXPECT_THAT(refused.err, HasSubstr("HALFTONE_CPU_GEMM: expected on, off or all, got 'fast'"));
   EXPECT_EQ(halftone(words, "export HALFTONE_CPU_GEMM=off").out, halftone(words).out);
 }
 

@@ -22,10 +22,11 @@ static_assert(kNames.size() == static_cast<std::size_t>(FusedKernel::kWeightGrad
 
 constexpr std::uint32_t kAll = (1U << kNames.size()) - 1;
 
-std::string listed(std::uint32_t composed) {
+std::string listed(std::uint32_t references) {
   std::string text;
   for (std::size_t i = 0; i < kNames.size(); ++i)
-    if ((composed >> i & 1U) != 0) text += fmt::format("{}{}", text.empty() ? "" : ",", kNames[i]);
+    if ((references >> i & 1U) != 0)
+      text += fmt::format("{}{}", text.empty() ? "" : ",", kNames[i]);
   return text;
 }
 
@@ -33,35 +34,39 @@ std::uint32_t bits_of(std::string_view name) {
   if (name == "all") return kAll;
   for (std::size_t i = 0; i < kNames.size(); ++i)
     if (kNames[i] == name) return 1U << i;
-  throw UserError(fmt::format(
-      "expected kernels that are to be composed, separated by commas ({}, or all), got '{}'",
-      listed(kAll), name));
+  throw UserError(
+      fmt::format("expected kernels that are to run their reference, separated by commas ({}, or "
+                  "all), got '{}'",
+                  listed(kAll), name));
 }
 
 std::uint32_t parse(std::string_view names) {
-  std::uint32_t composed = 0;
+  std::uint32_t references = 0;
   while (!names.empty()) {
     const std::size_t comma = names.find(',');
-    composed |= bits_of(names.substr(0, comma));
+    references |= bits_of(names.substr(0, comma));
     names.remove_prefix(comma == names.npos ? names.size() : comma + 1);
   }
-  return composed;
+  return references;
 }
 
 std::uint32_t from_environment() {
-  const char* const names = std::getenv("HALFTONE_REFERENCE_KERNELS");
-  if (names == nullptr) return 0;
-  try {
-    return parse(names);
-  } catch (const UserError& error) {
-    throw UserError(
-        fmt::format("environment variable HALFTONE_REFERENCE_KERNELS: {}", error.what()));
+  // The second is the variable's former name.
+  for (const char* const variable : {"HALFTONE_REFERENCE_KERNELS", "HALFTONE_COMPOSED"}) {
+    const char* const names = std::getenv(variable);
+    if (names == nullptr) continue;
+    try {
+      return parse(names);
+    } catch (const UserError& error) {
+      throw UserError(fmt::format("environment variable {}: {}", variable, error.what()));
+    }
   }
+  return 0;
 }
 
 std::atomic<std::uint32_t>& in_force() {
-  static std::atomic<std::uint32_t> composed = from_environment();
-  return composed;
+  static std::atomic<std::uint32_t> references = from_environment();
+  return references;
 }
 
 }  // namespace

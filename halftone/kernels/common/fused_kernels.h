@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The switches between this library's kernels and their definitions in ATen: to find out which of
+// The switches between this library's kernels and their references in ATen: to find out which of
 // them makes a difference that should not be.
 #pragma once
 
@@ -30,11 +30,11 @@ enum class FusedKernel {
 /// Thread-safe. Throws UserError for a word in the variable that is none of the above.
 bool is_fused(FusedKernel kernel);
 
-/// Has the kernels that `names` lists ("rms_norm,swiglu", "all", "") computed by their definitions
+/// Has the kernels that `names` lists ("rms_norm,swiglu", "all", "") computed by their references
 /// from now on, and all others fused. Throws UserError for a word that is none of them.
 void set_reference_kernels(std::string_view names);
 
-/// Those that are computed by their definitions, as set_reference_kernels() takes them.
+/// Those that are computed by their references, as set_reference_kernels() takes them.
 std::string reference_kernels();
 
 }  // namespace halftone

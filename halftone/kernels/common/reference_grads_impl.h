@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a fused operation is differentiated twice: its first derivative is that of its composed
+// How a fused operation is differentiated twice: its first derivative is that of its reference
 // definition, recorded by autograd.
 #pragma once
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The composed twin of the random bits in adamw_cpu.cpp: the same integer arithmetic in int64
+// The reference of the random bits in adamw_cpu.cpp: the same integer arithmetic in int64
 // tensors, which wrap and have no logical shift of their own.
 #include "halftone/kernels/common/stochastic_rounding.h"
 

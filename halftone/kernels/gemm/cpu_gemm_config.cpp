@@ -34,6 +34,7 @@ constexpr std::array<std::pair<const char*, GemmBackends CpuGemmConfig::*>, 2> k
 GemmBackend parse_path(std::string_view text) {
   for (const auto& [name, value] : kPathNames)
     if (name == text) return value;
+  if (text == "widened") return GemmBackend::kUpcast;  // its former name
   throw UserError(fmt::format("expected native or upcast for a 16-bit matmul, got '{}'", text));
 }
 

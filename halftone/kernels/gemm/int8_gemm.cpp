@@ -48,7 +48,7 @@ Int8Matrix quantize(const Tensor& matrix, std::int32_t largest, std::int32_t zer
                  " products, got ", matrix.size(1));
   ObservedOperation observed("halftone::int8_quantize", matrix);
   if (!matrix.is_cpu() || !fbgemm::fbgemmSupportedCPU()) {
-    const ComposedInt8 composed = quantize_composed(matrix, largest, rounding);
+    const ReferenceInt8 composed = quantize_reference(matrix, largest, rounding);
     observed.set_outputs(composed.integers, composed.scales);
     return {.quads = composed.integers, .scales = composed.scales, .depth = matrix.size(1)};
   }
@@ -208,7 +208,7 @@ Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
                              right.scales, into);
   if (left.quads.scalar_type() == torch::kChar) {
     const Tensor product =
-        int8_gemm_composed({left.quads, left.scales}, {right.quads, right.scales});
+        int8_gemm_reference({left.quads, left.scales}, {right.quads, right.scales});
     const Tensor result = accumulate ? into.add_(product) : product;
     observed.set_outputs(result);
     return result;

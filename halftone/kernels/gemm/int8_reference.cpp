@@ -35,7 +35,7 @@ Tensor padded(const Tensor& integers) {
 
 }  // namespace
 
-ComposedInt8 quantize_composed(const Tensor& matrix, double largest, const Int8Rounding& rounding) {
+ReferenceInt8 quantize_reference(const Tensor& matrix, double largest, const Int8Rounding& rounding) {
   if (matrix.size(1) == 0)
     return {.integers = matrix.to(torch::kChar),
             .scales = at::zeros({matrix.size(0)}, matrix.options())};
@@ -51,7 +51,7 @@ ComposedInt8 quantize_composed(const Tensor& matrix, double largest, const Int8R
               at::where(finite, top / largest, std::numeric_limits<float>::quiet_NaN()).squeeze(1)};
 }
 
-Tensor int8_gemm_composed(const ComposedInt8& left, const ComposedInt8& right) {
+Tensor int8_gemm_reference(const ReferenceInt8& left, const ReferenceInt8& right) {
   const std::int64_t rows = left.scales.size(0), columns = right.scales.size(0);
   if (rows == 0 || columns == 0 || left.integers.size(1) == 0)
     return at::zeros({rows, columns}, left.scales.options());

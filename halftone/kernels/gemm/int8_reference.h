@@ -9,17 +9,17 @@
 
 namespace halftone {
 
-struct ComposedInt8 {
+struct ReferenceInt8 {
   torch::Tensor integers;  // (rows, depth) int8, -largest .. largest
   torch::Tensor scales;    // (rows) fp32; nan for a row with inf or nan
 };
 
 /// `matrix` (rows, depth) fp32 with one scale for each row. Stochastic rounding counts positions in
 /// memory order, as the kernels do: down the columns where only those are contiguous.
-ComposedInt8 quantize_composed(const torch::Tensor& matrix, double largest,
+ReferenceInt8 quantize_reference(const torch::Tensor& matrix, double largest,
                                const Int8Rounding& rounding);
 
 /// left right^T, (left rows, right rows) fp32, of exact int32 sums by at::_int_mm.
-torch::Tensor int8_gemm_composed(const ComposedInt8& left, const ComposedInt8& right);
+torch::Tensor int8_gemm_reference(const ReferenceInt8& left, const ReferenceInt8& right);
 
 }  // namespace halftone

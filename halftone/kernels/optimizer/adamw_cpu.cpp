@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled once for each instruction set; the best one of the machine is chosen at run time. No
-// fused multiply-add, so that every instruction set gives the bits of the composed definition.
+// fused multiply-add, so that every instruction set gives the bits of the reference.
 #include <cstring>
 
 #include "halftone/kernels/common/highway_targets.h"

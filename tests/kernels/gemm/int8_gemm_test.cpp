@@ -79,19 +79,19 @@ TEST(Int8Gemm, DoesNotSaturateWhereEveryProductIsTheLargest) {
   }
 }
 
-TEST(Int8Gemm, GivesTheBitsOfTheComposedDefinition) {
+TEST(Int8Gemm, GivesTheBitsOfTheReference) {
   torch::manual_seed(7);
   const Tensor a = torch::randn({21, 45}), b = torch::randn({13, 45});
   const Int8Rounding none, random{.stochastic = true, .stream = 11};
   for (const auto& [x, w] : {std::pair{a, b}, {transposed_layout(a), transposed_layout(b)}}) {
     for (const Int8Rounding& rounding : {none, random}) {
-      const ComposedInt8 left = quantize_composed(x, int8_left_limit(), rounding);
-      const ComposedInt8 right = quantize_composed(w, 127, rounding);
+      const ReferenceInt8 left = quantize_reference(x, int8_left_limit(), rounding);
+      const ReferenceInt8 right = quantize_reference(w, 127, rounding);
       const Int8Matrix fast_left = quantize_left(x, rounding);
       const Int8Matrix fast_right = quantize_right(w, rounding);
       EXPECT_TRUE(torch::equal(integers_of(fast_left, true), wide(left.integers)));
       EXPECT_TRUE(torch::equal(integers_of(fast_right, false), wide(right.integers)));
-      EXPECT_TRUE(torch::equal(int8_gemm(fast_left, fast_right), int8_gemm_composed(left, right)));
+      EXPECT_TRUE(torch::equal(int8_gemm(fast_left, fast_right), int8_gemm_reference(left, right)));
     }
   }
 }

@@ -29,7 +29,7 @@ struct Weights {
   std::vector<Tensor> parameters;
 };
 
-enum class Recipe { kFp32, kBf16Native, kBf16Widened, kInt8 };
+enum class Recipe { kFp32, kBf16Native, kBf16Upcast, kInt8 };
 
 Tensor output(const Tensor& x, const Weights& weights, Recipe recipe) {
   if (recipe == Recipe::kFp32) return merged_linear(x, weights.parameters);
@@ -46,7 +46,7 @@ TEST(FusedGradAccumulation, GivesTheGradientsThatAutogradGives) {
   const CpuGemmConfig before = cpu_gemm_config();
   const Tensor x = torch::randn({5, 6}), g = torch::randn({5, 7});
   for (const Recipe recipe :
-       {Recipe::kFp32, Recipe::kBf16Native, Recipe::kBf16Widened, Recipe::kInt8}) {
+       {Recipe::kFp32, Recipe::kBf16Native, Recipe::kBf16Upcast, Recipe::kInt8}) {
     set_cpu_gemm_config(parse_cpu_gemm_config(recipe == Recipe::kBf16Native ? "native" : "upcast"));
     torch::manual_seed(2);
     const Weights through_autograd;
