@@ -5,7 +5,7 @@
     python3 bench/compare/quality.py --data TEXT [--out DIR] [--seeds 1,2,3] [--recipes standard,lean,...]
                                      [-- flags of halftone train: --preset tiny --max-steps 600 ...]
 
-TEXT is a fortune file or a folder of them. Every tenth piece is held out; each recipe trains on the others with the
+TEXT is a fortune file or a folder of them. Every tenth document is held out; each recipe trains on the others with the
 same seeds, so that runs of one seed see the same batches from the same weights, and `halftone eval` gives the loss on
 what was held out. A recipe is a value of --memory and, behind +, keys of it: lean+master_weights=split16. The first is
 what the others are compared with. Prints a Markdown table; runs that are in DIR are not trained again.

@@ -67,7 +67,7 @@ TokenBatch TokenBatch::to(const torch::Device& device) const {
   return moved;
 }
 
-TokenBatch TokenBatch::joined(std::span<const Batch> parts, std::span<const double> weights) {
+TokenBatch TokenBatch::joined(std::span<const TokenBatch> parts, std::span<const double> weights) {
   HALFTONE_CHECK(!parts.empty() && parts.size() == weights.size(),
                  "[batch] expected parts to join and a weight for each, got ", parts.size(),
                  " parts and ", weights.size(), " weights");

@@ -37,7 +37,7 @@ struct TokenBatch {
   std::int64_t samples() const { return input_ids.size(0); }  ///< B
   /// The rows of all parts, at least one, of one T. The mask of part i is multiplied by weights[i]:
   /// 1 for the mean over the targets of all parts.
-  static TokenBatch joined(std::span<const Batch> parts, std::span<const double> weights);
+  static TokenBatch joined(std::span<const TokenBatch> parts, std::span<const double> weights);
 };
 
 struct TokenLoaderOptions {

@@ -33,13 +33,13 @@ constexpr const char* kOwnStep = ".step";  // of a parameter that has missed som
 }
 
 void check_moment(const StateDict& state, const std::string& name, at::IntArrayRef shape) {
-  const torch::Tensor& tensor = state.outline(name);
+  const torch::Tensor& tensor = state.meta(name);
   const torch::ScalarType dtype = tensor.scalar_type();
   if (tensor.sizes() != shape ||
       (dtype != torch::kFloat && dtype != torch::kBFloat16 && dtype != torch::kByte))
     refuse(name, tensor, "float32, bfloat16 or uint8 " + c10::str(shape));
   if (dtype != torch::kByte) return;
-  const torch::Tensor& scales = state.outline(name + kScale);
+  const torch::Tensor& scales = state.meta(name + kScale);
   const std::int64_t count = moment_scales(tensor.numel());
   if (scales.sizes() != at::IntArrayRef{count} || scales.scalar_type() != torch::kFloat)
     refuse(name + kScale, scales, fmt::format("float32 [{}]", count));

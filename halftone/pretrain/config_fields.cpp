@@ -232,8 +232,9 @@ std::vector<ConfigField> data_fields() {
                                       "tokenizer.json to use; empty: train one on the data")),
       field<&C::tokenizer_vocab_size>("tokenizer_vocab_size", positive_integer(),
                                       "tokens of a tokenizer trained on the data"),
-      field<&C::pack>("pack", true_or_false(),
-                      "fill rows with pieces one after the other; false: a piece per row, padded"),
+      field<&C::pack>(
+          "pack", true_or_false(),
+          "fill rows with documents one after the other; false: a document per row, padded"),
       field<&C::shuffle>("shuffle", true_or_false(), "a new order of the rows in every epoch"),
       field<&C::invalid_utf8>("invalid_utf8", one_of({"error", "replace"}),
                               "what to do about bytes that are not UTF-8"),

@@ -16,7 +16,7 @@ struct LanguageModelingOptions {
 /// MiniMind's objective: the masked cross entropy of the next token plus the routers' auxiliary
 /// loss, which is logged as "aux_loss" too; one AdamW over all parameters. The cross entropy of an
 /// optimizer step is the mean over its predicted tokens, the auxiliary loss that over its rows.
-class LanguageModeling : public TrainingModule<Batch> {
+class LanguageModeling : public TrainingModule<TokenBatch> {
  public:
   LanguageModeling(MiniMindLM model, const LanguageModelingOptions& options);
 

@@ -113,8 +113,7 @@ PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
                    const PretrainOptions& options, const FitOptions& how) {
   check_memory_budget(config, inputs.model);
   if (const std::string names = reference_kernels(); !names.empty())
-    log_note(
-        fmt::format("HALFTONE_REFERENCE_KERNELS: {} as ordinary LibTorch operations", names));
+    log_note(fmt::format("HALFTONE_REFERENCE_KERNELS: {} as ordinary LibTorch operations", names));
   TrainConfig initial = config;
   if (how.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
   LanguageModeling module = make_module(initial, inputs);

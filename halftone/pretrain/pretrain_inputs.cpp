@@ -31,8 +31,8 @@ Tokenizer train_tokenizer(Corpus& corpus, const TrainConfig& config,
   const auto bytes_read = byte_progress(progress, "reading text for the tokenizer");
   BpeTrainer trainer({.vocab_size = config.tokenizer_vocab_size});
   corpus.rewind();
-  for (Piece piece; corpus.next(piece);) {
-    trainer.add_text(piece.text);
+  for (Document document; corpus.next(document);) {
+    trainer.add_text(document.text);
     bytes_read(corpus.bytes_read(), corpus.bytes());
   }
   return trainer.train();

@@ -99,7 +99,7 @@ Hint batch_for_tensor_cores(const HintInputs& facts) {
 
 Hint widths_for_tensor_cores(const HintInputs& facts) {
   if (!has_tensor_cores(facts, is_bf16(facts))) return {};
-  const auto odd = [](const LayerShape& weight) {
+  const auto odd = [](const WeightShape& weight) {
     return weight.in % kTensorCoreMultiple != 0 || weight.out % kTensorCoreMultiple != 0;
   };
   const auto first = std::find_if(facts.widths.begin(), facts.widths.end(), odd);
@@ -139,8 +139,8 @@ void add_widths(const std::string& path, const torch::nn::Module& module, HintIn
 
 }  // namespace
 
-HintInputs collect_advice_facts(const torch::nn::Module& module, const PrecisionPolicy& policy,
-                                torch::Device device, std::int64_t batch_size) {
+HintInputs collect_hint_inputs(const torch::nn::Module& module, const PrecisionPolicy& policy,
+                               torch::Device device, std::int64_t batch_size) {
   HintInputs facts{.policy = policy,
                    .device = device.type(),
                    .batch_size = batch_size,

@@ -17,7 +17,7 @@
 namespace halftone {
 
 /// A weight that takes part in matrix products.
-struct LayerShape {
+struct WeightShape {
   std::string name;
   std::int64_t in = 0;  // of a convolution: input channels of a group
   std::int64_t out = 0;
@@ -28,7 +28,7 @@ struct HintInputs {
   torch::DeviceType device = torch::kCPU;
   std::int64_t parameters = 0;  // shared ones once
   std::int64_t batch_size = 0;  // rows of a layer's input; 0: not known
-  std::vector<LayerShape> widths;
+  std::vector<WeightShape> widths;
   bool has_torch_linear = false;  // a torch::nn::Linear takes LibTorch's products, not ours
 
   int compute_capability = 0;  // of the GPU, 86 for 8.6
@@ -38,8 +38,8 @@ struct HintInputs {
 
 /// The facts about training `module` with `policy` on `device`. Where 16-bit products on the CPU
 /// come into it, the first call may measure them (cpu_gemm_config()).
-HintInputs collect_advice_facts(const torch::nn::Module& module, const PrecisionPolicy& policy,
-                                torch::Device device, std::int64_t batch_size);
+HintInputs collect_hint_inputs(const torch::nn::Module& module, const PrecisionPolicy& policy,
+                               torch::Device device, std::int64_t batch_size);
 
 /// One sentence for each rule that applies; none for "32-true". A pure function.
 std::vector<std::string> precision_hints(const HintInputs& facts);

@@ -224,7 +224,7 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
   TrainingModuleBase& module = task.module();
   // A resumed run may be in the middle of an epoch that it has begun before.
   bool epoch_is_new = loop_->counters().step == 0 || task.batch_index() == 0;
-  bool batch_was_seen = device().is_cpu();  // where the advice does not depend on it
+  bool batch_was_seen = device().is_cpu();  // where the hints do not depend on it
   while (!loop_->finished() && !stop_) {
     const std::int64_t epoch = loop_->counters().epochs + 1;
     if (std::exchange(epoch_is_new, false)) module.on_train_epoch_start(epoch);
@@ -265,7 +265,7 @@ void Trainer::tell_of(const std::exception& error) {
 
 void Trainer::advise(TrainingTask& task) const {
   log_hints(precision_hints(
-      collect_advice_facts(task.module().network(), policy(), device(), task.rows_per_batch())));
+      collect_hint_inputs(task.module().network(), policy(), device(), task.rows_per_batch())));
 }
 
 void Trainer::validate_and_report(EvaluationTask& task) {

@@ -277,7 +277,7 @@ TEST(TokenBatch, JoinedWeighsTheRowsOfEachPart) {
   };
   const torch::Tensor full = torch::ones({2, 3}), some = torch::tensor({{1.0F, 0.0F, 1.0F}});
   const TokenBatch whole = TokenBatch::joined(
-      std::vector<Batch>{part(some, 40), part(full, 50), part(torch::zeros({1, 3}), 60)},
+      std::vector<TokenBatch>{part(some, 40), part(full, 50), part(torch::zeros({1, 3}), 60)},
       std::vector{3.0, 1.0, 1.0});
   EXPECT_TRUE(whole.loss_mask.equal(torch::cat({some * 3, full, torch::zeros({1, 3})})));
   EXPECT_EQ(whole.tokens, 8);
@@ -287,7 +287,7 @@ TEST(TokenBatch, JoinedWeighsTheRowsOfEachPart) {
   EXPECT_TRUE(whole.target_ids.equal(whole.input_ids + 1));
   EXPECT_EQ(whole.samples(), 4);
   EXPECT_THROW(TokenBatch::joined({}, {}), c10::Error);
-  EXPECT_THROW(TokenBatch::joined(std::vector<Batch>{part(some, 40)}, {}), c10::Error);
+  EXPECT_THROW(TokenBatch::joined(std::vector<TokenBatch>{part(some, 40)}, {}), c10::Error);
 }
 
 TEST(TokenLoader, RefusesADamagedState) {

@@ -45,12 +45,12 @@ HintInputs gpu_facts(const std::string& precision) {
   return facts;
 }
 
-TEST(PrecisionAdvice, HasNothingToSayWhereAllIsWell) {
+TEST(PrecisionHints, HasNothingToSayWhereAllIsWell) {
   EXPECT_THAT(precision_hints(cpu_facts("bf16-mixed")), IsEmpty());
   EXPECT_THAT(precision_hints(gpu_facts("bf16-mixed")), IsEmpty());
 }
 
-TEST(PrecisionAdvice, IsSilentAbout32True) {
+TEST(PrecisionHints, IsSilentAbout32True) {
   HintInputs facts = gpu_facts("32-true");
   facts.parameters = 10;
   facts.batch_size = 7;
@@ -58,7 +58,7 @@ TEST(PrecisionAdvice, IsSilentAbout32True) {
   EXPECT_THAT(precision_hints(facts), IsEmpty());
 }
 
-TEST(PrecisionAdvice, SaysThatASmallModelGainsNothing) {
+TEST(PrecisionHints, SaysThatASmallModelGainsNothing) {
   for (const HintInputs& base :
        {cpu_facts("bf16-mixed"), gpu_facts("bf16-mixed"), cpu_facts("int8-mixed")}) {
     EXPECT_THAT(precision_hints(base), IsEmpty());
@@ -70,7 +70,7 @@ TEST(PrecisionAdvice, SaysThatASmallModelGainsNothing) {
   }
 }
 
-TEST(PrecisionAdvice, SaysThatTheCpuLacksTheInstructions) {
+TEST(PrecisionHints, SaysThatTheCpuLacksTheInstructions) {
   HintInputs facts = cpu_facts("bf16-mixed");
   facts.cpu = {};
   facts.matmuls = {};
@@ -84,7 +84,7 @@ TEST(PrecisionAdvice, SaysThatTheCpuLacksTheInstructions) {
   EXPECT_THAT(precision_hints(facts), IsEmpty());
 }
 
-TEST(PrecisionAdvice, SaysThatTheInstructionsDoNotHelp) {
+TEST(PrecisionHints, SaysThatTheInstructionsDoNotHelp) {
   HintInputs facts = cpu_facts("bf16-mixed");
   facts.matmuls.bf16 = parse_cpu_gemm_config("upcast").bf16;
   EXPECT_THAT(precision_hints(facts), ElementsAre(HasSubstr("no faster than fp32 on this CPU")));
@@ -95,7 +95,7 @@ TEST(PrecisionAdvice, SaysThatTheInstructionsDoNotHelp) {
   EXPECT_THAT(precision_hints(facts), IsEmpty());
 }
 
-TEST(PrecisionAdvice, SaysThatTheGpuLacksTensorCores) {
+TEST(PrecisionHints, SaysThatTheGpuLacksTensorCores) {
   HintInputs facts = gpu_facts("bf16-mixed");
   facts.compute_capability = 75;
   EXPECT_THAT(precision_hints(facts),
@@ -111,7 +111,7 @@ TEST(PrecisionAdvice, SaysThatTheGpuLacksTensorCores) {
               ElementsAre(HasSubstr("6.1) has no Tensor Cores for fp16"), HasSubstr("bf16-mixed")));
 }
 
-TEST(PrecisionAdvice, WantsMultiplesOf8ForTensorCores) {
+TEST(PrecisionHints, WantsMultiplesOf8ForTensorCores) {
   HintInputs facts = gpu_facts("bf16-mixed");
   facts.batch_size = 12;
   EXPECT_THAT(precision_hints(facts),
@@ -131,7 +131,7 @@ TEST(PrecisionAdvice, WantsMultiplesOf8ForTensorCores) {
   EXPECT_THAT(precision_hints(facts), ElementsAre(HasSubstr("no Tensor Cores")));
 }
 
-TEST(PrecisionAdvice, OffersBf16WhereItIsFree) {
+TEST(PrecisionHints, OffersBf16WhereItIsFree) {
   EXPECT_THAT(precision_hints(cpu_facts("16-mixed")),
               ElementsAre(HasSubstr("bf16-mixed is no slower than 16-mixed on this CPU and needs "
                                     "no loss scale")));
@@ -158,11 +158,10 @@ struct MixedModule : torch::nn::Module {
 
 TEST(HintInputs, AreCollectedFromAModule) {
   const MixedModule module;
-  const HintInputs facts =
-      collect_advice_facts(module, parse_precision("16-mixed"), torch::kCPU, 9);
+  const HintInputs facts = collect_hint_inputs(module, parse_precision("16-mixed"), torch::kCPU, 9);
   EXPECT_EQ(facts.parameters, (6 * 8 + 8) + (4 * 12 * 9 + 12) + 50 * 6 + 3 * 6 * 16 + 3 + 15);
   std::vector<std::string> names;
-  for (const LayerShape& weight : facts.widths) names.push_back(weight.name);
+  for (const WeightShape& weight : facts.widths) names.push_back(weight.name);
   EXPECT_THAT(names, ElementsAre("tied", "mix", "first.weight", "conv.weight", "block.w1.weight",
                                  "block.w3.weight", "block.w2.weight"));
   EXPECT_EQ(facts.widths[2].in, 6);
@@ -176,10 +175,10 @@ TEST(HintInputs, AreCollectedFromAModule) {
   EXPECT_EQ(facts.cpu, this_processor().features);
   EXPECT_EQ(facts.matmuls, cpu_gemm_config());
   const FeedForward ours(6, 16, 0.0);
-  EXPECT_FALSE(collect_advice_facts(*ours, {}, torch::kCPU, 1).has_torch_linear);
+  EXPECT_FALSE(collect_hint_inputs(*ours, {}, torch::kCPU, 1).has_torch_linear);
 }
 
-TEST(LogAdvice, SaysEachSentenceOnce) {
+TEST(LogHints, SaysEachSentenceOnce) {
   std::vector<std::string> said;
   set_log_sink([&](LogLevel level, const std::string& message) {
     EXPECT_EQ(level, LogLevel::kNote);

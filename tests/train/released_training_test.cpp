@@ -178,7 +178,7 @@ TEST(ReleasedTraining, JoinedMicroBatchesHaveTheMeanOfTheirLosses) {
       const Recipe recipe{.precision = "32-true", .experts = experts, .pack = pack};
       ModelRun run(recipe);
       MiniMindLM& model = run.module().model();
-      std::vector<Batch> parts;
+      std::vector<TokenBatch> parts;
       for (std::int64_t i = 0; i < 3; ++i) parts.push_back(run.loader().batch_at(i));
       const auto loss_of = [&](const TokenBatch& batch) {
         return model->loss(batch.input_ids, batch.target_ids, batch.loss_mask).total();

@@ -35,7 +35,8 @@ Tensor padded(const Tensor& integers) {
 
 }  // namespace
 
-ReferenceInt8 quantize_reference(const Tensor& matrix, double largest, const Int8Rounding& rounding) {
+ReferenceInt8 quantize_reference(const Tensor& matrix, double largest,
+                                 const Int8Rounding& rounding) {
   if (matrix.size(1) == 0)
     return {.integers = matrix.to(torch::kChar),
             .scales = at::zeros({matrix.size(0)}, matrix.options())};

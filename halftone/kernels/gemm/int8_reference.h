@@ -17,7 +17,7 @@ struct ReferenceInt8 {
 /// `matrix` (rows, depth) fp32 with one scale for each row. Stochastic rounding counts positions in
 /// memory order, as the kernels do: down the columns where only those are contiguous.
 ReferenceInt8 quantize_reference(const torch::Tensor& matrix, double largest,
-                               const Int8Rounding& rounding);
+                                 const Int8Rounding& rounding);
 
 /// left right^T, (left rows, right rows) fp32, of exact int32 sums by at::_int_mm.
 torch::Tensor int8_gemm_reference(const ReferenceInt8& left, const ReferenceInt8& right);
