@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Types what README.md, README_zh.md and docs/guide.md tell a reader to type, in the order in which it stands.
 
-Usage: typed_documents_test.py SOURCE BUILD SCRATCH
+Usage: typed_documents_test.py SOURCE BUILD SCRATCH LIBTORCH
 
     sh      run by bash in SCRATCH, where `halftone` and `scripts/` are the built ones. Only the lengths of runs are cut
             short, `data fetch` gives a text that is there, and cmake configures and builds nothing.
@@ -99,17 +99,16 @@ def stands_in(part: list[str], lines: list[str]) -> bool:
 class Reader:
     """Somebody who goes through the documents and types what they say."""
 
-    def __init__(self, source: pathlib.Path, build: pathlib.Path, scratch: pathlib.Path):
+    def __init__(self, source: pathlib.Path, build: pathlib.Path, scratch: pathlib.Path,
+                 libtorch: pathlib.Path):
         self.source, self.build, self.scratch = source, build, scratch
         self.problems: list[str] = []
         self.typed = self.untested = self.shown = 0
         self.compiled = [code_lines(path.read_text(encoding="utf-8"))
                          for pattern in COMPILED for path in sorted(source.glob(pattern))]
         cmake = subprocess.run(["which", "cmake"], stdout=subprocess.PIPE, check=True).stdout.decode().strip()
-        cache = (build / "CMakeCache.txt").read_text()
-        libtorch = re.search(r"^LibTorch_ROOT_DIR:\w+=(.*)$", cache, re.M).group(1)
         self.environment = dict(os.environ, BUILD=str(build), CMAKE=cmake, HOME=str(scratch / "home"),
-                                HALFTONE_LIBTORCH=libtorch,  # else set-up would unpack one into the empty cache
+                                HALFTONE_LIBTORCH=str(libtorch),  # else set-up would unpack one into the empty cache
                                 XDG_CACHE_HOME=str(scratch / "cache"), OMP_WAIT_POLICY="PASSIVE",
                                 PATH=f"{scratch / 'bin'}:{os.environ['PATH']}")
         for name in ("HALFTONE_MATMUL", "HALFTONE_REFERENCE_KERNELS", "HALFTONE_CPU_GEMM"):
@@ -208,8 +207,8 @@ def untranslated(source: pathlib.Path) -> list[list[str]]:
             for name in ("README.md", "README_zh.md")]
 
 
-def main(source: pathlib.Path, build: pathlib.Path, scratch: pathlib.Path) -> int:
-    reader = Reader(source, build, scratch)
+def main(source: pathlib.Path, build: pathlib.Path, scratch: pathlib.Path, libtorch: pathlib.Path) -> int:
+    reader = Reader(source, build, scratch, libtorch)
     reader.prepare()
     for document in DOCUMENTS:
         reader.read(document)
@@ -222,4 +221,4 @@ def main(source: pathlib.Path, build: pathlib.Path, scratch: pathlib.Path) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main(*(pathlib.Path(argument).resolve() for argument in sys.argv[1:4])))
+    sys.exit(main(*(pathlib.Path(argument).resolve() for argument in sys.argv[1:5])))

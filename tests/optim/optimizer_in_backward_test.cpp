@@ -47,10 +47,10 @@ struct Chain {
     torch::manual_seed(static_cast<std::uint64_t>(100 + step));
     Tensor x = torch::randn({5, kWidth}).to(weights.front().scalar_type());
     for (const Tensor& weight : weights) {
-      const Block block = [weight](const Tensors& in) {
+      const CheckpointedFunction block = [weight](const Tensors& in) {
         return Tensors{halftone::linear(in[0], weight).tanh()};
       };
-      x = recompute ? recompute(block, {x}, {weight})[0] : block({x})[0];
+      x = recompute ? halftone::recompute(block, {x}, {weight})[0] : block({x})[0];
     }
     return halftone::linear(x, weights.front()).to(torch::kFloat).square().sum();
   }
