@@ -141,7 +141,7 @@ TEST(Accumulation, OfMicroBatchesIsTheMeanOfTheirMeans) {
     MiniMindLM model = small_model(experts);
     double mean = 0;
     for (std::int64_t i = 0; i < kRows; ++i) {
-      const Batch row = rows.batch_at(i);
+      const TokenBatch row = rows.batch_at(i);
       mean += model->loss(row.input_ids, row.target_ids, row.loss_mask).total().item<double>();
     }
     mean /= kRows;

@@ -234,9 +234,9 @@ TEST(ReleasedTraining, TakesAllMicroBatchesOfAnUpdate) {
 
 TEST(ReleasedTraining, ClipsTheFirstStepExactlyAndTheOthersByTheNormBefore) {
   const Recipe exact{.memory = {.release_gradients = "on", .clip_mode = "exact"}, .clip = 0.1};
-  Recipe running = exact;
+  Recipe previous = exact;
   previous.memory.clip_mode = "auto";
-  ModelRun a(exact), b(running);
+  ModelRun a(exact), b(previous);
   const double norm = *b.steps(1).front().grad_norm;
   EXPECT_EQ(*a.steps(1).front().grad_norm, norm);
   expect_same_run(b.loop().checkpoint(), a.loop().checkpoint());
@@ -278,7 +278,7 @@ TEST(ReleasedTraining, GoesOnWithTheSameBits) {
 class Regression : public TrainingModule<> {
  public:
   Regression() : layer(register_module("layer", torch::nn::Linear(4, 1))) {}
-  Tensor training_step(const TokenBatch& batch, std::int64_t index) override {
+  Tensor training_step(const Batch& batch, std::int64_t index) override {
     const Tensor loss = (layer(batch.data) - batch.target).square().mean();
     return index == poisoned ? loss * INFINITY : loss;
   }
