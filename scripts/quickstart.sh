@@ -34,12 +34,30 @@ while (($# > 0)); do
   shift
 done
 
+# What will happen, before the first long step.
+plan() {
+  local total=10
+  if ((build_only)); then total=6; fi
+  say "halftone quickstart: about $total minutes on two cores the first time, less when it runs again"
+  cat >&2 <<EOF
+      1 set-up    installs missing packages and fetches LibTorch: up to 670 MB, once
+      2 build     compiles the program and the library: 4 to 6 minutes on two cores
+EOF
+  ((build_only)) && return
+  cat >&2 <<EOF
+      3 data      fetches poems: 2 MB
+      4 training  trains a small model on them: 3 minutes
+      5 writing   lets the model continue ${#prompts[@]} beginnings
+EOF
+}
+
 started=$SECONDS
 timings=()
-# timed NAME COMMAND...: runs it and notes how long it took.
+# timed NAME COMMAND...: says that it starts, runs it and notes how long it took.
 timed() {
   local name=$1 from=$SECONDS
   shift
+  say "step $((${#timings[@]} + 1)), $name, starts after $(minutes $((from - started)))"
   "$@"
   timings+=("$(printf '%-12s %s' "$name" "$(minutes $((SECONDS - from)))")")
 }
@@ -96,6 +114,7 @@ cd "$HALFTONE_ROOT"
 HALFTONE_FETCH_LOG=$(mktemp)
 export HALFTONE_FETCH_LOG
 trap 'rm -f "$HALFTONE_FETCH_LOG"' EXIT
+plan
 timed "set-up" scripts/setup.sh >/dev/null
 timed "build" build
 if ((!build_only)); then
