@@ -111,7 +111,7 @@ class Reader:
                                 HALFTONE_LIBTORCH=str(libtorch),  # else set-up would unpack one into the empty cache
                                 XDG_CACHE_HOME=str(scratch / "cache"), OMP_WAIT_POLICY="PASSIVE",
                                 PATH=f"{scratch / 'bin'}:{os.environ['PATH']}")
-        for name in ("HALFTONE_MATMUL", "HALFTONE_REFERENCE_KERNELS", "HALFTONE_CPU_GEMM"):
+        for name in ("HALFTONE_MATMUL", "HALFTONE_REFERENCE_KERNELS", "HALFTONE_COMPOSED", "HALFTONE_CPU_GEMM"):
             self.environment.pop(name, None)
 
     def prepare(self) -> None:
