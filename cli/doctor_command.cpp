@@ -93,7 +93,7 @@ std::string machine_text(const DoctorReport& report) {
 std::string speed_text(const DoctorReport& report) {
   std::string text = fmt::format(
       "\nspeed      {:.0f} GFLOP/s fp32 multiply-adds at most, {:.1f} GB/s of memory\n\n"
-      "one layer's products, forward and backward (1024 x 512 x 1408)\n"
+      "one layer's matmuls, forward and backward (1024 x 512 x 1408)\n"
       "  {:<12} {:>9} {:>9} {:>9} {:>14}\n",
       report.peak_fp32_gflops, report.triad_bytes_per_s / 1e9, "precision", "time", "to fp32",
       "GFLOP/s", "of fp32 peak");
@@ -106,7 +106,7 @@ std::string speed_text(const DoctorReport& report) {
 
 std::string matmul_text(const DoctorReport& report) {
   std::string text =
-      fmt::format("\nways of 16-bit products, on one thread\n  {:<32} {:>10} {:>10}   {}\n",
+      fmt::format("\nways of 16-bit matmuls, on one thread\n  {:<32} {:>10} {:>10}   {}\n",
                   "product", "native", "upcast", "taken");
   for (const MatmulTiming& timing : report.matmul_timings)
     text +=
@@ -115,7 +115,7 @@ std::string matmul_text(const DoctorReport& report) {
                     timing.small ? " (times of a small problem)" : "");
   const LibraryTiming& fp32 = report.fp32_timing;
   text += fmt::format(
-      "\nlibraries for fp32 products, on one thread: BLAS {:.2f} ms, oneDNN {}; taken: {}\n",
+      "\nlibraries for fp32 matmuls, on one thread: BLAS {:.2f} ms, oneDNN {}; taken: {}\n",
       fp32.blas_ms,
       fp32.onednn_ms > 0 ? fmt::format("{:.2f} ms", fp32.onednn_ms) : "does not run here",
       to_string(report.matmuls.fp32));
@@ -203,7 +203,7 @@ void add_doctor_command(CLI::App& app) {
   auto arguments = std::make_shared<DoctorArguments>();
   command->add_flag("--json", arguments->json, "One JSON document on stdout");
   command->add_flag("--remeasure", arguments->remeasure,
-                    "Measure the ways of 16-bit products again, and keep what comes out");
+                    "Measure the ways of 16-bit matmuls again, and keep what comes out");
   command->add_option("--threads", arguments->threads, "Threads to measure with [LibTorch's own]")
       ->type_name("N");
   command->footer(

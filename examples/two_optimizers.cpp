@@ -58,7 +58,7 @@ void train(const Options& options) {
                                 {.batch_size = 64, .seed = options.seed});
 
   torch::manual_seed(options.seed);
-  // As torch::nn::Linear without a bias, but with the matrix products that are fast in 16 bits on
+  // As torch::nn::Linear without a bias, but with the matmuls that are fast in 16 bits on
   // this CPU.
   halftone::Linear encoder(784, 128);
   halftone::Linear classifier(128, 10);

@@ -12,7 +12,7 @@
 namespace halftone {
 
 /// Marks `parameter` for the whole process, until it is unmarked or freed: under autocast on the
-/// CPU or CUDA, a product, convolution, recurrence or normalisation that takes it or a view of it
+/// CPU or CUDA, a matmul, convolution, recurrence or normalisation that takes it or a view of it
 /// widens its 16-bit operands and runs in fp32, forward and backward. module.to() and set_data()
 /// keep the mark, clone() does not. Other operations are as before, to the bit. Thread-safe.
 void mark_keep_fp32(const torch::Tensor& parameter);

@@ -25,7 +25,7 @@ struct NonFiniteOrigin {
   std::string node;       // the step of autograd that it ran in, "MmBackward0" or the name of a
                           // function; empty for this library's; backward only
   std::string forward;    // the operation of the forward pass that this step belongs to
-  /// What that operation reads, or was read last before it. Of several weights that one product
+  /// What that operation reads, or was read last before it. Of several weights that one matmul
   /// reads, those whose part of its result is not finite; in the backward pass, all.
   std::vector<std::string> parameters;
   bool reads_parameter = false;  // the former

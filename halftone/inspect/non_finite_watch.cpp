@@ -153,7 +153,7 @@ void NonFiniteWatch::label_outputs(const OperationCall& call, const OpenCall& op
   }
 }
 
-/// Of the weights that a merged product reads, those whose own part of the result went wrong.
+/// Of the weights that a merged matmul reads, those whose own part of the result went wrong.
 void NonFiniteWatch::name_weights(const OperationCall& call, const OpenCall& open) {
   for (const OperationTensors& input : call.inputs) {
     for (const OperationTensors& output : call.outputs) {

@@ -59,11 +59,11 @@ Recommendation recommend_precision(const std::vector<LayerSpeed>& layers) {
           ? fmt::format("no other precision makes a step a tenth faster than {}",
                         reference.precision)
           : fmt::format(
-                "a layer's products take {:.2f} of their time in {}, so a step should take "
+                "a layer's matmuls take {:.2f} of their time in {}, so a step should take "
                 "about {:.2f}",
                 products(*best), reference.precision, step(*best));
   if (passed_over != nullptr)
-    reason += fmt::format("; {} (products {:.2f}, step {:.2f}) gains too little over that",
+    reason += fmt::format("; {} (matmuls {:.2f}, step {:.2f}) gains too little over that",
                           passed_over->precision, products(*passed_over), step(*passed_over));
   return {.precision = best->precision, .reason = std::move(reason)};
 }

@@ -20,7 +20,7 @@ struct Recommendation {
 };
 
 /// The precision whose training step should take the least time, reckoned from its layer's: three
-/// quarters of an fp32 step are products (minimind-26m, measured), and the rest stays as it is. A
+/// quarters of an fp32 step are matmuls (minimind-26m, measured), and the rest stays as it is. A
 /// later entry of `layers` (put the finer precision first) must make the step a tenth faster than
 /// the best before it, or its coarser numbers buy nothing. REQUIRES a first entry, 32-true, which
 /// the others are compared with.
@@ -53,7 +53,7 @@ struct DoctorReport {
 };
 
 /// Measures for about two seconds with at::get_num_threads() threads; `record` says whether the
-/// ways of 16-bit products are measured anew as well. Throws UserError when HALFTONE_MATMUL names
+/// ways of 16-bit matmuls are measured anew as well. Throws UserError when HALFTONE_MATMUL names
 /// none.
 DoctorReport examine_machine(MatmulRecord record = MatmulRecord::kUse);
 

@@ -10,14 +10,14 @@
 
 namespace halftone {
 
-/// fp32 multiply-adds from registers alone, two flops each: the ceiling for fp32 products.
+/// fp32 multiply-adds from registers alone, two flops each: the ceiling for fp32 matmuls.
 double peak_fp32_gflops();
 
 /// Bytes read and written per second by a[i] = b[i] + 3 c[i] on arrays of 64 MiB (the triad of the
 /// STREAM benchmark; the reading that a store brings with it does not count, as there).
 double triad_bytes_per_s();
 
-/// One linear layer in a training step of a precision: its product forward and both backward,
+/// One linear layer in a training step of a precision: its matmul forward and both backward,
 /// with all that the precision's operands need (rounding, widening, quantising), as the library
 /// computes them.
 struct LayerSpeed {

@@ -86,16 +86,16 @@ class Step {
   /// A gradient that is the stream's, in another dtype.
   double apart(double width) const { return width == stream_ ? 0 : width; }
 
-  // ---- products y (rows, out) = x (rows, in) W^T: what they need beside x, y and their gradients.
+  // ---- matmuls y (rows, out) = x (rows, in) W^T: what they need beside x, y and their gradients.
 
-  ActivationMemory product_forward(double rows, double in, double out) const {
+  ActivationMemory matmul_forward(double rows, double in, double out) const {
     double bytes = 0;
     if (upcasts(&GemmBackends::forward)) bytes = kFp32 * (rows * in + in * out + rows * out);
     if (formats_.int8) bytes = rows * in + (caches_ ? 0 : in * out);
     return {.workspace = bytes};
   }
 
-  ActivationMemory product_backward(double rows, double in, double out) const {
+  ActivationMemory matmul_backward(double rows, double in, double out) const {
     double input = 0, weight = 0;
     if (narrow_) {
       const bool wide_input = upcasts(&GemmBackends::input_gradient);
@@ -124,15 +124,15 @@ class Step {
     LayerMemory part;
     part.kept = {.activations = gate_up};
     part.forward = larger(
-        product_forward(rows, dim_, 2 * hidden_),
-        ActivationMemory{.activations = product + out} + product_forward(rows, hidden_, dim_));
-    // The second product: its input's gradient, then that input again and its own input's gradient.
+        matmul_forward(rows, dim_, 2 * hidden_),
+        ActivationMemory{.activations = product + out} + matmul_forward(rows, hidden_, dim_));
+    // The second matmul: its input's gradient, then that input again and its own input's gradient.
     const ActivationMemory second = ActivationMemory{.activations = 2 * product + gate_up} +
-                                    product_backward(rows, hidden_, dim_);
+                                    matmul_backward(rows, hidden_, dim_);
     // The first: gate_up is gone, its gradient is there; the norm's result is computed again.
     const ActivationMemory first =
         ActivationMemory{.activations = rows * dim_ * (compute_ + normed_width())} +
-        product_backward(rows, dim_, 2 * hidden_);
+        matmul_backward(rows, dim_, 2 * hidden_);
     part.backward = larger(second, first);
     if (dropout()) {
       part.kept.activations += out;  // the factors
@@ -148,13 +148,13 @@ class Step {
     const double result = rows_ * dim_ * compute_;
     LayerMemory part;
     part.kept = {.activations = qkv + out + rows_ * static_cast<double>(model_.n_heads) * kFp32};
-    part.forward = ActivationMemory{.activations = result} +
-                   larger(product_forward(rows_, dim_, query_ + 2 * key_),
-                          product_forward(rows_, query_, dim_));
+    part.forward =
+        ActivationMemory{.activations = result} +
+        larger(matmul_forward(rows_, dim_, query_ + 2 * key_), matmul_forward(rows_, query_, dim_));
     part.backward =
-        larger(ActivationMemory{.activations = out} + product_backward(rows_, query_, dim_),
+        larger(ActivationMemory{.activations = out} + matmul_backward(rows_, query_, dim_),
                ActivationMemory{.activations = qkv + result} +
-                   product_backward(rows_, dim_, query_ + 2 * key_));
+                   matmul_backward(rows_, dim_, query_ + 2 * key_));
     if (dropout()) add_dropout(part, qkv, out, result);
     return part;
   }
@@ -262,7 +262,7 @@ class Step {
         work += (kHalf + kFp32) * std::min(kBlock, vocab_ * dim_);
     }
     if (formats_.int8) work += (caches_ ? 1 : 2) * vocab_ * dim_ + 2 * logits;
-    // The gradient of the head's weight and a product with the incoming one.
+    // The gradient of the head's weight and a matmul with the incoming one.
     if (formats_.released_gradients)
       work = std::max(work, 2 * kFp32 * vocab_ * dim_ + released(vocab_ * dim_).workspace);
     return {.activations = rows_ * (dim_ * (2 * stream_ + kFp32) + 4 * kFp32), .workspace = work};
@@ -312,7 +312,7 @@ class Step {
   double dim_, hidden_, query_, key_, vocab_;
   double stream_, compute_;  // bytes of an element
   bool narrow_;              // `compute` has 16 bits
-  bool converts_;            // weights are rounded for products
+  bool converts_;            // weights are rounded for matmuls
   bool caches_;              // once for several micro-batches (kernels/linear/weight_cache.h)
 };
 

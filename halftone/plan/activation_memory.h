@@ -27,8 +27,8 @@ struct StepShape {
 struct StepDtypes {
   torch::ScalarType weights = torch::kFloat;  // of matrices
   torch::ScalarType stream = torch::kFloat;   // of the residual sum
-  torch::ScalarType compute = torch::kFloat;  // of what is multiplied, and of the products
-  bool int8 = false;                          // in products
+  torch::ScalarType compute = torch::kFloat;  // of what is multiplied, and of the matmuls
+  bool int8 = false;                          // in matmuls
   bool recompute_blocks = false;
   /// All micro-batches run as one, and gradients have this dtype until they are applied
   /// (optim/optimizer_in_backward.h), which in the first step at least is after they were measured.

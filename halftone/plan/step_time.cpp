@@ -11,7 +11,7 @@ namespace {
 /// How often a step reads or writes what a layer keeps: made, read by the next operation, read and
 /// its gradient written and read when it comes back.
 constexpr double kPassesOverActivations = 6;
-/// Attention's products are smaller than a layer's: their speed as a share of its speed.
+/// Attention's matmuls are smaller than a layer's: their speed as a share of its speed.
 constexpr double kAttentionSpeed = 0.6;
 
 /// Flops of one forward pass of a micro-batch.
@@ -49,7 +49,7 @@ double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
   const double steps = static_cast<double>(shape.predictions);
   const double rows = static_cast<double>(shape.batch_size) * steps;
   const ForwardFlops forward = forward_flops(model, rows, steps);
-  // One product forward, two backward; of attention two and five; the layers perhaps once more.
+  // One matmul forward, two backward; of attention two and five; the layers perhaps once more.
   const double again = recipe.memory.recompute_blocks ? 1 : 0;
   const double products = (3 + again) * forward.layers + 3 * forward.head;
   const double attention = (3.5 + again) * forward.attention;

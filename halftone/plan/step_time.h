@@ -10,7 +10,7 @@ namespace halftone {
 
 /// Of this machine's CPU with the threads that LibTorch has.
 struct MachineSpeed {
-  // Flops per second of a layer's products with all that their operands need (layer_speeds()).
+  // Flops per second of a layer's matmuls with all that their operands need (layer_speeds()).
   double fp32 = 0;
   double bf16 = 0;
   double fp16 = 0;
@@ -21,7 +21,7 @@ struct MachineSpeed {
 /// Measures for about a second.
 MachineSpeed measure_machine_speed();
 
-/// Seconds of an optimizer step: its products at their measured speed, the activations and the
+/// Seconds of an optimizer step: its matmuls at their measured speed, the activations and the
 /// optimizer's buffers at that of memory.
 double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
                     const MachineSpeed& speed);

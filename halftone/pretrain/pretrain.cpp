@@ -105,7 +105,7 @@ std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
                                ? fmt::format(" in each of {} micro-batches", config.accumulate)
                                : "")}};
   if (const std::string ways = matmul_paths_of(inputs); !ways.empty())
-    facts.push_back({"16-bit products", ways});
+    facts.push_back({"16-bit matmuls", ways});
   return facts;
 }
 

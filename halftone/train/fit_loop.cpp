@@ -299,7 +299,7 @@ Checkpoint FitLoop::checkpoint() const {
                     {"tokens", counters_.tokens},
                     {"seconds", counters_.seconds},
                     {"precision", precision_.policy().name}};
-  // A run without such products (on a GPU, or of foreign layers) has no ways to go on with.
+  // A run without such matmuls (on a GPU, or of foreign layers) has no ways to go on with.
   if (const std::optional<CpuGemmConfig> ways = decided_matmul_paths())
     trainer.values[kMatmulPaths] = to_string(*ways);
   trainer.insert("scaler.", precision_.state_dict());

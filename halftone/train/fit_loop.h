@@ -26,7 +26,7 @@ struct FitLoopOptions {
   std::int64_t accumulate = 1;  // micro-batches of one optimizer step
   LossAverage loss_average = LossAverage::kTokens;
   GradientClip clip;
-  std::uint64_t seed = 0;  // of the random rounding in int8 products
+  std::uint64_t seed = 0;  // of the random rounding in int8 matmuls
 };
 
 /// Trains one optimizer step at a time. Everything that decides the next step (weights, moments,

@@ -43,7 +43,7 @@ Hint small_model(const HintInputs& facts) {
   if (facts.parameters >= kSmallModel) return {};
   return fmt::format(
       "the model has {} parameters: below a million, {} gains no speed, because a step spends its "
-      "time on other things than matrix products; 32-true is as fast and simpler",
+      "time on other things than matmuls; 32-true is as fast and simpler",
       facts.parameters, facts.policy.name);
 }
 
@@ -53,22 +53,22 @@ Hint cpu_without_instructions(const HintInputs& facts) {
       !facts.has_torch_linear
           ? ""
           : fmt::format(
-                "; torch::nn::Linear takes LibTorch's {} products, which can be many times slower "
+                "; torch::nn::Linear takes LibTorch's {} matmuls, which can be many times slower "
                 "still: halftone::Linear chooses by measurement",
                 format);
   if (!hardware_multiplies(facts, is_bf16(facts)))
     return fmt::format(
-        "this CPU has no instructions for {0} ({1}): products of {0} matrices run at the speed of "
+        "this CPU has no instructions for {0} ({1}): matmuls of {0} matrices run at the speed of "
         "fp32 at best{2}",
         format, is_bf16(facts) ? "AVX512_BF16 or AMX_BF16" : "AVX512_FP16 or AMX_FP16",
         torch_linear);
   const GemmBackends& paths = is_bf16(facts) ? facts.matmuls.bf16 : facts.matmuls.fp16;
-  const bool all_widened = paths.forward == GemmBackend::kUpcast &&
-                           paths.input_gradient == GemmBackend::kUpcast &&
-                           paths.weight_gradient == GemmBackend::kUpcast;
-  if (!all_widened) return {};
+  const bool all_upcast = paths.forward == GemmBackend::kUpcast &&
+                          paths.input_gradient == GemmBackend::kUpcast &&
+                          paths.weight_gradient == GemmBackend::kUpcast;
+  if (!all_upcast) return {};
   return fmt::format(
-      "LibTorch's {0} products were measured to be no faster than fp32 on this CPU, so {0} "
+      "LibTorch's {0} matmuls were measured to be no faster than fp32 on this CPU, so {0} "
       "matrices are multiplied at the speed of fp32{1}",
       format, torch_linear);
 }
@@ -77,7 +77,7 @@ Hint gpu_without_tensor_cores(const HintInputs& facts) {
   if (has_tensor_cores(facts, is_bf16(facts))) return {};
   const bool fp16_instead = is_bf16(facts) && has_tensor_cores(facts, false);
   return fmt::format(
-      "this GPU (compute capability {}.{}) has no Tensor Cores for {}: matrix products gain "
+      "this GPU (compute capability {}.{}) has no Tensor Cores for {}: matmuls gain "
       "little{}",
       facts.compute_capability / 10, facts.compute_capability % 10, format_name(facts),
       fp16_instead ? "; it has them for fp16 (16-mixed)" : "");

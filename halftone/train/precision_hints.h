@@ -16,7 +16,7 @@
 
 namespace halftone {
 
-/// A weight that takes part in matrix products.
+/// A weight that takes part in matmuls.
 struct WeightShape {
   std::string name;
   std::int64_t in = 0;  // of a convolution: input channels of a group
@@ -29,14 +29,14 @@ struct HintInputs {
   std::int64_t parameters = 0;  // shared ones once
   std::int64_t batch_size = 0;  // rows of a layer's input; 0: not known
   std::vector<WeightShape> widths;
-  bool has_torch_linear = false;  // a torch::nn::Linear takes LibTorch's products, not ours
+  bool has_torch_linear = false;  // a torch::nn::Linear takes LibTorch's matmuls, not ours
 
   int compute_capability = 0;  // of the GPU, 86 for 8.6
   CpuFeatures cpu;
   CpuGemmConfig matmuls;  // measured, on the CPU
 };
 
-/// The facts about training `module` with `policy` on `device`. Where 16-bit products on the CPU
+/// The facts about training `module` with `policy` on `device`. Where 16-bit matmuls on the CPU
 /// come into it, the first call may measure them (cpu_gemm_config()).
 HintInputs collect_hint_inputs(const torch::nn::Module& module, const PrecisionPolicy& policy,
                                torch::Device device, std::int64_t batch_size);

@@ -52,7 +52,7 @@ struct TrainerOptions {
       memory;  // what concerns the optimizer is up to the module: MemoryPolicy::apply_to()
   /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32().
   std::vector<std::string> keep_fp32;
-  std::uint64_t seed = 0;   // of the random rounding in int8 products
+  std::uint64_t seed = 0;   // of the random rounding in int8 matmuls
   std::string config_toml;  // what the run's config.toml says; empty: run_config(), these options
 };
 

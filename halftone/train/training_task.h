@@ -38,7 +38,7 @@ class TrainingTask {
   /// The loss of batch `i` of the group, computed where `place` says.
   virtual torch::Tensor training_step(std::int64_t i, const BatchPlacement& place) = 0;
 
-  /// Rows that the batches of the last group gave to a matrix product; 0 where it is not known.
+  /// Rows that the batches of the last group gave to a matmul; 0 where it is not known.
   virtual std::int64_t rows_per_batch() const = 0;
 
   /// Of the next batch, in its epoch.

@@ -68,7 +68,7 @@ struct Product : torch::autograd::Function<Product> {
   }
 };
 
-/// Product without the two lines.
+/// Matmul without the two lines.
 struct BareProduct : torch::autograd::Function<BareProduct> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& w) {
     ctx->save_for_backward({x, w});

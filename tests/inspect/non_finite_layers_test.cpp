@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The search for the first non-finite value in models of this library, in every precision and on
-// every way of the products.
+// every way of the matmuls.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/nn/module.h>
@@ -40,7 +40,7 @@ std::optional<NonFiniteOrigin> find_in(SmallStep& step, double factor = 1.0) {
 
 class NonFiniteLayers : public EveryStepKind {
  protected:
-  /// Where the layer's inner products are: of one expert, or of the dense layer.
+  /// Where the layer's inner matmuls are: of one expert, or of the dense layer.
   std::string feed_forward(int layer) const {
     const std::string name = "layers." + std::to_string(layer) + ".feed_forward.";
     return GetParam().moe ? name + "experts.0." : name;

@@ -33,13 +33,13 @@ TEST(RecommendPrecision, TakesTheFastest) {
 TEST(RecommendPrecision, LeavesFp32OnlyForAClearGain) {
   const Recommendation stays = recommend_precision(layers(1.0, 0.95, 1.3, 0.92));
   EXPECT_EQ(stays.precision, "32-true");
-  EXPECT_THAT(stays.reason, HasSubstr("int8-mixed (products 0.92, step 0.94)"));
+  EXPECT_THAT(stays.reason, HasSubstr("int8-mixed (matmuls 0.92, step 0.94)"));
 }
 
 TEST(RecommendPrecision, ACoarserFormatMustGainOverTheFinerOne) {
   const Recommendation finer = recommend_precision(layers(1.0, 0.5, 1.0, 0.48));
   EXPECT_EQ(finer.precision, "bf16-mixed");
-  EXPECT_THAT(finer.reason, HasSubstr("int8-mixed (products 0.48, step 0.61)"));
+  EXPECT_THAT(finer.reason, HasSubstr("int8-mixed (matmuls 0.48, step 0.61)"));
   const Recommendation coarser = recommend_precision(layers(1.0, 0.5, 1.0, 0.40));
   EXPECT_EQ(coarser.precision, "int8-mixed");
   EXPECT_THAT(coarser.reason, Not(HasSubstr("bf16")));

@@ -240,7 +240,7 @@ TEST(FrozenParameters, AreNotThoseWhoseGradientIsZero) {
   expect_decayed([](const Tensor& w) { (w * 0.0).sum().backward(); });
   expect_decayed([](const Tensor& w) { w.mutable_grad().zero_(); });
   expect_decayed([](const Tensor& w) { w.mutable_grad() = torch::zeros_like(w); });
-  expect_decayed([](const Tensor& w) {  // written by the product itself, for all rows of none
+  expect_decayed([](const Tensor& w) {  // written by the matmul itself, for all rows of none
     const FusedGradAccumulation in_place;
     halftone::linear(torch::zeros({0, kWidth}), w).sum().backward();
   });

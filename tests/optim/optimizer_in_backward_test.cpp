@@ -26,7 +26,7 @@ using Tensors = std::vector<Tensor>;
 
 constexpr std::int64_t kWidth = 80;  // enough elements for small moments
 
-/// Layers of one width; the last product takes the first weight once more, and one weight is never
+/// Layers of one width; the last matmul takes the first weight once more, and one weight is never
 /// used.
 struct Chain {
   explicit Chain(std::int64_t layers = 3, AdamWOptions options = {},

@@ -45,7 +45,7 @@ TEST(StepSeconds, AreSixFlopsAWeightAndToken) {
 TEST(StepSeconds, CountTheHalfOfAttentionThatIsCausal) {
   const StepShape longer{.batch_size = 1, .predictions = 4096};
   const double matmuls = 6 * (kLayerWeights + kHeadWeights) * 4096 / 1e11;
-  // Scores and weighted sums, a half of each: 2 flops, width, keys; 2 products forward, 5 backward,
+  // Scores and weighted sums, a half of each: 2 flops, width, keys; 2 matmuls forward, 5 backward,
   // at 0.6 of the speed.
   const double attention = 7 * 4.0 * 256 * 4096 * 4096 / (0.6 * 1e11);
   EXPECT_NEAR(seconds("32-true", {}, longer, all_at(1e11)), matmuls + attention,

@@ -217,7 +217,7 @@ TEST(KeepFp32, AWeightThatIsNotKeptIsStillCastOnce) {
   const Tensor y = torch::mm(x, weight);
   const Tensor z = torch::mm(x, weight);
   EXPECT_TRUE(at::autocast::cached_cast(torch::kBFloat16, weight, torch::kCPU).is_same(cached));
-  EXPECT_EQ(cached.use_count(), uses + 2);  // both products saved it for backward
+  EXPECT_EQ(cached.use_count(), uses + 2);  // both matmuls saved it for backward
 }
 
 TEST(KeepFp32, GroupsWithAKeptWeightMixDtypes) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which way a 16-bit product takes, chosen and observed.
+// Which way a 16-bit matmul takes, chosen and observed.
 #pragma once
 
 #include <ATen/record_function.h>
@@ -15,7 +15,7 @@
 
 namespace halftone::test {
 
-/// In its scope, products take the ways that `choice` names (parse_cpu_gemm_config).
+/// In its scope, matmuls take the ways that `choice` names (parse_cpu_gemm_config).
 class GemmConfigScope {
  public:
   explicit GemmConfigScope(const std::string& choice) : before_(cpu_gemm_config()) {
@@ -29,7 +29,7 @@ class GemmConfigScope {
   CpuGemmConfig before_;
 };
 
-/// With LibTorch's products replaced, once for each way.
+/// With LibTorch's matmuls replaced, once for each way.
 class FastCpuGemmsTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {

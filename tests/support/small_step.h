@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The forward pass of a small model of this library in a named precision, on products that are
+// The forward pass of a small model of this library in a named precision, on matmuls that are
 // large enough for every library that multiplies them.
 #pragma once
 
@@ -33,7 +33,7 @@ inline std::string name_of(const testing::TestParamInfo<StepKind>& info) {
   return name;
 }
 
-/// Every precision on every way of its products, and a mixture of experts on the two that differ
+/// Every precision on every way of its matmuls, and a mixture of experts on the two that differ
 /// most.
 inline std::vector<StepKind> all_step_kinds() {
   std::vector<StepKind> kinds;
@@ -89,7 +89,7 @@ struct SmallStep {
     const torch::NoGradGuard no_grad;
     model->named_parameters()[name].mul_(factor);
   }
-  /// Nearly the largest number of the products' format: a few of them have no finite sum.
+  /// Nearly the largest number of the matmuls' format: a few of them have no finite sum.
   double huge() const { return precision.policy().compute == torch::kHalf ? 6e4 : 3e38; }
 
   GemmConfigScope ways;
@@ -99,13 +99,13 @@ struct SmallStep {
 };
 
 /// A case for each kind, on one thread, since nothing in it is large; those of oneDNN's fp32
-/// product are left out where the CPU has none.
+/// matmul are left out where the CPU has none.
 class EveryStepKind : public testing::TestWithParam<StepKind> {
  protected:
   void SetUp() override {
     at::set_num_threads(1);
     if (GetParam().ways.starts_with("onednn") && !has_onednn_gemm32())
-      GTEST_SKIP() << "LibTorch lends no fp32 product of oneDNN on this CPU";
+      GTEST_SKIP() << "LibTorch lends no fp32 matmul of oneDNN on this CPU";
   }
 };
 

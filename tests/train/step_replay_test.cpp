@@ -75,7 +75,7 @@ Tensor healthy_rows(std::int64_t rows) {
   return torch::linspace(-1, 1, rows * 4).reshape({rows, 4});
 }
 
-// First of all in this process: it asks whether anything has asked for the ways of the products.
+// First of all in this process: it asks whether anything has asked for the ways of the matmuls.
 TEST(StepReplay, NeverAsksForWaysThatNoProductTakes) {
   ASSERT_FALSE(decided_matmul_paths().has_value());
   Steps module([](const Tensor& x) { return x; });

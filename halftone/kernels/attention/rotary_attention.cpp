@@ -32,7 +32,7 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Few enough queries that the scores of a group stay in the second cache, and enough for a product;
+// Few enough queries that the scores of a group stay in the second cache, and enough for a matmul;
 // shorter blocks also compute fewer scores that causality throws away.
 std::int64_t block_rows(const AttentionShape& shape) {
   constexpr std::int64_t kFloats = 96 << 10;
@@ -216,7 +216,7 @@ const float* rotation_data(const Tensor& real_rotations) {
   return real_rotations.const_data_ptr<float>();
 }
 
-/// Whether the products take bf16 factors: where those of linear() do.
+/// Whether the matmuls take bf16 factors: where those of linear() do.
 bool multiplies_bf16(const Tensor& qkv, GemmBackend GemmBackends::*direction) {
   return qkv.scalar_type() == torch::kBFloat16 && has_brgemm_bf16() &&
          cpu_gemm_config().bf16.*direction == GemmBackend::kNative;

@@ -18,7 +18,7 @@ struct HeadCounts {
 /// side by side: causal_attention(apply_rope(q), apply_rope(k), v) in compute_dtype(qkv). On the
 /// CPU one pass over blocks of queries keeps no scores and repeats no keys (after Dao et al. 2022):
 /// rotated queries and keys are rounded to the compute dtype, sums and the softmax are fp32. The
-/// products take bf16 factors where the choice for bf16 (matmul_path.h) says native, forward for
+/// matmuls take bf16 factors where the choice for bf16 (cpu_gemm_config.h) says native, forward for
 /// the forward pass and input_gradient for the backward pass: then the softmax weights, and the
 /// gradient of the scores, are rounded to bf16 for them. Elsewhere the factors are fp32. Only qkv
 /// and a number for each query are kept for the backward pass. The result does not depend on the

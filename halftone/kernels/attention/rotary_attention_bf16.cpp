@@ -13,7 +13,7 @@ namespace halftone {
 namespace {
 
 /// Queries of a block, of each head, and keys of a panel: a block sees whole panels, so that few
-/// shapes of products occur.
+/// shapes of matmuls occur.
 constexpr std::int64_t kPanel = 32;
 
 std::int64_t whole_panels(std::int64_t keys) { return (keys + kPanel - 1) / kPanel * kPanel; }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// rotary_attention() with products of bf16 factors, for CPUs that have such instructions. bf16 is
+// rotary_attention() with matmuls of bf16 factors, for CPUs that have such instructions. bf16 is
 // handled as its bits.
 #pragma once
 

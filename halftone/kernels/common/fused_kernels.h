@@ -22,7 +22,7 @@ enum class FusedKernel {
   kRmsNorm,             // rms_norm
   kRotaryAttention,     // rotary_attention
   kSwiglu,              // swiglu
-  kWeightGrad,          // weight_grad: added to .grad by the product
+  kWeightGrad,          // weight_grad: added to .grad by the matmul
 };
 
 /// Whether `kernel` is used where it can be: unless the environment variable

@@ -20,7 +20,7 @@ struct NormedSum {
 /// Without a branch (undefined) the sum is x itself: so the stream's two gradients meet in one pass
 /// as well.
 /// `normed` is rounded to `dtype` where that is narrower than what rms_norm() gives: what a 16-bit
-/// product does to its input, without a pass of its own.
+/// matmul does to its input, without a pass of its own.
 /// x and branch (..., dim), weight (dim). Differentiable as often as its definition, which is what
 /// runs where the operands are not dense, of one dtype (the branch may have 16 bits beside fp32)
 /// and on a CPU with vector instructions.

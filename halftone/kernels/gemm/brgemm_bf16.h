@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bf16 matrix product that LibTorch's own attention is made of (oneDNN's brgemm), for kernels
+// The bf16 matmul that LibTorch's own attention is made of (oneDNN's brgemm), for kernels
 // that multiply small blocks; sgemm.h for 16-bit factors.
 #pragma once
 
@@ -16,7 +16,8 @@ struct BrgemmBf16Operand {
   std::int64_t stride;
 };
 
-/// Whether this LibTorch has such products for this CPU; not whether they are fast (matmul_path.h).
+/// Whether this LibTorch has such matmuls for this CPU; not whether they are fast
+/// (cpu_gemm_config.h).
 bool has_brgemm_bf16();
 
 /// c (m, n) = a (m, k) b (k, n), or c += with `add`, in fp32, rows of c `c_stride` floats apart; k

@@ -44,7 +44,7 @@ std::optional<GemmLibrary> library_named(std::string_view text) {
   return std::nullopt;
 }
 
-std::string unknown_product(std::string_view key) {
+std::string unknown_matmul(std::string_view key) {
   std::string products;
   for (const auto& [direction, member] : kDirections)
     products += fmt::format("{}.{}", products.empty() ? "" : ", ", direction);
@@ -75,10 +75,10 @@ void apply_item(std::string_view item, CpuGemmConfig& choice) {
       known = true;
     }
   }
-  if (!known) throw UserError(unknown_product(key));
+  if (!known) throw UserError(unknown_matmul(key));
 }
 
-/// The directions that do not go the way of the forward product.
+/// The directions that do not go the way of the forward matmul.
 std::vector<std::pair<const char*, GemmBackend>> exceptions_of(const GemmBackends& paths) {
   std::vector<std::pair<const char*, GemmBackend>> exceptions;
   for (const auto& [direction, member] : kDirections)

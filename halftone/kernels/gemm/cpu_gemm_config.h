@@ -17,7 +17,7 @@ enum class GemmBackend {
   kUpcast,  // operands upcast exactly to fp32, sgemm, the result rounded once
 };
 
-/// One dtype's ways, by product. A transposed convolution is the input gradient of another one and
+/// One dtype's ways, by matmul. A transposed convolution is the input gradient of another one and
 /// goes its way; its own input gradient goes the way of `convolution`.
 struct GemmBackends {
   GemmBackend forward = GemmBackend::kUpcast;
@@ -49,7 +49,7 @@ struct CpuGemmConfig {
 /// the same, one word for everything in 16 bits ("upcast") and one for fp32 ("blas"). What the
 /// text leaves out stays as in `base`.
 std::string to_string(const CpuGemmConfig& choice);
-/// `paths` as a model without convolutions shows them: these follow the forward product.
+/// `paths` as a model without convolutions shows them: these follow the forward matmul.
 GemmBackends without_convolutions(GemmBackends paths);
 /// One dtype's ways: "native", or with directions that differ, "native, attention=upcast".
 std::string to_string(const GemmBackends& paths);
@@ -63,7 +63,7 @@ CpuGemmConfig parse_cpu_gemm_config(std::string_view text, const CpuGemmConfig& 
 /// Thread-safe.
 CpuGemmConfig cpu_gemm_config();
 /// The ways in force where the process has asked for them, which it has not before its first
-/// product on a CPU; never measures. Thread-safe.
+/// matmul on a CPU; never measures. Thread-safe.
 std::optional<CpuGemmConfig> decided_matmul_paths();
 /// Puts `choice` in force for the process, as a resumed run does: other ways, other bits.
 void set_cpu_gemm_config(const CpuGemmConfig& choice);

@@ -144,7 +144,7 @@ Work attention_work(ScalarType dtype, std::int64_t steps) {
 }
 
 LibraryTiming time_libraries() {
-  // The libraries differ by a tenth, which takes larger products to show above the noise.
+  // The libraries differ by a tenth, which takes larger matmuls to show above the noise.
   const auto directions = directions_of(torch::kFloat, 1, 4 * kTokens);
   std::vector<Tensor> results;
   results.reserve(directions.size());
@@ -223,7 +223,7 @@ std::optional<MatmulMeasurement> recorded(const std::string& key) {
                                .native_ms = timing.at("native_ms"),
                                .upcast_ms = timing.at("upcast_ms"),
                                .small = timing.at("small")});
-    // A record that lacks products is measured again.
+    // A record that lacks matmuls is measured again.
     if (known.timings.size() != kProducts) return std::nullopt;
     return known;
   } catch (const UserError&) {

@@ -9,7 +9,7 @@
 
 namespace halftone {
 
-/// The two ways of one product as they were timed on one thread: the least of several rounds.
+/// The two ways of one matmul as they were timed on one thread: the least of several rounds.
 struct MatmulTiming {
   std::string product;  ///< "bf16.forward", "fp16.attention"
   double native_ms = 0;
@@ -19,7 +19,7 @@ struct MatmulTiming {
   bool small = false;
 };
 
-/// A layer's three fp32 products by each library, timed alike.
+/// A layer's three fp32 matmuls by each library, timed alike.
 struct LibraryTiming {
   double blas_ms = 0;
   double onednn_ms = 0;  ///< 0: has_onednn_gemm32() is false

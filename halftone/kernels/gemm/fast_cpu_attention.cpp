@@ -20,7 +20,7 @@ using AttentionBackwardOp = at::_ops::_scaled_dot_product_flash_attention_for_cp
 
 /// Attention is measured on a short sequence, where LibTorch's own kernel looks worse than on the
 /// longer ones of training. So it stays wherever the CPU multiplies the dtype at speed.
-bool widens_attention(const Tensor& query) {
+bool upcasts_attention(const Tensor& query) {
   const ScalarType dtype = query.scalar_type();
   if (computes_originally() || !is_half(dtype)) return false;
   const GemmBackends paths = cpu_gemm_config().of(dtype);
@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor> attention(c10::DispatchKeySet keys, const Tensor& que
         Original<AttentionOp>::call(keys, dense, key, value, dropout, is_causal, mask, scale);
     return std::tuple(dense.is_same(query) ? out : laid_out_like(query, out, dtype), lse);
   };
-  if (!widens_attention(query) || !have_dtype(dtype, key, value, mask)) return original();
+  if (!upcasts_attention(query) || !have_dtype(dtype, key, value, mask)) return original();
   return computed_or_refused(
       [&] {
         auto [out, lse] =
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(c10::DispatchKeySet keys, 
     return Original<AttentionBackwardOp>::call(keys, grad, dense_query, key, value, dense_out, lse,
                                                dropout, is_causal, mask, scale);
   };
-  if (!widens_attention(query) || !have_dtype(dtype, key, value, grad, out, mask))
+  if (!upcasts_attention(query) || !have_dtype(dtype, key, value, grad, out, mask))
     return original();
   return computed_or_refused(
       [&] {

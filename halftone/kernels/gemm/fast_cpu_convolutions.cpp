@@ -39,10 +39,10 @@ bool is_convolution(const Tensor& input, const Tensor& weight) {
          input.numel() > 0 && weight.numel() > 0;
 }
 
-bool may_widen(const Tensor& input, const Tensor& weight) {
+bool may_upcast(const Tensor& input, const Tensor& weight) {
   if (computes_originally() || !is_convolution(input, weight)) return false;
   // Multiply-adds of a stride of 1.
-  return input.numel() / input.size(1) * weight.numel() > small_product() &&
+  return input.numel() / input.size(1) * weight.numel() > small_matmul() &&
          is_exact_in_fp32(input.scalar_type(), at::Float32Op::CONV);
 }
 
@@ -95,7 +95,7 @@ Tensor convolution(c10::DispatchKeySet keys, const Tensor& input, const Tensor& 
   };
   const auto original = [&] { return compute(input, weight, bias); };
   const ScalarType dtype = input.scalar_type();
-  if (!may_widen(input, weight) || !has_dtype(bias, dtype) ||
+  if (!may_upcast(input, weight) || !has_dtype(bias, dtype) ||
       forward_path(dtype, transposed) != GemmBackend::kUpcast)
     return original();
   return computed_or_refused(
@@ -123,14 +123,14 @@ Gradients convolution_backward(c10::DispatchKeySet keys, const Tensor& grad, con
   };
   const auto original = [&] { return compute(grad, input, weight, wanted); };
   const ScalarType dtype = input.scalar_type();
-  if (!may_widen(input, weight) || !has_dtype(grad, dtype)) return original();
-  const bool widens_input = input_gradient_path(dtype, transposed) == GemmBackend::kUpcast;
-  const bool widens_weight =
+  if (!may_upcast(input, weight) || !has_dtype(grad, dtype)) return original();
+  const bool upcasts_input = input_gradient_path(dtype, transposed) == GemmBackend::kUpcast;
+  const bool upcasts_weight =
       cpu_gemm_config().of(dtype).convolution_weight_gradient == GemmBackend::kUpcast;
-  const std::array<bool, 3> in_fp32{wanted[0] && widens_input, wanted[1] && widens_weight,
-                                    wanted[2] && widens_weight};
-  const std::array<bool, 3> native{wanted[0] && !widens_input, wanted[1] && !widens_weight,
-                                   wanted[2] && !widens_weight};
+  const std::array<bool, 3> in_fp32{wanted[0] && upcasts_input, wanted[1] && upcasts_weight,
+                                    wanted[2] && upcasts_weight};
+  const std::array<bool, 3> native{wanted[0] && !upcasts_input, wanted[1] && !upcasts_weight,
+                                   wanted[2] && !upcasts_weight};
   if (in_fp32 == std::array{false, false, false}) return original();
   return computed_or_refused(
       [&]() -> Gradients {

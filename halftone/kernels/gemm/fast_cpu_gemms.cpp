@@ -33,7 +33,7 @@ class Replacement {
     const QuietOverride quiet;
     torch::Library& aten =
         aten_.emplace(torch::Library::IMPL, "aten", c10::DispatchKey::CPU, __FILE__, __LINE__);
-    replace_products(aten);
+    replace_matmuls(aten);
     replace_attention(aten);
     replace_convolutions(aten);
     replace_lstm(aten);
@@ -60,7 +60,7 @@ Replaced what_is_replaced() {
 
 bool computes_originally() { return original_only; }
 
-std::int64_t small_product() {
+std::int64_t small_matmul() {
   constexpr std::int64_t kSmall = 4096;
   static const bool everything = what_is_replaced() == Replaced::kEverything;
   return everything ? 0 : kSmall;

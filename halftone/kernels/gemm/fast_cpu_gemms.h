@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// 16-bit matrix products of any LibTorch program on a CPU that has no instructions for them.
+// 16-bit matmuls of any LibTorch program on a CPU that has no instructions for them.
 #pragma once
 
 namespace halftone {
@@ -8,10 +8,10 @@ namespace halftone {
 /// (also with out= and in place), its convolutions, its fused attention, oneDNN's layer of an LSTM
 /// and the gradients of all these take the path that cpu_gemm_config() names, on the CPU, when
 /// their operands are bf16 or fp16: kNative is LibTorch's own kernel, kUpcast upcasts the operands
-/// exactly, computes in fp32 and rounds once. Products too small to gain stay native (with
-/// HALFTONE_CPU_GEMM=all none does), and attention where the products are. Shapes, strides, errors,
+/// exactly, computes in fp32 and rounds once. Matmuls too small to gain stay native (with
+/// HALFTONE_CPU_GEMM=all none does), and attention where the matmuls are. Shapes, strides, errors,
 /// other dtypes, devices and layouts, autograd and autocast stay as they are.
-/// HALFTONE_CPU_GEMM=off leaves LibTorch untouched. Returns whether the products are replaced;
+/// HALFTONE_CPU_GEMM=off leaves LibTorch untouched. Returns whether the matmuls are replaced;
 /// throws UserError for another value than on (1), off (0) and all. Thread-safe; calling it again,
 /// or loading libhalftone_cpu_gemm.so as well, changes nothing.
 bool use_fast_cpu_gemms();

@@ -16,7 +16,7 @@ using torch::Tensor;
 
 /// One choice for both directions: the workspace that the forward pass hands to the backward pass
 /// belongs to the dtype that the layer was computed in.
-bool widens_layer(const Tensor& input) {
+bool upcasts_layer(const Tensor& input) {
   const ScalarType dtype = input.scalar_type();
   return !computes_originally() && is_half(dtype) &&
          cpu_gemm_config().of(dtype).forward == GemmBackend::kUpcast &&
@@ -36,7 +36,7 @@ template <class Op, class Return, class... Rest>
 struct Layer<Op, Return(const Tensor&, Rest...)> {
   static Return compute(c10::DispatchKeySet keys, const Tensor& input, Rest... rest) {
     const auto original = [&] { return Original<Op>::call(keys, input, rest...); };
-    if (!widens_layer(input)) return original();
+    if (!upcasts_layer(input)) return original();
     const ScalarType dtype = input.scalar_type();
     return computed_or_refused(
         [&] {

@@ -15,7 +15,7 @@ namespace {
 
 using torch::Tensor;
 
-/// Multiply-adds from which oneDNN's product pays for looking up its kernel by shape.
+/// Multiply-adds from which oneDNN's matmul pays for looking up its kernel by shape.
 constexpr std::int64_t kWorthOneDnn = std::int64_t{1} << 22U;
 
 bool is_matrix(const Tensor& t) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of fp32 matrices on the CPU, by the library that cpu_gemm_config() names: LibTorch's own
+// Matmuls of fp32 matrices on the CPU, by the library that cpu_gemm_config() names: LibTorch's own
 // at::mm is the BLAS (MKL), whose kernels leave a tenth of some CPUs' speed unused that oneDNN's
 // reach. Both compute in fp32; the order of summation differs.
 #pragma once
@@ -10,11 +10,11 @@
 
 namespace halftone {
 
-/// Whether oneDNN's fp32 product can be called: LibTorch exports it, and the CPU (as capped) has
+/// Whether oneDNN's fp32 matmul can be called: LibTorch exports it, and the CPU (as capped) has
 /// what LibTorch asks for, AVX-512.
 bool has_onednn_gemm32();
 
-/// a b by `library`. a (m, k) and b (k, n) are fp32 on the CPU; anything else, small products and
+/// a b by `library`. a (m, k) and b (k, n) are fp32 on the CPU; anything else, small matmuls and
 /// layouts that are neither row- nor column-major take the BLAS, as does everything where
 /// has_onednn_gemm32() is false. Nothing is recorded for autograd.
 torch::Tensor gemm32(const torch::Tensor& a, const torch::Tensor& b,

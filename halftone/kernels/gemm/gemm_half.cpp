@@ -35,7 +35,7 @@ void gemm_half_add(const Tensor& into, const Tensor& a, const Tensor& b, GemmBac
     gemm32_add(into, a.to(torch::kFloat), b.to(torch::kFloat));
     return;
   }
-  // The sum upcasts a product that was rounded to 16 bits: no pass of its own.
+  // The sum upcasts a matmul that was rounded to 16 bits: no pass of its own.
   const torch::ScalarType narrow =
       path == GemmBackend::kNative ? a.scalar_type() : into.scalar_type();
   into.add_(gemm_half(a, b, narrow, path));

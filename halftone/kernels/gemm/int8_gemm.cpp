@@ -45,7 +45,7 @@ Int8Matrix quantize(const Tensor& matrix, std::int32_t largest, std::int32_t zer
   HALFTONE_CHECK(matrix.dim() == 2 && matrix.scalar_type() == torch::kFloat,
                  "[int8] expected an fp32 matrix, got ", matrix.scalar_type(), " ", matrix.sizes());
   HALFTONE_CHECK(matrix.size(1) <= kMaxInt8Depth, "[int8] expected sums of at most ", kMaxInt8Depth,
-                 " products, got ", matrix.size(1));
+                 " matmuls, got ", matrix.size(1));
   ObservedOperation observed("halftone::int8_quantize", matrix);
   if (!matrix.is_cpu() || !fbgemm::fbgemmSupportedCPU()) {
     const ReferenceInt8 composed = quantize_reference(matrix, largest, rounding);
@@ -116,7 +116,7 @@ Tensor row_major(const Int8Matrix& left) {
 }
 
 /// FBGEMM's packed matrix of (4 quads, rows), to be filled by pack(): its own packing is a third of
-/// the time of a product with 1024 rows. One for each shape and thread.
+/// the time of a matmul with 1024 rows. One for each shape and thread.
 PackedRight& packed_right(std::int64_t quads, std::int64_t rows) {
   constexpr std::size_t kMostShapes = 64;
   thread_local std::map<std::pair<std::int64_t, std::int64_t>, std::unique_ptr<PackedRight>> known;
@@ -155,7 +155,7 @@ void pack(const Int8Matrix& right, PackedRight& packed) {
       });
 }
 
-/// The rows of a product in parts of nearly one size, as many for each thread; the int32 sums of a
+/// The rows of a matmul in parts of nearly one size, as many for each thread; the int32 sums of a
 /// part stay in the second cache until they are scaled.
 class RowParts {
  public:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of int8 matrices with exact int32 sums: on the CPU u8 x s8 by FBGEMM, elsewhere (and
+// Matmuls of int8 matrices with exact int32 sums: on the CPU u8 x s8 by FBGEMM, elsewhere (and
 // without AVX2) as int8_reference.h defines them.
 #pragma once
 
@@ -40,7 +40,7 @@ Int8Matrix quantize_right(const torch::Tensor& matrix, const Int8Rounding& round
 constexpr std::int64_t kMaxInt8Depth = 65536;
 
 /// left right^T, (left rows, right rows) fp32: exact integer sums times the scales. If `into` is
-/// defined (dense, same shape), the product is added to it and it is returned.
+/// defined (dense, same shape), the matmul is added to it and it is returned.
 torch::Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, torch::Tensor into = {});
 
 }  // namespace halftone

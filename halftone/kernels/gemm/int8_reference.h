@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The definition of an int8 product in LibTorch's own operations: what runs where there is no
+// The definition of an int8 matmul in LibTorch's own operations: what runs where there is no
 // kernel of ours, and what the kernels are tested against.
 #pragma once
 

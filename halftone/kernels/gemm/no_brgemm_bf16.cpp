@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// For a LibTorch that keeps its bf16 products to itself.
+// For a LibTorch that keeps its bf16 matmuls to itself.
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/brgemm_bf16.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// LibTorch's wrapper of oneDNN's matrix product, which at::mm calls for 16-bit operands only.
+// LibTorch's wrapper of oneDNN's matmul, which at::mm calls for 16-bit operands only.
 #pragma once
 
 #include <torch/types.h>

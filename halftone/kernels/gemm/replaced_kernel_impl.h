@@ -18,7 +18,7 @@
 
 namespace halftone {
 
-void replace_products(torch::Library& aten);
+void replace_matmuls(torch::Library& aten);
 void replace_attention(torch::Library& aten);
 void replace_convolutions(torch::Library& aten);
 void replace_lstm(torch::Library& aten);
@@ -27,7 +27,7 @@ void replace_lstm(torch::Library& aten);
 bool computes_originally();
 
 /// Up to so many multiply-adds, converting the operands costs more than it saves.
-std::int64_t small_product();
+std::int64_t small_matmul();
 
 /// Whether fp32 arithmetic keeps every bit of an operand of `dtype`: a program may have allowed
 /// `op` to round its operands to bf16 (torch.set_float32_matmul_precision("medium")).

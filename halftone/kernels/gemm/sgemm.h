@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fp32 matrix product of the BLAS inside LibTorch, for kernels that multiply small blocks where
-// a tensor for each would cost more than the product.
+// The fp32 matmul of the BLAS inside LibTorch, for kernels that multiply small blocks where
+// a tensor for each would cost more than the matmul.
 #pragma once
 
 #include <cstdint>

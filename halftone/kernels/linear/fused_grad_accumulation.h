@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of weights, added by the product that computes them. Autograd would take a new tensor
+// Gradients of weights, added by the matmul that computes them. Autograd would take a new tensor
 // from each layer and add it to .grad: two more passes over memory of the weights' size, and that
 // memory.
 #pragma once

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linear layers whose products have int8 inputs, forward and backward ("int8-mixed").
+// Linear layers whose matmuls have int8 inputs, forward and backward ("int8-mixed").
 #pragma once
 
 #include <torch/types.h>
@@ -42,7 +42,7 @@ inline bool is_int8_matmul_enabled() { return int8_options().enabled; }
 /// The random stream of the next layer in the innermost region.
 std::uint64_t next_int8_stream();
 
-/// x W^T for each of `weights`, side by side, differentiable once. Each product's two inputs are
+/// x W^T for each of `weights`, side by side, differentiable once. Each matmul's two inputs are
 /// rounded to int8 with one scale for each row (of the matrix whose rows it sums along, the weights
 /// being one matrix), x and W to the nearest, gradients stochastically; sums are exact int32,
 /// results fp32. Of x's and the gradients' integers int8_left_limit() is the largest.

@@ -36,21 +36,21 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// The definition of merged_linear(), with the product that is given.
+/// The definition of merged_linear(), with the matmul that is given.
 template <class Product>
-Tensor reference_products(const Tensor& x, const std::vector<Tensor>& weights,
-                          const Product& product) {
+Tensor reference_matmuls(const Tensor& x, const std::vector<Tensor>& weights,
+                         const Product& product) {
   std::vector<Tensor> outputs;
   for (const Tensor& weight : weights) outputs.push_back(product(x, weight));
   return outputs.size() == 1 ? outputs.front() : at::cat(outputs, -1);
 }
 
 Tensor reference_linear(const Tensor& x, const std::vector<Tensor>& weights) {
-  return reference_products(
+  return reference_matmuls(
       x, weights, [](const Tensor& in, const Tensor& weight) { return at::linear(in, weight); });
 }
 
-/// What gemm_half takes on `path`: an operand of several products is upcast once, not by each.
+/// What gemm_half takes on `path`: an operand of several matmuls is upcast once, not by each.
 Tensor operand_for(GemmBackend path, const Tensor& narrow) {
   return path == GemmBackend::kUpcast ? narrow.to(torch::kFloat) : narrow;
 }
@@ -99,7 +99,7 @@ struct MergedHalf : torch::autograd::Function<MergedHalf> {
     const Tensor g_operand = operand_for(paths.input_gradient, g);
     variable_list grads(weights.size() + 2);  // x, the weights, the dtype
     if (ctx->needs_input_grad(0)) {
-      // Rounded as the product of 16-bit operands is, then in the dtype x came in.
+      // Rounded as the matmul of 16-bit operands is, then in the dtype x came in.
       grads[0] = saved.input_grad(gemm_half(g_operand, rounded, dtype, paths.input_gradient));
     }
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
@@ -118,7 +118,7 @@ struct MergedHalf : torch::autograd::Function<MergedHalf> {
   }
 };
 
-// fp32. Weights that lie apart: each product goes to its place in the result, nothing is copied.
+// fp32. Weights that lie apart: each matmul goes to its place in the result, nothing is copied.
 struct Merged32 : torch::autograd::Function<Merged32> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights) {
     const Tensor rows = as_rows(x);
@@ -210,7 +210,7 @@ Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights) {
   const ScalarType dtype = compute_dtype(x);
   const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
   if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear))
-    return reference_products(x, weights, halftone::linear);
+    return reference_matmuls(x, weights, halftone::linear);
   const bool int8 = dtype == torch::kFloat && is_int8_matmul_enabled();
   if ((autocast || int8) && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);

@@ -7,16 +7,16 @@
 
 namespace halftone {
 
-/// The dtype that matrix products with `x` have in this thread: autocast's, where it is on for x's
+/// The dtype that matmuls with `x` have in this thread: autocast's, where it is on for x's
 /// device and x is floating and not double, else x's own.
 torch::ScalarType compute_dtype(const torch::Tensor& x);
 
-/// The dtype that products with x and `weights` round x to: compute_dtype(x), or x's own where a
+/// The dtype that matmuls with x and `weights` round x to: compute_dtype(x), or x's own where a
 /// weight marked by mark_keep_fp32() takes it as it is.
 torch::ScalarType input_dtype(const torch::Tensor& x, const std::vector<torch::Tensor>& weights);
 
 /// y = x W^T, differentiable once, in compute_dtype(x); without autocast x and W must agree.
-/// Products are accumulated in fp32 or wider. 16-bit operands on the CPU are multiplied the way
+/// Matmuls are accumulated in fp32 or wider. 16-bit operands on the CPU are multiplied the way
 /// cpu_gemm_config() says, for each of y, dX, dW; an fp32 weight gets its gradient without the
 /// detour through 16 bits where the path allows. Under autocast, a weight marked by
 /// mark_keep_fp32() makes it fp32: y = upcast(x) W^T, differentiable as often as at::linear. The
@@ -24,9 +24,9 @@ torch::ScalarType input_dtype(const torch::Tensor& x, const std::vector<torch::T
 /// computed again. x (..., in), weight (out, in); returns (..., out).
 torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight);
 
-/// linear(x, w) for each of `weights`, side by side, as one product where the weights lie one after
+/// linear(x, w) for each of `weights`, side by side, as one matmul where the weights lie one after
 /// the other in memory (as AdamW's do) or are rounded to 16 bits anyway. x is rounded and kept
-/// once, and its gradient is that of the whole product. Where weights marked by mark_keep_fp32()
+/// once, and its gradient is that of the whole matmul. Where weights marked by mark_keep_fp32()
 /// meet others under autocast, the result is fp32. x (..., in), weights (out_i, in); returns (...,
 /// sum of out_i).
 torch::Tensor merged_linear(const torch::Tensor& x, const std::vector<torch::Tensor>& weights);

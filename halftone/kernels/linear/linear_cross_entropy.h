@@ -8,7 +8,7 @@
 namespace halftone {
 
 /// masked_mean_cross_entropy() of linear(hidden, weight), with its dtypes, but never all logits: on
-/// the CPU, chunks of rows go through the products, the loss and the gradient, which is taken in
+/// the CPU, chunks of rows go through the matmuls, the loss and the gradient, which is taken in
 /// the forward pass and multiplied by the incoming one in the backward pass. So the gradients are
 /// kept in fp32 from the forward pass on (N x dim + V x dim), and are differentiable once. fp64 and
 /// other devices take the definition.

@@ -41,7 +41,7 @@ class ChunkBuffer {
 };
 
 /// sum += factor a b, in fp32.
-void add_product(const Tensor& a, const Tensor& b, double factor, Tensor& sum) {
+void add_matmul(const Tensor& a, const Tensor& b, double factor, Tensor& sum) {
   if (sum.defined()) {
     gemm32_add(sum, a, b, factor);
   } else {
@@ -68,7 +68,7 @@ class HeadMatmuls32 : public LmHeadMatmuls {
   }
 
   void add_weight_gradient(const Tensor& gradient, double factor, Tensor& sum) override {
-    add_product(gradient.t(), hidden_, factor, sum);
+    add_matmul(gradient.t(), hidden_, factor, sum);
   }
 
  private:
@@ -77,7 +77,7 @@ class HeadMatmuls32 : public LmHeadMatmuls {
   ChunkBuffer logits_;
 };
 
-/// Each product by the path that gemm_half() would take. What is upcast is upcast once, in memory
+/// Each matmul by the path that gemm_half() would take. What is upcast is upcast once, in memory
 /// that all chunks use.
 class HeadMatmulsHalf : public LmHeadMatmuls {
  public:
@@ -104,7 +104,7 @@ class HeadMatmulsHalf : public LmHeadMatmuls {
     return out.copy_(wide);
   }
 
-  // Up to 2^15, half the range. A native product is rounded to fp16, too: the bounds of its sums
+  // Up to 2^15, half the range. A native matmul is rounded to fp16, too: the bounds of its sums
   // are |gradient of a row| <= 2 weight, and all rows of one sign.
   int gradient_exponent(double largest) const override {
     if (dtype() != torch::kHalf) return 0;
@@ -129,7 +129,7 @@ class HeadMatmulsHalf : public LmHeadMatmuls {
 
   void add_weight_gradient(const Tensor& gradient, double factor, Tensor& sum) override {
     if (paths_.weight_gradient == GemmBackend::kUpcast)
-      return add_product(upcast_gradient(gradient).t(), wide_hidden_, factor, sum);
+      return add_matmul(upcast_gradient(gradient).t(), wide_hidden_, factor, sum);
     if (!sum.defined()) sum = at::zeros_like(weight_, torch::kFloat);
     // In blocks that are still in the cache when they are added.
     const std::int64_t block = std::max<std::int64_t>(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The three products of an output head, a chunk of rows at a time, in the ways that linear() has
+// The three matmuls of an output head, a chunk of rows at a time, in the ways that linear() has
 // for a whole batch.
 #pragma once
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a linear layer keeps of its input for the gradient of its weights: the rounded rows, or,
 // where the operation that made the input can compute it again (swiglu, a norm), nothing but what
-// that operation keeps itself. To make it again is one pass over memory, little beside a product.
+// that operation keeps itself. To make it again is one pass over memory, little beside a matmul.
 #pragma once
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -15,7 +15,7 @@
 namespace halftone {
 
 /// In the forward() of a linear layer of x: keeps `others` and what gives x again, which is `rows`
-/// (x as the product takes it) where no recomputation does. Takes the place of save_for_backward().
+/// (x as the matmul takes it) where no recomputation does. Takes the place of save_for_backward().
 void save_linear(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list others,
                  const torch::Tensor& x, const torch::Tensor& rows);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights in the format of a product, converted once for several forward passes.
+// Weights in the format of a matmul, converted once for several forward passes.
 #pragma once
 
 #include <torch/types.h>

@@ -114,7 +114,7 @@ TEST(RotaryAttention, EqualsItsDefinitionInLibTorchsOperations) {
 }
 
 TEST(RotaryAttention, ProductsOfBf16AreAsExactAsLibTorchs) {
-  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 products on this machine";
+  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 matmuls on this machine";
   torch::manual_seed(5);
   const PathScope scope("native");
   const Case c{2, 150, 8, 2, 64};
@@ -138,7 +138,7 @@ TEST(RotaryAttention, ProductsOfBf16AreAsExactAsLibTorchs) {
 }
 
 TEST(RotaryAttention, TakesProductsOfBf16WhereTheChoiceSaysSo) {
-  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 products on this machine";
+  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 matmuls on this machine";
   torch::manual_seed(6);
   const Case c{1, 40, 4, 2, 16};
   const Tensor rotations = rotations_of(c), qkv = projections(c).to(torch::kBFloat16);
@@ -154,7 +154,7 @@ TEST(RotaryAttention, TakesProductsOfBf16WhereTheChoiceSaysSo) {
   EXPECT_FALSE(forward.gradients[0].equal(native.gradients[0]));
   EXPECT_TRUE(backward.values[0].equal(upcast.values[0]));
   EXPECT_FALSE(backward.gradients[0].equal(upcast.gradients[0]));
-  at::globalContext().setUserEnabledMkldnn(false);  // which takes LibTorch's products away
+  at::globalContext().setUserEnabledMkldnn(false);  // which takes LibTorch's matmuls away
   const auto without = run("native");
   at::globalContext().setUserEnabledMkldnn(true);
   EXPECT_TRUE(without.values[0].equal(upcast.values[0]));

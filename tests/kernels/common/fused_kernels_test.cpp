@@ -88,7 +88,7 @@ TEST(FusedKernels, GiveWayToTheirDefinitionsByName) {
   }
   const ReferenceScope scope("all");
   EXPECT_THAT(kernels_in(all_of_a_layer), testing::IsSubsetOf({"linear", "gemm32"}))
-      << "matrix products have no definition beside them";
+      << "matmuls have no definition beside them";
 }
 
 TEST(FusedKernels, AreListedInOneOrder) {

@@ -22,7 +22,7 @@ Tensor pairs_of(const Tensor& right) {
 }
 
 TEST(BrgemmBf16, MultipliesAndAddsInFp32) {
-  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 products on this machine";
+  if (!has_brgemm_bf16()) GTEST_SKIP() << "no bf16 matmuls on this machine";
   torch::manual_seed(1);
   const BrgemmBf16Region region;
   for (const SgemmSize& size : {SgemmSize{1, 1, 2}, SgemmSize{5, 7, 6}, SgemmSize{32, 32, 64},

@@ -108,7 +108,7 @@ TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
   EXPECT_EQ(measured_cpu_gemm_config().timings[0].native_ms, anew.timings[0].native_ms);
   EXPECT_FALSE(anew.recorded);
   {
-    // A record that lacks products is not enough.
+    // A record that lacks matmuls is not enough.
     nlohmann::json older = nlohmann::json::parse(std::ifstream(record));
     for (auto& [key, value] : older.items())
       if (value.is_array()) value.erase(value.begin() + 4, value.end());

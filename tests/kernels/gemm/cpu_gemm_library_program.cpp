@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // An ordinary LibTorch program that loads libhalftone_cpu_gemm.so:  cpu_gemm_library_program
-// LIBRARY MODE With MODE on, 16-bit products must go the other way and nothing else change; else
+// LIBRARY MODE With MODE on, 16-bit matmuls must go the other way and nothing else change; else
 // nothing at all.
 #include <ATen/Functions.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -61,12 +61,12 @@ int main(int argc, char** argv) {
   const auto after = dispatch_tables();
   count_conversions();
   const at::Tensor product = at::mm(a, b);
-  expect((conversions > 0) == on, "a bf16 product is upcast exactly where the library is on");
+  expect((conversions > 0) == on, "a bf16 matmul is upcast exactly where the library is on");
   expect((after != before) == on, "the dispatcher's tables change exactly where the library is on");
   expect(after.count("halftone::cpu_gemm_paths") == (on ? 1 : 0),
          "the operation that tells the ways");
   if (on) {
-    expect(product.equal(fp32.to(at::kBFloat16)), "the fp32 product, rounded once");
+    expect(product.equal(fp32.to(at::kBFloat16)), "the fp32 matmul, rounded once");
     expect(after.at("aten::mm") != before.at("aten::mm"), "mm has another kernel");
     expect(after.at("aten::add.Tensor") == before.at("aten::add.Tensor"), "add has its own");
   } else {
@@ -74,7 +74,7 @@ int main(int argc, char** argv) {
   }
   conversions = 0;
   expect(at::mm(a.to(at::kDouble), b.to(at::kDouble)).defined() && conversions == 2,
-         "fp64 products are left alone");
+         "fp64 matmuls are left alone");
   std::fprintf(stderr, "%s\n", on ? "replaced" : "untouched");
   return 0;
 }

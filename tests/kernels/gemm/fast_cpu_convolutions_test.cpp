@@ -21,7 +21,7 @@ using torch::Tensor;
 
 std::vector<ScalarType> halves() { return {torch::kBFloat16, torch::kHalf}; }
 
-/// A rounding to the format; LibTorch's own kernels round a product before they add the bias.
+/// A rounding to the format; LibTorch's own kernels round a matmul before they add the bias.
 double rounding_of(ScalarType dtype) { return dtype == torch::kBFloat16 ? 0x1p-8 : 0x1p-11; }
 
 struct Setting {

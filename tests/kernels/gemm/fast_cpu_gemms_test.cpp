@@ -107,7 +107,7 @@ TEST_P(FastCpuGemms, TakesTheWayThatIsInForce) {
                 at::bmm(a.view({1, 32, 40}), b.view({1, 40, 24}));
               }),
               upcasts() ? 3 : 0);
-    // Small products, and one row times the rows of a weight, are left to LibTorch.
+    // Small matmuls, and one row times the rows of a weight, are left to LibTorch.
     EXPECT_EQ(conversions_in([&] { at::mm(a.narrow(0, 0, 4), b); }), 0);
     EXPECT_EQ(conversions_in([&] {
                 at::mm(at::ones({1, 500}, dtype), at::ones({90, 500}, dtype).t());

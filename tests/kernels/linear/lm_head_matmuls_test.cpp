@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The output head's three products against fp64, chunk by chunk, in every format and on each path.
+// The output head's three matmuls against fp64, chunk by chunk, in every format and on each path.
 #include "halftone/kernels/linear/lm_head_matmuls.h"
 
 #include <gtest/gtest.h>

@@ -24,7 +24,7 @@ constexpr double kEps = 1e-5;
 
 enum class Products { kFp32, kBf16, kFp16, kInt8 };
 
-/// What `run` gives where products have that precision.
+/// What `run` gives where matmuls have that precision.
 template <class Run>
 auto under(Products products, const Run& run) {
   std::optional<Autocast> autocast;
@@ -42,7 +42,7 @@ Tensors leaves_like(const Tensors& values) {
 
 struct Operand {
   const char* name;
-  Products unrounded;  // whose products take the operand as it is
+  Products unrounded;  // whose matmuls take the operand as it is
   Operation make;
   Tensors from;
 };

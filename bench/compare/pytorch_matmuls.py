@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GFLOP/s of torch.mm on the products of one training step of minimind-26m, 4 x 256 tokens.
 
-    pytorch_products.py [DTYPE] [THREADS]        DTYPE: bfloat16 (default), float32
+    pytorch_matmuls.py [DTYPE] [THREADS]        DTYPE: bfloat16 (default), float32
 
 Forward is y = x W^T, then dX = g W and dW = g^T x; the head goes in two chunks of 512 rows. The last line is what all
 of them take in a step: what is left for everything else, whoever calls them.

@@ -19,7 +19,7 @@ namespace {
 
 using torch::Tensor;
 
-// ---- which products take the other way
+// ---- which matmuls take the other way
 
 bool is_transposed(const Tensor& matrix) {
   return matrix.stride(-2) == 1 && matrix.stride(-1) != 1;
@@ -27,7 +27,7 @@ bool is_transposed(const Tensor& matrix) {
 
 /// Matrix-vector products for which LibTorch has vector loops of its own on every CPU.
 bool has_vector_loop(const Tensor& a, const Tensor& b) {
-  if (a.dim() != 2 || small_product() == 0) return false;
+  if (a.dim() != 2 || small_matmul() == 0) return false;
   return (a.size(0) == 1 && is_transposed(b)) ||
          (b.size(1) == 1 && is_transposed(a) && a.scalar_type() == torch::kBFloat16);
 }
@@ -39,16 +39,16 @@ GemmBackend path_of(const Tensor& a, const Tensor& b) {
   return is_transposed(b) ? paths.forward : paths.input_gradient;
 }
 
-bool widens_product(const Tensor& a, const Tensor& b) {
+bool upcasts_matmul(const Tensor& a, const Tensor& b) {
   if (computes_originally() || !is_half(a.scalar_type())) return false;
   // What does not fit together is refused by LibTorch's kernel, in its words.
   if (a.dim() != b.dim() || a.dim() < 2 || a.dim() > 3) return false;
-  if (a.numel() * b.size(-1) <= small_product() || has_vector_loop(a, b)) return false;
+  if (a.numel() * b.size(-1) <= small_matmul() || has_vector_loop(a, b)) return false;
   return path_of(a, b) == GemmBackend::kUpcast &&
          is_exact_in_fp32(a.scalar_type(), at::Float32Op::MATMUL);
 }
 
-/// Whether elements of `out` share memory, as those of an expanded tensor do: what a product leaves
+/// Whether elements of `out` share memory, as those of an expanded tensor do: what a matmul leaves
 /// there is up to LibTorch's kernel, and no other operation writes it.
 bool overlaps_itself(const Tensor& out) {
   return at::has_internal_overlap(out) == at::MemOverlap::Yes;
@@ -58,7 +58,7 @@ bool overlaps_itself(const Tensor& out) {
 
 struct None {};  // where an operation has no in-place form
 
-/// The three forms of a product whose factors are the arguments number `kLeft` and `kLeft` + 1.
+/// The three forms of a matmul whose factors are the arguments number `kLeft` and `kLeft` + 1.
 template <int kLeft, class Op, class OutOp, class InPlaceOp = None,
           class Schema = typename Op::schema>
 struct Product;
@@ -98,7 +98,7 @@ struct Product<kLeft, Op, OutOp, InPlaceOp, Tensor(Self, Rest...)> {
   }
   static bool upcasts(const Tensor& self, const std::decay_t<Rest>&... rest) {
     const auto all = std::tie(self, rest...);
-    return widens_product(std::get<kLeft>(all), std::get<kLeft + 1>(all)) &&
+    return upcasts_matmul(std::get<kLeft>(all), std::get<kLeft + 1>(all)) &&
            (has_dtype(rest, self.scalar_type()) && ...);
   }
   static Tensor in_fp32(c10::DispatchKeySet keys, Self self, Rest... rest) {
@@ -123,7 +123,7 @@ void replace_forms(torch::Library& aten, Product<kLeft, Op, OutOp, InPlaceOp>) {
 
 }  // namespace
 
-void replace_products(torch::Library& aten) {
+void replace_matmuls(torch::Library& aten) {
   replace_forms(aten, Mm());
   replace_forms(aten, Bmm());
   replace_forms(aten, Addmm());
