@@ -11,6 +11,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/core/message.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/evaluation.h"
@@ -259,7 +260,7 @@ void Trainer::tell_of(const std::exception& error) {
   try {
     write_checkpoints();
   } catch (const std::exception& failure) {
-    log_warning(failure.what());  // beside the error that ends the run
+    log_warning(error_text(failure));  // beside the error that ends the run
   }
 }
 
