@@ -79,6 +79,12 @@ Beginning beginning_of(const ConfigArguments& arguments, const std::optional<std
                           : go_on_with(*resume, arguments.assignments());
 }
 
+// With the flags for what the error advises.
+UserError with_flags(const ExistingRunError& error, const std::string& run) {
+  return UserError(fmt::format("{} (--resume {}, --overwrite, --out)", error.what(),
+                               error.has_checkpoint() ? run : kAuto));
+}
+
 void run_train(const ConfigArguments& arguments, const std::optional<std::string>& resume) {
   const auto [config, train] = beginning_of(arguments, resume);
   require_data(config, "train on");
@@ -95,7 +101,13 @@ void run_train(const ConfigArguments& arguments, const std::optional<std::string
             throw Exit{interrupted_exit_code()};
           },
       .on_start = [&](const RunSummary& plan) { progress->start(plan); }};
-  const PretrainResult result = train(config, options);
+  const PretrainResult result = [&] {
+    try {
+      return train(config, options);
+    } catch (const ExistingRunError& error) {
+      throw with_flags(error, config.out);
+    }
+  }();
   report_end(result, config.out);
   if (result.stopped) throw Exit{interrupted_exit_code()};
   print(config.out + "\n");

@@ -12,7 +12,6 @@
 #include <string_view>
 #include <system_error>
 
-#include "halftone/core/error.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/system/atomic_file.h"
 
@@ -71,13 +70,11 @@ void check_existing_run(const fs::path& root, ExistingRun existing) {
   if (existing == ExistingRun::kRefuse && !fs::exists(root / "config.toml", error)) return;
   const bool has_checkpoint = !checkpoint_steps(root).empty();
   if (existing == ExistingRun::kRestart && !has_checkpoint) return;
-  throw UserError(
-      fmt::format("the run directory '{}' exists; {}, replace it with --overwrite, or name another "
-                  "with --out",
-                  shown(root),
-                  has_checkpoint ? fmt::format("continue it with --resume {}", shown(root))
-                                 : "it ended before its first checkpoint: start it again with "
-                                   "--resume auto"));
+  throw ExistingRunError(
+      fmt::format(
+          "the run directory '{}' exists; {}, overwrite it, or name another folder", shown(root),
+          has_checkpoint ? "resume it" : "it ended before its first checkpoint: start it again"),
+      has_checkpoint);
 }
 
 }  // namespace
@@ -88,7 +85,7 @@ RunPaths find_run(const fs::path& root) {
   if (!fs::exists(root, error))
     throw UserError(fmt::format("there is no run directory '{}'", shown(root)));
   if (!fs::is_regular_file(paths.config(), error))
-    throw UserError(fmt::format("'{}' is no run directory: it has no config.toml", shown(root)));
+    throw UserError(fmt::format("'{}' is not a run directory: it has no config.toml", shown(root)));
   return paths;
 }
 
@@ -100,10 +97,10 @@ void check_new_run(const fs::path& root, ExistingRun existing) {
   if (status.type() != fs::file_type::directory)
     throw UserError(
         fmt::format("cannot use '{}' as the run directory: {}", shown(root),
-                    status.type() == fs::file_type::none ? error.message() : "it is no folder"));
+                    status.type() == fs::file_type::none ? error.message() : "it is not a folder"));
   if (!is_run(root))
-    throw UserError(fmt::format(
-        "'{}' holds files that are not a halftone run; name a new folder with --out", shown(root)));
+    throw UserError(fmt::format("'{}' holds files that are not a halftone run; name a new folder",
+                                shown(root)));
   check_existing_run(root, existing);
 }
 

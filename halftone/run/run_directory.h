@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "halftone/core/error.h"
 #include "halftone/system/file.h"
 
 namespace halftone {
@@ -23,13 +24,26 @@ struct RunPaths {
   }  // a run of the best checkpoint alone
 };
 
-/// The paths of a run that exists (for reading); throws UserError when `root` is no run directory.
+/// The paths of a run that exists (for reading); throws UserError when `root` is not one.
 RunPaths find_run(const std::filesystem::path& root);
+
+/// The folder of a new run holds a run already.
+class ExistingRunError : public UserError {
+ public:
+  ExistingRunError(const std::string& message, bool has_checkpoint)
+      : UserError(message), has_checkpoint_(has_checkpoint) {}
+
+  /// Whether that run can be resumed.
+  bool has_checkpoint() const { return has_checkpoint_; }
+
+ private:
+  bool has_checkpoint_;
+};
 
 /// What a new run does about one that is there already.
 enum class ExistingRun {
-  kRefuse,   // throws UserError, unless it never began
-  kRestart,  // empties it if it has no checkpoint to go on from, else throws UserError
+  kRefuse,   // throws ExistingRunError, unless it never began
+  kRestart,  // empties it if it has no checkpoint to go on from, else throws ExistingRunError
   kReplace,  // empties it
 };
 

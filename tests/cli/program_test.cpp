@@ -85,7 +85,9 @@ TEST_F(Program, RefusesTokenizersAndWeightsThatDoNotFit) {
 TEST_F(Program, RefusesRunDirectoriesItMustNotTouch) {
   const std::string data = "--data poem.txt --tokenizer tok ";
   expect_refused({
-      {training(data + "--out run"), "the run directory 'run' exists; continue it with --resume"},
+      {training(data + "--out run"),
+       "the run directory 'run' exists; resume it, overwrite it, or name "
+       "another folder (--resume run, --overwrite, --out)"},
       {training(data + "--out mine"), "'mine' holds files that are not a halftone run"},
       {training(data + "--out mine --overwrite"), "'mine' holds files that are not a halftone run"},
       {training(data + "--out poem.txt"), "poem.txt"},
@@ -106,8 +108,8 @@ TEST_F(Program, RefusesToResumeWhatIsNoRunOrHasChanged) {
     write_text(damaged / "checkpoints" / step / "trainer.json", "{}");
   expect_refused({
       {"train --resume none", "there is no run directory 'none'"},
-      {"train --resume mine", "'mine' is no run directory: it has no config.toml"},
-      {"train --resume poem.txt", "'poem.txt' is no run directory"},
+      {"train --resume mine", "'mine' is not a run directory: it has no config.toml"},
+      {"train --resume poem.txt", "'poem.txt' is not a run directory"},
       {"train --resume no_config", "it has no config.toml"},
       {"train --resume no_checkpoint", "'no_checkpoint' has no checkpoint"},
       {"train --resume no_tokenizer", "no_tokenizer/tokenizer.json"},
@@ -121,7 +123,7 @@ TEST_F(Program, RefusesToResumeWhatIsNoRunOrHasChanged) {
 TEST_F(Program, RefusesToGenerateOutOfRange) {
   expect_refused({
       {"generate none", "there is no run directory 'none'"},
-      {"generate mine", "'mine' is no run directory"},
+      {"generate mine", "'mine' is not a run directory"},
       {"generate run --prompt $(printf '\\377') ", "--prompt is not UTF-8: byte 0"},
       {"generate run --temperature 0", "--temperature: expected a number above 0, got 0"},
       {"generate run --temperature nan", "--temperature: expected a number above 0"},
