@@ -99,6 +99,13 @@ TEST_F(Program, RefusesRunDirectoriesItMustNotTouch) {
   });
 }
 
+TEST_F(Program, QuotesAPathInACommandThatItSuggests) {
+  copy_of_run("it's $mine");
+  expect_refused({{training("--data poem.txt --tokenizer tok --out \"it's \\$mine\""),
+                   R"((--resume 'it'\''s $mine', --overwrite, --out))"}});
+  fs::remove_all(work() / "it's $mine");
+}
+
 TEST_F(Program, RefusesToResumeWhatIsNoRunOrHasChanged) {
   fs::remove(copy_of_run("no_config") / "config.toml");
   fs::remove_all(copy_of_run("no_checkpoint") / "checkpoints");
