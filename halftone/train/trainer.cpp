@@ -180,6 +180,8 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   if (!options_.default_root_dir.empty()) open_run(loop, resumes, existing_run(options_, options));
   advise(task);
   note_eval_mode(task.module());
+  task.module().logged() = {};  // of no step of this fit
+  task.module().restore_tokens(0);
   task.module().on_fit_start();
   try {
     for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
