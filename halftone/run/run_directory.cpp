@@ -22,10 +22,10 @@ namespace {
 // Marks a folder as a run directory, also before there is a config.toml, and is what is locked.
 constexpr const char* kLockFile = "run.lock";
 
-// What a run consists of: nothing else is ever removed.
-constexpr std::array<std::string_view, 9> kOwnFiles = {
-    "config.toml",           "metrics.jsonl", "checkpoints", "best",   "tokenizer.json",
-    "tokenizer_config.json", "report.html",   "exports",     kLockFile};
+// What a run consists of, beside the lock: nothing else is ever removed.
+constexpr std::array<std::string_view, 7> kOwnFiles = {
+    "config.toml",    "metrics.jsonl",         "checkpoints", "best",
+    "tokenizer.json", "tokenizer_config.json", "report.html"};
 
 bool is_empty_folder(const fs::path& path) {
   std::error_code error;
@@ -51,15 +51,9 @@ void check_writable(const fs::path& root) {
 
 void remove_run(const RunPaths& paths) {
   for (const std::string_view name : kOwnFiles) {
-    if (name == kLockFile) continue;  // held by this process
     std::error_code error;
     fs::remove_all(paths.root / name, error);
     if (error) throw_file_error("remove", paths.root / name, error.value());
-  }
-  for (const fs::directory_entry& entry : fs::directory_iterator(paths.root)) {
-    std::error_code error;
-    if (entry.path().filename().string().starts_with("events.out.tfevents."))
-      fs::remove(entry.path(), error);
   }
 }
 

@@ -17,11 +17,9 @@ struct RunPaths {
   std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
   std::filesystem::path report() const { return root / "report.html"; }
   std::filesystem::path tokenizer() const { return root / "tokenizer.json"; }
-  std::filesystem::path tokenizer_config() const { return root / "tokenizer_config.json"; }
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }
-  std::filesystem::path best() const {
-    return root / "best";
-  }  // a run of the best checkpoint alone
+  /// A run of the best checkpoint alone.
+  std::filesystem::path best() const { return root / "best"; }
 };
 
 /// The paths of a run that exists (for reading); throws UserError when `root` is not one.

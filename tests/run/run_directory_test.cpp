@@ -77,12 +77,14 @@ TEST(RunDirectory, OverwriteRemovesTheRunAndNothingElse) {
   const TempFolder folder;
   make_run(folder / "run");
   write_text(folder / "run/notes.txt", "mine");
-  write_text(folder / "run/events.out.tfevents.1", "");
+  write_text(folder / "run/events.out.tfevents.1", "of another program");
+  fs::create_directories(folder / "run/exports");
   const RunDirectory run = RunDirectory::create(folder / "run", ExistingRun::kReplace);
   EXPECT_FALSE(fs::exists(run.paths().metrics()));
   EXPECT_FALSE(fs::exists(run.paths().config()));
   EXPECT_TRUE(fs::is_empty(run.paths().checkpoints()));
-  EXPECT_FALSE(fs::exists(folder / "run/events.out.tfevents.1"));
+  EXPECT_TRUE(fs::exists(folder / "run/events.out.tfevents.1"));
+  EXPECT_TRUE(fs::exists(folder / "run/exports"));
   EXPECT_EQ(read_text(folder / "run/notes.txt"), "mine");
 }
 
