@@ -323,6 +323,22 @@ TEST_F(Program, WeightsOfARunStartAnother) {
   EXPECT_EQ(outcome.code, 0) << outcome.err;
 }
 
+TEST_F(Program, EvalReadsSpecialTokensAsTheTrainingDid) {
+  write_text(work() / "marked.txt", "one line</s>\nanother line</s>\n");
+  const Outcome trained =
+      halftone(training("--data poem.txt --tokenizer tok --special-tokens tokens --out marked"));
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const auto notes_of = [](const std::string& words) {
+    const Outcome outcome = halftone(words);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.err;
+  };
+  EXPECT_THAT(notes_of("eval marked --data marked.txt"), HasSubstr("are read as tokens"));
+  EXPECT_THAT(notes_of("eval marked --data marked.txt --special-tokens text"),
+              HasSubstr("are read as text"));
+  EXPECT_THAT(notes_of("eval run --data marked.txt"), HasSubstr("are read as text"));
+}
+
 TEST_F(Program, EvalWritesOneJsonDocument) {
   const Outcome outcome = halftone("eval run --data poem.txt --json");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
