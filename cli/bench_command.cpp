@@ -151,6 +151,7 @@ TrainConfig bench_config(const ConfigArguments& flags) {
   require_data(config, "train on");
   constexpr std::int64_t kSteps = 100;
   if (!config.max_steps) config.max_steps = kSteps;
+  config.memory_budget = "unlimited";  // it says nothing of the recipes that are trained
   return config;
 }
 

@@ -108,11 +108,12 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
   const bool has_run = !arguments.model.empty();
   if (has_run) check_no_model_flags(arguments.model, given);
   // A run brings its own model, whose limits hold: those of the default preset say nothing.
-  const TrainConfig config = has_run ? merge_config(given) : resolve_config(given);
+  TrainConfig config = has_run ? merge_config(given) : resolve_config(given);
   require_data(config, "evaluate on");
   const torch::Device device = resolve_device(config.device);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   TrainedModel trained = open_model(arguments, config);
+  if (!was_given(given, "special_tokens")) config.special_tokens = trained.special_tokens;
   MixedPrecision precision(
       parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
       device);
@@ -142,6 +143,8 @@ void add_eval_command(CLI::App& app) {
            {"--data", "What to evaluate on: text or fortune files, .jsonl, folders; repeatable"},
            {"--precision", "Compute in this precision (default: the run's)"},
            {"--seq-len", "Tokens of a row (default: the run's)"},
+           {"--special-tokens",
+            "How to read special tokens, such as </s>, that the text spells (default: the run's)"},
            {"--device", "Where to compute; auto: a GPU if there is one [auto]"},
            {"--tokenizer", "tokenizer.json that goes with --init-from"},
            {"--init-from",

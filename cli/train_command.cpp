@@ -16,6 +16,7 @@
 #include "cli/program.h"
 #include "cli/progress.h"
 #include "halftone/core/error.h"
+#include "halftone/core/message.h"
 #include "halftone/core/text.h"
 #include "halftone/pretrain/pretrain.h"
 #include "halftone/run/checkpoint.h"
@@ -37,7 +38,8 @@ void report_end(const PretrainResult& result, const std::string& run) {
   if (const auto report = RunPaths{run}.report(); std::filesystem::is_regular_file(report, ignored))
     say(fmt::format("report     {}\n", report.string()));
   if (result.stopped)
-    say(fmt::format("stopped and saved; go on with: halftone train --resume {}\n", run));
+    say(fmt::format("stopped and saved; go on with: halftone train --resume {}\n",
+                    shell_quoted(run)));
 }
 
 using Pretrain = PretrainResult (*)(const TrainConfig& config, const PretrainOptions& options);
@@ -79,6 +81,12 @@ Beginning beginning_of(const ConfigArguments& arguments, const std::optional<std
                           : go_on_with(*resume, arguments.assignments());
 }
 
+// With the flags for what the error advises.
+UserError with_flags(const ExistingRunError& error, const std::string& run) {
+  return UserError(fmt::format("{} (--resume {}, --overwrite, --out)", error.what(),
+                               error.has_checkpoint() ? shell_quoted(run) : kAuto));
+}
+
 void run_train(const ConfigArguments& arguments, const std::optional<std::string>& resume) {
   const auto [config, train] = beginning_of(arguments, resume);
   require_data(config, "train on");
@@ -95,7 +103,13 @@ void run_train(const ConfigArguments& arguments, const std::optional<std::string
             throw Exit{interrupted_exit_code()};
           },
       .on_start = [&](const RunSummary& plan) { progress->start(plan); }};
-  const PretrainResult result = train(config, options);
+  const PretrainResult result = [&] {
+    try {
+      return train(config, options);
+    } catch (const ExistingRunError& error) {
+      throw with_flags(error, config.out);
+    }
+  }();
   report_end(result, config.out);
   if (result.stopped) throw Exit{interrupted_exit_code()};
   print(config.out + "\n");

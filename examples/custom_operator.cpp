@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdio>
+#include <exception>
 #include <vector>
 
 namespace {
@@ -55,9 +56,8 @@ bool report(const char* name, const halftone::AutocastReport& result) {
   return result.safe();
 }
 
-}  // namespace
-
-int main() {
+/// Whether the check judges all three as it should.
+bool check_operators() {
   torch::manual_seed(1);
   const Tensor x = torch::randn({8, 32});
   const Tensor weight = torch::randn({16, 32}) / 8;
@@ -75,5 +75,16 @@ int main() {
              halftone::check_autocast_safe(
                  [](const auto& inputs) { return CarefulSoftplus::apply(inputs[0]); }, {large}));
   // exp(20) does not fit fp16: the careless one must have been found out.
-  return linear_is_safe && !careless_is_safe && careful_is_safe ? 0 : 1;
+  return linear_is_safe && !careless_is_safe && careful_is_safe;
+}
+
+}  // namespace
+
+int main() {
+  try {
+    return check_operators() ? 0 : 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", halftone::error_text(error).c_str());
+    return 1;
+  }
 }

@@ -7,6 +7,7 @@
 // FILE is made where there is none: 20,000 records of 16 inputs and a target, fp32.
 #include <fcntl.h>
 #include <halftone/core/error.h>
+#include <halftone/core/message.h>
 #include <halftone/core/random.h>
 #include <halftone/core/state_dict.h>
 #include <halftone/train/trainer.h>
@@ -176,7 +177,7 @@ int main(int argc, char** argv) {
   try {
     train(parse(argc, argv));
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", halftone::error_text(error).c_str());
     return 1;
   }
   return 0;

@@ -73,7 +73,7 @@ class ScratchFolder {
     fs::remove_all(path_, error);
     fs::create_directories(path_, error);
     if (error)
-      throw UserError(fmt::format("cannot write to {}: {}; name another folder with --out",
+      throw UserError(fmt::format("cannot write to {}: {}; name another folder",
                                   path_.parent_path().string(), error.message()));
   }
   ~ScratchFolder() {
@@ -119,7 +119,7 @@ std::optional<PackageFiles> installed_files(const std::string& package) {
   if (result.not_found())
     throw UserError(fmt::format(
         "the data is Debian's package {}, and this machine has no apt-get; unpack it by hand and "
-        "give its folder to --data, or train on any text of your own",
+        "train on its folder, or on any text of your own",
         package));
   throw SystemError(
       fmt::format("cannot download Debian's package {}: {}; check the network and run 'apt-get "
@@ -240,8 +240,8 @@ FetchedData fetch_dataset(const std::string& name, fs::path folder) {
   }
   if (holds_something(folder))
     throw UserError(
-        fmt::format("{} already exists and holds something other than {}; choose another folder "
-                    "with --out, or remove it",
+        fmt::format("{} already exists and holds something other than {}; name another folder, or "
+                    "remove it",
                     folder.string(), name));
 
   // Beside the target, so that the last step is one rename within one file system.

@@ -86,7 +86,7 @@ void LineReader::check_utf8(std::string& line) const {
   if (!options_.replace_invalid_utf8)
     throw UserError(fmt::format(
         "{} is not UTF-8: byte 0x{:02X} at offset {} (line {}); convert the file, or "
-        "pass --invalid-utf8 replace to put U+FFFD there",
+        "set invalid_utf8 to replace, which puts U+FFFD there",
         path_.string(), static_cast<unsigned char>(line[*bad]), offset_ + *bad, line_number_));
   line = replace_invalid_utf8(line);
 }

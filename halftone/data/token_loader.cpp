@@ -40,7 +40,7 @@ void check_same(const StateDict& saved, const StateDict& now, const std::string&
   if (found->second != current)
     throw UserError(
         fmt::format("cannot resume: {} (saved {} {}, now {}); put the "
-                    "data back as it was, or start a new run with --init-from",
+                    "data back as it was, or start a new run with init_from",
                     what, name, show(found->second), show(current)));
 }
 
@@ -51,7 +51,7 @@ void check_special_tokens(const StateDict& saved, const StateDict& now, const To
   if (is_old && tokens.special_tokens() > 0)
     throw UserError(fmt::format(
         "cannot resume: the saved run read {} special tokens out of its text in a way that is no "
-        "longer supported; start a new run with --init-from",
+        "longer supported; start a new run with init_from",
         tokens.special_tokens()));
   if (!is_old)
     check_same(saved, now, "special_tokens",

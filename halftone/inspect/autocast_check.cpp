@@ -15,6 +15,7 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
+#include "halftone/core/message.h"
 
 namespace halftone {
 namespace {
@@ -68,8 +69,7 @@ struct Run {
 };
 
 std::string first_line(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  const std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
+  const std::string text = error_text(error);
   return text.substr(0, text.find('\n'));
 }
 

@@ -110,6 +110,38 @@ std::vector<std::string> topmost(std::vector<std::string> paths) {
   return kept;
 }
 
+/// What patterns match.
+struct Matched {
+  std::vector<std::string> paths;
+  std::vector<Tensor> tensors;
+};
+
+void add_matches(const std::string& text, const std::vector<NamedModule>& modules,
+                 Matched& matched) {
+  const ModulePattern pattern(text);
+  bool any_module = false;
+  bool any_tensor = false;
+  for (const NamedModule& module : modules) {
+    if (!pattern.matches(module)) continue;
+    any_module = true;
+    any_tensor = any_tensor || !module.tensors.empty();
+    matched.paths.push_back(module.path);
+    matched.tensors.insert(matched.tensors.end(), module.tensors.begin(), module.tensors.end());
+  }
+  if (!any_module) throw pattern.matches_nothing(modules);
+  if (!any_tensor)
+    throw UserError(fmt::format(
+        "keep_fp32: expected modules with parameters, '{}' matches only such without ('{}')", text,
+        matched.paths.back()));
+}
+
+Matched matches_of(torch::nn::Module& root, const std::vector<std::string>& patterns) {
+  const std::vector<NamedModule> modules = modules_of(root);
+  Matched matched;
+  for (const std::string& text : patterns) add_matches(text, modules, matched);
+  return matched;
+}
+
 void log_kept(const std::vector<std::string>& paths) {
   constexpr std::size_t kShown = 6;
   const auto shown = paths.begin() + static_cast<long>(std::min(kShown, paths.size()));
@@ -128,30 +160,15 @@ void check_keep_fp32_patterns(const std::vector<std::string>& patterns) {
   for (const std::string& text : patterns) const ModulePattern checked(text);
 }
 
+void check_keep_fp32(torch::nn::Module& root, const std::vector<std::string>& patterns) {
+  matches_of(root, patterns);
+}
+
 std::vector<std::string> keep_fp32(torch::nn::Module& root,
                                    const std::vector<std::string>& patterns) {
-  const std::vector<NamedModule> modules = modules_of(root);
-  std::vector<std::string> matched;
-  std::vector<Tensor> tensors;
-  for (const std::string& text : patterns) {
-    const ModulePattern pattern(text);
-    bool any_module = false;
-    bool any_tensor = false;
-    for (const NamedModule& module : modules) {
-      if (!pattern.matches(module)) continue;
-      any_module = true;
-      any_tensor = any_tensor || !module.tensors.empty();
-      matched.push_back(module.path);
-      tensors.insert(tensors.end(), module.tensors.begin(), module.tensors.end());
-    }
-    if (!any_module) throw pattern.matches_nothing(modules);
-    if (!any_tensor)
-      throw UserError(fmt::format(
-          "keep_fp32: expected modules with parameters, '{}' matches only such without ('{}')",
-          text, matched.back()));
-  }
-  for (const Tensor& tensor : tensors) mark_keep_fp32(tensor);
-  const std::vector<std::string> paths = topmost(std::move(matched));
+  Matched matched = matches_of(root, patterns);
+  for (const Tensor& tensor : matched.tensors) mark_keep_fp32(tensor);
+  const std::vector<std::string> paths = topmost(std::move(matched.paths));
   if (!paths.empty()) log_kept(paths);
   return paths;
 }

@@ -20,6 +20,9 @@ namespace halftone {
 std::vector<std::string> keep_fp32(torch::nn::Module& root,
                                    const std::vector<std::string>& patterns);
 
+/// Throws UserError where keep_fp32() would, and marks nothing.
+void check_keep_fp32(torch::nn::Module& root, const std::vector<std::string>& patterns);
+
 /// Throws UserError for a pattern that is no regular expression, or longer than 1,000 characters.
 void check_keep_fp32_patterns(const std::vector<std::string>& patterns);
 

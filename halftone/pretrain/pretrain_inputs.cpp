@@ -11,6 +11,9 @@
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
+#include "halftone/models/minimind.h"
+#include "halftone/precision/keep_fp32.h"
+#include "halftone/pretrain/plan_request.h"
 #include "halftone/pretrain/trained_model.h"
 #include "halftone/system/file_memory.h"
 #include "halftone/tokenizer/bpe_trainer.h"
@@ -64,6 +67,25 @@ GradScalerOptions scaler_options(const TrainConfig& config) {
   return options;
 }
 
+/// Builds a model of the same modules, but of the smallest widths: their paths and classes are what
+/// a pattern matches.
+void check_kept_modules(const TrainConfig& config) {
+  if (config.keep_fp32.empty()) return;
+  ModelConfig smallest = config.model;
+  smallest.dim = smallest.head_dim = 2;
+  smallest.n_heads = smallest.n_kv_heads = smallest.hidden_dim = smallest.vocab_size = 1;
+  check_keep_fp32(*MiniMindLM(smallest), config.keep_fp32);
+}
+
+/// With the vocabulary of the tokenizer, if it is known already; else with the smallest that one
+/// could have, so that only a run is refused that will not fit with any.
+void check_memory_before_data(const TrainConfig& config,
+                              const std::optional<Tokenizer>& tokenizer) {
+  ModelConfig model = tokenizer ? model_for(config, *tokenizer) : config.model;
+  if (model.vocab_size == 0) model.vocab_size = 1;
+  check_memory_budget(config, model);
+}
+
 void check_offload(const std::string& folder) {
   if (folder.empty()) return;
   check_file_memory(folder);
@@ -112,11 +134,13 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
   std::optional<InitialWeights> weights;
   if (!config.init_from.empty()) weights.emplace(config.init_from);
   Corpus corpus = open_corpus(config);
-  if (!tokenizer)
-    tokenizer = config.tokenizer.empty() ? train_tokenizer(corpus, config, progress)
-                                         : Tokenizer::load(config.tokenizer);
+  check_kept_modules(config);
+  if (!tokenizer && !config.tokenizer.empty()) tokenizer = Tokenizer::load(config.tokenizer);
+  check_memory_before_data(config, tokenizer);
+  if (!tokenizer) tokenizer = train_tokenizer(corpus, config, progress);
   const ModelConfig model = model_for(config, *tokenizer);
   if (weights) weights->check(model);
+  check_memory_budget(config, model);
   TokenizedData data = encode_corpus(corpus, config, *tokenizer, progress);
   return {*tokenizer, std::move(data), model, precision, device};
 }

@@ -32,7 +32,8 @@ struct PretrainInputs {
 using PreparationProgress = std::function<void(const std::string& stage, double share)>;
 
 /// Reads the data, trains a tokenizer on it unless one is given or named, and encodes the text.
-/// Throws UserError for whatever is wrong with the configuration or the data.
+/// Throws UserError for whatever is wrong with the configuration or the data, and for a run that
+/// will not fit into config.memory_budget: before the text is read where that can be known.
 PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
                                    const PreparationProgress& progress = {});
 

@@ -61,7 +61,8 @@ TrainedModel load_run(const RunPaths& paths) {
   return {.model = model_of(config.model, checkpoint.model, paths.root.string()),
           .tokenizer = Tokenizer::load(paths.root),
           .precision = config.precision,
-          .seq_len = config.seq_len};
+          .seq_len = config.seq_len,
+          .special_tokens = config.special_tokens};
 }
 
 bool is_run_folder(const std::filesystem::path& path) {

@@ -22,6 +22,7 @@ struct TrainedModel {
   Tokenizer tokenizer;
   std::string precision;     // the recipe of its run; "32-true" when it comes from elsewhere
   std::int64_t seq_len = 0;  // of its training; 0 when unknown
+  std::string special_tokens = "text";  // how its training read them in the text, or "tokens"
 };
 
 /// Opens a run directory (its newest whole checkpoint) or a Hugging Face folder with config.json,

@@ -12,7 +12,6 @@
 #include <string_view>
 #include <system_error>
 
-#include "halftone/core/error.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/system/atomic_file.h"
 
@@ -23,10 +22,10 @@ namespace {
 // Marks a folder as a run directory, also before there is a config.toml, and is what is locked.
 constexpr const char* kLockFile = "run.lock";
 
-// What a run consists of: nothing else is ever removed.
-constexpr std::array<std::string_view, 9> kOwnFiles = {
-    "config.toml",           "metrics.jsonl", "checkpoints", "best",   "tokenizer.json",
-    "tokenizer_config.json", "report.html",   "exports",     kLockFile};
+// What a run consists of, beside the lock: nothing else is ever removed.
+constexpr std::array<std::string_view, 7> kOwnFiles = {
+    "config.toml",    "metrics.jsonl",         "checkpoints", "best",
+    "tokenizer.json", "tokenizer_config.json", "report.html"};
 
 bool is_empty_folder(const fs::path& path) {
   std::error_code error;
@@ -52,15 +51,9 @@ void check_writable(const fs::path& root) {
 
 void remove_run(const RunPaths& paths) {
   for (const std::string_view name : kOwnFiles) {
-    if (name == kLockFile) continue;  // held by this process
     std::error_code error;
     fs::remove_all(paths.root / name, error);
     if (error) throw_file_error("remove", paths.root / name, error.value());
-  }
-  for (const fs::directory_entry& entry : fs::directory_iterator(paths.root)) {
-    std::error_code error;
-    if (entry.path().filename().string().starts_with("events.out.tfevents."))
-      fs::remove(entry.path(), error);
   }
 }
 
@@ -71,13 +64,11 @@ void check_existing_run(const fs::path& root, ExistingRun existing) {
   if (existing == ExistingRun::kRefuse && !fs::exists(root / "config.toml", error)) return;
   const bool has_checkpoint = !checkpoint_steps(root).empty();
   if (existing == ExistingRun::kRestart && !has_checkpoint) return;
-  throw UserError(
-      fmt::format("the run directory '{}' exists; {}, replace it with --overwrite, or name another "
-                  "with --out",
-                  shown(root),
-                  has_checkpoint ? fmt::format("continue it with --resume {}", shown(root))
-                                 : "it ended before its first checkpoint: start it again with "
-                                   "--resume auto"));
+  throw ExistingRunError(
+      fmt::format(
+          "the run directory '{}' exists; {}, overwrite it, or name another folder", shown(root),
+          has_checkpoint ? "resume it" : "it ended before its first checkpoint: start it again"),
+      has_checkpoint);
 }
 
 }  // namespace
@@ -88,7 +79,7 @@ RunPaths find_run(const fs::path& root) {
   if (!fs::exists(root, error))
     throw UserError(fmt::format("there is no run directory '{}'", shown(root)));
   if (!fs::is_regular_file(paths.config(), error))
-    throw UserError(fmt::format("'{}' is no run directory: it has no config.toml", shown(root)));
+    throw UserError(fmt::format("'{}' is not a run directory: it has no config.toml", shown(root)));
   return paths;
 }
 
@@ -100,10 +91,10 @@ void check_new_run(const fs::path& root, ExistingRun existing) {
   if (status.type() != fs::file_type::directory)
     throw UserError(
         fmt::format("cannot use '{}' as the run directory: {}", shown(root),
-                    status.type() == fs::file_type::none ? error.message() : "it is no folder"));
+                    status.type() == fs::file_type::none ? error.message() : "it is not a folder"));
   if (!is_run(root))
-    throw UserError(fmt::format(
-        "'{}' holds files that are not a halftone run; name a new folder with --out", shown(root)));
+    throw UserError(fmt::format("'{}' holds files that are not a halftone run; name a new folder",
+                                shown(root)));
   check_existing_run(root, existing);
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "halftone/core/error.h"
 #include "halftone/system/file.h"
 
 namespace halftone {
@@ -16,20 +17,31 @@ struct RunPaths {
   std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
   std::filesystem::path report() const { return root / "report.html"; }
   std::filesystem::path tokenizer() const { return root / "tokenizer.json"; }
-  std::filesystem::path tokenizer_config() const { return root / "tokenizer_config.json"; }
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }
-  std::filesystem::path best() const {
-    return root / "best";
-  }  // a run of the best checkpoint alone
+  /// A run of the best checkpoint alone.
+  std::filesystem::path best() const { return root / "best"; }
 };
 
-/// The paths of a run that exists (for reading); throws UserError when `root` is no run directory.
+/// The paths of a run that exists (for reading); throws UserError when `root` is not one.
 RunPaths find_run(const std::filesystem::path& root);
+
+/// The folder of a new run holds a run already.
+class ExistingRunError : public UserError {
+ public:
+  ExistingRunError(const std::string& message, bool has_checkpoint)
+      : UserError(message), has_checkpoint_(has_checkpoint) {}
+
+  /// Whether that run can be resumed.
+  bool has_checkpoint() const { return has_checkpoint_; }
+
+ private:
+  bool has_checkpoint_;
+};
 
 /// What a new run does about one that is there already.
 enum class ExistingRun {
-  kRefuse,   // throws UserError, unless it never began
-  kRestart,  // empties it if it has no checkpoint to go on from, else throws UserError
+  kRefuse,   // throws ExistingRunError, unless it never began
+  kRestart,  // empties it if it has no checkpoint to go on from, else throws ExistingRunError
   kReplace,  // empties it
 };
 

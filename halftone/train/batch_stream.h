@@ -70,6 +70,14 @@ void discard_begun_batches(torch::data::DataLoaderBase<Dataset, Batch, Request>&
   (loader.*Access::shuttle()).drain();
 }
 
+/// Throws UserError unless a run can have saved `value` as its `name`, which counts from 0.
+inline void check_saved_count(const char* name, std::int64_t value) {
+  if (value < 0)
+    throw UserError("cannot resume: expected a saved " + std::string(name) +
+                    " of at least 0, got " + std::to_string(value) +
+                    "; the checkpoint is damaged, start anew");
+}
+
 inline constexpr const char* kEmptyLoader =
     "[trainer] expected a loader with batches, got one without any";
 
@@ -102,14 +110,8 @@ class BatchStream {
 
   /// What the loader tells: batches_per_epoch() or size(); else the length of the last epoch.
   std::optional<std::int64_t> batches_per_epoch() const {
-    if constexpr (requires {
-                    { loader_.batches_per_epoch() } -> std::convertible_to<std::int64_t>;
-                  })
-      return loader_.batches_per_epoch();
-    else if constexpr (std::ranges::sized_range<Loader>)
-      return std::ranges::ssize(loader_);
-    else
-      return counted_;
+    const std::optional<std::int64_t> told = told_length();
+    return told ? told : counted_;
   }
   /// Runs through an epoch of a loader that does not tell. REQUIRES that none was taken. The random
   /// numbers that it draws are drawn again.
@@ -128,24 +130,58 @@ class BatchStream {
     if (index_ > 0) state.insert(kGenerators, generators_);
     return state;
   }
-  /// Skips the epoch's batches up to the position: the loader must give the same ones again.
+  /// Skips the epoch's batches up to the position: the loader must give the same ones again. Throws
+  /// UserError where an epoch has not that many, at once if the loader tells how many it has.
   void load_state_dict(const StateDict& state) {
     const auto index = state.get<std::int64_t>("index");
+    const auto epoch = state.get<std::int64_t>("epoch");
+    check_saved_count("index", index);
+    check_saved_count("epoch", epoch);
+    if (const auto told = told_length(); told && index > 0 && index >= *told)
+      throw too_short(index, *told);
     iterator_.reset();
     index_ = 0;
     epochs_ = 0;
     const StateDict generators = state.extract(kGenerators);
     if (!generators.tensors.empty()) set_rng_state(torch::kCPU, generators);
-    while (index_ < index && epochs_ == 0) next();
-    if (index_ != index)
-      throw UserError("cannot resume: the saved run was at batch " + std::to_string(index) +
-                      " of an epoch, but the data has " + std::to_string(*counted_) +
-                      "; put the data back as it was, or start anew");
-    epochs_ = state.get<std::int64_t>("epoch");
+    skip_to(index);
+    if (index_ != index) throw too_short(index, *counted_);
+    epochs_ = epoch;
   }
 
  private:
+  using Iterator = decltype(std::declval<Loader&>().begin());
+
   static constexpr const char* kGenerators = "epoch_rng.";
+
+  static UserError too_short(std::int64_t index, std::int64_t length) {
+    return UserError("cannot resume: the saved run was at batch " + std::to_string(index) +
+                     " of an epoch, but the data has " + std::to_string(length) +
+                     "; put the data back as it was, or start anew");
+  }
+
+  std::optional<std::int64_t> told_length() const {
+    if constexpr (requires {
+                    { loader_.batches_per_epoch() } -> std::convertible_to<std::int64_t>;
+                  })
+      return loader_.batches_per_epoch();
+    else if constexpr (std::ranges::sized_range<Loader>)
+      return std::ranges::ssize(loader_);
+    else
+      return std::nullopt;
+  }
+
+  /// Ends early where the epoch does.
+  void skip_to(std::int64_t index) {
+    if constexpr (std::contiguous_iterator<Iterator> && std::ranges::sized_range<Loader>) {
+      if (index == 0) return;
+      begin_epoch();
+      *iterator_ += index;
+      index_ = index;
+    } else {
+      while (index_ < index && epochs_ == 0) next();
+    }
+  }
 
   void begin_epoch() {
     generators_ = rng_state(torch::kCPU);
@@ -154,7 +190,7 @@ class BatchStream {
   }
 
   Loader& loader_;
-  std::optional<decltype(std::declval<Loader&>().begin())> iterator_;
+  std::optional<Iterator> iterator_;
   StateDict generators_;  // of the CPU, at the begin of the epoch
   std::int64_t index_ = 0;
   std::int64_t epochs_ = 0;
@@ -202,6 +238,7 @@ class BatchStream<Loader> {
   }
   void load_state_dict(const StateDict& state) {
     const auto position = state.get<std::int64_t>(kPosition);
+    check_saved_count(kPosition, position);
     if constexpr (LoaderWithState<Loader>) {
       loader_.load_state_dict(state);
     } else if (const auto saved = state.get<std::int64_t>(kLength); saved != length()) {

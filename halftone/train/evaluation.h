@@ -10,8 +10,8 @@
 namespace halftone {
 
 /// One pass over the task's data in eval mode, without gradients, in the given precision: the means
-/// of what its steps log. The module has been converted to the precision. What was logged before is
-/// dropped.
+/// of what its steps log. The module has been converted to the precision. What was logged and
+/// counted before is the next training step's, and stays.
 std::map<std::string, double> run_evaluation(EvaluationTask& task, const MixedPrecision& precision);
 
 }  // namespace halftone

@@ -73,8 +73,9 @@ void ProgressBar::note_loss(double loss) {
 
 std::string ProgressBar::status(const StepMetrics& metrics, double progress) const {
   const double done = progress - first_progress_;
-  const std::string left =
-      done > 0 ? "  " + format_seconds(seconds_ * (1 - progress) / done) + " left" : "";
+  const std::string left = done > 0 && progress < 1
+                               ? "  " + format_seconds(seconds_ * (1 - progress) / done) + " left"
+                               : "";
   const std::string steps = total_steps_ ? fmt::format("{}/{}", metrics.step, *total_steps_)
                                          : fmt::format("{}", metrics.step);
   const std::string before = fmt::format("step {} ", steps);

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "halftone/core/log.h"
+#include "halftone/core/message.h"
 #include "halftone/core/text.h"
 #include "halftone/machine/machine.h"
 #include "halftone/system/atomic_file.h"
@@ -70,7 +71,7 @@ void RunReport::on_fit_end(Trainer& trainer) {
 }
 
 void RunReport::on_exception(Trainer& trainer, const std::exception& error) {
-  write(trainer, fmt::format("ended by an error ({}) at", error.what()));
+  write(trainer, fmt::format("ended by an error ({}) at", error_text(error)));
 }
 
 void RunReport::write(const Trainer& trainer, const std::string& state) {
@@ -91,7 +92,7 @@ void RunReport::write(const Trainer& trainer, const std::string& state) {
                           report_page(reader_->history(), description, reader_->ends_torn()));
   } catch (const std::exception& error) {
     log_warning_once(fmt::format("the run goes on without its report {}: {}", run.report().string(),
-                                 error.what()));
+                                 error_text(error)));
   }
 }
 

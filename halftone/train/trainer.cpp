@@ -11,6 +11,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/core/message.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/evaluation.h"
@@ -179,6 +180,8 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   if (!options_.default_root_dir.empty()) open_run(loop, resumes, existing_run(options_, options));
   advise(task);
   note_eval_mode(task.module());
+  task.module().logged() = {};  // of no step of this fit
+  task.module().restore_tokens(0);
   task.module().on_fit_start();
   try {
     for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
@@ -259,7 +262,7 @@ void Trainer::tell_of(const std::exception& error) {
   try {
     write_checkpoints();
   } catch (const std::exception& failure) {
-    log_warning(failure.what());  // beside the error that ends the run
+    log_warning(error_text(failure));  // beside the error that ends the run
   }
 }
 

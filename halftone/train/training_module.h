@@ -73,6 +73,8 @@ class TrainingModuleBase : public torch::nn::Module {
   void set_batch_weight(const BatchWeight& weight) { batch_weight_ = weight; }
   /// The tokens counted since the last call.
   std::int64_t take_tokens() { return std::exchange(tokens_, 0); }
+  /// Goes on counting from what take_tokens() gave.
+  void restore_tokens(std::int64_t tokens) { tokens_ = tokens; }
 
  protected:
   /// Adds `value`, a scalar, to the metrics: the mean over an update's micro-batches in training,

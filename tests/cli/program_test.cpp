@@ -85,7 +85,9 @@ TEST_F(Program, RefusesTokenizersAndWeightsThatDoNotFit) {
 TEST_F(Program, RefusesRunDirectoriesItMustNotTouch) {
   const std::string data = "--data poem.txt --tokenizer tok ";
   expect_refused({
-      {training(data + "--out run"), "the run directory 'run' exists; continue it with --resume"},
+      {training(data + "--out run"),
+       "the run directory 'run' exists; resume it, overwrite it, or name "
+       "another folder (--resume run, --overwrite, --out)"},
       {training(data + "--out mine"), "'mine' holds files that are not a halftone run"},
       {training(data + "--out mine --overwrite"), "'mine' holds files that are not a halftone run"},
       {training(data + "--out poem.txt"), "poem.txt"},
@@ -97,6 +99,13 @@ TEST_F(Program, RefusesRunDirectoriesItMustNotTouch) {
   });
 }
 
+TEST_F(Program, QuotesAPathInACommandThatItSuggests) {
+  copy_of_run("it's $mine");
+  expect_refused({{training("--data poem.txt --tokenizer tok --out \"it's \\$mine\""),
+                   R"((--resume 'it'\''s $mine', --overwrite, --out))"}});
+  fs::remove_all(work() / "it's $mine");
+}
+
 TEST_F(Program, RefusesToResumeWhatIsNoRunOrHasChanged) {
   fs::remove(copy_of_run("no_config") / "config.toml");
   fs::remove_all(copy_of_run("no_checkpoint") / "checkpoints");
@@ -106,8 +115,8 @@ TEST_F(Program, RefusesToResumeWhatIsNoRunOrHasChanged) {
     write_text(damaged / "checkpoints" / step / "trainer.json", "{}");
   expect_refused({
       {"train --resume none", "there is no run directory 'none'"},
-      {"train --resume mine", "'mine' is no run directory: it has no config.toml"},
-      {"train --resume poem.txt", "'poem.txt' is no run directory"},
+      {"train --resume mine", "'mine' is not a run directory: it has no config.toml"},
+      {"train --resume poem.txt", "'poem.txt' is not a run directory"},
       {"train --resume no_config", "it has no config.toml"},
       {"train --resume no_checkpoint", "'no_checkpoint' has no checkpoint"},
       {"train --resume no_tokenizer", "no_tokenizer/tokenizer.json"},
@@ -121,7 +130,7 @@ TEST_F(Program, RefusesToResumeWhatIsNoRunOrHasChanged) {
 TEST_F(Program, RefusesToGenerateOutOfRange) {
   expect_refused({
       {"generate none", "there is no run directory 'none'"},
-      {"generate mine", "'mine' is no run directory"},
+      {"generate mine", "'mine' is not a run directory"},
       {"generate run --prompt $(printf '\\377') ", "--prompt is not UTF-8: byte 0"},
       {"generate run --temperature 0", "--temperature: expected a number above 0, got 0"},
       {"generate run --temperature nan", "--temperature: expected a number above 0"},
@@ -312,6 +321,22 @@ TEST_F(Program, WeightsOfARunStartAnother) {
   const Outcome outcome =
       halftone(training("--data poem.txt --tokenizer tok --init-from run --out tuned"));
   EXPECT_EQ(outcome.code, 0) << outcome.err;
+}
+
+TEST_F(Program, EvalReadsSpecialTokensAsTheTrainingDid) {
+  write_text(work() / "marked.txt", "one line</s>\nanother line</s>\n");
+  const Outcome trained =
+      halftone(training("--data poem.txt --tokenizer tok --special-tokens tokens --out marked"));
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const auto notes_of = [](const std::string& words) {
+    const Outcome outcome = halftone(words);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.err;
+  };
+  EXPECT_THAT(notes_of("eval marked --data marked.txt"), HasSubstr("are read as tokens"));
+  EXPECT_THAT(notes_of("eval marked --data marked.txt --special-tokens text"),
+              HasSubstr("are read as text"));
+  EXPECT_THAT(notes_of("eval run --data marked.txt"), HasSubstr("are read as text"));
 }
 
 TEST_F(Program, EvalWritesOneJsonDocument) {

@@ -140,7 +140,7 @@ TEST(Corpus, RefusesALineOfJsonBeyondAllMeasure) {
 TEST(Corpus, NamesTheByteThatIsNotUtf8) {
   EXPECT_THAT(error_in("a.txt", "\xEF\xBB\xBF one\ntw\xFFo"),
               AllOf(HasSubstr("a.txt is not UTF-8: byte 0xFF at offset 10 (line 2)"),
-                    HasSubstr("--invalid-utf8 replace")));
+                    HasSubstr("set invalid_utf8 to replace")));
   EXPECT_THAT(error_in("a.txt", std::string(600'000, 'x') + "\xE8\xAF"), HasSubstr("600000"));
   EXPECT_THAT(error_in("a.jsonl", "{\"text\": \"\xC0\x80\"}"), HasSubstr("offset 10 (line 1)"));
   EXPECT_THAT(error_in("poems", "a\n%\n\x80"), HasSubstr("offset 4 (line 3)"));

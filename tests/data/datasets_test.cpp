@@ -197,8 +197,9 @@ TEST_F(FetchDataset, KeepsAFolderThatHoldsSomethingElse) {
   downloadable();
   fs::create_directories(out());
   write_text(out() / "thesis.txt", "mine");
-  EXPECT_THAT(message_of<UserError>([&] { fetch_dataset("fortunes-zh", out()); }),
-              AllOf(HasSubstr("holds something other than fortunes-zh"), HasSubstr("--out")));
+  EXPECT_THAT(
+      message_of<UserError>([&] { fetch_dataset("fortunes-zh", out()); }),
+      AllOf(HasSubstr("holds something other than fortunes-zh"), HasSubstr("name another folder")));
   EXPECT_EQ(read_text(out() / "thesis.txt"), "mine");
 }
 
@@ -219,7 +220,7 @@ TEST_F(FetchDataset, TellsThatTheFolderCannotBeWritten) {
   downloadable();
   write_text(folder_ / "made", "a file");
   EXPECT_THAT(message_of<UserError>([&] { fetch_dataset("fortunes-zh", out()); }),
-              AllOf(HasSubstr("cannot write to"), HasSubstr("--out")));
+              AllOf(HasSubstr("cannot write to"), HasSubstr("name another folder")));
 }
 
 }  // namespace

@@ -361,6 +361,18 @@ TEST(KeepFp32, PatternsThatAreNoUseAreErrors) {
   for (const Tensor& parameter : model->parameters()) EXPECT_FALSE(keeps_fp32(parameter));
 }
 
+TEST(KeepFp32, ACheckMarksNothingAndSaysNothing) {
+  LogLines log;
+  torch::nn::Sequential model(torch::nn::Linear(2, 2), torch::nn::ReLU());
+  check_keep_fp32(*model, {"type:Linear"});
+  for (const Tensor& parameter : model->parameters()) EXPECT_FALSE(keeps_fp32(parameter));
+  EXPECT_THAT(log.lines, testing::IsEmpty());
+  EXPECT_THAT(message_of<UserError>([&] {
+                check_keep_fp32(*model, {"type:Linear", "norm"});
+              }),
+              HasSubstr("'norm' matches no module's path"));
+}
+
 // What takes exponential time or a deep stack elsewhere is matched, or refused, at once.
 TEST(KeepFp32, PatternsOfStrangersCostLittle) {
   MiniMindLM model(small_model());

@@ -38,12 +38,23 @@ TEST(RunDirectory, IsMadeWithItsParents) {
   EXPECT_EQ(read_text(find_run(folder / "a/b/run").config()), "lr = 1\n");
 }
 
+bool can_be_resumed(const fs::path& root) {
+  try {
+    check_new_run(root, ExistingRun::kRefuse);
+  } catch (const ExistingRunError& error) {
+    return error.has_checkpoint();
+  }
+  ADD_FAILURE() << root << " was not refused";
+  return false;
+}
+
 TEST(RunDirectory, AnExistingRunNeedsResumeOrOverwrite) {
   const TempFolder folder;
   make_run(folder / "run");
-  EXPECT_THAT(
-      create_error(folder / "run", ExistingRun::kRefuse),
-      testing::AllOf(HasSubstr("exists; continue it with --resume"), HasSubstr("--overwrite")));
+  EXPECT_THAT(create_error(folder / "run", ExistingRun::kRefuse),
+              testing::AllOf(HasSubstr("exists; resume it, overwrite it, or name another folder"),
+                             testing::Not(HasSubstr("--"))));
+  EXPECT_TRUE(can_be_resumed(folder / "run"));
   EXPECT_TRUE(fs::exists(folder / "run/metrics.jsonl"));
 }
 
@@ -55,8 +66,8 @@ TEST(RunDirectory, ARestartEmptiesARunWithoutACheckpointOnly) {
 
   fs::remove_all(folder / "run/checkpoints/step-00000001");
   EXPECT_THAT(create_error(folder / "run", ExistingRun::kRefuse),
-              testing::AllOf(HasSubstr("ended before its first checkpoint"),
-                             HasSubstr("--overwrite"), HasSubstr("--resume auto")));
+              HasSubstr("ended before its first checkpoint: start it again, overwrite it"));
+  EXPECT_FALSE(can_be_resumed(folder / "run"));
   const RunDirectory run = RunDirectory::create(folder / "run", ExistingRun::kRestart);
   EXPECT_FALSE(fs::exists(run.paths().metrics()));
   EXPECT_NO_THROW(RunDirectory::create(folder / "new", ExistingRun::kRestart));
@@ -66,12 +77,14 @@ TEST(RunDirectory, OverwriteRemovesTheRunAndNothingElse) {
   const TempFolder folder;
   make_run(folder / "run");
   write_text(folder / "run/notes.txt", "mine");
-  write_text(folder / "run/events.out.tfevents.1", "");
+  write_text(folder / "run/events.out.tfevents.1", "of another program");
+  fs::create_directories(folder / "run/exports");
   const RunDirectory run = RunDirectory::create(folder / "run", ExistingRun::kReplace);
   EXPECT_FALSE(fs::exists(run.paths().metrics()));
   EXPECT_FALSE(fs::exists(run.paths().config()));
   EXPECT_TRUE(fs::is_empty(run.paths().checkpoints()));
-  EXPECT_FALSE(fs::exists(folder / "run/events.out.tfevents.1"));
+  EXPECT_TRUE(fs::exists(folder / "run/events.out.tfevents.1"));
+  EXPECT_TRUE(fs::exists(folder / "run/exports"));
   EXPECT_EQ(read_text(folder / "run/notes.txt"), "mine");
 }
 
@@ -122,7 +135,7 @@ TEST(RunDirectory, ResumeNeedsARunAndClearsLeftovers) {
   EXPECT_THAT(message_of<UserError>([&] { RunDirectory::resume(folder / "none"); }),
               HasSubstr("there is no run directory"));
   EXPECT_THAT(message_of<UserError>([&] { RunDirectory::resume(folder.path()); }),
-              HasSubstr("it has no config.toml"));
+              HasSubstr("is not a run directory: it has no config.toml"));
   EXPECT_TRUE(fs::is_empty(folder.path()));
   make_run(folder / "run");
   write_text(folder / "run/config.toml.tmp-77", "");

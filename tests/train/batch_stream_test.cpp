@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "halftone/core/error.h"
@@ -75,6 +76,96 @@ TEST_F(TokenStream, ADataErrorSurfacesWhereTheBatchIsTaken) {
     EXPECT_THROW(stream.next(), SystemError);
     EXPECT_EQ(stream.index(), 0) << "no batch was taken";
   }
+}
+
+StateDict position_of(std::int64_t epoch, std::int64_t index) {
+  StateDict state;
+  state.values = {{"epoch", epoch}, {"index", index}};
+  return state;
+}
+
+/// The numbers 0 to 4, one after the other; counts how many were read.
+class Numbers {
+ public:
+  class Iterator {
+   public:
+    Iterator(Numbers& numbers, int value) : numbers_(&numbers), value_(value) {}
+    int operator*() const {
+      ++numbers_->reads;
+      return value_;
+    }
+    Iterator& operator++() {
+      ++value_;
+      return *this;
+    }
+    bool operator!=(const Iterator& other) const { return value_ != other.value_; }
+
+   private:
+    Numbers* numbers_;
+    int value_;
+  };
+
+  Iterator begin() { return {*this, 0}; }
+  Iterator end() { return {*this, 5}; }
+
+  int reads = 0;
+};
+
+struct CountedNumbers : Numbers {
+  std::int64_t batches_per_epoch() const { return 5; }
+};
+
+constexpr std::int64_t kFarBeyond = 1'000'000'000'000;
+
+TEST(EpochStream, APositionThatTheLoaderCannotHaveIsRefusedAtOnce) {
+  CountedNumbers numbers;
+  BatchStream stream(numbers);
+  for (const std::int64_t index : {std::int64_t{5}, kFarBeyond})
+    EXPECT_EQ(test::message_of<UserError>([&] { stream.load_state_dict(position_of(0, index)); }),
+              "cannot resume: the saved run was at batch " + std::to_string(index) +
+                  " of an epoch, but the data has 5; put the data back as it was, or start anew");
+  EXPECT_EQ(numbers.reads, 0);
+  stream.load_state_dict(position_of(2, 4));
+  EXPECT_EQ(stream.epochs(), 2);
+  EXPECT_EQ(stream.next(), 4);
+  EXPECT_EQ(stream.epochs(), 3);
+}
+
+TEST(EpochStream, ALoaderThatDoesNotTellItsLengthIsReadToItsEndOnly) {
+  Numbers numbers;
+  BatchStream stream(numbers);
+  EXPECT_NE(test::message_of<UserError>([&] {
+              stream.load_state_dict(position_of(0, kFarBeyond));
+            }).find("but the data has 5"),
+            std::string::npos);
+  EXPECT_EQ(numbers.reads, 5);
+}
+
+TEST(EpochStream, AVectorIsResumedAtItsPosition) {
+  std::vector<int> numbers = {0, 1, 2};
+  BatchStream stream(numbers);
+  stream.load_state_dict(position_of(7, 1));
+  EXPECT_EQ(stream.next(), 1);
+  EXPECT_EQ(stream.next(), 2);
+  EXPECT_EQ(stream.epochs(), 8);
+  EXPECT_EQ(stream.next(), 0);
+  stream.load_state_dict(position_of(7, 0));
+  EXPECT_EQ(stream.next(), 0);
+  EXPECT_THROW(stream.load_state_dict(position_of(7, 3)), UserError);
+}
+
+TEST(EpochStream, ANegativePositionIsRefused) {
+  std::vector<int> numbers = {0, 1, 2};
+  BatchStream stream(numbers);
+  EXPECT_EQ(test::message_of<UserError>([&] { stream.load_state_dict(position_of(0, -1)); }),
+            "cannot resume: expected a saved index of at least 0, got -1; the checkpoint is "
+            "damaged, start anew");
+  EXPECT_THROW(stream.load_state_dict(position_of(-1, 0)), UserError);
+  TensorLoader loader({torch::zeros({4, 1}), torch::zeros({4, 1})}, {.batch_size = 2});
+  BatchStream indexed(loader);
+  StateDict state = indexed.state_dict();
+  state.values["position"] = std::int64_t{-1};
+  EXPECT_THROW(indexed.load_state_dict(state), UserError);
 }
 
 }  // namespace

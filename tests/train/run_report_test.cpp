@@ -123,6 +123,14 @@ TEST_F(RunReportTest, AnErrorThatEndsTheRunStandsInIt) {
               HasSubstr("ended by an error (the cat sat on &lt;the&gt; plug) at step 2, "));
 }
 
+TEST_F(RunReportTest, AnErrorOfLibTorchStandsInItWithoutItsStack) {
+  EXPECT_THROW(fit({std::make_shared<AtStep>(
+                   2, [](Trainer&) { TORCH_CHECK(false, "[module] expected two rows"); })}),
+               c10::Error);
+  EXPECT_THAT(read_text(report()),
+              HasSubstr("ended by an error ([module] expected two rows) at step 2, "));
+}
+
 TEST_F(RunReportTest, OneThatCannotBeWrittenIsAWarning) {
   std::vector<std::string> said;
   set_log_sink([&](LogLevel, const std::string& message) { said.push_back(message); });

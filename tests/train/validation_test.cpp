@@ -117,6 +117,39 @@ TEST(Validation, SubmodulesAreBackInTheirModeAfterAnException) {
   EXPECT_TRUE(torch::GradMode::is_enabled());
 }
 
+TEST(Validation, KeepsWhatTheTrainingHasLogged) {
+  struct Noting : Line {
+    void on_train_epoch_end(std::int64_t epoch) override {
+      log("epoch", static_cast<double>(epoch), 1.0);
+      count_tokens(7);
+    }
+  } module;
+  struct Notes : Callback {
+    void on_step_end(Trainer& /*trainer*/, const StepMetrics& metrics) override {
+      steps.push_back(metrics);
+    }
+    void on_validation_end(Trainer& /*trainer*/,
+                           const std::map<std::string, double>& values) override {
+      validations.push_back(values);
+    }
+    std::vector<StepMetrics> steps;
+    std::vector<std::map<std::string, double>> validations;
+  };
+  const auto notes = std::make_shared<Notes>();
+  TensorLoader train = batches_of(5), validation = batches_of(10);
+  Trainer trainer({.max_epochs = 2, .accelerator = "cpu", .callbacks = {notes}});
+  trainer.fit(module, train, validation);
+  ASSERT_EQ(notes->steps.size(), 4);
+  EXPECT_FALSE(notes->steps[1].logged.contains("epoch"));
+  EXPECT_EQ(notes->steps[2].logged.at("epoch"), 1.0) << "logged before the validation";
+  EXPECT_EQ(notes->steps[2].tokens, 7);
+  EXPECT_EQ(notes->steps[3].tokens, 0);
+  ASSERT_EQ(notes->validations.size(), 2);
+  for (const auto& values : notes->validations) EXPECT_FALSE(values.contains("epoch"));
+  trainer.fit(module, train);
+  EXPECT_FALSE(notes->steps[4].logged.contains("epoch")) << "of the fit before";
+}
+
 TEST(Validation, AModuleInEvalModeIsTrainedInItAndSaidToBe) {
   std::vector<std::string> notes;
   set_log_sink([&](LogLevel, const std::string& message) { notes.push_back(message); });

@@ -19,9 +19,11 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -200,9 +202,20 @@ std::string conditions() {
   return text;
 }
 
+// An empty object where there is no record, or a bad one. system/json_reader_impl.h has limits,
+// too, but needs libraries that libhalftone_cpu_gemm must do without.
 nlohmann::json read_record() {
+  constexpr std::size_t kMostBytes = std::size_t{1} << 20U;
+  constexpr int kMostDepth = 8;  // what is nested deeper is left out: dump() recurses
   std::ifstream file(matmul_record_path());
-  nlohmann::json record = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
+  std::string text(kMostBytes + 1, '\0');
+  file.read(text.data(), std::ssize(text));
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  if (text.size() > kMostBytes) return nlohmann::json::object();
+  const auto is_near = [](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) {
+    return depth < kMostDepth;
+  };
+  nlohmann::json record = nlohmann::json::parse(text, is_near, /*allow_exceptions=*/false);
   return record.is_object() ? record : nlohmann::json::object();
 }
 

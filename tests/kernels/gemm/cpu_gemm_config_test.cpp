@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
@@ -119,6 +120,14 @@ TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
   for (const char* damaged : {"{ damaged", "[1]", "{}"}) {
     std::ofstream(record) << damaged;
     EXPECT_NO_THROW(measured_cpu_gemm_config()) << damaged;
+  }
+  const std::string deep = std::string(400'000, '[') + std::string(400'000, ']');
+  const std::string large = "{\"a\": \"" + std::string(2'000'000, 'x') + "\"}";
+  for (const std::string& hostile : {"{\"a\": " + deep + "}", large}) {
+    std::ofstream(record) << hostile;
+    EXPECT_FALSE(measured_cpu_gemm_config().recorded);
+    EXPECT_TRUE(measured_cpu_gemm_config().recorded) << "it was replaced";
+    EXPECT_LT(fs::file_size(record), 100'000);
   }
   fs::remove_all(cache);
   std::ofstream(cache.string()) << "a file where the folder should be";
