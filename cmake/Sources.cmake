@@ -4,13 +4,19 @@
 set(HALFTONE_BATCH 8)
 
 #[[
-halftone_add_sources([LIBTORCH a.cpp ...] [PLAIN b.cpp ...] [ALONE c.cpp ...])
+halftone_add_sources([LIBTORCH a.cpp ...] [PLAIN b.cpp ...] [ALONE c.cpp ...] [NDEBUG d.cpp ...])
   LIBTORCH  uses LibTorch, hence the precompiled header
   PLAIN     needs no LibTorch and does not find its headers: a target of its own, without the precompiled header
   ALONE     is never in a batch: Highway compiles it once per instruction set, or its macros must not meet others
+  NDEBUG    defines NDEBUG for itself: as LIBTORCH in a release build, where all sources have it, else as ALONE
 ]]
 function(halftone_add_sources)
-  cmake_parse_arguments(PARSE_ARGV 0 sources "" "" "LIBTORCH;PLAIN;ALONE")
+  cmake_parse_arguments(PARSE_ARGV 0 sources "" "" "LIBTORCH;PLAIN;ALONE;NDEBUG")
+  if(CMAKE_BUILD_TYPE STREQUAL "Release")
+    list(APPEND sources_LIBTORCH ${sources_NDEBUG})
+  else()
+    list(APPEND sources_ALONE ${sources_NDEBUG})
+  endif()
   target_sources(halftone PRIVATE ${sources_LIBTORCH} ${sources_ALONE})
   target_sources(halftone_plain PRIVATE ${sources_PLAIN})
   set_source_files_properties(${sources_ALONE} TARGET_DIRECTORY halftone

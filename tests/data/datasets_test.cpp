@@ -189,7 +189,7 @@ TEST_F(FetchDataset, TellsThatTheMachineIsNotDebian) {
   setenv("PATH", (folder_ / "bin").c_str(), 1);
   EXPECT_THAT(message_of<UserError>([&] { fetch_dataset("fortunes-zh", out()); }),
               AllOf(HasSubstr("Debian's package fortunes-zh, and this machine has no apt-get"),
-                    HasSubstr("--data")));
+                    HasSubstr("train on its folder")));
   expect_nothing_left();
 }
 
