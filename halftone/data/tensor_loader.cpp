@@ -12,6 +12,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/data/value_text_impl.h"
 #include "halftone/system/hash.h"
 
 namespace halftone {
@@ -25,10 +26,6 @@ void add_tensor(Hasher& hasher, const torch::Tensor& tensor) {
   hasher.update_field(describe(tensor));
   const torch::Tensor plain = tensor.detach().cpu().contiguous();
   hasher.update({static_cast<const char*>(plain.const_data_ptr()), plain.nbytes()});
-}
-
-std::string show(const StateDict::Value& value) {
-  return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
 }
 
 }  // namespace
@@ -119,7 +116,7 @@ void TensorLoader::load_state_dict(const StateDict& state) {
       throw UserError(
           fmt::format("cannot resume: {} differs from the saved run (saved {}, now {}); put it "
                       "back as it was, or start a new run",
-                      name, show(found->second), show(current)));
+                      name, value_text(found->second), value_text(current)));
   }
   const auto position = state.get<std::int64_t>("position");
   if (position < 0)

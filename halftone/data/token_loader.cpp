@@ -9,6 +9,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/data/value_text_impl.h"
 
 namespace halftone {
 namespace {
@@ -27,10 +28,6 @@ void check(const TokenLoaderOptions& options) {
                  options.world_size);
 }
 
-std::string show(const StateDict::Value& value) {
-  return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
-}
-
 void check_same(const StateDict& saved, const StateDict& now, const std::string& name,
                 const char* what) {
   const auto found = saved.values.find(name);
@@ -41,7 +38,7 @@ void check_same(const StateDict& saved, const StateDict& now, const std::string&
     throw UserError(
         fmt::format("cannot resume: {} (saved {} {}, now {}); put the "
                     "data back as it was, or start a new run with init_from",
-                    what, name, show(found->second), show(current)));
+                    what, name, value_text(found->second), value_text(current)));
 }
 
 // Runs that were saved before there was a choice read special tokens from text: the ids are equal

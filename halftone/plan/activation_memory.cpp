@@ -67,8 +67,9 @@ class Step {
       all = all + layers * block_input;
       // The gradient of the layer's result waits while it runs again, and its results while their
       // gradients are computed.
-      forward = layer.kept + layer.forward + block_input + head;
-      backward = layer.kept + backward + block_input;
+      const ActivationMemory weights = layer_conversions();
+      forward = layer.kept + layer.forward + block_input + head + weights;
+      backward = layer.kept + backward + block_input + weights;
     } else {
       all = all + layers * layer.kept;
     }
@@ -295,15 +296,21 @@ class Step {
     return dim_ * (2 * query_ + 2 * key_) + 3 * feed_forwards() * dim_ * hidden_;
   }
 
-  /// Rounded weights are kept for the backward pass; for several micro-batches, all that is made.
+  /// Weights that are rounded for the whole pass: all of the layers' are kept for the backward
+  /// pass, and everything for several micro-batches.
   ActivationMemory conversions() const {
     const double all = static_cast<double>(model_.n_layers) * layer_weights();
     const double head = vocab_ * dim_;
     double bytes = 0;
-    if (converts_)
-      bytes = kHalf * (caches_ ? all + head : formats_.recompute_blocks ? layer_weights() : all);
+    if (converts_) bytes = kHalf * (caches_ ? all + head : formats_.recompute_blocks ? 0 : all);
     if (formats_.int8 && caches_) bytes = 2 * all + head;
     return {.workspace = bytes};
+  }
+
+  /// With recomputation, a layer's rounded weights come and go with the layer: the head's peak is
+  /// without them.
+  ActivationMemory layer_conversions() const {
+    return {.workspace = converts_ && !caches_ ? kHalf * layer_weights() : 0};
   }
 
   const ModelConfig& model_;
