@@ -304,7 +304,7 @@ TEST_F(Checkpoints, SurviveKillAtAnyMoment) {
   const auto begin = std::chrono::steady_clock::now();
   save_checkpoint(run_.path(), example(1));
   const auto duration = std::chrono::steady_clock::now() - begin;
-  const auto longest = std::chrono::duration_cast<std::chrono::microseconds>(3 * duration).count();
+  auto longest = std::chrono::duration_cast<std::chrono::microseconds>(3 * duration).count();
   std::int64_t last = 1;
   for (std::uint64_t round = 0; round < 30; ++round) {
     const pid_t child = fork();
@@ -321,6 +321,8 @@ TEST_F(Checkpoints, SurviveKillAtAnyMoment) {
     const Checkpoint loaded = load_latest_checkpoint(run_.path());
     EXPECT_GE(loaded.step, last);
     expect_equal(loaded.model, example(loaded.step).model);
+    // A machine that has become busy is slower than it was: the next child gets more time.
+    if (loaded.step == last) longest += longest / 4;
     last = loaded.step;
   }
   EXPECT_GT(last, 1);
