@@ -34,11 +34,15 @@ TEST_F(Program, NumbersThatAreNoneAreAFailureThatNamesTheTensor) {
 }
 
 TEST_F(Program, JudgesTheEnvironmentBeforeItWorks) {
-  const Outcome composed = halftone(training("--data poem.txt --tokenizer tok --out r"),
-                                    "export HALFTONE_REFERENCE_KERNELS=rms_nrom");
-  EXPECT_EQ(composed.code, 2);
-  EXPECT_THAT(composed.err, testing::StartsWith("halftone: error: environment variable "
-                                                "HALFTONE_REFERENCE_KERNELS: "));
+  const Outcome kernels = halftone(training("--data poem.txt --tokenizer tok --out r"),
+                                   "export HALFTONE_REFERENCE_KERNELS=rms_nrom");
+  EXPECT_EQ(kernels.code, 2);
+  EXPECT_THAT(kernels.err, testing::StartsWith("halftone: error: environment variable "
+                                               "HALFTONE_REFERENCE_KERNELS: "));
+  const Outcome former = halftone(training("--data poem.txt --tokenizer tok --out r"),
+                                  "export HALFTONE_COMPOSED=rms_nrom");
+  EXPECT_EQ(former.code, 2);
+  EXPECT_THAT(former.err, HasSubstr("environment variable HALFTONE_COMPOSED: expected"));
   const Outcome matmul =
       halftone("tokenizer encode --tokenizer tok --text a", "export HALFTONE_MATMUL=natvie");
   EXPECT_EQ(matmul.code, 2);

@@ -399,6 +399,15 @@ TEST_F(ResumeConfig, NeedsARun) {
               HasSubstr("there is no run directory"));
 }
 
+TEST(FormerWords, AreReadAndNotWritten) {
+  const TrainConfig config = from_flags({{"release_gradients", "on"}, {"clip_norm", "running"}});
+  EXPECT_EQ(config.memory.clip_mode, "previous");
+  const std::string toml = config_to_toml(config);
+  EXPECT_THAT(toml, HasSubstr("clip_mode = \"previous\""));
+  EXPECT_THAT(toml, testing::Not(HasSubstr("clip_norm")));
+  EXPECT_EQ(config_field("clip-norm", "here").key, "clip_mode");
+}
+
 TEST(ConfigReference, IsTheCommittedPage) {
   const std::string page = std::string(test::kSourceDir) + "/docs/config.md";
   if (std::getenv("HALFTONE_UPDATE_DOCS") != nullptr) write_text(page, config_reference());

@@ -35,11 +35,18 @@ TEST(CpuGemmConfig, OneWordNamesEverythingAndTheRestStays) {
   EXPECT_EQ(to_string(parse_cpu_gemm_config("blas", base)), "bf16=native,fp16=native,fp32=blas");
 }
 
-TEST(CpuGemmConfig, WithoutConvolutionsShowsTheProductsAlone) {
+TEST(CpuGemmConfig, WithoutConvolutionsShowsTheMatmulsAlone) {
   const CpuGemmConfig choice = parse_cpu_gemm_config(
       "native,bf16.attention=upcast,bf16.convolution=upcast,"
       "bf16.convolution_input_gradient=upcast,bf16.convolution_weight_gradient=upcast");
   EXPECT_EQ(to_string(without_convolutions(choice.bf16)), "native, attention=upcast");
+}
+
+TEST(CpuGemmConfig, ReadsTheFormerWordForUpcast) {
+  EXPECT_EQ(parse_cpu_gemm_config("bf16=native,fp16=widened"),
+            parse_cpu_gemm_config("bf16=native,fp16=upcast"));
+  EXPECT_EQ(to_string(parse_cpu_gemm_config("widened")),
+            to_string(parse_cpu_gemm_config("upcast")));
 }
 
 TEST(CpuGemmConfig, RefusesUnknownWords) {
