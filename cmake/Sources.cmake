@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Adds the sources of the calling folder to the library and says how each is compiled. Most of a source's compile
 # time is LibTorch's headers and templates, so a folder's sources share one pass of the compiler, a batch.
-set(HALFTONE_BATCH 8)
+set(HALFTONE_BATCH 12)  # sources at most
 
 #[[
 halftone_add_sources([LIBTORCH a.cpp ...] [PLAIN b.cpp ...] [ALONE c.cpp ...] [NDEBUG d.cpp ...])
@@ -26,9 +26,11 @@ function(halftone_add_sources)
   foreach(pair IN ITEMS halftone:LIBTORCH halftone_plain:PLAIN)
     string(REPLACE ":" ";" pair "${pair}")
     list(POP_FRONT pair target kind)
+    list(LENGTH sources_${kind} count)
+    math(EXPR batches "(${count} + ${HALFTONE_BATCH} - 1) / ${HALFTONE_BATCH}")
     set(index 0)
     foreach(source IN LISTS sources_${kind})
-      math(EXPR batch "${index} / ${HALFTONE_BATCH}")
+      math(EXPR batch "${index} * ${batches} / ${count}")
       set_source_files_properties(${source} TARGET_DIRECTORY ${target} PROPERTIES UNITY_GROUP ${folder}_${kind}_${batch})
       math(EXPR index "${index} + 1")
     endforeach()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Checks what every source file owes: its license line first, and at most MAX_LINES lines."""
+"""Checks what every source file owes: its license line first, at most MAX_LINES lines, a namespace of its own in a test."""
 from __future__ import annotations
 
 import pathlib
@@ -34,6 +34,9 @@ def check_file(root: pathlib.Path, path: pathlib.Path) -> list[str]:
         complaints.append(f"{name}:1: the first line is not 'SPDX-License-Identifier: Apache-2.0' in a comment")
     if len(lines) > MAX_LINES:
         complaints.append(f"{name}: {len(lines)} lines; split it, {MAX_LINES} is the most")
+    # A folder's tests are compiled in batches, so their helpers must not meet.
+    if path.name.endswith("_test.cpp") and not any(re.match(rf"namespace ([\w:]+::)?{path.stem} {{", line) for line in lines):
+        complaints.append(f"{name}: expected its cases in 'namespace halftone::{path.stem}'")
     return complaints
 
 

@@ -102,7 +102,7 @@ std::string autocast_reference() {
   return fmt::format(
       "# What autocast does to each operation\n\n"
       "<!-- Written by autocast_reference() (halftone/autocast/cast_policy.h); to write it again:\n"
-      "     HALFTONE_UPDATE_DOCS=1 build/tests/autocast/autocast_cast_policy_test -->\n\n"
+      "     HALFTONE_UPDATE_DOCS=1 build/tests/autocast/autocast_tests -->\n\n"
       "Under `halftone::Autocast` LibTorch casts the floating arguments of these operations of "
       "its\n"
       "namespace `aten`. An operation that is not listed runs in the dtype of its inputs, as do\n"

@@ -132,7 +132,7 @@ std::string config_reference() {
   std::string page =
       "# Configuration\n\n"
       "<!-- Generated from halftone/pretrain/config_fields.cpp. After a change there, run\n"
-      "     HALFTONE_UPDATE_DOCS=1 build/tests/pretrain/pretrain_config_schema_test -->\n\n"
+      "     HALFTONE_UPDATE_DOCS=1 build/tests/pretrain/pretrain_tests -->\n\n"
       "Every key of a TOML file is a flag of `halftone train` and the other way round: `batch_size "
       "= 16`\n"
       "and `--batch-size 16`; `n_layers` in a table `[model]` and `--model.n-layers`. Flags win "

@@ -18,7 +18,7 @@ constexpr double kMibPerGib = 1024;
 
 enum class Height { kFromZero, kFitted };  // kFitted: a logarithm where it spans decades
 
-Axis height_axis(Range range, Height height, int ticks) {
+Axis height_axis(ValueRange range, Height height, int ticks) {
   if (height == Height::kFitted && range.low > 0 && range.high / range.low >= kDecades)
     return Axis::log10(range.low, range.high);
   if (height == Height::kFromZero) range.low = std::min(range.low, 0.0);
@@ -142,9 +142,9 @@ class Charts {
 Chart Charts::loss() const {
   const StepHistory& validation = run_.validation();
   const bool trains = steps_.has(StepField::kLoss);
-  Range range = range_of(trains ? steps_ : validation, StepField::kLoss);
+  ValueRange range = range_of(trains ? steps_ : validation, StepField::kLoss);
   if (!validation.empty()) {
-    const Range other = range_of(validation, StepField::kLoss);
+    const ValueRange other = range_of(validation, StepField::kLoss);
     range = {std::min(range.low, other.low), std::max(range.high, other.high)};
   }
   Chart picture = chart("Loss", "mean over the step's micro-batches, without the scale",
@@ -173,7 +173,7 @@ Chart Charts::gradient_norm() const {
 }
 
 Chart Charts::scale() const {
-  const Range range = range_of(steps_, StepField::kScale);
+  const ValueRange range = range_of(steps_, StepField::kScale);
   Chart picture = chart("Loss scale", "of each step",
                         range.low > 0 ? Axis::log2(range.low, range.high, 5)
                                       : height_axis(range, Height::kFromZero, 4));

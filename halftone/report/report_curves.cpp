@@ -98,8 +98,9 @@ StepValue last_of(const StepHistory& history, StepField field) {
       .last;
 }
 
-Range range_of(const StepHistory& history, StepField field) {
-  Range range{std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()};
+ValueRange range_of(const StepHistory& history, StepField field) {
+  ValueRange range{std::numeric_limits<double>::infinity(),
+                   -std::numeric_limits<double>::infinity()};
   for (const StepBucket& bucket : history.buckets()) {
     if (bucket[field].count == 0) continue;
     range.low = std::min(range.low, bucket[field].least.value);

@@ -32,10 +32,10 @@ std::vector<double> skipped_steps(const StepHistory& history);
 /// The value of the last step that has one; REQUIRES history.has(field).
 StepValue last_of(const StepHistory& history, StepField field);
 
-struct Range {
+struct ValueRange {
   double low = 0, high = 0;
 };
 /// Of all values; REQUIRES history.has(field).
-Range range_of(const StepHistory& history, StepField field);
+ValueRange range_of(const StepHistory& history, StepField field);
 
 }  // namespace halftone

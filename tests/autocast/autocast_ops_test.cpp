@@ -14,7 +14,7 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/cast_policy.h"
 
-namespace halftone {
+namespace halftone::autocast_ops_test {
 namespace {
 
 using testing::HasSubstr;
@@ -668,4 +668,4 @@ TEST(AutocastOps, UnlistedOperationsRunInTheirInputsDtype) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::autocast_ops_test

@@ -13,7 +13,7 @@
 
 #include "halftone/core/log.h"
 
-namespace halftone {
+namespace halftone::autocast_test {
 namespace {
 
 bool enabled() { return at::autocast::is_autocast_enabled(torch::kCPU); }
@@ -232,4 +232,4 @@ TEST(Autocast, BackwardOfTorchsOperationsInAnotherThread) {
 static_assert(!std::is_copy_constructible_v<Autocast> && !std::is_move_constructible_v<Autocast>);
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::autocast_test

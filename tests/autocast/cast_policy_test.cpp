@@ -17,7 +17,7 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "support/paths.h"
 
-namespace halftone {
+namespace halftone::cast_policy_test {
 namespace {
 
 using testing::HasSubstr;
@@ -155,4 +155,4 @@ TEST(RegisterAutocast, RefusesMisuse) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::cast_policy_test

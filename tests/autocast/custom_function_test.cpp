@@ -11,7 +11,7 @@
 
 #include "halftone/autocast/autocast.h"
 
-namespace halftone {
+namespace halftone::custom_function_test {
 namespace {
 
 using testing::HasSubstr;
@@ -259,4 +259,4 @@ TEST(CustomFunction, UndeclaredOnesAreRefusedUnderAutocastOnly) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::custom_function_test

@@ -14,7 +14,7 @@
 #include "halftone/core/error.h"
 #include "support/temp_folder.h"
 
-namespace halftone::cli {
+namespace halftone::cli::arguments_test {
 namespace {
 
 using test::TempFolder;
@@ -96,7 +96,7 @@ TEST(Arguments, RequireDataNamesTheRemedy) {
   EXPECT_THAT(outcome.err, HasSubstr("with --data"));
 }
 
-TEST(Program, AUsersMistakeIsOneLineAndCodeTwo) {
+TEST(CliSupport, AUsersMistakeIsOneLineAndCodeTwo) {
   const TempFolder folder;
   write_text(folder / "bad.toml", "\nbatchsize = 3\n");
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
@@ -150,7 +150,7 @@ TEST(Program, AUsersMistakeIsOneLineAndCodeTwo) {
   }
 }
 
-TEST(Program, FailuresAreCodeOneAndOneLine) {
+TEST(CliSupport, FailuresAreCodeOneAndOneLine) {
   const auto fail = [](auto thrown) {
     return run({"train"}, [thrown](const TrainConfig&) { throw thrown; });
   };
@@ -172,13 +172,13 @@ TEST(Program, FailuresAreCodeOneAndOneLine) {
   EXPECT_EQ(torch_error.err, "halftone: error: [unit] expected 1, got 2\n");
 }
 
-TEST(Program, ACommandMayChooseItsCode) {
+TEST(CliSupport, ACommandMayChooseItsCode) {
   const Outcome outcome = run({"train"}, [](const TrainConfig&) { throw Exit{130}; });
   EXPECT_EQ(outcome.code, 130);
   EXPECT_EQ(outcome.err, "");
 }
 
-TEST(Program, HelpNeedsNoCommandAndAsksForNoMore) {
+TEST(CliSupport, HelpNeedsNoCommandAndAsksForNoMore) {
   for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
            {"--help"}, {"-h"}, {"tokenizer", "--help"}, {"train", "--help"}}) {
     const Outcome outcome = run(args);
@@ -187,7 +187,7 @@ TEST(Program, HelpNeedsNoCommandAndAsksForNoMore) {
   }
 }
 
-TEST(Program, WordsInTheEnvironmentAreJudgedFirst) {
+TEST(CliSupport, WordsInTheEnvironmentAreJudgedFirst) {
   setenv("HALFTONE_MATMUL", "natvie", 1);
   bool ran = false;
   const Outcome outcome = run({"train"}, [&](const TrainConfig&) { ran = true; });
@@ -200,7 +200,7 @@ TEST(Program, WordsInTheEnvironmentAreJudgedFirst) {
       "16-bit matmul, got 'natvie'\n");
 }
 
-TEST(Program, HelpListsEveryKeyInItsGroup) {
+TEST(CliSupport, HelpListsEveryKeyInItsGroup) {
   const Outcome outcome = run({"train", "--help"});
   EXPECT_EQ(outcome.code, 0);
   EXPECT_EQ(outcome.err, "");
@@ -210,10 +210,10 @@ TEST(Program, HelpListsEveryKeyInItsGroup) {
   }
 }
 
-TEST(Program, PrintGoesToStdout) {
+TEST(CliSupport, PrintGoesToStdout) {
   const Outcome outcome = run({"train"}, [](const TrainConfig&) { print("poem\n"); });
   EXPECT_EQ(outcome.out, "poem\n");
 }
 
 }  // namespace
-}  // namespace halftone::cli
+}  // namespace halftone::cli::arguments_test

@@ -2,7 +2,7 @@
 // Files, flags and an environment that a stranger or a bad day may have given.
 #include "cli/program_fixture.h"
 
-namespace halftone::test {
+namespace halftone::test::program_inputs_test {
 namespace {
 
 TEST_F(Program, EvalTakesTheModelsLengthNotThePresets) {
@@ -91,4 +91,4 @@ TEST_F(Program, HostileFilesAreRefusedInOneLine) {
 }
 
 }  // namespace
-}  // namespace halftone::test
+}  // namespace halftone::test::program_inputs_test

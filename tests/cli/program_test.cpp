@@ -2,7 +2,7 @@
 // What the built program does with what it is given.
 #include "cli/program_fixture.h"
 
-namespace halftone::test {
+namespace halftone::test::program_test {
 namespace {
 
 TEST_F(Program, RefusesArgumentsThatMakeNoSense) {
@@ -523,4 +523,4 @@ TEST_F(Program, TextSurvivesTheTokenizer) {
 }
 
 }  // namespace
-}  // namespace halftone::test
+}  // namespace halftone::test::program_test

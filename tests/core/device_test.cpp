@@ -7,7 +7,7 @@
 #include "halftone/core/error.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::device_test {
 namespace {
 
 using testing::HasSubstr;
@@ -55,4 +55,4 @@ TEST(Device, PeakCoversWhatWasAllocated_CUDA) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::device_test

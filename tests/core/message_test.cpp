@@ -9,7 +9,7 @@
 
 #include "halftone/core/error.h"
 
-namespace halftone {
+namespace halftone::message_test {
 namespace {
 
 TEST(ErrorText, LeavesOutTheStackOfLibTorch) {
@@ -43,4 +43,4 @@ TEST(ShellQuoted, GivesAShellTheSameWordBack) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::message_test

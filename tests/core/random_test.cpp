@@ -5,7 +5,7 @@
 
 #include <set>
 
-namespace halftone {
+namespace halftone::random_test {
 namespace {
 
 TEST(RandomWord, IsSplitMix64) {
@@ -49,4 +49,4 @@ TEST(DefaultRng, StateRoundTrips) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::random_test

@@ -10,7 +10,7 @@
 #include "halftone/core/error.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::state_dict_test {
 namespace {
 
 using test::message_of;
@@ -101,4 +101,4 @@ TEST(TensorMismatches, NamesWhatDiffers) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::state_dict_test

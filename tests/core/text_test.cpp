@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace halftone {
+namespace halftone::text_test {
 namespace {
 
 TEST(NearestMatch, FindsTheLikelySlip) {
@@ -124,4 +124,4 @@ TEST(Format, BytesAndSeconds) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::text_test

@@ -22,7 +22,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::corpus_test {
 namespace {
 
 using test::message_of;
@@ -471,4 +471,4 @@ TEST(Corpus, MutatedFilesAreReadOrRefused) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::corpus_test

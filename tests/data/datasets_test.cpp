@@ -15,7 +15,7 @@
 #include "halftone/data/corpus.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::datasets_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -224,4 +224,4 @@ TEST_F(FetchDataset, TellsThatTheFolderCannotBeWritten) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::datasets_test

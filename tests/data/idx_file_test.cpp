@@ -18,7 +18,7 @@
 #include "halftone/data/gzip_file.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::idx_file_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -298,4 +298,4 @@ TEST_F(ReadFashionMnist, SaysWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::idx_file_test

@@ -10,7 +10,7 @@
 #include <string>
 #include <thread>
 
-namespace halftone {
+namespace halftone::prefetcher_test {
 namespace {
 
 TEST(Prefetcher, GivesTheValuesInOrder) {
@@ -120,4 +120,4 @@ TEST(Prefetcher, LeavesNoThreadBehind) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::prefetcher_test

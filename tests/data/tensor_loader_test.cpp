@@ -12,7 +12,7 @@
 #include "halftone/core/error.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::tensor_loader_test {
 namespace {
 
 using test::message_of;
@@ -215,4 +215,4 @@ TEST(TensorLoader, RefusesWhatCannotBeBatched) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::tensor_loader_test

@@ -20,7 +20,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::token_data_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -408,4 +408,4 @@ TEST(TokenizeCorpus, NeedsNoMemoryForALargeCorpus) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::token_data_test

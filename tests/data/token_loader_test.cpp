@@ -15,7 +15,7 @@
 #include "halftone/core/random.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::token_loader_test {
 namespace {
 
 using test::message_of;
@@ -329,4 +329,4 @@ TEST(TokenLoader, IsSafeToReadFromSeveralThreads) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::token_loader_test

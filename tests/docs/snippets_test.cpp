@@ -16,7 +16,7 @@
 
 #include "support/temp_folder.h"
 
-namespace {
+namespace snippets_test {
 
 // Its names are layers.0.w1 and so on.
 struct Net : torch::nn::Module {
@@ -90,4 +90,4 @@ TEST(Guide, TrainsAModule) {
   std::filesystem::current_path(before);
 }
 
-}  // namespace
+}  // namespace snippets_test

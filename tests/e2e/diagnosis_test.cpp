@@ -18,7 +18,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::diagnosis_test {
 namespace {
 
 using testing::AnyOf;
@@ -148,4 +148,4 @@ TEST_F(Diagnosis, NamesWhatALearningRateThatIsTooLargeBreaks) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::diagnosis_test

@@ -15,7 +15,7 @@
 #include "support/reference_scope.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::losses_test {
 namespace {
 
 // As in the script that made the goldens.
@@ -171,4 +171,4 @@ TEST(Losses, Moe16MixedEqualsPyTorch) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::losses_test

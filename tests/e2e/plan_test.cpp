@@ -16,7 +16,7 @@
 
 extern char** environ;
 
-namespace halftone {
+namespace halftone::plan_test {
 namespace {
 
 using nlohmann::json;
@@ -114,4 +114,4 @@ TEST_F(Plan, CountsOffloadedStatesAsOnDisk) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::plan_test

@@ -26,7 +26,7 @@
 #include "support/reference_scope.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::precision_test {
 namespace {
 
 using torch::Tensor;
@@ -220,4 +220,4 @@ INSTANTIATE_TEST_SUITE_P(Precision, EveryRecipe, testing::ValuesIn(kRecipes),
                          });
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::precision_test

@@ -21,7 +21,7 @@
 
 extern char** environ;
 
-namespace halftone {
+namespace halftone::resume_test {
 namespace {
 
 using nlohmann::json;
@@ -227,4 +227,4 @@ TEST_F(Resume, RefusesAChangedRecipeAndKeepsTheRun) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::resume_test

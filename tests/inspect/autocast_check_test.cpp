@@ -15,7 +15,7 @@
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/nn/rms_norm.h"
 
-namespace halftone {
+namespace halftone::autocast_check_test {
 namespace {
 
 using testing::HasSubstr;
@@ -224,4 +224,4 @@ TEST(CheckAutocastSafe, RefusesMisuseAndPassesFp32ErrorsOn) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::autocast_check_test

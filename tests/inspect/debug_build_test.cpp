@@ -13,7 +13,7 @@
 #include "halftone/inspect/operation_observer_impl.h"
 #include "halftone/kernels/common/recorded_op_impl.h"
 
-namespace halftone {
+namespace halftone::debug_build_test {
 namespace {
 
 struct Recorder : OperationObserver {
@@ -61,4 +61,4 @@ TEST(DebugBuild, ReportsOperationsOfOurOwn) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::debug_build_test

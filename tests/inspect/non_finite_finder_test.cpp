@@ -19,7 +19,7 @@
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
 
-namespace halftone {
+namespace halftone::non_finite_finder_test {
 namespace {
 
 using testing::HasSubstr;
@@ -344,4 +344,4 @@ TEST(NonFiniteFinder, SaysWhyAScalerFindsNoHope) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::non_finite_finder_test

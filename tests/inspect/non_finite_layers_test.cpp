@@ -16,7 +16,7 @@
 #include "halftone/kernels/linear/linear.h"
 #include "support/small_step.h"
 
-namespace halftone {
+namespace halftone::non_finite_layers_test {
 namespace {
 
 using test::EveryStepKind;
@@ -163,4 +163,4 @@ TEST(NonFiniteOperations, NamesSwigluWhereALinearLayerComputesItsGradient) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::non_finite_layers_test

@@ -19,7 +19,7 @@
 #include "halftone/models/generate.h"
 #include "support/small_step.h"
 
-namespace halftone {
+namespace halftone::observed_operations_test {
 namespace {
 
 using test::EveryStepKind;
@@ -158,4 +158,4 @@ TEST(UnseenWrites, AreNoticed) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::observed_operations_test

@@ -11,7 +11,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::safetensors_test {
 namespace {
 
 using test::message_of;
@@ -313,4 +313,4 @@ TEST(LoadSafetensors, SurvivesDamagedFiles) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::safetensors_test

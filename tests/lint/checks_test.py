@@ -112,6 +112,12 @@ class Sources(Tree):
         longer = self.write("y.cpp", SPDX + "\n" * check_sources.MAX_LINES)
         self.assertIn("split it", check_sources.check_file(self.root, longer)[0])
 
+    def test_a_test_without_its_namespace(self):
+        named = self.write("tests/x_test.cpp", SPDX + "\nnamespace halftone::x_test {\n}\n")
+        self.assertEqual(check_sources.check_file(self.root, named), [])
+        unnamed = self.write("tests/y_test.cpp", SPDX + "\nnamespace halftone {\n}\n")
+        self.assertIn("halftone::y_test", check_sources.check_file(self.root, unnamed)[0])
+
     def test_build_folders_are_not_sources(self):
         self.write("build/x.cpp", "")
         kept = self.write("halftone/x.cpp", SPDX)

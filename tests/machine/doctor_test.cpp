@@ -10,7 +10,7 @@
 #include "halftone/core/error.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::doctor_test {
 namespace {
 
 using testing::HasSubstr;
@@ -82,4 +82,4 @@ TEST_F(Doctor, SaysWhereTheChoiceComesFrom) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::doctor_test

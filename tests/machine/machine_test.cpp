@@ -11,7 +11,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::machine_test {
 namespace {
 
 TEST(SystemMemory, ReadsKibibytes) {
@@ -44,4 +44,4 @@ TEST(FreeDisk, IsThatOfTheNearestFolderThatExists) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::machine_test

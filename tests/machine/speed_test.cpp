@@ -11,7 +11,7 @@
 #include "halftone/core/random.h"
 #include "halftone/machine/speed_impl.h"
 
-namespace halftone {
+namespace halftone::speed_test {
 namespace {
 
 TEST(MultiplyAdds, ComputeWhatTheyAreCountedFor) {
@@ -59,4 +59,4 @@ TEST(LayerSpeeds, AreMeasuredInsideARegionWithoutGradients) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::speed_test

@@ -10,7 +10,7 @@
 #include "halftone/nn/packed_parameters.h"
 #include "support/reference_scope.h"
 
-namespace halftone {
+namespace halftone::generate_test {
 namespace {
 
 using torch::Tensor;
@@ -141,4 +141,4 @@ TEST(Generate, RefusesWrongOptions) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::generate_test

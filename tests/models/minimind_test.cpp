@@ -12,7 +12,7 @@
 #include "halftone/nn/loss.h"
 #include "support/golden_file.h"
 
-namespace halftone {
+namespace halftone::minimind_test {
 namespace {
 
 using torch::Tensor;
@@ -325,4 +325,4 @@ TEST(MiniMind, TrueSixteenBitModelsKeepTheirDtype) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::minimind_test

@@ -9,7 +9,7 @@
 #include "halftone/core/error.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::model_config_test {
 namespace {
 
 using test::message_of;
@@ -64,4 +64,4 @@ TEST(ModelConfig, WrongFieldsAreNamed) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::model_config_test

@@ -6,7 +6,7 @@
 
 #include "halftone/core/error.h"
 
-namespace halftone {
+namespace halftone::parameter_names_test {
 namespace {
 
 using torch::Tensor;
@@ -161,4 +161,4 @@ TEST(ParameterNames, OtherDtypesAreConverted) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::parameter_names_test

@@ -14,7 +14,7 @@
 #include "halftone/train/mixed_precision.h"
 #include "support/tensor_memory.h"
 
-namespace halftone {
+namespace halftone::recompute_blocks_test {
 namespace {
 
 using torch::Tensor;
@@ -201,4 +201,4 @@ TEST(RecomputeBlocks, APassNeedsLessMemory) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::recompute_blocks_test

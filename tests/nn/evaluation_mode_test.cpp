@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
-namespace halftone {
+namespace halftone::evaluation_mode_test {
 namespace {
 
 struct Leaf : torch::nn::Module {
@@ -83,4 +83,4 @@ TEST(EvaluationMode, EndsWithAnException) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::evaluation_mode_test

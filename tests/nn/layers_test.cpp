@@ -12,7 +12,7 @@
 #include "halftone/nn/rms_norm.h"
 #include "halftone/nn/rope.h"
 
-namespace halftone {
+namespace halftone::layers_test {
 namespace {
 
 using torch::Tensor;
@@ -195,4 +195,4 @@ TEST(Moe, RouterIgnoresAutocast) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::layers_test

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-namespace halftone {
+namespace halftone::loss_test {
 namespace {
 
 using torch::Tensor;
@@ -106,4 +106,4 @@ TEST(MaskedCrossEntropy, RefusesWrongShapes) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::loss_test

@@ -8,7 +8,7 @@
 #include "halftone/nn/linear.h"
 #include "halftone/nn/rms_norm.h"
 
-namespace halftone {
+namespace halftone::packed_parameters_test {
 namespace {
 
 using torch::Tensor;
@@ -42,4 +42,4 @@ TEST(PackParameters, AModuleWithoutAnyIsLeftAlone) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::packed_parameters_test

@@ -15,7 +15,7 @@
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
 
-namespace halftone {
+namespace halftone::recompute_test {
 namespace {
 
 using torch::Tensor;
@@ -212,4 +212,4 @@ TEST(RecomputeBlocks, RegionsNestAndBelongToOneThread) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::recompute_test

@@ -17,7 +17,7 @@
 #include "support/adamw_layout.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::adamw_frozen_test {
 namespace {
 
 using test::Layout;
@@ -257,4 +257,4 @@ TEST(FrozenParameters, AreNotThoseWhoseGradientWasWrittenThroughAPointer) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::adamw_frozen_test

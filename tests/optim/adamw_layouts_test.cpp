@@ -13,7 +13,7 @@
 #include "support/adamw_layout.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::adamw_layouts_test {
 namespace {
 
 using test::Layout;
@@ -444,4 +444,4 @@ TEST(AdamWLayouts, TrainAboutAsWellAsFp32) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::adamw_layouts_test

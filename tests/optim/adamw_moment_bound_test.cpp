@@ -9,7 +9,7 @@
 #include "halftone/kernels/optimizer/moments.h"
 #include "halftone/optim/adamw.h"
 
-namespace halftone {
+namespace halftone::adamw_moment_bound_test {
 namespace {
 
 constexpr double kRoundingErrors = 1 + 1e-5;
@@ -162,4 +162,4 @@ TEST(MomentBound, HoldsForStatesThatBreakIt) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::adamw_moment_bound_test

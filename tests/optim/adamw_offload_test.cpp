@@ -17,7 +17,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::adamw_offload_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -245,4 +245,4 @@ TEST(AdamWOffload, IsOnTheCpuOnly_CUDA) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::adamw_offload_test

@@ -13,7 +13,7 @@
 #include "halftone/core/error.h"
 #include "support/paths.h"
 
-namespace halftone {
+namespace halftone::adamw_test {
 namespace {
 
 using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
@@ -358,4 +358,4 @@ TEST(AdamW, LoadNamesWhatIsMissingAndChangesNothing) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::adamw_test

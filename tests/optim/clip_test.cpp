@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-namespace halftone {
+namespace halftone::clip_test {
 namespace {
 
 torch::Tensor with_gradient(const torch::Tensor& gradient) {
@@ -98,4 +98,4 @@ TEST(ClipGradNorm, TakesEmptyAndSparseGradients) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::clip_test

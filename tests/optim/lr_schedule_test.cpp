@@ -16,7 +16,7 @@
 #include "halftone/optim/lr_scheduler.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::lr_schedule_test {
 namespace {
 
 using testing::AllOf;
@@ -124,4 +124,4 @@ TEST(LrSchedule, NamesRoundTripAndSlipsAreMended) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::lr_schedule_test

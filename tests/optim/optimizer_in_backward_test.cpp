@@ -15,7 +15,7 @@
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
 
-namespace halftone {
+namespace halftone::optimizer_in_backward_test {
 namespace {
 
 using test::message_of;
@@ -286,4 +286,4 @@ TEST(GradientRelease, HoldsFewGradientsAtATime) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::optimizer_in_backward_test

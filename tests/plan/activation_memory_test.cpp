@@ -16,7 +16,7 @@
 #include "support/gemm_config_scope.h"
 #include "support/tensor_memory.h"
 
-namespace halftone {
+namespace halftone::activation_memory_test {
 namespace {
 
 using torch::Tensor;
@@ -162,4 +162,4 @@ INSTANTIATE_TEST_SUITE_P(Recipes, ActivationMemoryOf, testing::ValuesIn(precisio
                          });
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::activation_memory_test

@@ -11,7 +11,7 @@
 #include "halftone/core/error.h"
 #include "halftone/system/memory.h"
 
-namespace halftone {
+namespace halftone::memory_plan_test {
 namespace {
 
 constexpr double kMiB = 1 << 20;
@@ -110,4 +110,4 @@ TEST(ProcessBytes, AreThisProcessAndALittle) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::memory_plan_test

@@ -12,7 +12,7 @@
 #include "halftone/core/error.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::run_plan_test {
 namespace {
 
 using testing::HasSubstr;
@@ -113,4 +113,4 @@ TEST(RunPlan, RefusesARunWithTheRecipeThatWouldFit) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::run_plan_test

@@ -8,7 +8,7 @@
 
 #include "halftone/core/error.h"
 
-namespace halftone {
+namespace halftone::step_time_test {
 namespace {
 
 constexpr double kFast = 1e18;  // of what is not looked at
@@ -105,4 +105,4 @@ TEST(StepSeconds, AskForMeasuredSpeeds) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::step_time_test

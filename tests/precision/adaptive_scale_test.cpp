@@ -16,7 +16,7 @@
 #include "halftone/core/error.h"
 #include "halftone/precision/grad_scaler.h"
 
-namespace halftone {
+namespace halftone::adaptive_scale_test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -349,4 +349,4 @@ TEST(AdaptiveScale, SavesGradientsThatVanishAtScaleOne) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::adaptive_scale_test

@@ -13,7 +13,7 @@
 #include "halftone/core/log.h"
 #include "halftone/precision/grad_scaler.h"
 
-namespace halftone {
+namespace halftone::grad_scaler_errors_test {
 namespace {
 
 using testing::HasSubstr;
@@ -342,4 +342,4 @@ TEST(GradScalerErrors, ASavedScaleBeyondTheLimitsIsKeptAndSaid) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::grad_scaler_errors_test

@@ -11,7 +11,7 @@
 #include "halftone/optim/clip.h"
 #include "halftone/precision/grad_scaler.h"
 
-namespace halftone {
+namespace halftone::grad_scaler_peers_test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -218,4 +218,4 @@ TEST(GradScalerPeers, AStateSavedAfterOnlySkippedStepsCanBeResumed) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::grad_scaler_peers_test

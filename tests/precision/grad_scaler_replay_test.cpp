@@ -16,7 +16,7 @@
 #include "halftone/precision/grad_scaler.h"
 #include "support/paths.h"
 
-namespace halftone {
+namespace halftone::grad_scaler_replay_test {
 namespace {
 
 using nlohmann::json;
@@ -271,4 +271,4 @@ TEST(GradScalerReplay, TorchTakesOurState) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::grad_scaler_replay_test

@@ -10,7 +10,7 @@
 
 #include "halftone/core/error.h"
 
-namespace halftone {
+namespace halftone::grad_scaler_test {
 namespace {
 
 using testing::ElementsAre;
@@ -443,4 +443,4 @@ TEST(GradScaler, NamesWhatOverflowed) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::grad_scaler_test

@@ -18,7 +18,7 @@
 #include "halftone/optim/clip.h"
 #include "halftone/precision/grad_scaler.h"
 
-namespace halftone {
+namespace halftone::grad_scaler_training_test {
 namespace {
 
 using torch::optim::Optimizer;
@@ -490,4 +490,4 @@ TEST(GradScalerTraining, TrainsIn16BitsAlone) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::grad_scaler_training_test

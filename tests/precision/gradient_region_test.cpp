@@ -13,7 +13,7 @@
 #include "halftone/core/error.h"
 #include "halftone/precision/grad_scaler.h"
 
-namespace halftone {
+namespace halftone::gradient_region_test {
 namespace {
 
 struct Stack : torch::nn::Module {
@@ -200,4 +200,4 @@ TEST(GradientRegion, RefusesWhatCannotWork) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::gradient_region_test

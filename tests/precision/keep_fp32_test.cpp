@@ -30,7 +30,7 @@
 #include "halftone/nn/rope.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::keep_fp32_test {
 namespace {
 
 using test::message_of;
@@ -388,4 +388,4 @@ TEST(KeepFp32, PatternsOfStrangersCostLittle) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::keep_fp32_test

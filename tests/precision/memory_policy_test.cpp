@@ -7,7 +7,7 @@
 #include "halftone/core/error.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::memory_policy_test {
 namespace {
 
 using test::message_of;
@@ -107,4 +107,4 @@ TEST(MemoryPolicy, RefusesWhatExcludesEachOtherWithTheReason) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::memory_policy_test

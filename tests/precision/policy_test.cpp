@@ -6,7 +6,7 @@
 
 #include "halftone/core/error.h"
 
-namespace halftone {
+namespace halftone::policy_test {
 namespace {
 
 using testing::HasSubstr;
@@ -48,4 +48,4 @@ TEST(Policy, RefusesOthersWithTheListAndTheNearest) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::policy_test

@@ -15,7 +15,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::config_schema_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -415,4 +415,4 @@ TEST(ConfigReference, IsTheCommittedPage) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::config_schema_test

@@ -12,7 +12,7 @@
 #include "halftone/core/error.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::hugging_face_config_test {
 namespace {
 
 using nlohmann::json;
@@ -214,4 +214,4 @@ TEST(HuggingFaceConfig, RefusesDeepAndDamagedFiles) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::hugging_face_config_test

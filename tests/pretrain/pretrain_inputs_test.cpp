@@ -12,7 +12,7 @@
 #include "halftone/pretrain/config_schema.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::pretrain_inputs_test {
 namespace {
 
 using test::message_of;
@@ -68,4 +68,4 @@ TEST_F(PreparePretraining, RefusesARunThatWillNotFitBeforeItReadsTheText) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::pretrain_inputs_test

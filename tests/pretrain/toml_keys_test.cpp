@@ -5,7 +5,7 @@
 
 #include <string>
 
-namespace halftone {
+namespace halftone::toml_keys_test {
 namespace {
 
 std::optional<std::int64_t> deep_line(const std::string& toml) { return line_of_deep_key(toml, 3); }
@@ -49,4 +49,4 @@ TEST(LineOfDeepKey, TakesStringsThatNeverEnd) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::toml_keys_test

@@ -21,7 +21,7 @@
 #include "halftone/train/mixed_precision.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::trained_model_test {
 namespace {
 
 using nlohmann::json;
@@ -180,4 +180,4 @@ TEST_F(HuggingFaceFolder, EvaluationNamesTheOperationThatOverflows) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::trained_model_test

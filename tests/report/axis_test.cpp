@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-namespace halftone {
+namespace halftone::axis_test {
 namespace {
 
 using testing::ElementsAre;
@@ -100,4 +100,4 @@ TEST(Axis, NumbersAreShort) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::axis_test

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-namespace halftone {
+namespace halftone::chart_test {
 namespace {
 
 using testing::HasSubstr;
@@ -89,4 +89,4 @@ TEST(Chart, NamesAreEscaped) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::chart_test

@@ -12,7 +12,7 @@
 #include "halftone/core/error.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::report_test {
 namespace {
 
 using test::read_text;
@@ -318,4 +318,4 @@ TEST(Report, NoDamageToTheMetricsIsACrash) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::report_test

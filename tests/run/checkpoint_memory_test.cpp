@@ -20,7 +20,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::checkpoint_memory_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -127,4 +127,4 @@ TEST(CheckpointMemory, FilesOfOthersAreReadATensorAtATime) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::checkpoint_memory_test

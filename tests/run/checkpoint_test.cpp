@@ -20,7 +20,7 @@
 #include "halftone/core/random.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::checkpoint_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -330,4 +330,4 @@ TEST_F(Checkpoints, SurviveKillAtAnyMoment) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::checkpoint_test

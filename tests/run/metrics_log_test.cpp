@@ -13,7 +13,7 @@
 #include "halftone/core/log.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::metrics_log_test {
 namespace {
 
 using test::message_of;
@@ -144,4 +144,4 @@ TEST(MetricsLog, ErrorsAreOfTheRightKind) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::metrics_log_test

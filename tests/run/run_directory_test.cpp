@@ -7,7 +7,7 @@
 #include "halftone/core/error.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::run_directory_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -144,4 +144,4 @@ TEST(RunDirectory, ResumeNeedsARunAndClearsLeftovers) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::run_directory_test

@@ -11,7 +11,7 @@
 #include "halftone/report/report_curves.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::run_history_test {
 namespace {
 
 using test::TempFolder;
@@ -228,4 +228,4 @@ TEST(MetricsReader, AMissingFileIsTheUsersMistake) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::run_history_test

@@ -14,7 +14,7 @@
 #include "halftone/core/error.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::atomic_file_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -162,4 +162,4 @@ TEST(File, WritingToAFullDeviceIsASystemError) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::atomic_file_test

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-namespace halftone {
+namespace halftone::block_pool_test {
 namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20U;
@@ -133,4 +133,4 @@ TEST(BlockPool, ServesSeveralThreads) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::block_pool_test

@@ -15,7 +15,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::file_memory_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -136,4 +136,4 @@ TEST(FileMemory, AFullDiskIsAnErrorBeforeAnythingIsWritten) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::file_memory_test

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace halftone {
+namespace halftone::hash_test {
 namespace {
 
 TEST(Hash, EqualsThePublishedValuesOfXxh64) {
@@ -59,4 +59,4 @@ TEST(Hash, FieldsDoNotRunTogether) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::hash_test

@@ -11,7 +11,7 @@
 #include "support/message_of.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::json_reader_test {
 namespace {
 
 using test::message_of;
@@ -160,4 +160,4 @@ TEST(ParseJsonIfValid, GivesNothingForWhatCannotBeRead) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::json_reader_test

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace halftone {
+namespace halftone::large_pages_test {
 namespace {
 
 TEST(LargePages, GiveAlignedMemoryThatOutlivesItsFirstTensor) {
@@ -46,4 +46,4 @@ TEST(LargePages, GiveZerosThatAreTheirOwn) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::large_pages_test

@@ -11,7 +11,7 @@
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::mapped_file_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -76,4 +76,4 @@ TEST(MappedFile, CountsAsMemoryOnlyUntilItIsReleased) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::mapped_file_test

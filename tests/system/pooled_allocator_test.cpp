@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-namespace halftone {
+namespace halftone::pooled_allocator_test {
 namespace {
 
 constexpr std::int64_t kMany = std::int64_t{1} << 20U;  // floats: 4 MiB
@@ -61,4 +61,4 @@ TEST_F(PooledTensors, ServeLibrariesThatAskForBareMemory) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::pooled_allocator_test

@@ -5,7 +5,7 @@
 
 #include "halftone/core/error.h"
 
-namespace halftone {
+namespace halftone::process_test {
 namespace {
 
 TEST(RunProcess, GivesOutputAndExitCode) {
@@ -35,4 +35,4 @@ TEST(RunProcess, ReadsMoreThanAPipeHolds) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::process_test

@@ -7,7 +7,7 @@
 
 #include <string>
 
-namespace halftone {
+namespace halftone::processor_test {
 namespace {
 
 using testing::ElementsAre;
@@ -98,4 +98,4 @@ TEST(CpuFeatures, AgreeWithTheCompilersOwnTest) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::processor_test

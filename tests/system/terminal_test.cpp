@@ -12,7 +12,7 @@
 #include <string>
 #include <thread>
 
-namespace halftone {
+namespace halftone::terminal_test {
 namespace {
 
 /// A terminal of `columns` columns in place of stderr, while it lives.
@@ -137,4 +137,4 @@ TEST(WriteToStderr, DropsWhatATerminalThatHasGoneCannotTake) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::terminal_test

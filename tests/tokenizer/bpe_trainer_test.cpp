@@ -11,7 +11,7 @@
 #include "halftone/core/log.h"
 #include "support/paths.h"
 
-namespace halftone {
+namespace halftone::bpe_trainer_test {
 namespace {
 
 using nlohmann::json;
@@ -102,4 +102,4 @@ TEST_F(BpeTrainerTest, RefusesWhatCannotBeTrained) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::bpe_trainer_test

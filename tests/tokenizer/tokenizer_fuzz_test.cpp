@@ -10,7 +10,7 @@
 #include "halftone/tokenizer/bpe_trainer.h"
 #include "halftone/tokenizer/tokenizer.h"
 
-namespace halftone {
+namespace halftone::tokenizer_fuzz_test {
 namespace {
 
 class TokenizerFuzz : public testing::Test {
@@ -102,4 +102,4 @@ TEST_F(TokenizerFuzz, SurvivesDeepNesting) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::tokenizer_fuzz_test

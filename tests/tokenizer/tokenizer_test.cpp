@@ -17,7 +17,7 @@
 #include "support/message_of.h"
 #include "support/paths.h"
 
-namespace halftone {
+namespace halftone::tokenizer_test {
 namespace {
 
 using nlohmann::json;
@@ -355,4 +355,4 @@ TEST(StreamDecoder, HoldsBackAnUnfinishedCharacter) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::tokenizer_test

@@ -17,7 +17,7 @@
 #include "halftone/train/trainer.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::accumulation_test {
 namespace {
 
 using testing::ElementsAre;
@@ -243,4 +243,4 @@ TEST(Accumulation, ValidationWeighsBatchesToo) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::accumulation_test

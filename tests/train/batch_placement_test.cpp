@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace halftone {
+namespace halftone::batch_placement_test {
 namespace {
 
 using Example = torch::data::Example<>;
@@ -75,4 +75,4 @@ TEST(Placed, LeavesATypeThatMovesItselfToItself) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::batch_placement_test

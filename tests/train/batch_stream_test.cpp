@@ -13,7 +13,7 @@
 #include "halftone/data/token_loader.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::batch_stream_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -169,4 +169,4 @@ TEST(EpochStream, ANegativePositionIsRefused) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::batch_stream_test

@@ -13,7 +13,7 @@
 #include "halftone/train/training_module.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::batch_weight_test {
 namespace {
 
 using test::message_of;
@@ -92,4 +92,4 @@ TEST(LoggedValues, OfWeightZeroDoNotCount) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::batch_weight_test

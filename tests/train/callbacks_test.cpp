@@ -22,7 +22,7 @@
 #include "halftone/train/trainer.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::callbacks_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -393,4 +393,4 @@ TEST_F(Callbacks, ARunThatFailedBeforeItsFirstCheckpointIsStartedAgain) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::callbacks_test

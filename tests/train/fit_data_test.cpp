@@ -24,7 +24,7 @@
 #include "support/message_of.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::fit_data_test {
 namespace {
 
 using testing::HasSubstr;
@@ -292,4 +292,4 @@ TEST(FitData, OtherDataIsNotResumedOn) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::fit_data_test

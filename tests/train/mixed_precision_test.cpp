@@ -14,7 +14,7 @@
 #include "halftone/data/tensor_loader.h"
 #include "halftone/train/trainer.h"
 
-namespace halftone {
+namespace halftone::mixed_precision_test {
 namespace {
 
 using testing::ElementsAre;
@@ -178,4 +178,4 @@ TEST(MixedPrecision, LeavesFrozenParametersAlone) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::mixed_precision_test

@@ -13,7 +13,7 @@
 #include "halftone/core/log.h"
 #include "halftone/nn/feed_forward.h"
 
-namespace halftone {
+namespace halftone::precision_hints_test {
 namespace {
 
 using testing::AllOf;
@@ -191,4 +191,4 @@ TEST(LogHints, SaysEachSentenceOnce) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::precision_hints_test

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-namespace halftone {
+namespace halftone::progress_bar_test {
 namespace {
 
 using testing::HasSubstr;
@@ -92,4 +92,4 @@ TEST(ProgressBar, EndsWithTheRun) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::progress_bar_test

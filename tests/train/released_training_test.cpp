@@ -19,7 +19,7 @@
 #include "support/message_of.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::released_training_test {
 namespace {
 
 using test::message_of;
@@ -340,4 +340,4 @@ TEST(ReleasedTraining, SaysWhatItCannotDo) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::released_training_test

@@ -17,7 +17,7 @@
 #include "halftone/pretrain/pretrain_inputs.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::run_config_test {
 namespace {
 
 using testing::ElementsAre;
@@ -127,4 +127,4 @@ TEST(RunConfig, IsWhatATrainerLeaves) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::run_config_test

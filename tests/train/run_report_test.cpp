@@ -17,7 +17,7 @@
 #include "halftone/train/trainer.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::run_report_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -142,4 +142,4 @@ TEST_F(RunReportTest, OneThatCannotBeWrittenIsAWarning) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::run_report_test

@@ -23,7 +23,7 @@
 #include "halftone/train/fit_loop.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::step_replay_test {
 namespace {
 
 using test::message_of;
@@ -195,4 +195,4 @@ TEST(StepReplay, LeavesTheGeneratorsWhereTheStepLeftThem) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::step_replay_test

@@ -14,7 +14,7 @@
 #include "halftone/train/trainer.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::stop_signal_test {
 namespace {
 
 using test::TempFolder;
@@ -135,4 +135,4 @@ TEST(StopSignal, AnOuterGuardSeesWhatTheTrainerSaw) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::stop_signal_test

@@ -29,7 +29,7 @@
 #include "halftone/train/network_state.h"
 #include "support/temp_folder.h"
 
-namespace halftone {
+namespace halftone::trainer_test {
 namespace {
 
 using test::TempFolder;
@@ -639,4 +639,4 @@ TEST(Trainer, RefusesWhatItCannotDo) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::trainer_test

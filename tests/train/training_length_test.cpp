@@ -13,7 +13,7 @@
 #include "halftone/core/error.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::training_length_test {
 namespace {
 
 using test::message_of;
@@ -166,4 +166,4 @@ TEST(TrainingLength, OfTheLargestLimitsIsStillARun) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::training_length_test

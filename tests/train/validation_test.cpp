@@ -17,7 +17,7 @@
 #include "halftone/data/tensor_loader.h"
 #include "halftone/train/trainer.h"
 
-namespace halftone {
+namespace halftone::validation_test {
 namespace {
 
 /// A line with the default validation_step().
@@ -163,4 +163,4 @@ TEST(Validation, AModuleInEvalModeIsTrainedInItAndSaidToBe) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::validation_test

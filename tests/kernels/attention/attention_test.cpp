@@ -8,7 +8,7 @@
 
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 
-namespace halftone {
+namespace halftone::attention_test {
 namespace {
 
 using torch::Tensor;
@@ -84,4 +84,4 @@ TEST(CausalAttention, RefusesFewerKeysThanQueries) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::attention_test

@@ -10,7 +10,7 @@
 #include "halftone/kernels/common/simd_impl.h"
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::decode_attention_test {
 namespace {
 
 using torch::ScalarType;
@@ -136,4 +136,4 @@ TEST(DecodeAttention, LeavesTheRestToLibTorch) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::decode_attention_test

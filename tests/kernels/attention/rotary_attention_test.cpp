@@ -13,7 +13,7 @@
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::rotary_attention_test {
 namespace {
 
 using torch::Tensor;
@@ -260,4 +260,4 @@ TEST(RotaryAttention, RefusesMisuse) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::rotary_attention_test

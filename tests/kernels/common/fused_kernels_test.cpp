@@ -20,7 +20,7 @@
 #include "support/message_of.h"
 #include "support/reference_scope.h"
 
-namespace halftone {
+namespace halftone::fused_kernels_test {
 namespace {
 
 using test::message_of;
@@ -106,4 +106,4 @@ TEST(FusedKernels, RefuseUnknownNamesAndStayAsTheyWere) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::fused_kernels_test

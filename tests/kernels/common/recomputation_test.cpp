@@ -7,7 +7,7 @@
 #include "halftone/kernels/common/recomputation_impl.h"
 #include "halftone/kernels/linear/linear.h"
 
-namespace halftone {
+namespace halftone::recomputation_test {
 namespace {
 
 using torch::Tensor;
@@ -77,4 +77,4 @@ TEST(Recomputation, LinearLayersKeepNothingOfSuchAnInput) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::recomputation_test

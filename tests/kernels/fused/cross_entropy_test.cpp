@@ -10,7 +10,7 @@
 
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::cross_entropy_test {
 namespace {
 
 using torch::Tensor;
@@ -194,4 +194,4 @@ TEST(WeightedMean, IsZeroWithoutWeight) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::cross_entropy_test

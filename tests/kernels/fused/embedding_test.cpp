@@ -12,7 +12,7 @@
 #include "support/instruction_sets.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::embedding_test {
 namespace {
 
 using torch::Tensor;
@@ -149,4 +149,4 @@ TEST(Embedding, NamesAnIdOutside) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::embedding_test

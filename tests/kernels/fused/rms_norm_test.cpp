@@ -9,7 +9,7 @@
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::rms_norm_test {
 namespace {
 
 using test::expect_equals_definition;
@@ -168,4 +168,4 @@ TEST(AddRmsNorm, GradientsAreTheSlopesOfTheFormula) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::rms_norm_test

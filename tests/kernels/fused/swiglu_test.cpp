@@ -8,7 +8,7 @@
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::swiglu_test {
 namespace {
 
 using torch::Tensor;
@@ -98,4 +98,4 @@ TEST(Swiglu, SecondDerivativesEqualTheFormulas) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::swiglu_test

@@ -7,7 +7,7 @@
 
 #include "support/fused_op.h"
 
-namespace halftone {
+namespace halftone::brgemm_bf16_test {
 namespace {
 
 using torch::Tensor;
@@ -48,4 +48,4 @@ TEST(BrgemmBf16, IsNotThereWithoutOneDnn) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::brgemm_bf16_test

@@ -15,7 +15,7 @@
 #include "halftone/kernels/gemm/gemm32.h"
 #include "support/paths.h"
 
-namespace halftone {
+namespace halftone::cpu_gemm_config_test {
 namespace {
 
 TEST(CpuGemmConfig, TextRoundTrips) {
@@ -143,4 +143,4 @@ TEST(MatmulProbe, RecordsAndReadsWhatItMeasured) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::cpu_gemm_config_test

@@ -11,7 +11,7 @@
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "support/gemm_config_scope.h"
 
-namespace halftone {
+namespace halftone::fast_cpu_convolutions_test {
 namespace {
 
 using test::conversions_in;
@@ -187,4 +187,4 @@ TEST_P(FastCpuConvolutions, EmptyBatchesInfinitiesAndMisuseAreAsBefore) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::fast_cpu_convolutions_test

@@ -14,7 +14,7 @@
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "support/gemm_config_scope.h"
 
-namespace halftone {
+namespace halftone::fast_cpu_gemms_autograd_test {
 namespace {
 
 using test::conversions_in;
@@ -160,4 +160,4 @@ TEST_P(FastCpuGemmsAutograd, AttentionAndItsGradientsAgreeWithFp64) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::fast_cpu_gemms_autograd_test

@@ -19,7 +19,7 @@
 #include "support/message_of.h"
 #include "support/paths.h"
 
-namespace halftone {
+namespace halftone::fast_cpu_gemms_registration_test {
 namespace {
 
 using test::conversions_in;
@@ -154,4 +154,4 @@ TEST(FastCpuGemmsRegistration, TheVariableIsOnOffOrAll) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::fast_cpu_gemms_registration_test

@@ -14,7 +14,7 @@
 #include "support/gemm_config_scope.h"
 #include "support/message_of.h"
 
-namespace halftone {
+namespace halftone::fast_cpu_gemms_test {
 namespace {
 
 using at::indexing::Slice;
@@ -354,4 +354,4 @@ TEST_P(FastCpuGemms, MisuseIsRefusedInLibTorchsWords) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::fast_cpu_gemms_test

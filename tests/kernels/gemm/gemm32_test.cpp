@@ -8,7 +8,7 @@
 
 #include "support/gemm_config_scope.h"
 
-namespace halftone {
+namespace halftone::gemm32_test {
 namespace {
 
 using torch::Tensor;
@@ -101,4 +101,4 @@ TEST(Gemm32Libraries, AreTwo) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::gemm32_test

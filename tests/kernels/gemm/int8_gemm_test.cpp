@@ -11,7 +11,7 @@
 #include "halftone/kernels/gemm/int8_reference.h"
 #include "halftone/kernels/optimizer/adamw_impl.h"
 
-namespace halftone {
+namespace halftone::int8_gemm_test {
 namespace {
 
 using torch::Tensor;
@@ -226,4 +226,4 @@ TEST(Int8Quantize, GivesTheSameBitsWithAnyNumberOfThreads) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::int8_gemm_test

@@ -9,7 +9,7 @@
 #include "halftone/kernels/common/simd_impl.h"
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::matvec_test {
 namespace {
 
 using torch::ScalarType;
@@ -148,4 +148,4 @@ TEST(Matvec, LeavesTheRestToAGemm) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::matvec_test

@@ -9,7 +9,7 @@
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
 
-namespace halftone {
+namespace halftone::fused_grad_accumulation_test {
 namespace {
 
 using torch::Tensor;
@@ -117,4 +117,4 @@ TEST(FusedGradAccumulation, IsOffOutsideABackward) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::fused_grad_accumulation_test

@@ -10,7 +10,7 @@
 #include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/kernels/linear/linear.h"
 
-namespace halftone {
+namespace halftone::int8_linear_test {
 namespace {
 
 using torch::Tensor;
@@ -213,4 +213,4 @@ TEST(Int8Matmul, LeavesDoubleAlone) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::int8_linear_test

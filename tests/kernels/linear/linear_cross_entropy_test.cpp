@@ -18,7 +18,7 @@
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
 
-namespace halftone {
+namespace halftone::linear_cross_entropy_test {
 namespace {
 
 using torch::Tensor;
@@ -481,4 +481,4 @@ TEST(LossChunkRows, AreEvenAndFew) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::linear_cross_entropy_test

@@ -10,7 +10,7 @@
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/gemm_half.h"
 
-namespace halftone {
+namespace halftone::linear_test {
 namespace {
 
 using torch::ScalarType;
@@ -294,4 +294,4 @@ TEST(Linear, DoubleIsNeverCast) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::linear_test

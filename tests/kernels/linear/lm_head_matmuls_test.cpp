@@ -13,7 +13,7 @@
 #include "support/fused_op.h"
 #include "support/gemm_config_scope.h"
 
-namespace halftone {
+namespace halftone::lm_head_matmuls_test {
 namespace {
 
 using test::relative_error;
@@ -122,4 +122,4 @@ TEST(LmHeadMatmulsInt8, StayWithinTheQuantisersError) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::lm_head_matmuls_test

@@ -13,7 +13,7 @@
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
 
-namespace halftone {
+namespace halftone::saved_input_test {
 namespace {
 
 using torch::Tensor;
@@ -184,4 +184,4 @@ TEST(LinearInput, SecondDerivativesPassThroughWhatIsComputedAgain) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::saved_input_test

@@ -7,7 +7,7 @@
 #include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
 
-namespace halftone {
+namespace halftone::weight_cache_test {
 namespace {
 
 using torch::Tensor;
@@ -73,4 +73,4 @@ TEST(WeightCache, ChangeNoBitOfAnyLayer) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::weight_cache_test

@@ -11,7 +11,7 @@
 #include "halftone/kernels/optimizer/split_master.h"
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::adamw_layouts_test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -290,4 +290,4 @@ TEST(AdamWLayouts, RefuseWhatDoesNotFitTogether) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::adamw_layouts_test

@@ -9,7 +9,7 @@
 #include "halftone/kernels/common/stochastic_rounding.h"
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::adamw_test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -237,4 +237,4 @@ TEST(StochasticRounding, DiffersBetweenStepsSeedsAndPlaces) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::adamw_test

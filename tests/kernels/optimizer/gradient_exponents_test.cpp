@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-namespace halftone {
+namespace halftone::gradient_exponents_test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -92,4 +92,4 @@ TEST(ExponentHistogram, RefusesWhatHasNoExponents) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::gradient_exponents_test

@@ -9,7 +9,7 @@
 
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::gradient_stats_test {
 namespace {
 
 constexpr double kRelative = 1e-13;  // fp64 sums in two orders
@@ -89,4 +89,4 @@ TEST(GradientStats, RefusesRangesOutsideAndOtherDtypes) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::gradient_stats_test

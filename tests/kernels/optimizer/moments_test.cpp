@@ -9,7 +9,7 @@
 
 #include "support/instruction_sets.h"
 
-namespace halftone {
+namespace halftone::moments_test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -264,4 +264,4 @@ TEST(Moments, RefuseOtherDtypesAndSizes) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::moments_test

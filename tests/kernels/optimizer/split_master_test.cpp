@@ -8,7 +8,7 @@
 
 #include "halftone/kernels/common/stochastic_rounding.h"
 
-namespace halftone {
+namespace halftone::split_master_test {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -81,4 +81,4 @@ TEST(SplitMaster, RefusesOtherDtypes) {
 }
 
 }  // namespace
-}  // namespace halftone
+}  // namespace halftone::split_master_test
