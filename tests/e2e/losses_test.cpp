@@ -115,31 +115,36 @@ void expect_pytorchs_steps(const std::string& file, const std::string& precision
   EXPECT_LT(steps.back().loss, steps.front().loss);
 }
 
-constexpr Tolerance kFp32 = {.loss = 1e-4, .relative_grad_norm = 1e-4};
-constexpr Tolerance kSixteenBit = {.loss = 0.03, .relative_grad_norm = 0.03};
+// Each is about three times the largest difference that was seen, over native and upcast matmuls.
+// Whether a recipe's rounding took place at all, precision_test.cpp shows on models that are made
+// for it.
+constexpr Tolerance kFp32 = {.loss = 1e-5, .relative_grad_norm = 2e-5};
+constexpr Tolerance kBf16 = {.loss = 5e-3, .relative_grad_norm = 9e-3};
+constexpr Tolerance kFp16 = {.loss = 1e-3, .relative_grad_norm = 2e-3};
 
 TEST(Losses, DenseFp32EqualsPyTorch) {
   expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kFp32);
 }
 TEST(Losses, DenseBf16MixedEqualsPyTorch) {
-  expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit);
+  expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kBf16);
 }
 TEST(Losses, Dense16MixedEqualsPyTorch) {
-  expect_pytorchs_steps("minimind_dense.safetensors", "16-mixed", kSixteenBit);
+  expect_pytorchs_steps("minimind_dense.safetensors", "16-mixed", kFp16);
 }
-// PyTorch has none of these; its bf16-mixed run is what they stand in for.
-TEST(Losses, LeanStaysWithPyTorchsBf16Mixed) {
-  expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit,
-                        {.memory = "lean"});
+// PyTorch has none of these; its own recipe's run is what they stand in for.
+TEST(Losses, LeanStaysWithPyTorchs) {
+  const MemoryOptions lean{.memory = "lean"};
+  expect_pytorchs_steps("minimind_dense.safetensors", "32-true",
+                        {.loss = 9e-4, .relative_grad_norm = 9e-4}, lean);
+  expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed",
+                        {.loss = 7e-3, .relative_grad_norm = 9e-3}, lean);
+  expect_pytorchs_steps("minimind_dense.safetensors", "16-mixed",
+                        {.loss = 1.3e-3, .relative_grad_norm = 3e-3}, lean);
 }
 TEST(Losses, SplitMastersStayWithPyTorchsBf16Mixed) {
   for (const char* master : {"split16", "split8"})
-    expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit,
-                          {.master_weights = master});
-}
-TEST(Losses, LeanStaysWithPyTorchsFp32AndFp16) {
-  expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kSixteenBit, {.memory = "lean"});
-  expect_pytorchs_steps("minimind_dense.safetensors", "16-mixed", kSixteenBit, {.memory = "lean"});
+    expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed",
+                          {.loss = 9e-3, .relative_grad_norm = 1.2e-2}, {.master_weights = master});
 }
 
 // Whichever kernel gives way to its definition, the losses stay PyTorch's.
@@ -156,18 +161,21 @@ TEST(Losses, EqualPyTorchsWithEachKernelOff) {
     SCOPED_TRACE("composed: " + names);
     const test::ReferenceScope scope(names);
     expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kFp32);
-    expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kSixteenBit);
+    expect_pytorchs_steps("minimind_dense.safetensors", "bf16-mixed", kBf16);
   }
 }
 
+// A rounding may send a token to another expert.
 TEST(Losses, MoeFp32EqualsPyTorch) {
   expect_pytorchs_steps("minimind_moe.safetensors", "32-true", kFp32);
 }
 TEST(Losses, MoeBf16MixedEqualsPyTorch) {
-  expect_pytorchs_steps("minimind_moe.safetensors", "bf16-mixed", kSixteenBit);
+  expect_pytorchs_steps("minimind_moe.safetensors", "bf16-mixed",
+                        {.loss = 1.3e-2, .relative_grad_norm = 2.6e-2});
 }
 TEST(Losses, Moe16MixedEqualsPyTorch) {
-  expect_pytorchs_steps("minimind_moe.safetensors", "16-mixed", kSixteenBit);
+  expect_pytorchs_steps("minimind_moe.safetensors", "16-mixed",
+                        {.loss = 9e-3, .relative_grad_norm = 1.5e-2});
 }
 
 }  // namespace
