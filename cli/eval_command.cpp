@@ -75,6 +75,14 @@ std::int64_t row_length(const TrainConfig& config, const TrainedModel& trained,
   return trained.seq_len > 0 ? trained.seq_len : std::min(config.seq_len, model.max_seq_len);
 }
 
+// What was not asked for is done as in the run's training, so that the losses can be compared.
+void read_text_as_trained(TrainConfig& config, const TrainedModel& trained,
+                          const std::vector<ConfigAssignment>& given) {
+  if (!was_given(given, "pack")) config.pack = trained.pack;
+  if (!was_given(given, "invalid_utf8")) config.invalid_utf8 = trained.invalid_utf8;
+  if (!was_given(given, "special_tokens")) config.special_tokens = trained.special_tokens;
+}
+
 TokenLoader open_data(const TrainConfig& config, const TrainedModel& trained,
                       std::int64_t seq_len) {
   Corpus corpus = open_corpus(config);
@@ -113,7 +121,7 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
   const torch::Device device = resolve_device(config.device);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   TrainedModel trained = open_model(arguments, config);
-  if (!was_given(given, "special_tokens")) config.special_tokens = trained.special_tokens;
+  read_text_as_trained(config, trained, given);
   MixedPrecision precision(
       parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
       device);
@@ -145,6 +153,8 @@ void add_eval_command(CLI::App& app) {
            {"--seq-len", "Tokens of a row (default: the run's)"},
            {"--special-tokens",
             "How to read special tokens, such as </s>, that the text spells (default: the run's)"},
+           {"--pack", "Rows run on across documents; false: a row a document (default: the run's)"},
+           {"--invalid-utf8", "What to do with text that isn't UTF-8 (default: the run's)"},
            {"--device", "Where to compute; auto: a GPU if there is one [auto]"},
            {"--tokenizer", "tokenizer.json that goes with --init-from"},
            {"--init-from",

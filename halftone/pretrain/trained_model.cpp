@@ -62,6 +62,8 @@ TrainedModel load_run(const RunPaths& paths) {
           .tokenizer = Tokenizer::load(paths.root),
           .precision = config.precision,
           .seq_len = config.seq_len,
+          .pack = config.pack,
+          .invalid_utf8 = config.invalid_utf8,
           .special_tokens = config.special_tokens};
 }
 

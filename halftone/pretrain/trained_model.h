@@ -22,7 +22,10 @@ struct TrainedModel {
   Tokenizer tokenizer;
   std::string precision;     // the recipe of its run; "32-true" when it comes from elsewhere
   std::int64_t seq_len = 0;  // of its training; 0 when unknown
-  std::string special_tokens = "text";  // how its training read them in the text, or "tokens"
+  // How its training read text: the keys of its configuration.
+  bool pack = true;
+  std::string invalid_utf8 = "error";
+  std::string special_tokens = "text";
 };
 
 /// Opens a run directory (its newest whole checkpoint) or a Hugging Face folder with config.json,

@@ -96,10 +96,11 @@ MetricsLog::MetricsLog(const std::filesystem::path& path, std::int64_t last_step
 
 void MetricsLog::append(const StepMetrics& metrics) { write_line(to_line(to_json(metrics))); }
 
-void MetricsLog::append_validation(std::int64_t step, const std::map<std::string, double>& values) {
+void MetricsLog::append_values(std::int64_t step, const std::map<std::string, double>& values) {
   ordered_json line = {{"step", step}};
   for (const auto& [name, value] : values)
-    if (!line.emplace(name, number(value)).second) say_left_out(name);
+    if (name == "loss" || !line.emplace(name, number(value)).second)  // a loss makes it a step's
+      say_left_out(name);
   write_line(to_line(line));
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // RUN/metrics.jsonl: one JSON object per line and optimizer step, keys as in StepMetrics with
-// those of `logged` after the loss, plus lines {"step", "val_loss", ...}. A number that does not
+// those of `logged` after the loss, plus lines {"step", "val_loss", ...} of what a validation or
+// the end of an epoch has logged after that step. A number that does not
 // apply or is not finite is null.
 #pragma once
 
@@ -23,7 +24,9 @@ class MetricsLog {
   MetricsLog(const std::filesystem::path& path, std::int64_t last_step);
   /// Throws SystemError when the disk is full.
   void append(const StepMetrics& metrics);
-  void append_validation(std::int64_t step, const std::map<std::string, double>& values);
+  /// What was logged after step `step` and belongs to no step's line; a name `step` or `loss` is
+  /// left out with a warning.
+  void append_values(std::int64_t step, const std::map<std::string, double>& values);
   /// Waits until the lines are on the disk; append() does not.
   void sync() const { file_.sync(); }
 

@@ -231,14 +231,14 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
   while (!loop_->finished() && !stop_) {
     const std::int64_t epoch = loop_->counters().epochs + 1;
     if (std::exchange(epoch_is_new, false)) module.on_train_epoch_start(epoch);
-    const StepMetrics metrics = loop_->step([this](StepMetrics& recorded) {
+    StepMetrics metrics = loop_->step([this](StepMetrics& recorded) {
       for (const auto& callback : options_.callbacks) callback->add_metrics(*this, recorded);
       if (metrics_log_) metrics_log_->append(recorded);
     });
     if (!std::exchange(batch_was_seen, true)) advise(task);
 
     epoch_is_new = loop_->counters().epochs >= epoch;
-    if (epoch_is_new) module.on_train_epoch_end(epoch);
+    if (epoch_is_new) end_epoch(module, metrics);
     const std::int64_t interval = options_.val_check_interval;
     const bool validates = interval > 0 ? metrics.step % interval == 0 : epoch_is_new;
     if (validation != nullptr && validates) validate_and_report(*validation);
@@ -248,6 +248,13 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
     stop_if_signalled();
     write_checkpoints();
   }
+}
+
+void Trainer::end_epoch(TrainingModuleBase& module, StepMetrics& last) {
+  module.on_train_epoch_end(last.epoch);
+  std::map<std::string, double> values = module.logged().take();
+  if (metrics_log_ && !values.empty()) metrics_log_->append_values(last.step, values);
+  last.logged.merge(values);
 }
 
 void Trainer::stop_if_signalled() {
@@ -273,7 +280,7 @@ void Trainer::advise(TrainingTask& task) const {
 
 void Trainer::validate_and_report(EvaluationTask& task) {
   const std::map<std::string, double> values = evaluate(task);
-  if (metrics_log_) metrics_log_->append_validation(loop_->counters().step, values);
+  if (metrics_log_) metrics_log_->append_values(loop_->counters().step, values);
   for (const auto& callback : options_.callbacks) callback->on_validation_end(*this, values);
 }
 

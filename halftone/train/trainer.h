@@ -144,6 +144,7 @@ class Trainer {
   void open_run(FitLoop& loop, bool resumes, ExistingRun existing);
   void resume(FitLoop& loop);
   void train(TrainingTask& task, EvaluationTask* validation);
+  void end_epoch(TrainingModuleBase& module, StepMetrics& last);
   void stop_if_signalled();
   void write_checkpoints();
   void tell_of(const std::exception& error);

@@ -339,6 +339,22 @@ TEST_F(Program, EvalReadsSpecialTokensAsTheTrainingDid) {
   EXPECT_THAT(notes_of("eval run --data marked.txt"), HasSubstr("are read as text"));
 }
 
+TEST_F(Program, EvalPacksAndRepairsTextAsTheTrainingDid) {
+  write_text(work() / "damaged.txt", "one line\xff\n\nanother line\n");
+  const Outcome trained = halftone(training(
+      "--data damaged.txt --tokenizer tok --pack false --invalid-utf8 replace --out unpacked"));
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const auto tokens_of = [](const std::string& words) {
+    const Outcome outcome = halftone(words + " --json");
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return nlohmann::json::parse(outcome.out).at("tokens").get<std::int64_t>();
+  };
+  const std::int64_t own = tokens_of("eval unpacked --data damaged.txt");
+  EXPECT_EQ(own, tokens_of("eval unpacked --data damaged.txt --pack false"));
+  EXPECT_NE(own, tokens_of("eval unpacked --data damaged.txt --pack true"));
+  EXPECT_EQ(halftone("eval unpacked --data damaged.txt --invalid-utf8 error").code, 2);
+}
+
 TEST_F(Program, EvalWritesOneJsonDocument) {
   const Outcome outcome = halftone("eval run --data poem.txt --json");
   ASSERT_EQ(outcome.code, 0) << outcome.err;

@@ -62,7 +62,7 @@ TEST(MetricsLog, SaysWhatItLeavesOut) {
   log.append(metrics);
   metrics.step = 2;
   log.append(metrics);  // once is enough
-  log.append_validation(2, {{"step", 77.0}, {"val_loss", 2.5}});
+  log.append_values(2, {{"step", 77.0}, {"val_loss", 2.5}});
   set_log_sink({});
   const std::string lines = read_text(folder / "metrics.jsonl");
   EXPECT_THAT(lines, HasSubstr(R"({"step":1,"epoch":1,"loss":8.93,"accuracy":0.5,"lr":0.00055,)"));
@@ -84,7 +84,7 @@ TEST(MetricsLog, EveryLineIsThereBeforeAppendReturns) {
     const std::string text = read_text(folder / "metrics.jsonl");
     EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), i);
   }
-  log.append_validation(3, {{"val_loss", 2.5}});
+  log.append_values(3, {{"val_loss", 2.5}});
   EXPECT_THAT(read_text(folder / "metrics.jsonl"),
               testing::EndsWith("{\"step\":3,\"val_loss\":2.5}\n"));
 }
@@ -103,7 +103,7 @@ TEST(MetricsLog, ResumeCutsWhatLiesBeyondTheCheckpoint) {
   {
     MetricsLog log(path, 0);
     for (std::int64_t i = 1; i <= 4; ++i) log.append(step(i));
-    log.append_validation(4, {{"val_loss", 3.0}});
+    log.append_values(4, {{"val_loss", 3.0}});
     kept = read_text(path);
     for (std::int64_t i = 5; i <= 7; ++i) log.append(step(i));
   }

@@ -15,7 +15,9 @@
 
 #include "halftone/core/log.h"
 #include "halftone/data/tensor_loader.h"
+#include "halftone/run/run_directory.h"
 #include "halftone/train/trainer.h"
+#include "support/temp_folder.h"
 
 namespace halftone::validation_test {
 namespace {
@@ -120,7 +122,7 @@ TEST(Validation, SubmodulesAreBackInTheirModeAfterAnException) {
 TEST(Validation, KeepsWhatTheTrainingHasLogged) {
   struct Noting : Line {
     void on_train_epoch_end(std::int64_t epoch) override {
-      log("epoch", static_cast<double>(epoch), 1.0);
+      log("epochs", static_cast<double>(epoch), 1.0);
       count_tokens(7);
     }
   } module;
@@ -137,17 +139,26 @@ TEST(Validation, KeepsWhatTheTrainingHasLogged) {
   };
   const auto notes = std::make_shared<Notes>();
   TensorLoader train = batches_of(5), validation = batches_of(10);
-  Trainer trainer({.max_epochs = 2, .accelerator = "cpu", .callbacks = {notes}});
+  const test::TempFolder folder;
+  Trainer trainer({.max_epochs = 2,
+                   .accelerator = "cpu",
+                   .callbacks = {notes},
+                   .default_root_dir = folder / "run"});
   trainer.fit(module, train, validation);
   ASSERT_EQ(notes->steps.size(), 4);
-  EXPECT_FALSE(notes->steps[1].logged.contains("epoch"));
-  EXPECT_EQ(notes->steps[2].logged.at("epoch"), 1.0) << "logged before the validation";
+  EXPECT_FALSE(notes->steps[0].logged.contains("epochs"));
+  EXPECT_EQ(notes->steps[1].logged.at("epochs"), 1.0) << "logged before the validation";
+  EXPECT_FALSE(notes->steps[2].logged.contains("epochs"));
+  EXPECT_EQ(notes->steps[3].logged.at("epochs"), 2.0) << "logged after the last step";
+  const std::string lines = test::read_text(RunPaths{folder / "run"}.metrics());
+  EXPECT_THAT(lines, testing::HasSubstr(R"({"step":2,"epochs":1.0})"));
+  EXPECT_THAT(lines, testing::HasSubstr(R"({"step":4,"epochs":2.0})"));
   EXPECT_EQ(notes->steps[2].tokens, 7);
   EXPECT_EQ(notes->steps[3].tokens, 0);
   ASSERT_EQ(notes->validations.size(), 2);
-  for (const auto& values : notes->validations) EXPECT_FALSE(values.contains("epoch"));
-  trainer.fit(module, train);
-  EXPECT_FALSE(notes->steps[4].logged.contains("epoch")) << "of the fit before";
+  for (const auto& values : notes->validations) EXPECT_FALSE(values.contains("epochs"));
+  Trainer({.max_epochs = 1, .accelerator = "cpu", .callbacks = {notes}}).fit(module, train);
+  EXPECT_FALSE(notes->steps[4].logged.contains("epochs")) << "of the fit before";
 }
 
 TEST(Validation, AModuleInEvalModeIsTrainedInItAndSaidToBe) {
