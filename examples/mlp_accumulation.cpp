@@ -57,7 +57,7 @@ Options parse(int argc, char** argv) {
 double accuracy(torch::nn::Sequential& model, const halftone::FashionMnist& data,
                 const halftone::PrecisionPolicy& policy) {
   const torch::NoGradGuard no_grad;
-  const halftone::Autocast autocast(torch::kCPU, policy.compute, policy.autocast);
+  const halftone::Autocast autocast(torch::kCPU, policy.autocast_dtype(), policy.autocast());
   const torch::Tensor predicted = model->forward(data.test_images).argmax(1);
   return predicted.eq(data.test_labels).to(torch::kDouble).mean().item<double>();
 }
@@ -89,7 +89,7 @@ void train(const Options& options) {
       const double share = static_cast<double>(batch.data.size(0)) / static_cast<double>(samples);
       torch::Tensor loss;
       {
-        const halftone::Autocast autocast(torch::kCPU, policy.compute, policy.autocast);
+        const halftone::Autocast autocast(torch::kCPU, policy.autocast_dtype(), policy.autocast());
         loss = torch::nn::functional::cross_entropy(model->forward(batch.data), batch.target);
       }
       sum += loss.item<double>() * static_cast<double>(batch.data.size(0));

@@ -53,7 +53,7 @@ Options parse(int argc, char** argv) {
 double accuracy(torch::nn::Sequential& model, const halftone::FashionMnist& data,
                 const halftone::PrecisionPolicy& policy) {
   const torch::NoGradGuard no_grad;
-  const halftone::Autocast autocast(torch::kCPU, policy.compute, policy.autocast);
+  const halftone::Autocast autocast(torch::kCPU, policy.autocast_dtype(), policy.autocast());
   const torch::Tensor predicted = model->forward(data.test_images).argmax(1);
   return predicted.eq(data.test_labels).to(torch::kDouble).mean().item<double>();
 }
@@ -83,7 +83,7 @@ void train(const Options& options) {
       torch::Tensor loss;
       {
         // Ends before backward(): each gradient takes the dtype of its own forward operation.
-        const halftone::Autocast autocast(torch::kCPU, policy.compute, policy.autocast);
+        const halftone::Autocast autocast(torch::kCPU, policy.autocast_dtype(), policy.autocast());
         loss = torch::nn::functional::cross_entropy(model->forward(batch.data), batch.target);
       }
       scaler.scale(loss).backward();

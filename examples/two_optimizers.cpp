@@ -77,7 +77,7 @@ void train(const Options& options) {
       torch::Tensor label_loss;
       torch::Tensor image_loss;
       {
-        const halftone::Autocast autocast(torch::kCPU, policy.compute, policy.autocast);
+        const halftone::Autocast autocast(torch::kCPU, policy.autocast_dtype(), policy.autocast());
         const torch::Tensor kept = encoder->forward(batch.data).relu();
         label_loss = F::cross_entropy(classifier->forward(kept), batch.target);
         image_loss = F::mse_loss(decoder->forward(kept).sigmoid(), batch.data);

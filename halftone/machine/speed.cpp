@@ -31,17 +31,6 @@ double seconds_of(Work&& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-struct Recipe {
-  const char* precision;
-  std::optional<torch::ScalarType> autocast;
-  bool int8 = false;
-};
-
-constexpr std::array<Recipe, 4> kRecipes{{{"32-true", std::nullopt, false},
-                                          {"bf16-mixed", torch::kBFloat16, false},
-                                          {"16-mixed", torch::kHalf, false},
-                                          {"int8-mixed", std::nullopt, true}}};
-
 Tensor filled(std::int64_t rows, std::int64_t columns) {
   return at::arange(rows * columns, torch::kFloat).mul_(0.37).sin_().view({rows, columns});
 }
@@ -52,11 +41,12 @@ struct Layer {
   Tensor g;       // (tokens, out)
 };
 
-void forward_and_backward(const Layer& layer, const Recipe& recipe) {
+void forward_and_backward(const Layer& layer, ComputeType type) {
   Tensor y;
   {
-    const Autocast autocast(torch::kCPU, recipe.autocast, recipe.autocast.has_value());
-    const Int8Matmul int8({.enabled = recipe.int8});
+    const torch::ScalarType dtype = tensor_dtype(type);
+    const Autocast autocast(torch::kCPU, dtype, dtype != torch::kFloat);
+    const Int8Matmul int8({.enabled = type == ComputeType::kInt8});
     y = halftone::linear(layer.x, layer.weight);
   }
   torch::autograd::grad({y}, {layer.x, layer.weight}, {layer.g.to(y.scalar_type())});
@@ -110,11 +100,12 @@ std::vector<LayerSpeed> layer_speeds(const LayerShape& shape, int rounds) {
                     .g = filled(shape.tokens, shape.out)};
   const double flops = 6.0 * static_cast<double>(shape.tokens * shape.in * shape.out);
   std::vector<LayerSpeed> speeds;
-  for (const Recipe& recipe : kRecipes)
-    speeds.push_back({recipe.precision, std::numeric_limits<double>::infinity(), 0.0});
+  const std::vector<ComputeType>& types = compute_types();
+  for (const ComputeType type : types)
+    speeds.push_back({type, fp32_weights_precision(type), std::numeric_limits<double>::infinity()});
   for (int round = 0; round <= rounds; ++round) {
-    for (std::size_t i = 0; i < kRecipes.size(); ++i) {
-      const double seconds = seconds_of([&] { forward_and_backward(layer, kRecipes[i]); });
+    for (std::size_t i = 0; i < types.size(); ++i) {
+      const double seconds = seconds_of([&] { forward_and_backward(layer, types[i]); });
       if (round > 0) speeds[i].seconds = std::min(speeds[i].seconds, seconds);  // 0 warms up
     }
   }

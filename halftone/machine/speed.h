@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "halftone/kernels/common/compute_type.h"
+
 namespace halftone {
 
 /// fp32 multiply-adds from registers alone, two flops each: the ceiling for fp32 matmuls.
@@ -21,7 +23,8 @@ double triad_bytes_per_s();
 /// with all that the precision's operands need (rounding, widening, quantising), as the library
 /// computes them.
 struct LayerSpeed {
-  std::string precision;  ///< "bf16-mixed"
+  ComputeType compute = ComputeType::kFloat32;
+  std::string precision;  ///< of fp32 weights: "bf16-mixed"
   double seconds = 0;
   double gflops = 0;  ///< 6 tokens in out / seconds
 };
@@ -33,7 +36,7 @@ struct LayerShape {
   std::int64_t out = 1408;
 };
 
-/// 32-true, bf16-mixed, 16-mixed and int8-mixed, in this order; their rounds take turns.
+/// Of each format, from the finest to the coarsest; their rounds take turns.
 std::vector<LayerSpeed> layer_speeds(const LayerShape& shape = {}, int rounds = 8);
 
 }  // namespace halftone

@@ -332,12 +332,12 @@ StepDtypes step_dtypes(const PrecisionPolicy& precision, const MemoryPolicy& mem
     released =
         memory.bf16_weights && !memory.fp32_gradients ? torch::kBFloat16 : precision.parameter;
   return {.weights = memory.bf16_weights ? torch::kBFloat16 : precision.parameter,
-          .stream = precision.autocast ? torch::kFloat : precision.parameter,
-          .compute = precision.compute,
-          .int8 = precision.int8_matmul,
+          .stream = precision.autocast() ? torch::kFloat : precision.parameter,
+          .compute = precision.compute_dtype(),
+          .int8 = precision.compute == ComputeType::kInt8,
           .recompute_blocks = memory.recompute_blocks,
           .released_gradients = released,
-          .paths = matmuls.of(precision.compute)};
+          .paths = matmuls.of(precision.compute_dtype())};
 }
 
 ActivationMemory peak_activation_memory(const ModelConfig& model, const StepShape& shape,

@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
+#include <cstddef>
 #include <limits>
 #include <tuple>
 
@@ -14,15 +14,13 @@
 namespace halftone {
 namespace {
 
-/// From the finest numbers to the coarsest: what gains nothing by being coarser comes later.
-constexpr std::array<const char*, 6> kFinest = {"32-true",    "bf16-mixed", "16-mixed",
-                                                "int8-mixed", "bf16-true",  "16-true"};
-
-std::int64_t coarseness(const RecipePlan& plan) {
+/// What gains nothing by being coarser comes later: a leaner memory, 16-bit weights, a coarser
+/// format of the matmuls, in this order.
+std::tuple<std::ptrdiff_t, bool, ComputeType> coarseness(const RecipePlan& plan) {
   const std::vector<std::string>& memories = memory_names();
-  return std::find(kFinest.begin(), kFinest.end(), plan.precision) - kFinest.begin() +
-         std::ssize(kFinest) *
-             (std::find(memories.begin(), memories.end(), plan.memory) - memories.begin());
+  const PrecisionPolicy precision = parse_precision(plan.precision);
+  return {std::find(memories.begin(), memories.end(), plan.memory) - memories.begin(),
+          precision.parameter != torch::kFloat, precision.compute};
 }
 
 /// The recipe of `precision` and `memory` with the other choices of `request`, unless they exclude

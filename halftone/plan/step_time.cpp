@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/plan/step_time.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "halftone/core/error.h"
 #include "halftone/machine/speed.h"
 #include "halftone/optim/adamw_layout.h"
@@ -34,14 +37,13 @@ ForwardFlops forward_flops(const ModelConfig& model, double rows, double steps) 
 }
 
 double products_per_second(const NumericsConfig& recipe, const MachineSpeed& speed) {
-  if (recipe.precision.int8_matmul) return speed.int8;
-  if (recipe.precision.compute == torch::kBFloat16) return speed.bf16;
-  return recipe.precision.compute == torch::kHalf ? speed.fp16 : speed.fp32;
+  return speed.matmuls.at(recipe.precision.compute);
 }
 
 /// The fused attention multiplies bf16 where the layers do, and fp32 in all other recipes.
 double attention_per_second(const NumericsConfig& recipe, const MachineSpeed& speed) {
-  return kAttentionSpeed * (recipe.precision.compute == torch::kBFloat16 ? speed.bf16 : speed.fp32);
+  const bool bf16 = recipe.precision.compute == ComputeType::kBFloat16;
+  return kAttentionSpeed * speed.matmuls.at(bf16 ? ComputeType::kBFloat16 : ComputeType::kFloat32);
 }
 
 double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
@@ -62,21 +64,20 @@ double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
 MachineSpeed measure_machine_speed() {
   MachineSpeed speed{.memory = triad_bytes_per_s()};
   constexpr int kRounds = 8;
-  for (const LayerSpeed& layer : layer_speeds({}, kRounds)) {
-    const double flops = 1e9 * layer.gflops;
-    if (layer.precision == "32-true") speed.fp32 = flops;
-    if (layer.precision == "bf16-mixed") speed.bf16 = flops;
-    if (layer.precision == "16-mixed") speed.fp16 = flops;
-    if (layer.precision == "int8-mixed") speed.int8 = flops;
-  }
+  for (const LayerSpeed& layer : layer_speeds({}, kRounds))
+    speed.matmuls[layer.compute] = 1e9 * layer.gflops;
   return speed;
 }
 
 double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
                     const MachineSpeed& speed) {
-  HALFTONE_CHECK(
-      speed.fp32 > 0 && speed.bf16 > 0 && speed.fp16 > 0 && speed.int8 > 0 && speed.memory > 0,
-      "[step_seconds] expected measured speeds");
+  const auto is_measured = [&](ComputeType type) {
+    const auto found = speed.matmuls.find(type);
+    return found != speed.matmuls.end() && found->second > 0;
+  };
+  const std::vector<ComputeType>& types = compute_types();
+  HALFTONE_CHECK(speed.memory > 0 && std::all_of(types.begin(), types.end(), is_measured),
+                 "[step_seconds] expected measured speeds");
   const double micro_batches = static_cast<double>(shape.micro_batches);
   const MemoryBytes bytes = peak_memory(model, shape, recipe, 0);
   const auto wide = [](std::uint64_t count) { return static_cast<double>(count); };

@@ -2,6 +2,9 @@
 // How long a training step should take, from what the machine was measured to do.
 #pragma once
 
+#include <map>
+
+#include "halftone/kernels/common/compute_type.h"
 #include "halftone/models/model_config.h"
 #include "halftone/plan/activation_memory.h"
 #include "halftone/plan/memory_plan.h"
@@ -10,11 +13,8 @@ namespace halftone {
 
 /// Of this machine's CPU with the threads that LibTorch has.
 struct MachineSpeed {
-  // Flops per second of a layer's matmuls with all that their operands need (layer_speeds()).
-  double fp32 = 0;
-  double bf16 = 0;
-  double fp16 = 0;
-  double int8 = 0;
+  /// Flops per second of a layer's matmuls with all that their operands need (layer_speeds()).
+  std::map<ComputeType, double> matmuls;
   double memory = 0;  // bytes per second, read or written (triad_bytes_per_s())
 };
 

@@ -11,21 +11,27 @@ namespace halftone {
 namespace {
 
 const std::vector<PrecisionPolicy>& policies() {
-  constexpr auto kF32 = torch::kFloat32;
-  constexpr auto kF16 = torch::kHalf;
-  constexpr auto kB16 = torch::kBFloat16;
-  static const std::vector<PrecisionPolicy> table = {
-      {.name = "32-true"},
-      {.name = "16-true", .parameter = kF16, .compute = kF16, .loss_scaling = true},
-      {.name = "bf16-true", .parameter = kB16, .compute = kB16, .stochastic_rounding = true},
-      {.name = "16-mixed",
-       .parameter = kF32,
-       .compute = kF16,
-       .autocast = true,
-       .loss_scaling = true},
-      {.name = "bf16-mixed", .parameter = kF32, .compute = kB16, .autocast = true},
-      {.name = "int8-mixed", .int8_matmul = true},
-  };
+  static const std::vector<PrecisionPolicy> table = [] {
+    const auto narrow_weights = [](const char* name, ComputeType type) {
+      return PrecisionPolicy{.name = name,
+                             .parameter = tensor_dtype(type),
+                             .compute = type,
+                             .loss_scaling = needs_loss_scaling(type),
+                             // fp16 weights are updated as PyTorch updates them.
+                             .stochastic_rounding = type == ComputeType::kBFloat16};
+    };
+    const auto fp32_weights = [](ComputeType type) {
+      return PrecisionPolicy{.name = fp32_weights_precision(type),
+                             .compute = type,
+                             .loss_scaling = needs_loss_scaling(type)};
+    };
+    return std::vector{fp32_weights(ComputeType::kFloat32),
+                       narrow_weights("16-true", ComputeType::kFloat16),
+                       narrow_weights("bf16-true", ComputeType::kBFloat16),
+                       fp32_weights(ComputeType::kFloat16),
+                       fp32_weights(ComputeType::kBFloat16),
+                       fp32_weights(ComputeType::kInt8)};
+  }();
   return table;
 }
 

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "halftone/kernels/common/compute_type.h"
+
 namespace halftone {
 
 /// The meaning of a named precision: a value, not a class hierarchy. Defaults are those of
@@ -15,14 +17,22 @@ namespace halftone {
 struct PrecisionPolicy {
   std::string name = "32-true";
   torch::ScalarType parameter = torch::kFloat32;  // dtype of weights and gradients
-  torch::ScalarType compute = torch::kFloat32;    // dtype of the matmuls' inputs
-  bool autocast = false;                          // compute differs from parameter
+  ComputeType compute = ComputeType::kFloat32;    // format of the matmuls' inputs
   bool loss_scaling = false;
   bool stochastic_rounding = false;  // of the updated weights
-  bool int8_matmul = false;  // linear layers' inputs are int8 (kernels/linear/int8_linear.h)
 
+  /// The dtype of what goes into a matmul and comes out of it.
+  torch::ScalarType compute_dtype() const { return tensor_dtype(compute); }
+  /// Whether autocast makes the matmuls' inputs out of weights and activations of another dtype.
+  bool autocast() const { return compute_dtype() != parameter; }
+  /// What autocast casts to, if it is on.
+  std::optional<torch::ScalarType> autocast_dtype() const {
+    return autocast() ? std::optional(compute_dtype()) : std::nullopt;
+  }
+  /// Whether linear layers quantize their inputs (kernels/linear/int8_linear.h).
+  bool quantizes() const { return is_quantized(compute); }
   /// Whether matmuls take another format than the weights have.
-  bool is_mixed() const { return autocast || int8_matmul; }
+  bool is_mixed() const { return autocast() || quantizes(); }
 
   /// Dtype that a Trainer gives the floating-point tensors of its batches, as Lightning's
   /// convert_input(): that of 16-bit weights. Beside fp32 weights each keeps its own.

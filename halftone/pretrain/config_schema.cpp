@@ -245,7 +245,7 @@ void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>
                     "scaler.max_scale {}, got {}",
                     place_of(assignments, "scaler.init_scale"), scaler.min_scale, scaler.max_scale,
                     scaler.init_scale));
-  if (config.loss_scale != "dynamic" && !config.precision.starts_with("16-"))
+  if (config.loss_scale != "dynamic" && !parse_precision(config.precision).loss_scaling)
     throw UserError(fmt::format(
         "{}: a loss scale goes with 16-mixed and 16-true only, but precision is {}; leave it out",
         place_of(assignments, "loss_scale"), config.precision));
@@ -254,7 +254,7 @@ void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>
 void check_keep_fp32(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   if (config.keep_fp32.empty()) return;
   const std::string place = place_of(assignments, "keep_fp32");
-  if (!config.precision.ends_with("-mixed"))
+  if (!parse_precision(config.precision).is_mixed())
     throw UserError(fmt::format(
         "{}: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends in "
         "-mixed, or leave it out",

@@ -28,7 +28,7 @@ namespace {
 
 /// "native, attention=upcast": the ways of the 16-bit format that is computed in on a CPU.
 std::string matmul_paths_of(const PretrainInputs& inputs) {
-  const torch::ScalarType compute = inputs.precision.compute;
+  const torch::ScalarType compute = inputs.precision.compute_dtype();
   if (!is_half(compute) || !inputs.device.is_cpu()) return "";
   return to_string(without_convolutions(cpu_gemm_config().of(compute)));
 }

@@ -120,7 +120,7 @@ MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
 }
 
 void MixedPrecision::convert_module(torch::nn::Module& module) {
-  if (policy_.int8_matmul) check_int8_layers(module, policy_.name);
+  if (policy_.quantizes()) check_int8_layers(module, policy_.name);
   cast_floating(module, policy_.parameter);
   module.to(device_);
   if (memory_.bf16_weights) store_in_bf16(module);
@@ -128,12 +128,11 @@ void MixedPrecision::convert_module(torch::nn::Module& module) {
 }
 
 ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t seed) const {
-  const auto dtype = policy_.autocast ? std::optional(policy_.compute) : std::nullopt;
-  return {
-      .autocast = Autocast(device_.type(), dtype, policy_.autocast),
-      .int8_matmul = Int8Matmul(
-          {.seed = seed, .step = static_cast<std::uint64_t>(pass), .enabled = policy_.int8_matmul}),
-      .recompute_blocks = RecomputeBlocks(memory_.recompute_blocks)};
+  return {.autocast = Autocast(device_.type(), policy_.autocast_dtype(), policy_.autocast()),
+          .int8_matmul = Int8Matmul({.seed = seed,
+                                     .step = static_cast<std::uint64_t>(pass),
+                                     .enabled = policy_.compute == ComputeType::kInt8}),
+          .recompute_blocks = RecomputeBlocks(memory_.recompute_blocks)};
 }
 
 void MixedPrecision::backward(const torch::Tensor& loss) {

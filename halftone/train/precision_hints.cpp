@@ -27,8 +27,10 @@ constexpr std::int64_t kTensorCoreMultiple = 8;
 constexpr int kFp16TensorCores = 70;
 constexpr int kBf16TensorCores = 80;
 
-bool is_bf16(const HintInputs& facts) { return facts.policy.compute == torch::kBFloat16; }
-std::string format_name(const HintInputs& facts) { return dtype_name(facts.policy.compute); }
+bool is_bf16(const HintInputs& facts) { return facts.policy.compute == ComputeType::kBFloat16; }
+std::string format_name(const HintInputs& facts) {
+  return std::string(to_string(facts.policy.compute));
+}
 
 bool has_tensor_cores(const HintInputs& facts, bool bf16) {
   return facts.compute_capability >= (bf16 ? kBf16TensorCores : kFp16TensorCores);
@@ -116,7 +118,7 @@ Hint bf16_is_free(const HintInputs& facts) {
   if (is_bf16(facts) || !facts.policy.loss_scaling) return {};
   // As fast here, or neither of them is fast.
   if (!hardware_multiplies(facts, true) && hardware_multiplies(facts, false)) return {};
-  const std::string other = facts.policy.autocast ? "bf16-mixed" : "bf16-true";
+  const std::string other = facts.policy.is_mixed() ? "bf16-mixed" : "bf16-true";
   return fmt::format(
       "{} is no slower than {} on this {} and needs no loss scale, because bf16 has the range of "
       "fp32; fp16 has 3 bits more of precision in return",
@@ -155,15 +157,14 @@ HintInputs collect_hint_inputs(const torch::nn::Module& module, const PrecisionP
     add_widths(entry.key(), *entry.value(), facts);
     facts.has_torch_linear |= entry.value()->as<torch::nn::LinearImpl>() != nullptr;
   }
-  if (device.is_cpu() && policy.compute != torch::kFloat32) facts.matmuls = cpu_gemm_config();
+  if (device.is_cpu() && is_half(policy.compute_dtype())) facts.matmuls = cpu_gemm_config();
   return facts;
 }
 
 std::vector<std::string> precision_hints(const HintInputs& facts) {
-  const torch::ScalarType compute = facts.policy.compute;
-  if (compute == torch::kFloat32 && !facts.policy.int8_matmul) return {};
+  if (facts.policy.compute == ComputeType::kFloat32) return {};
   std::vector<Hint (*)(const HintInputs&)> rules = {small_model};
-  if (is_half(compute))
+  if (is_half(facts.policy.compute_dtype()))
     rules.insert(rules.end(), {missing_instructions, batch_for_tensor_cores,
                                widths_for_tensor_cores, bf16_is_free});
   std::vector<std::string> sentences;

@@ -199,7 +199,7 @@ void expect_format_of_module(const std::string& recipe) {
   Trainer(options_for(recipe, collector)).fit(module, loader);
   expect_format(golden, collector->steps.front(), recipe);
   EXPECT_EQ(module.weight_dtype, policy.parameter);
-  EXPECT_EQ(module.product_dtype, policy.compute);
+  EXPECT_EQ(module.product_dtype, policy.compute_dtype());
   EXPECT_EQ(module.int8, recipe == "int8-mixed");
 }
 

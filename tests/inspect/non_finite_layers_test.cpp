@@ -99,7 +99,7 @@ TEST_P(NonFiniteLayers, NamesTheOutputHead) {
   if (GetParam().moe) GTEST_SKIP() << "the head is that of a dense model";
   SmallStep step(GetParam());
   // Embeddings of 0.02 become huge only in the head: its input is normalised.
-  step.fill("norm.weight", step.precision.policy().compute == torch::kHalf ? 1e4 : 3e37);
+  step.fill("norm.weight", step.precision.policy().compute == ComputeType::kFloat16 ? 1e4 : 3e37);
   step.multiply("tok_embeddings.weight", 1e3);
   const auto origin = find_in(step);
   ASSERT_TRUE(origin.has_value());

@@ -29,7 +29,11 @@ PlanRequest request_for(std::uint64_t budget) {
 
 /// Memory so fast that matmuls alone make the time.
 MachineSpeed speeds(double fp32, double bf16, double fp16, double int8) {
-  return {.fp32 = fp32, .bf16 = bf16, .fp16 = fp16, .int8 = int8, .memory = 1e18};
+  return {.matmuls = {{ComputeType::kFloat32, fp32},
+                      {ComputeType::kBFloat16, bf16},
+                      {ComputeType::kFloat16, fp16},
+                      {ComputeType::kInt8, int8}},
+          .memory = 1e18};
 }
 
 std::string name(const RecipePlan& recipe) { return recipe.precision + " " + recipe.memory; }

@@ -33,7 +33,9 @@ double seconds(const std::string& precision, const MemoryOptions& memory, const 
 }
 
 MachineSpeed all_at(double flops) {
-  return {.fp32 = flops, .bf16 = flops, .fp16 = flops, .int8 = flops, .memory = kFast};
+  MachineSpeed speed{.memory = kFast};
+  for (const ComputeType type : compute_types()) speed.matmuls[type] = flops;
+  return speed;
 }
 
 TEST(StepSeconds, AreSixFlopsAWeightAndToken) {
@@ -58,13 +60,13 @@ TEST(StepSeconds, FollowTheSpeedOfTheirOwnFormat) {
   const double slow = seconds("bf16-mixed", {}, shape, speed);
   for (const char* precision : {"32-true", "bf16-mixed", "16-mixed", "int8-mixed"})
     EXPECT_NEAR(seconds(precision, {}, shape, speed), slow, 1e-6 * slow) << precision;
-  speed.bf16 = 2e11;
+  speed.matmuls[ComputeType::kBFloat16] = 2e11;
   EXPECT_NEAR(seconds("bf16-mixed", {}, shape, speed), slow / 2, 0.01 * slow);
   EXPECT_NEAR(seconds("bf16-true", {}, shape, speed), slow / 2, 0.01 * slow);
   EXPECT_NEAR(seconds("16-mixed", {}, shape, speed), slow, 0.01 * slow);
-  speed.int8 = 4e11;
+  speed.matmuls[ComputeType::kInt8] = 4e11;
   EXPECT_NEAR(seconds("int8-mixed", {}, shape, speed), slow / 4, 0.02 * slow);
-  speed.fp16 = 5e11;
+  speed.matmuls[ComputeType::kFloat16] = 5e11;
   EXPECT_NEAR(seconds("16-mixed", {}, shape, speed), slow / 5, 0.02 * slow);
 }
 

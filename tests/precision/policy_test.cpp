@@ -14,22 +14,22 @@ using testing::HasSubstr;
 TEST(Policy, IsTheTableOfTheDocumentation) {
   const PrecisionPolicy mixed = parse_precision("16-mixed");
   EXPECT_EQ(mixed.parameter, torch::kFloat);
-  EXPECT_EQ(mixed.compute, torch::kHalf);
-  EXPECT_TRUE(mixed.autocast && mixed.loss_scaling && !mixed.stochastic_rounding);
+  EXPECT_EQ(mixed.compute, ComputeType::kFloat16);
+  EXPECT_TRUE(mixed.autocast() && mixed.loss_scaling && !mixed.stochastic_rounding);
   const PrecisionPolicy bf16 = parse_precision("bf16-true");
   EXPECT_EQ(bf16.parameter, torch::kBFloat16);
-  EXPECT_TRUE(bf16.stochastic_rounding && !bf16.autocast && !bf16.loss_scaling);
+  EXPECT_TRUE(bf16.stochastic_rounding && !bf16.autocast() && !bf16.loss_scaling);
   const PrecisionPolicy half = parse_precision("16-true");
   EXPECT_EQ(half.parameter, torch::kHalf);
-  EXPECT_TRUE(half.loss_scaling && !half.autocast);
+  EXPECT_TRUE(half.loss_scaling && !half.autocast());
   const PrecisionPolicy bf16_mixed = parse_precision("bf16-mixed");
   EXPECT_EQ(bf16_mixed.parameter, torch::kFloat);
-  EXPECT_EQ(bf16_mixed.compute, torch::kBFloat16);
-  EXPECT_TRUE(bf16_mixed.autocast && !bf16_mixed.loss_scaling);
+  EXPECT_EQ(bf16_mixed.compute, ComputeType::kBFloat16);
+  EXPECT_TRUE(bf16_mixed.autocast() && !bf16_mixed.loss_scaling);
   const PrecisionPolicy int8 = parse_precision("int8-mixed");
   EXPECT_EQ(int8.parameter, torch::kFloat);
-  EXPECT_TRUE(int8.int8_matmul && !int8.autocast && !int8.loss_scaling);
-  EXPECT_FALSE(parse_precision("32-true").autocast || parse_precision("32-true").int8_matmul);
+  EXPECT_TRUE(int8.quantizes() && !int8.autocast() && !int8.loss_scaling);
+  EXPECT_FALSE(parse_precision("32-true").autocast() || parse_precision("32-true").is_mixed());
 }
 
 TEST(Policy, KnowsItsOwnNames) {

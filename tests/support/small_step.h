@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "halftone/core/dtype.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/models/minimind.h"
@@ -40,7 +41,7 @@ inline std::vector<StepKind> all_step_kinds() {
   for (const std::string& precision : precision_names())
     for (const char* ways : {"blas,native", "onednn,native", "blas,upcast", "onednn,upcast"})
       for (const bool moe : {false, true}) {
-        const bool half = parse_precision(precision).compute != torch::kFloat32;
+        const bool half = is_half(parse_precision(precision).compute_dtype());
         if (!half && std::string(ways).ends_with("upcast")) continue;
         const bool extreme = std::string(ways) == "blas,native" ||
                              std::string(ways) == (half ? "onednn,upcast" : "onednn,native");
@@ -90,7 +91,7 @@ struct SmallStep {
     model->named_parameters()[name].mul_(factor);
   }
   /// Nearly the largest number of the matmuls' format: a few of them have no finite sum.
-  double huge() const { return precision.policy().compute == torch::kHalf ? 6e4 : 3e38; }
+  double huge() const { return precision.policy().compute == ComputeType::kFloat16 ? 6e4 : 3e38; }
 
   GemmConfigScope ways;
   MiniMindLM model;
