@@ -16,6 +16,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/kernels/common/compute_type.h"
 #include "halftone/machine/doctor.h"
 
 namespace halftone::cli {
@@ -98,9 +99,10 @@ std::string speed_text(const DoctorReport& report) {
       report.peak_fp32_gflops, report.triad_bytes_per_s / 1e9, "precision", "time", "to fp32",
       "GFLOP/s", "of fp32 peak");
   for (const LayerSpeed& layer : report.layers)
-    text += fmt::format("  {:<12} {:>6.1f} ms {:>8.2f}x {:>9.0f} {:>13.0f}%\n", layer.precision,
-                        1e3 * layer.seconds, layer.seconds / report.layers.front().seconds,
-                        layer.gflops, 100 * layer.gflops / report.peak_fp32_gflops);
+    text += fmt::format("  {:<12} {:>6.1f} ms {:>8.2f}x {:>9.0f} {:>13.0f}%\n",
+                        fp32_weights_precision(layer.compute), 1e3 * layer.seconds,
+                        layer.seconds / report.layers.front().seconds, layer.gflops,
+                        100 * layer.gflops / report.peak_fp32_gflops);
   return text;
 }
 
@@ -137,7 +139,7 @@ std::string json_of(const DoctorReport& report) {
     gpus.push_back({{"compute_capability", capability_text(capability)}});
   ordered_json layers = ordered_json::array();
   for (const LayerSpeed& layer : report.layers)
-    layers.push_back({{"precision", layer.precision},
+    layers.push_back({{"precision", fp32_weights_precision(layer.compute)},
                       {"layer_ms", 1e3 * layer.seconds},
                       {"gflops", layer.gflops}});
   ordered_json products = ordered_json::array();

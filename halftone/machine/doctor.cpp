@@ -40,6 +40,9 @@ std::vector<int> cuda_capabilities() {
 Recommendation recommend_precision(const std::vector<LayerSpeed>& layers) {
   HALFTONE_CHECK(!layers.empty(), "[doctor] expected the speed of at least one precision");
   const LayerSpeed& reference = layers.front();
+  const auto precision = [](const LayerSpeed& layer) {
+    return fp32_weights_precision(layer.compute);
+  };
   const auto products = [&](const LayerSpeed& layer) { return layer.seconds / reference.seconds; };
   const auto step = [&](const LayerSpeed& layer) {
     return 1 - kProductsOfStep + kProductsOfStep * products(layer);
@@ -57,15 +60,15 @@ Recommendation recommend_precision(const std::vector<LayerSpeed>& layers) {
   std::string reason =
       best == &reference
           ? fmt::format("no other precision makes a step a tenth faster than {}",
-                        reference.precision)
+                        precision(reference))
           : fmt::format(
                 "a layer's matmuls take {:.2f} of their time in {}, so a step should take "
                 "about {:.2f}",
-                products(*best), reference.precision, step(*best));
+                products(*best), precision(reference), step(*best));
   if (passed_over != nullptr)
     reason += fmt::format("; {} (matmuls {:.2f}, step {:.2f}) gains too little over that",
-                          passed_over->precision, products(*passed_over), step(*passed_over));
-  return {.precision = best->precision, .reason = std::move(reason)};
+                          precision(*passed_over), products(*passed_over), step(*passed_over));
+  return {.precision = precision(*best), .reason = std::move(reason)};
 }
 
 DoctorReport examine_machine(MatmulRecord record) {

@@ -12,7 +12,6 @@
 #include <chrono>
 #include <limits>
 #include <numeric>
-#include <optional>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/linear/int8_linear.h"
@@ -102,7 +101,7 @@ std::vector<LayerSpeed> layer_speeds(const LayerShape& shape, int rounds) {
   std::vector<LayerSpeed> speeds;
   const std::vector<ComputeType>& types = compute_types();
   for (const ComputeType type : types)
-    speeds.push_back({type, fp32_weights_precision(type), std::numeric_limits<double>::infinity()});
+    speeds.push_back({type, std::numeric_limits<double>::infinity()});
   for (int round = 0; round <= rounds; ++round) {
     for (std::size_t i = 0; i < types.size(); ++i) {
       const double seconds = seconds_of([&] { forward_and_backward(layer, types[i]); });

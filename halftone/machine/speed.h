@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "halftone/kernels/common/compute_type.h"
@@ -19,12 +18,11 @@ double peak_fp32_gflops();
 /// STREAM benchmark; the reading that a store brings with it does not count, as there).
 double triad_bytes_per_s();
 
-/// One linear layer in a training step of a precision: its matmul forward and both backward,
-/// with all that the precision's operands need (rounding, widening, quantising), as the library
-/// computes them.
+/// One linear layer in a training step of a precision of fp32 weights: its matmul forward and both
+/// backward, with all that the precision's operands need (rounding, widening, quantising), as the
+/// library computes them.
 struct LayerSpeed {
   ComputeType compute = ComputeType::kFloat32;
-  std::string precision;  ///< of fp32 weights: "bf16-mixed"
   double seconds = 0;
   double gflops = 0;  ///< 6 tokens in out / seconds
 };

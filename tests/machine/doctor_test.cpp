@@ -17,10 +17,10 @@ using testing::HasSubstr;
 using testing::Not;
 
 std::vector<LayerSpeed> layers(double fp32, double bf16, double fp16, double int8) {
-  return {{ComputeType::kFloat32, "32-true", fp32, 0},
-          {ComputeType::kBFloat16, "bf16-mixed", bf16, 0},
-          {ComputeType::kFloat16, "16-mixed", fp16, 0},
-          {ComputeType::kInt8, "int8-mixed", int8, 0}};
+  return {{ComputeType::kFloat32, fp32, 0},
+          {ComputeType::kBFloat16, bf16, 0},
+          {ComputeType::kFloat16, fp16, 0},
+          {ComputeType::kInt8, int8, 0}};
 }
 
 TEST(RecommendPrecision, TakesTheFastest) {

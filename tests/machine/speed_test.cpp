@@ -43,11 +43,12 @@ TEST(LayerSpeeds, AreOfEachRecipeOnce) {
   const auto state = rng_state(torch::kCPU);
   const std::vector<LayerSpeed> speeds = layer_speeds({.tokens = 8, .in = 16, .out = 24}, 2);
   ASSERT_EQ(speeds.size(), compute_types().size());
-  EXPECT_EQ(speeds[0].precision, "32-true");
-  EXPECT_EQ(speeds[3].precision, "int8-mixed");
+  EXPECT_EQ(fp32_weights_precision(speeds[0].compute), "32-true");
+  EXPECT_EQ(fp32_weights_precision(speeds[3].compute), "int8-mixed");
   for (const LayerSpeed& speed : speeds) {
-    EXPECT_TRUE(std::isfinite(speed.seconds) && speed.seconds > 0) << speed.precision;
-    EXPECT_NEAR(speed.gflops * speed.seconds * 1e9, 6.0 * 8 * 16 * 24, 1e-3) << speed.precision;
+    EXPECT_TRUE(std::isfinite(speed.seconds) && speed.seconds > 0) << to_string(speed.compute);
+    EXPECT_NEAR(speed.gflops * speed.seconds * 1e9, 6.0 * 8 * 16 * 24, 1e-3)
+        << to_string(speed.compute);
   }
   const auto after = rng_state(torch::kCPU);
   for (const auto& [name, tensor] : state.tensors) EXPECT_TRUE(after.tensor(name).equal(tensor));
