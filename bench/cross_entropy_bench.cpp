@@ -21,9 +21,10 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/fused/cross_entropy.h"
-#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
+#include "halftone/precision/policy.h"
 
 namespace {
 
@@ -94,10 +95,9 @@ class Head {
   void run(const std::function<Tensor()>& loss_of) const {
     Tensor loss;
     {
-      const bool half = recipe_ == "16-mixed";
-      const halftone::Autocast autocast(torch::kCPU, half ? torch::kHalf : torch::kBFloat16,
-                                        half || recipe_ == "bf16-mixed");
-      const halftone::Int8Matmul int8({.enabled = recipe_ == "int8-mixed"});
+      const halftone::PrecisionPolicy policy = halftone::parse_precision(recipe_);
+      const halftone::Autocast autocast(torch::kCPU, policy.autocast_dtype(), policy.autocast());
+      const halftone::ComputeScope scope({.compute = policy.compute});
       loss = loss_of();
     }
     loss.backward();

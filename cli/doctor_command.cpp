@@ -16,7 +16,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
-#include "halftone/kernels/common/compute_type.h"
+#include "halftone/kernels/gemm/compute_type.h"
 #include "halftone/machine/doctor.h"
 
 namespace halftone::cli {

@@ -30,7 +30,7 @@
 #include "halftone/kernels/fused/swiglu.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
-#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/models/generate.h"
 #include "halftone/models/minimind.h"

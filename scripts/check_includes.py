@@ -25,7 +25,7 @@ LAYERS = {
     "kernels/optimizer": {"kernels/common"},
     "nn": KERNELS,
     "optim": {"kernels/optimizer"},
-    "precision": {"optim"},
+    "precision": {"optim", "kernels/gemm"},
     "inspect": {"autocast"},
     "data": {"system"},
     "tokenizer": {"system"},

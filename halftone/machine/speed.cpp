@@ -14,7 +14,7 @@
 #include <numeric>
 
 #include "halftone/autocast/autocast.h"
-#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/machine/speed_impl.h"
 
@@ -45,7 +45,7 @@ void forward_and_backward(const Layer& layer, ComputeType type) {
   {
     const torch::ScalarType dtype = tensor_dtype(type);
     const Autocast autocast(torch::kCPU, dtype, dtype != torch::kFloat);
-    const Int8Matmul int8({.enabled = type == ComputeType::kInt8});
+    const ComputeScope scope({.compute = type});
     y = halftone::linear(layer.x, layer.weight);
   }
   torch::autograd::grad({y}, {layer.x, layer.weight}, {layer.g.to(y.scalar_type())});

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "halftone/kernels/common/compute_type.h"
+#include "halftone/kernels/gemm/compute_type.h"
 
 namespace halftone {
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/models/decoder_layer.h"
 #include "halftone/nn/recompute.h"
 
@@ -44,7 +45,7 @@ HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
   Tensor aux_loss;
   for (std::int64_t i = 0; i < config_.n_layers; ++i) {
     const auto layer = layers_->ptr<DecoderLayerImpl>(static_cast<std::size_t>(i));
-    stream = recomputes_blocks() && cache == nullptr
+    stream = compute_context().recompute_blocks && cache == nullptr
                  ? recompute(layer, stream, rotations)
                  : layer->forward(stream, rotations, {cache, i});
     if (stream.aux_loss.defined())

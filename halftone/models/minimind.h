@@ -37,10 +37,10 @@ struct LossOutput {
 };
 
 /// The language model. It does not know its precision: that is the dtype of its parameters and the
-/// autocast state of the calling thread. Nor does it know what a run has memory for: in a region of
-/// RecomputeBlocks each decoder layer runs again in the backward pass. Parameters carry MiniMind's
-/// names; the matrix that `tok_embeddings.weight` and `output.weight` share is registered once,
-/// under the first name, so that parameters() holds it once.
+/// autocast state of the calling thread. Nor does it know what a run has memory for: where the
+/// ComputeContext says recompute_blocks, each decoder layer runs again in the backward pass.
+/// Parameters carry MiniMind's names; the matrix that `tok_embeddings.weight` and `output.weight`
+/// share is registered once, under the first name, so that parameters() holds it once.
 class MiniMindLMImpl : public torch::nn::Module {
  public:
   /// Throws UserError when `config` makes no model. Weights are drawn from LibTorch's default

@@ -7,7 +7,7 @@
 
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/fused/embedding.h"
-#include "halftone/kernels/linear/linear.h"
+#include "halftone/kernels/linear/linear_cross_entropy.h"
 #include "halftone/nn/loss.h"
 
 namespace halftone {
@@ -24,7 +24,7 @@ torch::Tensor EmbeddingImpl::forward(const torch::Tensor& ids) {
 }
 
 torch::Tensor EmbeddingImpl::logits(const torch::Tensor& hidden) {
-  return halftone::linear(hidden, weight);
+  return lm_head_logits(hidden, weight);
 }
 
 torch::Tensor EmbeddingImpl::loss(const torch::Tensor& hidden, const torch::Tensor& targets,

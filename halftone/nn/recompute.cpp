@@ -16,8 +16,8 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
-#include "halftone/kernels/linear/int8_linear.h"
 
 namespace halftone {
 namespace {
@@ -25,8 +25,6 @@ namespace {
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-thread_local bool recomputes = false;
 
 /// A block and all that its first run read beside tensors.
 class CheckpointedRun : public torch::CustomClassHolder {
@@ -36,8 +34,10 @@ class CheckpointedRun : public torch::CustomClassHolder {
         device_(device),
         autocast_(at::autocast::is_autocast_enabled(device.type())),
         autocast_dtype_(at::autocast::get_autocast_dtype(device.type())),
-        int8_(int8_options()),
-        generators_(rng_state(device)) {}
+        context_(compute_context()),
+        generators_(rng_state(device)) {
+    context_.streams = context_.streams.again();
+  }
 
   /// Recorded by autograd from `leaves` on, the first time too: where gradients are off, few rows
   /// take another kernel.
@@ -48,17 +48,21 @@ class CheckpointedRun : public torch::CustomClassHolder {
 
   variable_list again(const variable_list& leaves) const {
     const Autocast autocast(device_.type(), autocast_dtype_, autocast_);
-    const Int8Matmul int8(int8_);
+    ComputeContext context = context_;
+    context.streams = context_.streams.again();
+    const ComputeScope scope(std::move(context));
     const GeneratorScope generators(device_, generators_);
     return first(leaves);
   }
+
+  const ComputeContext& context() const { return context_; }
 
  private:
   CheckpointedFunction block_;
   torch::Device device_;
   bool autocast_;
   torch::ScalarType autocast_dtype_;
-  Int8Options int8_;
+  ComputeContext context_;  // whose streams stand where the first run began
   StateDict generators_;
 };
 
@@ -123,8 +127,9 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     const variable_list saved = ctx->get_saved_variables();
     const auto first_parameter = saved.begin() + ctx->saved_data["inputs"].toInt();
     const variable_list leaves = as_leaves(variable_list(saved.begin(), first_parameter));
-    const auto run = ctx->saved_data["run"].toCapsule();
-    const variable_list outputs = static_cast<const CheckpointedRun&>(*run).again(leaves);
+    const auto holder = ctx->saved_data["run"].toCapsule();
+    const auto& run = static_cast<const CheckpointedRun&>(*holder);
+    const variable_list outputs = run.again(leaves);
     Reached reached;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (!output_grads[i].defined() || !outputs[i].requires_grad()) continue;
@@ -134,7 +139,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     variable_list grads(saved.size() + 1);  // the inputs, the parameters, the run
     if (reached.outputs.empty()) return grads;
     const variable_list parameters(first_parameter, saved.end());
-    if (accumulates_in_place(parameters))
+    if (accumulates_in_place(run.context(), parameters))
       backward_to_leaves(reached, leaves, grads);
     else
       backward_to_wanted(*ctx, reached, leaves, parameters, grads);
@@ -179,10 +184,5 @@ std::vector<Tensor> recompute(const CheckpointedFunction& block, const std::vect
   return Recomputed::apply(at::TensorList(inputs), at::TensorList(parameters),
                            c10::make_intrusive<CheckpointedRun>(block, inputs.front().device()));
 }
-
-RecomputeBlocks::RecomputeBlocks(bool enabled) : outer_(std::exchange(recomputes, enabled)) {}
-RecomputeBlocks::~RecomputeBlocks() { recomputes = outer_; }
-
-bool recomputes_blocks() { return recomputes; }
 
 }  // namespace halftone

@@ -14,7 +14,7 @@ using CheckpointedFunction =
     std::function<std::vector<torch::Tensor>(const std::vector<torch::Tensor>& inputs)>;
 
 /// block(inputs), for whose backward pass nothing is kept but `inputs`: the block runs a second
-/// time then, with the autocast, int8 region and state of LibTorch's default generators of the
+/// time then, with the autocast, ComputeContext and state of LibTorch's default generators of the
 /// first, so that values and gradients are those of block(inputs) to the bit. `parameters` are all
 /// that it differentiates beside its inputs; they get their gradients as in any backward pass,
 /// autograd::grad() included. What else the block reads must stand as it is until then.
@@ -22,20 +22,5 @@ using CheckpointedFunction =
 std::vector<torch::Tensor> recompute(const CheckpointedFunction& block,
                                      const std::vector<torch::Tensor>& inputs,
                                      const std::vector<torch::Tensor>& parameters);
-
-/// While it lives, the models of this library that run in this thread recompute their blocks.
-/// Regions nest; the innermost counts. What it says of a forward pass holds for its backward pass.
-class RecomputeBlocks {
- public:
-  explicit RecomputeBlocks(bool enabled = true);
-  ~RecomputeBlocks();
-  RecomputeBlocks(const RecomputeBlocks&) = delete;
-  RecomputeBlocks& operator=(const RecomputeBlocks&) = delete;
-
- private:
-  bool outer_;
-};
-
-bool recomputes_blocks();
 
 }  // namespace halftone

@@ -6,14 +6,13 @@
 #include <set>
 #include <utility>
 
+#include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
-#include "halftone/kernels/linear/lm_head_matmuls.h"
 
 namespace halftone {
 namespace {
 
 constexpr double kFp32 = 4;
-constexpr double kHalf = 2;
 constexpr double kIndex = 8;  // int64
 
 ActivationMemory operator+(const ActivationMemory& a, const ActivationMemory& b) {
@@ -51,10 +50,13 @@ class Step {
         key_(static_cast<double>(model.n_kv_heads * head_dim_of(model))),
         vocab_(static_cast<double>(model.vocab_size)),
         stream_(static_cast<double>(c10::elementSize(formats.stream))),
-        compute_(static_cast<double>(c10::elementSize(formats.compute))),
-        narrow_(formats.compute != torch::kFloat),
-        converts_(narrow_ && formats.weights != formats.compute),
-        caches_(shape.micro_batches > 1 && !formats.released_gradients) {}
+        compute_(static_cast<double>(c10::elementSize(tensor_dtype(formats.compute)))),
+        narrow_(tensor_dtype(formats.compute) != torch::kFloat),
+        format_(matmul_format(formats.compute)),
+        head_format_(matmul_format(lm_head_type(formats.compute))),
+        layer_{.input = tensor_dtype(formats.compute),
+               .weight = formats.weights,
+               .cached = shape.micro_batches > 1 && !formats.released_gradients} {}
 
   ActivationMemory peak() const {
     const double layers = static_cast<double>(model_.n_layers);
@@ -77,10 +79,6 @@ class Step {
   }
 
  private:
-  bool upcasts(GemmBackend GemmBackends::*direction) const {
-    return narrow_ && formats_.paths.*direction == GemmBackend::kUpcast;
-  }
-
   /// Of the dtype that a norm hands to a dense layer.
   double normed_width() const { return narrow_ ? compute_ : stream_; }
   double branch_width() const { return model_.use_moe ? stream_ : compute_; }
@@ -90,29 +88,11 @@ class Step {
   // ---- matmuls y (rows, out) = x (rows, in) W^T: what they need beside x, y and their gradients.
 
   ActivationMemory matmul_forward(double rows, double in, double out) const {
-    double bytes = 0;
-    if (upcasts(&GemmBackends::forward)) bytes = kFp32 * (rows * in + in * out + rows * out);
-    if (formats_.int8) bytes = rows * in + (caches_ ? 0 : in * out);
-    return {.workspace = bytes};
+    return {.workspace = format_.forward_bytes({rows, in, out}, layer_)};
   }
 
   ActivationMemory matmul_backward(double rows, double in, double out) const {
-    double input = 0, weight = 0;
-    if (narrow_) {
-      const bool wide_input = upcasts(&GemmBackends::input_gradient);
-      const bool wide_weight = upcasts(&GemmBackends::weight_gradient);
-      const bool fp32_weights = formats_.weights == torch::kFloat;
-      if (wide_input) input = kFp32 * (rows * out + in * out + rows * in);
-      weight = wide_weight ? kFp32 * (rows * out + rows * in) : kHalf * in * out;
-      // A sum of two dtypes upcasts one of them as a whole.
-      if (!wide_weight && fp32_weights) weight += kFp32 * in * out;
-      if (wide_weight && !fp32_weights) weight += (kFp32 + kHalf) * in * out;
-    }
-    if (formats_.int8) {
-      input = rows * out + (caches_ ? 0 : in * out);
-      weight = rows * (in + 2 * out);
-    }
-    return {.workspace = std::max(input, weight)};
+    return {.workspace = format_.backward_bytes({rows, in, out}, layer_)};
   }
 
   // ---- layers
@@ -248,21 +228,10 @@ class Step {
   ActivationMemory loss() const {
     const double rows = static_cast<double>(loss_chunk_rows(
         static_cast<std::int64_t>(std::min(rows_, 0x1p40)), model_.vocab_size, model_.dim));
-    const double logits = rows * vocab_;
-    double work = kFp32 * vocab_ * dim_ + compute_ * logits;
-    if (narrow_) {
-      if (stream_ != compute_) work += kHalf * rows * dim_;
-      if (converts_ && !caches_) work += kHalf * vocab_ * dim_;
-      const bool any_wide = upcasts(&GemmBackends::forward) ||
-                            upcasts(&GemmBackends::input_gradient) ||
-                            upcasts(&GemmBackends::weight_gradient);
-      if (any_wide) work += kFp32 * (vocab_ * dim_ + logits + rows * dim_);
-      if (!upcasts(&GemmBackends::input_gradient)) work += kHalf * rows * dim_;
-      constexpr auto kBlock = static_cast<double>(kWeightGradientBlock);
-      if (!upcasts(&GemmBackends::weight_gradient))
-        work += (kHalf + kFp32) * std::min(kBlock, vocab_ * dim_);
-    }
-    if (formats_.int8) work += (caches_ ? 1 : 2) * vocab_ * dim_ + 2 * logits;
+    LayerDtypes head = layer_;
+    head.input = formats_.stream;
+    double work = kFp32 * vocab_ * dim_ + compute_ * rows * vocab_ +
+                  head_format_.lm_head_bytes({.rows = rows, .in = dim_, .out = vocab_}, head);
     // The gradient of the head's weight and a matmul with the incoming one.
     if (formats_.released_gradients)
       work = std::max(work, 2 * kFp32 * vocab_ * dim_ + released(vocab_ * dim_).workspace);
@@ -299,18 +268,18 @@ class Step {
   /// Weights that are rounded for the whole pass: all of the layers' are kept for the backward
   /// pass, and everything for several micro-batches.
   ActivationMemory conversions() const {
-    const double all = static_cast<double>(model_.n_layers) * layer_weights();
-    const double head = vocab_ * dim_;
+    const bool for_the_pass = layer_.cached || !formats_.recompute_blocks;
     double bytes = 0;
-    if (converts_) bytes = kHalf * (caches_ ? all + head : formats_.recompute_blocks ? 0 : all);
-    if (formats_.int8 && caches_) bytes = 2 * all + head;
+    if (for_the_pass)
+      bytes = format_.kept_bytes(layer_) * static_cast<double>(model_.n_layers) * layer_weights();
+    if (layer_.cached) bytes += head_format_.kept_bytes(layer_) * vocab_ * dim_;
     return {.workspace = bytes};
   }
 
   /// With recomputation, a layer's rounded weights come and go with the layer: the head's peak is
   /// without them.
   ActivationMemory layer_conversions() const {
-    return {.workspace = converts_ && !caches_ ? kHalf * layer_weights() : 0};
+    return {.workspace = layer_.cached ? 0 : format_.kept_bytes(layer_) * layer_weights()};
   }
 
   const ModelConfig& model_;
@@ -319,25 +288,23 @@ class Step {
   double dim_, hidden_, query_, key_, vocab_;
   double stream_, compute_;  // bytes of an element
   bool narrow_;              // `compute` has 16 bits
-  bool converts_;            // weights are rounded for matmuls
-  bool caches_;              // once for several micro-batches (kernels/linear/weight_cache.h)
+  const MatmulFormat& format_;
+  const MatmulFormat& head_format_;
+  LayerDtypes layer_;  // its weights are in a cache where there are several micro-batches
 };
 
 }  // namespace
 
-StepDtypes step_dtypes(const PrecisionPolicy& precision, const MemoryPolicy& memory,
-                       const CpuGemmConfig& matmuls) {
+StepDtypes step_dtypes(const PrecisionPolicy& precision, const MemoryPolicy& memory) {
   std::optional<torch::ScalarType> released;
   if (memory.release_gradients)
     released =
         memory.bf16_weights && !memory.fp32_gradients ? torch::kBFloat16 : precision.parameter;
   return {.weights = memory.bf16_weights ? torch::kBFloat16 : precision.parameter,
           .stream = precision.autocast() ? torch::kFloat : precision.parameter,
-          .compute = precision.compute_dtype(),
-          .int8 = precision.compute == ComputeType::kInt8,
+          .compute = precision.compute,
           .recompute_blocks = memory.recompute_blocks,
-          .released_gradients = released,
-          .paths = matmuls.of(precision.compute_dtype())};
+          .released_gradients = released};
 }
 
 ActivationMemory peak_activation_memory(const ModelConfig& model, const StepShape& shape,
@@ -347,7 +314,7 @@ ActivationMemory peak_activation_memory(const ModelConfig& model, const StepShap
 
 double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
                             const StepDtypes& formats) {
-  if (!formats.int8) return 0;
+  const MatmulFormat& format = matmul_format(formats.compute);
   const auto wide = [](std::int64_t size) { return static_cast<double>(size); };
   const double rows = wide(shape.batch_size) * wide(shape.predictions);
   const double dim = wide(model.dim), hidden = wide(hidden_dim_of(model));
@@ -359,7 +326,7 @@ double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
   std::set<std::pair<double, double>> shapes{{dim, vocab}, {vocab, dim}};
   for (const auto& [in, out] : layers) shapes.insert({{in, out}, {out, in}, {rows, in}});
   double bytes = 0;
-  for (const auto& [depth, columns] : shapes) bytes += depth * columns;
+  for (const auto& [depth, columns] : shapes) bytes += format.packed_bytes(depth, columns);
   return bytes;
 }
 

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "halftone/kernels/gemm/cpu_gemm_config.h"
+#include "halftone/kernels/gemm/compute_type.h"
 #include "halftone/models/model_config.h"
 #include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
@@ -25,19 +25,16 @@ struct StepShape {
 
 /// The formats of its tensors on the CPU.
 struct StepDtypes {
-  torch::ScalarType weights = torch::kFloat;  // of matrices
-  torch::ScalarType stream = torch::kFloat;   // of the residual sum
-  torch::ScalarType compute = torch::kFloat;  // of what is multiplied, and of the matmuls
-  bool int8 = false;                          // in matmuls
+  torch::ScalarType weights = torch::kFloat;    // of matrices
+  torch::ScalarType stream = torch::kFloat;     // of the residual sum
+  ComputeType compute = ComputeType::kFloat32;  // of the matmuls
   bool recompute_blocks = false;
   /// All micro-batches run as one, and gradients have this dtype until they are applied
   /// (optim/optimizer_in_backward.h), which in the first step at least is after they were measured.
   std::optional<torch::ScalarType> released_gradients;
-  GemmBackends paths;  // of `compute`, where that has 16 bits
 };
 
-StepDtypes step_dtypes(const PrecisionPolicy& precision, const MemoryPolicy& memory,
-                       const CpuGemmConfig& matmuls);
+StepDtypes step_dtypes(const PrecisionPolicy& precision, const MemoryPolicy& memory);
 
 /// Bytes, in numbers that cannot overflow.
 struct ActivationMemory {
@@ -51,7 +48,7 @@ struct ActivationMemory {
 ActivationMemory peak_activation_memory(const ModelConfig& model, const StepShape& shape,
                                         const StepDtypes& formats);
 
-/// The bytes of FBGEMM's packed right operands, one for each shape (kernels/gemm/int8_gemm.h).
+/// The bytes of right operands that stay packed, one for each shape (MatmulFormat::packed_bytes()).
 double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
                             const StepDtypes& formats);
 

@@ -78,7 +78,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   AdamWOptions options;
   recipe.memory.apply_to(options);
   const AdamWBytes stored = adamw_bytes(parameters, options);
-  const StepDtypes formats = step_dtypes(recipe.precision, recipe.memory, cpu_gemm_config());
+  const StepDtypes formats = step_dtypes(recipe.precision, recipe.memory);
   const ActivationMemory step = peak_activation_memory(model, shape, formats);
   const double packed = packed_operand_bytes(model, shape, formats);
   const double rows =

@@ -42,7 +42,7 @@ double products_per_second(const NumericsConfig& recipe, const MachineSpeed& spe
 
 /// The fused attention multiplies bf16 where the layers do, and fp32 in all other recipes.
 double attention_per_second(const NumericsConfig& recipe, const MachineSpeed& speed) {
-  const bool bf16 = recipe.precision.compute == ComputeType::kBFloat16;
+  const bool bf16 = recipe.precision.compute_dtype() == torch::kBFloat16;
   return kAttentionSpeed * speed.matmuls.at(bf16 ? ComputeType::kBFloat16 : ComputeType::kFloat32);
 }
 

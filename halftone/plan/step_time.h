@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "halftone/kernels/common/compute_type.h"
+#include "halftone/kernels/gemm/compute_type.h"
 #include "halftone/models/model_config.h"
 #include "halftone/plan/activation_memory.h"
 #include "halftone/plan/memory_plan.h"

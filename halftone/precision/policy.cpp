@@ -10,27 +10,32 @@
 namespace halftone {
 namespace {
 
+PrecisionPolicy narrow_weights(ComputeType type, std::string_view name) {
+  return {.name = std::string(name),
+          .parameter = tensor_dtype(type),
+          .compute = type,
+          .loss_scaling = needs_loss_scaling(type),
+          // fp16 weights are updated as PyTorch updates them.
+          .stochastic_rounding = tensor_dtype(type) == torch::kBFloat16};
+}
+
+PrecisionPolicy fp32_weights(ComputeType type) {
+  return {.name = fp32_weights_precision(type),
+          .compute = type,
+          .loss_scaling = needs_loss_scaling(type)};
+}
+
+/// Every format has a precision of fp32 weights; 16-bit formats also have one of narrow weights.
 const std::vector<PrecisionPolicy>& policies() {
   static const std::vector<PrecisionPolicy> table = [] {
-    const auto narrow_weights = [](const char* name, ComputeType type) {
-      return PrecisionPolicy{.name = name,
-                             .parameter = tensor_dtype(type),
-                             .compute = type,
-                             .loss_scaling = needs_loss_scaling(type),
-                             // fp16 weights are updated as PyTorch updates them.
-                             .stochastic_rounding = type == ComputeType::kBFloat16};
-    };
-    const auto fp32_weights = [](ComputeType type) {
-      return PrecisionPolicy{.name = fp32_weights_precision(type),
-                             .compute = type,
-                             .loss_scaling = needs_loss_scaling(type)};
-    };
-    return std::vector{fp32_weights(ComputeType::kFloat32),
-                       narrow_weights("16-true", ComputeType::kFloat16),
-                       narrow_weights("bf16-true", ComputeType::kBFloat16),
-                       fp32_weights(ComputeType::kFloat16),
-                       fp32_weights(ComputeType::kBFloat16),
-                       fp32_weights(ComputeType::kInt8)};
+    std::vector<PrecisionPolicy> all{fp32_weights(ComputeType::kFloat32),
+                                     narrow_weights(ComputeType::kFloat16, "16-true"),
+                                     narrow_weights(ComputeType::kBFloat16, "bf16-true"),
+                                     fp32_weights(ComputeType::kFloat16),
+                                     fp32_weights(ComputeType::kBFloat16)};
+    for (const ComputeType type : compute_types())
+      if (is_quantized(type)) all.push_back(fp32_weights(type));
+    return all;
   }();
   return table;
 }

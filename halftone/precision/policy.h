@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "halftone/kernels/common/compute_type.h"
+#include "halftone/kernels/gemm/compute_type.h"
 
 namespace halftone {
 
@@ -29,7 +29,7 @@ struct PrecisionPolicy {
   std::optional<torch::ScalarType> autocast_dtype() const {
     return autocast() ? std::optional(compute_dtype()) : std::nullopt;
   }
-  /// Whether linear layers quantize their inputs (kernels/linear/int8_linear.h).
+  /// Whether linear layers quantize their inputs (kernels/linear/compute_context.h).
   bool quantizes() const { return is_quantized(compute); }
   /// Whether matmuls take another format than the weights have.
   bool is_mixed() const { return autocast() || quantizes(); }

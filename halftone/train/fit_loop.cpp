@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
@@ -15,6 +17,7 @@
 #include "halftone/core/random.h"
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/lr_scheduler.h"
@@ -192,8 +195,9 @@ torch::Tensor FitLoop::loss_of(std::int64_t i) {
 torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
   torch::Tensor total = torch::zeros({}, torch::device(precision_.device()));
   // The weights do not change before the update: each is rounded once for all micro-batches.
-  std::optional<WeightCache> converted;
-  if (group > 1) converted.emplace();
+  ComputeContext context = compute_context();
+  if (group > 1) context.weight_cache = std::make_shared<WeightCache>();
+  const ComputeScope scope(std::move(context));
   for (std::int64_t i = 0; i < group; ++i) {
     const torch::Tensor loss = loss_of(i);
     const double weight = task_.loss_weight(i);

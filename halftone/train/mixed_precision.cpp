@@ -12,7 +12,6 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/clip.h"
@@ -128,17 +127,17 @@ void MixedPrecision::convert_module(torch::nn::Module& module) {
 }
 
 ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t seed) const {
+  ComputeContext context = compute_context();
+  context.compute = policy_.compute;
+  context.streams = RoundingStreams(seed, static_cast<std::uint64_t>(pass));
+  context.recompute_blocks = memory_.recompute_blocks;
+  // Released gradients are taken from .grad by hooks, a parameter at a time.
+  context.fused_grad_accumulation = !memory_.release_gradients;
   return {.autocast = Autocast(device_.type(), policy_.autocast_dtype(), policy_.autocast()),
-          .int8_matmul = Int8Matmul({.seed = seed,
-                                     .step = static_cast<std::uint64_t>(pass),
-                                     .enabled = policy_.compute == ComputeType::kInt8}),
-          .recompute_blocks = RecomputeBlocks(memory_.recompute_blocks)};
+          .compute = ComputeScope(std::move(context))};
 }
 
-void MixedPrecision::backward(const torch::Tensor& loss) {
-  const FusedGradAccumulation in_place;
-  scaled(loss).backward();
-}
+void MixedPrecision::backward(const torch::Tensor& loss) { scaled(loss).backward(); }
 
 StepResult MixedPrecision::step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip) {
   auto* fused = dynamic_cast<AdamW*>(&optimizer);

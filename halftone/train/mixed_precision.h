@@ -13,8 +13,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/state_dict.h"
-#include "halftone/kernels/linear/int8_linear.h"
-#include "halftone/nn/recompute.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/memory_policy.h"
@@ -33,8 +32,7 @@ struct GradientClip {
 /// Around a forward pass and its loss; gone before backward().
 struct ForwardContext {
   Autocast autocast;
-  Int8Matmul int8_matmul;
-  RecomputeBlocks recompute_blocks;
+  ComputeScope compute;
 };
 
 using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
@@ -58,7 +56,7 @@ class MixedPrecision {
   void convert_module(torch::nn::Module& module);
 
   /// The region for the forward pass and the loss; end it before backward(). `pass` counts the
-  /// run's passes that train: int8 gradients are rounded by random numbers of their own in each,
+  /// run's passes that train: gradients are rounded by random numbers of their own in each,
   /// which `seed` fixes.
   ForwardContext forward_context(std::int64_t pass = 0, std::uint64_t seed = 0) const;
 

@@ -17,7 +17,7 @@
 #include "halftone/core/error.h"
 #include "halftone/data/tensor_loader.h"
 #include "halftone/data/token_file.h"
-#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/nn/linear.h"
 #include "halftone/pretrain/language_modeling.h"
@@ -156,7 +156,7 @@ class Branches : public TrainingModule<> {
     const Tensor sum = middle(batch.data) + large(small(batch.data)) + rows(batch.data);
     weight_dtype = middle->weight.scalar_type();
     product_dtype = sum.scalar_type();
-    int8 = is_int8_matmul_enabled();
+    int8 = compute_context().compute == ComputeType::kInt8;
     return torch::nn::functional::mse_loss((sum * scale).to(torch::kFloat),
                                            batch.target.to(torch::kFloat));
   }

@@ -12,6 +12,7 @@
 #include "halftone/nn/recompute.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/mixed_precision.h"
+#include "support/compute_contexts.h"
 #include "support/tensor_memory.h"
 
 namespace halftone::recompute_blocks_test {
@@ -59,13 +60,13 @@ Trained train(const ModelConfig& config, const std::string& recipe, bool recompu
   std::int64_t pass = 0;
   for (int update = 0; update < 2; ++update) {
     optimizer->zero_grad();
-    const WeightCache converted;
+    const ComputeScope converted(test::caching_weights());
     for (int micro = 0; micro < 2; ++micro) {
       const Batch batch(40 + pass);
       Tensor loss;
       {
         const auto region = precision.forward_context(pass++);
-        const RecomputeBlocks blocks(recompute);
+        const ComputeScope blocks(test::recomputing_blocks(recompute));
         loss = model->loss(batch.ids, batch.targets, batch.mask).total();
       }
       precision.backward(loss);
@@ -124,7 +125,7 @@ struct Step {
 };
 
 Step first_step(MiniMindLM& model, const Batch& batch, bool recompute) {
-  const RecomputeBlocks blocks(recompute);
+  const ComputeScope blocks(test::recomputing_blocks(recompute));
   model->zero_grad();
   Step step{.loss = model->loss(batch.ids, batch.targets, batch.mask).total(), .gradients = {}};
   step.loss.backward();
@@ -167,12 +168,12 @@ TEST(RecomputeBlocks, TheFinderOfNonFiniteValuesWorksThroughThem) {
   MiniMindLM model(small_config());
   const Batch batch(52);
   const auto loss = [&] {
-    const RecomputeBlocks blocks;
+    const ComputeScope blocks(test::recomputing_blocks());
     return model->loss(batch.ids, batch.targets, batch.mask).total();
   };
   EXPECT_FALSE(find_first_non_finite(*model, loss).has_value());
   const auto origin = find_first_non_finite(*model, [&] {
-    const RecomputeBlocks blocks;
+    const ComputeScope blocks(test::recomputing_blocks());
     return model->hidden(batch.ids).hidden.sum() / 0.0;
   });
   ASSERT_TRUE(origin.has_value());
@@ -188,7 +189,7 @@ TEST(RecomputeBlocks, APassNeedsLessMemory) {
   first_step(model, batch, false);  // tables and gradients are there
   test::TensorMemory memory;
   const auto peak = [&](bool recompute) {
-    const RecomputeBlocks blocks(recompute);
+    const ComputeScope blocks(test::recomputing_blocks(recompute));
     memory.reset_peak();
     const std::int64_t before = memory.live();
     const Tensor loss = model->loss(batch.ids, batch.targets, batch.mask).total();

@@ -5,13 +5,12 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <thread>
-
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/fused/swiglu.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
-#include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
+#include "support/compute_contexts.h"
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
 
@@ -58,7 +57,8 @@ Result run(bool again, Products products, std::int64_t rows) {
   Result result;
   {
     const Autocast autocast(torch::kCPU, torch::kBFloat16, products == Products::kBf16);
-    const Int8Matmul int8({.seed = 3, .step = 4, .enabled = products == Products::kInt8});
+    const ComputeScope int8(test::computing_in(
+        products == Products::kInt8 ? ComputeType::kInt8 : ComputeType::kFloat32, 3, 4));
     result.values = outputs_of(layers, x, again);
     // Streams and random numbers go on where the block left them.
     result.values.push_back(halftone::linear(result.values[0], layers.weights[0]));
@@ -110,7 +110,7 @@ TEST(Recomputed, AddsToPresetGradientsInPlace) {
     const Layers layers;
     for (const Tensor& weight : layers.weights) weight.mutable_grad() = torch::ones_like(weight);
     const void* memory = layers.weights[2].grad().data_ptr();
-    const FusedGradAccumulation region;
+    const ComputeScope region(test::accumulating_in_place());
     outputs_of(layers, torch::ones({9, 8}), again)[0].sum().backward();
     EXPECT_EQ(layers.weights[2].grad().data_ptr(), memory);
     for (const Tensor& weight : layers.weights) found[again].push_back(weight.grad());
@@ -128,7 +128,7 @@ TEST(Recomputed, AHookOfAParameterSeesItsGradientOnce) {
       ++calls;
       return grad * 2;
     });
-    const FusedGradAccumulation region;
+    const ComputeScope region(test::accumulating_in_place());
     outputs_of(layers, torch::ones({9, 8}), again)[0].sum().backward();
     EXPECT_EQ(calls, 1);
     for (const Tensor& weight : layers.weights) found[again].push_back(weight.grad());
@@ -197,18 +197,6 @@ TEST(Recomputed, KeepsNothingButItsInputs) {
   // The first result's memory, the scalar, the state of the generator.
   EXPECT_LT(kept(true), 512 * 8 * 4 + 10000);
   EXPECT_GT(kept(false), 10 * 512 * 8 * 4);
-}
-
-TEST(RecomputeBlocks, RegionsNestAndBelongToOneThread) {
-  EXPECT_FALSE(recomputes_blocks());
-  const RecomputeBlocks outer;
-  EXPECT_TRUE(recomputes_blocks());
-  {
-    const RecomputeBlocks inner(false);
-    EXPECT_FALSE(recomputes_blocks());
-  }
-  EXPECT_TRUE(recomputes_blocks());
-  std::thread([] { EXPECT_FALSE(recomputes_blocks()); }).join();
 }
 
 }  // namespace

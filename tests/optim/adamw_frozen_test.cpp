@@ -15,6 +15,7 @@
 #include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/precision/grad_scaler.h"
 #include "support/adamw_layout.h"
+#include "support/compute_contexts.h"
 #include "support/temp_folder.h"
 
 namespace halftone::adamw_frozen_test {
@@ -241,7 +242,7 @@ TEST(FrozenParameters, AreNotThoseWhoseGradientIsZero) {
   expect_decayed([](const Tensor& w) { w.mutable_grad().zero_(); });
   expect_decayed([](const Tensor& w) { w.mutable_grad() = torch::zeros_like(w); });
   expect_decayed([](const Tensor& w) {  // written by the matmul itself, for all rows of none
-    const FusedGradAccumulation in_place;
+    const ComputeScope in_place(test::accumulating_in_place());
     halftone::linear(torch::zeros({0, kWidth}), w).sum().backward();
   });
 }

@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/models/minimind.h"
 #include "halftone/train/mixed_precision.h"
+#include "support/compute_contexts.h"
 #include "support/gemm_config_scope.h"
 #include "support/tensor_memory.h"
 
@@ -84,18 +84,16 @@ class Training {
     if (recipe_.release_gradients) {
       precision_.backward_and_step(loss(shape_.micro_batches), {optimizer_}, {.value = 1.0});
     } else {
-      std::optional<WeightCache> converted;
-      if (shape_.micro_batches > 1) converted.emplace();
-      for (std::int64_t i = 0; i < shape_.micro_batches; ++i) precision_.backward(loss(1));
-      converted.reset();
+      {
+        const ComputeScope scope(test::caching_weights(shape_.micro_batches > 1));
+        for (std::int64_t i = 0; i < shape_.micro_batches; ++i) precision_.backward(loss(1));
+      }
       precision_.step({optimizer_}, {.value = 1.0});
     }
     precision_.update();
   }
 
-  StepDtypes formats() const {
-    return step_dtypes(precision_.policy(), recipe_, cpu_gemm_config());
-  }
+  StepDtypes formats() const { return step_dtypes(precision_.policy(), recipe_); }
 
  private:
   Tensor loss(std::int64_t micro_batches) {

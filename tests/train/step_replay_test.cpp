@@ -165,21 +165,23 @@ TEST(StepReplay, DrawsTheSameDropout) {
 TEST(StepReplay, RoundsByTheSameRandomNumbers) {
   struct Int8Steps : TrainingModule<> {
     Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
-      options.push_back(int8_options());
+      types.push_back(compute_context().compute);
+      streams.push_back(compute_context().streams.again().next());
       return (layer(batch.data) * 1e30).square().mean();
     }
     std::vector<OptimizerSetup> configure_optimizers() override {
       return {std::make_shared<torch::optim::SGD>(parameters(), torch::optim::SGDOptions(1e-3))};
     }
     Linear layer = register_module("layer", Linear(4, 4));
-    std::vector<Int8Options> options;
+    std::vector<ComputeType> types;
+    std::vector<std::uint64_t> streams;  // of the next layer
   } module;
   failure(module, healthy_rows(4), {.precision = "int8-mixed", .accumulate = 2, .skips = 3});
-  ASSERT_EQ(module.options.size(), 3 * 2 + 1);
-  const Int8Options& replayed = module.options.back();
-  EXPECT_EQ(replayed.seed, 11);
-  EXPECT_EQ(replayed.step, 4) << "the pass of the last step's first micro-batch";
-  EXPECT_TRUE(replayed.enabled);
+  ASSERT_EQ(module.streams.size(), 3 * 2 + 1);
+  EXPECT_EQ(module.streams.back(), RoundingStreams(/*seed=*/11, /*pass=*/4).next())
+      << "the pass of the last step's first micro-batch";
+  EXPECT_EQ(module.streams.back(), module.streams[4]);
+  EXPECT_EQ(module.types.back(), ComputeType::kInt8);
 }
 
 TEST(StepReplay, LeavesTheGeneratorsWhereTheStepLeftThem) {

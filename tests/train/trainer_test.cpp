@@ -19,7 +19,7 @@
 
 #include "halftone/core/log.h"
 #include "halftone/data/tensor_loader.h"
-#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
@@ -212,7 +212,8 @@ class Recorder : public TrainingModule<> {
     // The loader's batches are fp32.
     EXPECT_EQ(batch.data.scalar_type(), hidden->weight.scalar_type());
     const torch::Tensor product = hidden(batch.data);
-    seen.push_back({hidden->weight.scalar_type(), product.scalar_type(), is_int8_matmul_enabled()});
+    seen.push_back({hidden->weight.scalar_type(), product.scalar_type(),
+                    compute_context().compute == ComputeType::kInt8});
     const torch::Tensor y = out(product.tanh()).to(torch::kFloat);
     return torch::nn::functional::mse_loss(y, batch.target.to(torch::kFloat));
   }

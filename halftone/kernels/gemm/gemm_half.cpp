@@ -5,6 +5,8 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "halftone/kernels/gemm/gemm32.h"
@@ -28,17 +30,25 @@ Tensor gemm_half(const Tensor& a, const Tensor& b, torch::ScalarType out, GemmBa
   return gemm32(a.to(torch::kFloat), b.to(torch::kFloat), fp32).to(out);
 }
 
-void gemm_half_add(const Tensor& into, const Tensor& a, const Tensor& b, GemmBackend path) {
+void gemm_half_add(const Tensor& sum, const Tensor& a, const Tensor& b, GemmBackend path,
+                   double factor) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  if (path == GemmBackend::kUpcast && into.scalar_type() == torch::kFloat && a.numel() > 0 &&
+  if (path == GemmBackend::kUpcast && sum.scalar_type() == torch::kFloat && a.numel() > 0 &&
       b.numel() > 0) {
-    gemm32_add(into, a.to(torch::kFloat), b.to(torch::kFloat));
+    gemm32_add(sum, a.to(torch::kFloat), b.to(torch::kFloat), factor);
     return;
   }
   // The sum upcasts a matmul that was rounded to 16 bits: no pass of its own.
   const torch::ScalarType narrow =
-      path == GemmBackend::kNative ? a.scalar_type() : into.scalar_type();
-  into.add_(gemm_half(a, b, narrow, path));
+      path == GemmBackend::kNative ? a.scalar_type() : sum.scalar_type();
+  const std::int64_t rows = sum.size(0);
+  const std::int64_t step = sum.numel() > kLargeSum
+                                ? std::max<std::int64_t>(1, kSumBlock / sum.size(1))
+                                : std::max<std::int64_t>(1, rows);
+  for (std::int64_t row = 0; row < rows; row += step) {
+    const std::int64_t count = std::min(step, rows - row);
+    sum.narrow(0, row, count).add_(gemm_half(a.narrow(0, row, count), b, narrow, path), factor);
+  }
 }
 
 }  // namespace halftone

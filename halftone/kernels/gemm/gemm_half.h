@@ -3,6 +3,8 @@
 
 #include <torch/types.h>
 
+#include <cstdint>
+
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 
 namespace halftone {
@@ -14,9 +16,19 @@ namespace halftone {
 torch::Tensor gemm_half(const torch::Tensor& a, const torch::Tensor& b, torch::ScalarType out,
                         GemmBackend path, GemmLibrary fp32 = cpu_gemm_config().fp32);
 
-/// into += a b, rounded to the dtype of `into` as gemm_half() would before it is added; `into` (M,
-/// N), fp32 or the matrices' dtype.
-void gemm_half_add(const torch::Tensor& into, const torch::Tensor& a, const torch::Tensor& b,
-                   GemmBackend path);
+/// A sum takes a matmul that was rounded to 16 bits a block of rows at a time, of so many elements,
+/// where it has more than kLargeSum: blocks are still in the cache when they are added.
+inline constexpr std::int64_t kSumBlock = std::int64_t{1} << 19U;
+inline constexpr std::int64_t kLargeSum = std::int64_t{1} << 20U;
+
+/// The elements that are rounded and added together of a sum of `elements`.
+inline double added_at_once(double elements) {
+  return elements > static_cast<double>(kLargeSum) ? static_cast<double>(kSumBlock) : elements;
+}
+
+/// sum += factor a b, where a b is rounded to the dtype of `sum` as gemm_half() would before it is
+/// added; `sum` (M, N), fp32 or the matrices' dtype.
+void gemm_half_add(const torch::Tensor& sum, const torch::Tensor& a, const torch::Tensor& b,
+                   GemmBackend path, double factor = 1.0);
 
 }  // namespace halftone

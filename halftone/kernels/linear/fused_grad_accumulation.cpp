@@ -9,14 +9,12 @@
 #include <vector>
 
 #include "halftone/kernels/common/fused_kernels.h"
-#include "halftone/kernels/linear/merged_weights_impl.h"
+#include "halftone/kernels/common/merged_weights_impl.h"
 
 namespace halftone {
 namespace {
 
 using torch::Tensor;
-
-thread_local int regions = 0;
 
 bool has_hooks(const Tensor& weight) {
   if (!torch::autograd::impl::hooks(weight).empty() ||
@@ -42,24 +40,21 @@ bool accumulates_everywhere() {
   return chosen != nullptr && chosen->empty();
 }
 
-bool is_in_place_backward() {
-  return regions > 0 && !torch::GradMode::is_enabled() && is_fused(FusedKernel::kWeightGrad) &&
-         accumulates_everywhere();
+bool is_in_place_backward(const ComputeContext& context) {
+  return context.fused_grad_accumulation && !torch::GradMode::is_enabled() &&
+         is_fused(FusedKernel::kWeightGrad) && accumulates_everywhere();
 }
 
 }  // namespace
 
-FusedGradAccumulation::FusedGradAccumulation() { ++regions; }
-FusedGradAccumulation::~FusedGradAccumulation() { --regions; }
-
-bool accumulates_in_place(at::TensorList weights) {
-  return is_in_place_backward() && std::all_of(weights.begin(), weights.end(), [](const Tensor& w) {
-           return !w.requires_grad() || takes_in_place(w);
-         });
+bool accumulates_in_place(const ComputeContext& context, at::TensorList weights) {
+  return is_in_place_backward(context) &&
+         std::all_of(weights.begin(), weights.end(),
+                     [](const Tensor& w) { return !w.requires_grad() || takes_in_place(w); });
 }
 
-Tensor weight_grad_in_place(at::TensorList weights) {
-  if (!is_in_place_backward()) return {};
+Tensor weight_grad_in_place(const ComputeContext& context, at::TensorList weights) {
+  if (!is_in_place_backward(context)) return {};
   std::vector<Tensor> grads;
   for (const Tensor& weight : weights) {
     if (!takes_in_place(weight)) return {};

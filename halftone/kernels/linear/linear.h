@@ -3,7 +3,10 @@
 
 #include <torch/types.h>
 
+#include <optional>
 #include <vector>
+
+#include "halftone/kernels/gemm/compute_type.h"
 
 namespace halftone {
 
@@ -11,14 +14,19 @@ namespace halftone {
 /// device and x is floating and not double, else x's own.
 torch::ScalarType compute_dtype(const torch::Tensor& x);
 
+/// The format that linear() of x multiplies in: that of the ComputeContext, where it quantizes
+/// tensors of compute_dtype(x), else that dtype's own; nothing where no format has that dtype.
+std::optional<ComputeType> linear_type(const torch::Tensor& x);
+
 /// The dtype that matmuls with x and `weights` round x to: compute_dtype(x), or x's own where a
 /// weight marked by mark_keep_fp32() takes it as it is.
 torch::ScalarType input_dtype(const torch::Tensor& x, const std::vector<torch::Tensor>& weights);
 
-/// y = x W^T, differentiable once, in compute_dtype(x); without autocast x and W must agree.
-/// Matmuls are accumulated in fp32 or wider. 16-bit operands on the CPU are multiplied the way
-/// cpu_gemm_config() says, for each of y, dX, dW; an fp32 weight gets its gradient without the
-/// detour through 16 bits where the path allows. Under autocast, a weight marked by
+/// y = x W^T in the format linear_type(x), whose tensors are of compute_dtype(x); without autocast
+/// x and W must agree. Formats that round are differentiable once. Matmuls are accumulated in fp32
+/// or wider. 16-bit operands on the CPU are multiplied the way cpu_gemm_config() says, for each of
+/// y, dX, dW; an fp32 weight gets its gradient without the detour through 16 bits where the path
+/// allows. Under autocast, a weight marked by
 /// mark_keep_fp32() makes it fp32: y = upcast(x) W^T, differentiable as often as at::linear. The
 /// rounded x is kept for the gradient of W, except where swiglu() or a norm made x: then it is
 /// computed again. x (..., in), weight (out, in); returns (..., out).

@@ -11,17 +11,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
+#include <optional>
 
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
+#include "halftone/core/random.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/fused/cross_entropy.h"
+#include "halftone/kernels/gemm/compute_type.h"
+#include "halftone/kernels/gemm/gemm_half.h"
+#include "halftone/kernels/gemm/matmul_format.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
-#include "halftone/kernels/linear/int8_linear.h"
 #include "halftone/kernels/linear/linear.h"
-#include "halftone/kernels/linear/lm_head_matmuls.h"
+#include "halftone/kernels/linear/weight_cache.h"
 
 namespace halftone {
 namespace {
@@ -33,7 +37,8 @@ using torch::autograd::variable_list;
 struct Problem {
   Tensor targets;  // (N)
   Tensor weights;  // (N) fp32: the mask
-  LmHeadFormat recipe;
+  ComputeType type;
+  std::uint64_t stream;  // of the stochastic rounding of gradients
   std::int64_t chunk_rows;
 };
 
@@ -56,7 +61,8 @@ class ChunkPass {
         weight_(weight),
         problem_(problem),
         wanted_(wanted),
-        products_(lm_head_matmuls(weight, problem.recipe)),
+        format_(matmul_format(problem.type)),
+        weight_operand_(weight_operand(compute_context(), problem.type, {weight})->for_many()),
         losses_(at::zeros({hidden.size(0)}, fp32())) {
     const Tensor total = problem.weights.sum();
     shares_ = problem.weights / at::where(total == 0, at::ones_like(total), total);
@@ -78,28 +84,54 @@ class ChunkPass {
 
   void chunk(std::int64_t first, std::int64_t count) {
     const auto part = [&](const Tensor& rows) { return rows.narrow(0, first, count); };
-    Tensor logits = products_->logits(part(hidden_));
+    const OperandPtr hidden = format_.input(part(hidden_));
+    Tensor logits = format_.forward(*hidden, *weight_operand_);
     const Tensor targets = part(problem_.targets);
     if (!wanted_.hidden && !wanted_.weight) {
       part(losses_).copy_(row_cross_entropy(logits, targets, part(problem_.weights)));
       return;
     }
     const Tensor shares = part(shares_);
-    const int exponent = products_->gradient_exponent(shares.abs().max().item<double>());
+    const int exponent = gradient_exponent(*hidden, shares);
     const double unit = std::ldexp(1.0, -exponent);
     part(losses_).copy_(row_cross_entropy_to_gradient(
         logits, targets, exponent == 0 ? shares : shares * std::ldexp(1.0, exponent)));
-    if (wanted_.hidden) products_->hidden_gradient(logits, unit, part(solution_.d_hidden));
-    if (wanted_.weight) products_->add_weight_gradient(logits, unit, solution_.d_weight);
+    const std::uint64_t stream = random_word(problem_.stream, chunk_++);
+    const OperandPtr gradient =
+        format_.gradient(logits, {random_word(stream, 0), random_word(stream, 1)});
+    if (wanted_.hidden) {
+      const Tensor product = format_.input_gradient(*gradient, *weight_operand_, torch::kFloat);
+      part(solution_.d_hidden).copy_(unit == 1.0 ? product : product.mul_(unit));
+    }
+    if (wanted_.weight) add_weight_gradient(*gradient, *hidden, unit);
+  }
+
+  /// The power of two by which the gradient is multiplied before it is rounded: as large as is safe
+  /// where the format's range is short (fp16), up to 2^15, half of that range; else 0.
+  int gradient_exponent(Operand& hidden, const Tensor& shares) {
+    const std::optional<double> growth = format_.gradient_growth(hidden, *weight_operand_);
+    if (!growth) return 0;
+    const double top = shares.abs().max().item<double>() * *growth;
+    if (!std::isfinite(top) || top <= 0.0) return 0;
+    return std::clamp(15 - static_cast<int>(std::ceil(std::log2(top))), -60, 60);
+  }
+
+  void add_weight_gradient(Operand& gradient, Operand& hidden, double factor) {
+    Tensor& sum = solution_.d_weight;
+    if (sum.defined()) return format_.add_weight_gradient(gradient, hidden, sum, factor);
+    sum = format_.weight_gradient(gradient, hidden, torch::kFloat);
+    if (factor != 1.0) sum.mul_(factor);
   }
 
   Tensor hidden_;
   Tensor weight_;
   const Problem& problem_;
   Wanted wanted_;
-  std::unique_ptr<LmHeadMatmuls> products_;
-  Tensor losses_;  // (N)
-  Tensor shares_;  // (N): of the mean
+  const MatmulFormat& format_;
+  OperandPtr weight_operand_;
+  std::uint64_t chunk_ = 0;  // that have been computed
+  Tensor losses_;            // (N)
+  Tensor shares_;            // (N): of the mean
   Solution solution_;
 };
 
@@ -114,7 +146,7 @@ Solution solve(const Tensor& hidden, const Tensor& weight, const Problem& proble
 void add_in_blocks(const Tensor& sum, const Tensor& term, double factor) {
   const std::int64_t rows = sum.size(0);
   const std::int64_t step =
-      std::max<std::int64_t>(1, kWeightGradientBlock / std::max<std::int64_t>(sum.size(1), 1));
+      std::max<std::int64_t>(1, kSumBlock / std::max<std::int64_t>(sum.size(1), 1));
   for (std::int64_t row = 0; row < rows; row += step) {
     const std::int64_t count = std::min(step, rows - row);
     sum.narrow(0, row, count).add_(term.narrow(0, row, count), factor);
@@ -127,6 +159,7 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
     const Solution solution =
         solve(hidden, weight, problem, {hidden.requires_grad(), weight.requires_grad()});
     ctx->save_for_backward({solution.d_hidden, solution.d_weight, weight});
+    ctx->saved_data["fused"] = compute_context().fused_grad_accumulation;
     ctx->saved_data["hidden_dtype"] = static_cast<std::int64_t>(hidden.scalar_type());
     ctx->saved_data["weight_dtype"] = static_cast<std::int64_t>(weight_grad_dtype(weight));
     return solution.loss;
@@ -147,7 +180,8 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
       return (factor == 1.0 ? gradient : gradient.mul_(factor)).to(to);
     };
     if (!saved[1].defined()) return {scaled(saved[0], "hidden_dtype"), {}, {}};
-    if (Tensor sum = weight_grad_in_place({saved[2]}); sum.defined()) {
+    const ComputeContext context{.fused_grad_accumulation = ctx->saved_data["fused"].toBool()};
+    if (Tensor sum = weight_grad_in_place(context, {saved[2]}); sum.defined()) {
       add_in_blocks(sum, saved[1], factor);
       return {scaled(saved[0], "hidden_dtype"), {}, {}};
     }
@@ -165,8 +199,20 @@ void check(const Tensor& hidden, const Tensor& weight, const Tensor& targets, co
       hidden.sizes(), ", ", weight.sizes(), ", ", targets.sizes(), ", ", mask.sizes());
 }
 
-bool is_supported(torch::ScalarType dtype) {
-  return dtype == torch::kFloat || dtype == torch::kBFloat16 || dtype == torch::kHalf;
+/// The format of a head that takes `hidden`: fp32 where its weight is kept so.
+std::optional<ComputeType> head_type(const Tensor& hidden, const Tensor& weight) {
+  const std::optional<ComputeType> type = linear_type(hidden);
+  if (!type) return type;
+  const bool rounds =
+      is_quantized(*type) || at::autocast::is_autocast_enabled(hidden.device().type());
+  return rounds && keeps_fp32(weight) ? ComputeType::kFloat32 : type;
+}
+
+/// The context of a head in a model whose layers have the present one.
+ComputeContext head_context() {
+  ComputeContext context = compute_context();
+  context.compute = lm_head_type(context.compute);
+  return context;
 }
 
 }  // namespace
@@ -184,26 +230,24 @@ std::int64_t loss_chunk_rows(std::int64_t rows, std::int64_t classes, std::int64
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                             const Tensor& mask, std::int64_t chunk_rows) {
   check(hidden, weight, targets, mask);
-  const bool autocast = at::autocast::is_autocast_enabled(hidden.device().type());
-  Problem problem{.targets = targets,
-                  .weights = mask.to(torch::kFloat),
-                  .recipe = {.dtype = compute_dtype(hidden)},
-                  .chunk_rows = chunk_rows > 0 ? chunk_rows
-                                               : loss_chunk_rows(hidden.size(0), weight.size(0),
-                                                                 weight.size(1))};
-  const bool int8 = problem.recipe.dtype == torch::kFloat && is_int8_matmul_enabled();
-  const bool kept = (autocast || int8) && keeps_fp32(weight);
+  const ComputeScope scope(head_context());
+  const std::optional<ComputeType> type = head_type(hidden, weight);
   if (!is_fused(FusedKernel::kLinearCrossEntropy) || !hidden.is_cpu() || !weight.is_cpu() ||
-      weight.size(0) == 0 || !is_supported(problem.recipe.dtype) ||
-      !is_supported(weight.scalar_type()))
+      weight.size(0) == 0 || !type || !compute_type_of(weight.scalar_type()))
     return masked_mean_cross_entropy(halftone::linear(hidden, weight), targets, mask);
-  HALFTONE_CHECK(autocast || weight.scalar_type() == hidden.scalar_type(),
+  HALFTONE_CHECK(at::autocast::is_autocast_enabled(hidden.device().type()) ||
+                     weight.scalar_type() == hidden.scalar_type(),
                  "[linear_cross_entropy] expected hidden and weight of one dtype, got ",
                  hidden.scalar_type(), " and ", weight.scalar_type(),
                  "; convert one or turn autocast on");
-  if (kept) problem.recipe.dtype = torch::kFloat;
-  problem.recipe.int8 = int8 && !kept;
-  if (problem.recipe.int8) problem.recipe.stream = next_int8_stream();
+  const Problem problem{
+      .targets = targets,
+      .weights = mask.to(torch::kFloat),
+      .type = *type,
+      .stream = is_quantized(*type) ? compute_context().streams.next() : 0,
+      .chunk_rows = chunk_rows > 0
+                        ? chunk_rows
+                        : loss_chunk_rows(hidden.size(0), weight.size(0), weight.size(1))};
   ObservedOperation observed("halftone::linear_cross_entropy", hidden, weight, targets, mask);
   const bool learns =
       torch::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
@@ -211,6 +255,11 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
                              : solve(hidden, weight, problem, {}).loss;
   observed.set_outputs(loss);
   return loss;
+}
+
+Tensor lm_head_logits(const Tensor& hidden, const Tensor& weight) {
+  const ComputeScope scope(head_context());
+  return halftone::linear(hidden, weight);
 }
 
 }  // namespace halftone

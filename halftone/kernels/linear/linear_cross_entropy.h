@@ -7,11 +7,11 @@
 
 namespace halftone {
 
-/// masked_mean_cross_entropy() of linear(hidden, weight), with its dtypes, but never all logits: on
-/// the CPU, chunks of rows go through the matmuls, the loss and the gradient, which is taken in
-/// the forward pass and multiplied by the incoming one in the backward pass. So the gradients are
-/// kept in fp32 from the forward pass on (N x dim + V x dim), and are differentiable once. fp64 and
-/// other devices take the definition.
+/// masked_mean_cross_entropy() of lm_head_logits(hidden, weight), with its dtypes, but never all
+/// logits: on the CPU, chunks of rows go through the matmuls, the loss and the gradient, which is
+/// taken in the forward pass and multiplied by the incoming one in the backward pass. So the
+/// gradients are kept in fp32 from the forward pass on (N x dim + V x dim), and are differentiable
+/// once. fp64 and other devices take the definition.
 ///
 /// 16-bit logits' gradients are rounded before they are multiplied by the incoming gradient: an
 /// fp16 one has a power of two of its own meanwhile (docs/numerics.md), so that a loss scale
@@ -22,6 +22,10 @@ namespace halftone {
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
                                    const torch::Tensor& targets, const torch::Tensor& mask,
                                    std::int64_t chunk_rows = 0);
+
+/// linear(hidden, weight) of an output head: in the format that lm_head_type() gives for that of
+/// the layers before it. hidden (..., dim), weight (V, dim); returns (..., V).
+torch::Tensor lm_head_logits(const torch::Tensor& hidden, const torch::Tensor& weight);
 
 /// The rows of a chunk. Each chunk reads and writes the weight's whole gradient, so a chunk has
 /// just enough rows to hide that. All chunks are about equally large.

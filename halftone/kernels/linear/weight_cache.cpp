@@ -1,46 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/kernels/linear/weight_cache.h"
 
-#include "halftone/kernels/linear/merged_weights_impl.h"
+#include <utility>
+
+#include "halftone/kernels/common/merged_weights_impl.h"
 
 namespace halftone {
-namespace {
 
-thread_local WeightCache* innermost_cache = nullptr;
-
-}  // namespace
-
-WeightCache::WeightCache() : outer_(innermost_cache) { innermost_cache = this; }
-WeightCache::~WeightCache() { innermost_cache = outer_; }
-
-template <class Value>
-Value WeightCache::once(at::TensorList weights, Format format,
-                        const std::function<Value()>& convert) {
-  if (innermost_cache == nullptr) return convert();
+OperandPtr WeightCache::weight(ComputeType type, at::TensorList weights) {
+  const MatmulFormat& format = matmul_format(type);
   std::vector<std::uint32_t> versions;
   for (const torch::Tensor& weight : weights) {
-    if (weight.is_inference()) return convert();  // it has no version
+    if (weight.is_inference()) return format.weight(weights);  // it has no version
     versions.push_back(static_cast<std::uint32_t>(weight._version()));
   }
   const Key key{weights.front().const_data_ptr(), total_rows(weights), weights.front().size(1),
-                format};
-  Entry& entry = innermost_cache->entries_[key];
-  if (entry.versions != versions) entry = {std::move(versions), convert()};
-  return std::get<Value>(entry.value);
+                type};
+  const std::lock_guard lock(mutex_);
+  Entry& entry = entries_[key];
+  if (entry.operand == nullptr || entry.versions != versions)
+    entry = {std::move(versions), format.weight(weights)};
+  return entry.operand;
 }
 
-torch::Tensor cached_cast(at::TensorList weights, torch::ScalarType dtype,
-                          const std::function<torch::Tensor()>& convert) {
-  using Format = WeightCache::Format;
-  const Format format = dtype == torch::kHalf ? Format::kHalf : Format::kBFloat16;
-  return WeightCache::once<torch::Tensor>(weights, format, convert);
-}
-
-Int8Matrix cached_quantize(at::TensorList weights, bool transposed,
-                           const std::function<Int8Matrix()>& convert) {
-  using Format = WeightCache::Format;
-  const Format format = transposed ? Format::kInt8Transposed : Format::kInt8;
-  return WeightCache::once<Int8Matrix>(weights, format, convert);
+OperandPtr weight_operand(const ComputeContext& context, ComputeType type, at::TensorList weights,
+                          const std::vector<torch::Tensor>& kept) {
+  const MatmulFormat& format = matmul_format(type);
+  if (context.weight_cache && format.rounds() && kept.empty())
+    return context.weight_cache->weight(type, weights);
+  return format.weight(weights, kept);
 }
 
 }  // namespace halftone

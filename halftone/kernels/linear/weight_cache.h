@@ -4,53 +4,41 @@
 
 #include <torch/types.h>
 
-#include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
+#include <mutex>
 #include <tuple>
-#include <variant>
 #include <vector>
 
-#include "halftone/kernels/gemm/int8_gemm.h"
+#include "halftone/kernels/gemm/compute_type.h"
+#include "halftone/kernels/gemm/matmul_format.h"
+#include "halftone/kernels/linear/compute_context.h"
 
 namespace halftone {
 
-/// While it lives, what halftone's layers of this thread make of their weights (16 bits, or int8)
-/// is kept and used again, as long as the weights' version counters stand still: for the
-/// micro-batches of one optimizer step. Writing to weights without autograd's knowledge (through
-/// data_ptr() or .data()) inside such a region is not noticed. Regions nest; the innermost keeps.
+/// What halftone's layers make of their weights is kept here and used again, as long as the
+/// weights' version counters stand still: for the micro-batches of one optimizer step. It is in
+/// force as a member of a ComputeContext. Writing to weights without autograd's knowledge (through
+/// data_ptr() or .data()) meanwhile is not noticed. Thread-safe; the operands are not.
 class WeightCache {
  public:
-  WeightCache();
-  ~WeightCache();
-  WeightCache(const WeightCache&) = delete;
-  WeightCache& operator=(const WeightCache&) = delete;
+  /// matmul_format(type).weight(weights), or what it gave before.
+  OperandPtr weight(ComputeType type, at::TensorList weights);
 
  private:
-  enum class Format { kBFloat16, kHalf, kInt8, kInt8Transposed };
-  using Key = std::tuple<const void*, std::int64_t, std::int64_t, Format>;
+  using Key = std::tuple<const void*, std::int64_t, std::int64_t, ComputeType>;
   struct Entry {
     std::vector<std::uint32_t> versions;
-    std::variant<torch::Tensor, Int8Matrix> value;
+    OperandPtr operand;
   };
-  template <class Value>
-  static Value once(at::TensorList weights, Format format, const std::function<Value()>& convert);
 
+  std::mutex mutex_;
   std::map<Key, Entry> entries_;
-  WeightCache* outer_;
-
-  friend torch::Tensor cached_cast(at::TensorList, torch::ScalarType,
-                                   const std::function<torch::Tensor()>&);
-  friend Int8Matrix cached_quantize(at::TensorList, bool, const std::function<Int8Matrix()>&);
 };
 
-/// Returns convert(), the `weights` in bf16 or fp16, or the result that the innermost region
-/// already holds.
-torch::Tensor cached_cast(at::TensorList weights, torch::ScalarType dtype,
-                          const std::function<torch::Tensor()>& convert);
-/// The same of int8 operands, of the weights or of their transpose.
-Int8Matrix cached_quantize(at::TensorList weights, bool transposed,
-                           const std::function<Int8Matrix()>& convert);
+/// `weights` as a layer multiplies them under `context`: from its cache, if it has one. `kept`:
+/// what Operand::kept() holds of them, if that is at hand.
+OperandPtr weight_operand(const ComputeContext& context, ComputeType type, at::TensorList weights,
+                          const std::vector<torch::Tensor>& kept = {});
 
 }  // namespace halftone

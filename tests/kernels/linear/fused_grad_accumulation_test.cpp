@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <thread>
+
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
-#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
+#include "support/compute_contexts.h"
 
 namespace halftone::fused_grad_accumulation_test {
 namespace {
@@ -34,7 +37,7 @@ enum class Recipe { kFp32, kBf16Native, kBf16Upcast, kInt8 };
 Tensor output(const Tensor& x, const Weights& weights, Recipe recipe) {
   if (recipe == Recipe::kFp32) return merged_linear(x, weights.parameters);
   if (recipe == Recipe::kInt8) {
-    const Int8Matmul region({.seed = 1});
+    const ComputeScope region(test::computing_in(ComputeType::kInt8, 1));
     return merged_linear(x, weights.parameters);
   }
   const Autocast autocast(torch::kCPU, torch::kBFloat16);
@@ -53,12 +56,13 @@ TEST(FusedGradAccumulation, GivesTheGradientsThatAutogradGives) {
     torch::manual_seed(2);
     const Weights in_place;
     output(x, through_autograd, recipe).backward(g);
-    const Tensor y = output(x, in_place, recipe);
-    const void* memory = in_place.parameters[0].grad().data_ptr();
+    Tensor y;
     {
-      const FusedGradAccumulation region;
-      y.backward(g.to(y.scalar_type()));
+      const ComputeScope region(test::accumulating_in_place());
+      y = output(x, in_place, recipe);
     }
+    const void* memory = in_place.parameters[0].grad().data_ptr();
+    y.backward(g.to(y.scalar_type()));
     EXPECT_EQ(in_place.parameters[0].grad().data_ptr(), memory);
     EXPECT_TRUE(at::allclose(in_place.grad(), through_autograd.grad(), 1e-6, 1e-6));
     EXPECT_FALSE(in_place.grad().equal(torch::ones({7, 6})));
@@ -69,7 +73,7 @@ TEST(FusedGradAccumulation, GivesTheGradientsThatAutogradGives) {
 TEST(FusedGradAccumulation, LeavesGradAloneWhereAutogradWould) {
   torch::manual_seed(3);
   const Tensor x = torch::randn({5, 6});
-  const FusedGradAccumulation region;
+  const ComputeScope region(test::accumulating_in_place());
   {
     const Weights weights;
     const auto grads =
@@ -94,7 +98,7 @@ TEST(FusedGradAccumulation, HooksSeeTheirGradient) {
     seen = grad.clone();
     return grad * 0;
   });
-  const FusedGradAccumulation region;
+  const ComputeScope region(test::accumulating_in_place());
   output(x, weights, Recipe::kFp32).sum().backward();
   EXPECT_TRUE(at::allclose(seen, x.sum(0).expand({3, 6}), 1e-5, 1e-5));
   EXPECT_TRUE(weights.parameters[1].grad().equal(torch::ones({3, 6})));
@@ -104,16 +108,31 @@ TEST(FusedGradAccumulation, HooksSeeTheirGradient) {
 TEST(FusedGradAccumulation, TakesWeightsWithoutAGradient) {
   const Tensor x = torch::ones({5, 6});
   const Tensor weight = torch::ones({3, 6}).requires_grad_();
-  const FusedGradAccumulation region;
+  const ComputeScope region(test::accumulating_in_place());
   halftone::linear(x, weight).sum().backward();
   EXPECT_TRUE(weight.grad().equal(torch::full({3, 6}, 5.0F)));
 }
 
 TEST(FusedGradAccumulation, IsOffOutsideABackward) {
   const Weights weights;
-  EXPECT_FALSE(weight_grad_in_place(weights.parameters).defined());
-  const FusedGradAccumulation region;
-  EXPECT_FALSE(weight_grad_in_place(weights.parameters).defined());
+  const ComputeContext context = test::accumulating_in_place();
+  EXPECT_FALSE(weight_grad_in_place(context, weights.parameters).defined());
+}
+
+// As autograd's threads of other devices do.
+TEST(FusedGradAccumulation, FollowsTheForwardPassToAnotherThread) {
+  const Weights weights;
+  Tensor y;
+  {
+    const ComputeScope region(test::accumulating_in_place());
+    y = merged_linear(torch::ones({5, 6}), weights.parameters);
+  }
+  const void* memory = weights.parameters[0].grad().data_ptr();
+  const auto version = weights.parameters[0].grad()._version();
+  std::thread([&] { y.sum().backward(); }).join();
+  EXPECT_EQ(weights.parameters[0].grad().data_ptr(), memory);
+  EXPECT_GT(weights.parameters[0].grad()._version(), version);
+  EXPECT_TRUE(weights.grad().equal(torch::full({7, 6}, 6.0F)));
 }
 
 }  // namespace

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/linear/int8_linear.h"
-
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <limits>
-#include <thread>
 
 #include "halftone/kernels/gemm/int8_gemm.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
+#include "support/compute_contexts.h"
 
 namespace halftone::int8_linear_test {
 namespace {
@@ -73,7 +72,7 @@ struct Case {
 TEST(Int8Linear, StaysWithinTheRoundingOfItsOperandsForwardAndBackward) {
   torch::manual_seed(1);
   const Case c;
-  const Int8Matmul region({.seed = 1});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8, 1));
   const Tensor rows = c.x.flatten(0, 1);
   for (std::size_t i = 0; i < 2; ++i) {
     const Results one = run(c.x, {c.weights[i]}, {c.g[i]});
@@ -87,7 +86,7 @@ TEST(Int8Linear, StaysWithinTheRoundingOfItsOperandsForwardAndBackward) {
 TEST(Int8Linear, SumsTheGradientOfASharedInput) {
   torch::manual_seed(2);
   const Case c;
-  const Int8Matmul region({.seed = 1});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8, 1));
   const Results both = run(c.x, c.weights, c.g);
   const Tensor exact =
       wide(c.g[0]).matmul(wide(c.weights[0])) + wide(c.g[1]).matmul(wide(c.weights[1]));
@@ -103,7 +102,7 @@ TEST(Int8Linear, GradientsAreRightInTheMean) {
   Tensor dx = torch::zeros({16, 12}, torch::kDouble), dw = torch::zeros({5, 12}, torch::kDouble);
   Results one;
   for (std::uint64_t step = 0; step < kDraws; ++step) {
-    const Int8Matmul region({.seed = 5, .step = step});
+    const ComputeScope region(test::computing_in(ComputeType::kInt8, 5, step));
     one = run(x, {weight}, {g});
     dx += wide(one.grads[0]) / kDraws;
     dw += wide(one.grads[1]) / kDraws;
@@ -121,18 +120,18 @@ TEST(Int8Linear, GradientsAreRightInTheMean) {
   EXPECT_LT((dw - dw_mean).abs().max().item<double>(), dw_draw / 5);
 }
 
-TEST(Int8Linear, IsAFunctionOfSeedStepAndCall) {
+TEST(Int8Linear, IsAFunctionOfSeedPassAndLayer) {
   torch::manual_seed(4);
   const Case c;
-  const auto in_region = [&](Int8Options options) {
-    const Int8Matmul region(options);
+  const auto in_region = [&](std::uint64_t seed, std::uint64_t pass) {
+    const ComputeScope region(test::computing_in(ComputeType::kInt8, seed, pass));
     return run(c.x, c.weights, c.g);
   };
-  const Results first = in_region({.seed = 3, .step = 8});
-  EXPECT_TRUE(same(first, in_region({.seed = 3, .step = 8})));
-  EXPECT_FALSE(same(first, in_region({.seed = 3, .step = 9})));
-  EXPECT_FALSE(same(first, in_region({.seed = 4, .step = 8})));
-  const Int8Matmul region({.seed = 3, .step = 8});
+  const Results first = in_region(3, 8);
+  EXPECT_TRUE(same(first, in_region(3, 8)));
+  EXPECT_FALSE(same(first, in_region(3, 9)));
+  EXPECT_FALSE(same(first, in_region(4, 8)));
+  const ComputeScope region(test::computing_in(ComputeType::kInt8, 3, 8));
   EXPECT_TRUE(same(first, run(c.x, c.weights, c.g)));
   EXPECT_FALSE(same(first, run(c.x, c.weights, c.g)));  // the region's second layer
 }
@@ -141,7 +140,7 @@ TEST(Int8Linear, NonFiniteGradientsReachTheWeights) {
   const Tensor x = torch::ones({4, 8}), weight = torch::ones({3, 8});
   Tensor g = torch::ones({4, 3});
   g[1][2] = std::numeric_limits<float>::infinity();
-  const Int8Matmul region({});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8));
   const Results one = run(x, {weight}, {g});
   EXPECT_FALSE(one.grads[1][2].isfinite().any().item<bool>());
   EXPECT_TRUE(one.grads[1].narrow(0, 0, 2).isfinite().all().item<bool>());
@@ -149,7 +148,7 @@ TEST(Int8Linear, NonFiniteGradientsReachTheWeights) {
 }
 
 TEST(Int8Linear, TakesNoTokens) {
-  const Int8Matmul region({});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8));
   const Results none = run(torch::ones({2, 0, 8}), {torch::ones({3, 8})}, {torch::ones({2, 0, 3})});
   EXPECT_EQ(none.outputs[0].sizes(), (std::vector<std::int64_t>{2, 0, 3}));
   EXPECT_TRUE(torch::equal(none.grads[1], torch::zeros({3, 8})));
@@ -159,54 +158,37 @@ TEST(Int8Linear, SumsMoreTokensThanOneIntegerHolds) {
   torch::manual_seed(5);
   const Tensor x = torch::randn({kMaxInt8Depth + 100, 2});
   const Tensor g = torch::randn({kMaxInt8Depth + 100, 3});
-  const Int8Matmul region({});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8));
   const Results many = run(x, {torch::randn({3, 2})}, {g});
   expect_within_rounding(many.grads[1], g.t(), x.t(), 1.0);
 }
 
 TEST(Int8Linear, RefusesASecondDerivative) {
-  const Int8Matmul region({});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8));
   const Tensor x = torch::ones({2, 4}, torch::requires_grad());
   const Tensor y = halftone::linear(x, torch::ones({3, 4}, torch::requires_grad()));
   EXPECT_ANY_THROW(torch::autograd::grad({y.sum()}, {x}, {}, std::nullopt, /*create_graph=*/true));
 }
 
-TEST(Int8Matmul, RegionsNestAndBelongToOneThread) {
-  EXPECT_FALSE(is_int8_matmul_enabled());
-  {
-    const Int8Matmul outer({});
-    EXPECT_TRUE(is_int8_matmul_enabled());
-    {
-      const Int8Matmul inner({.enabled = false});
-      EXPECT_FALSE(is_int8_matmul_enabled());
-    }
-    EXPECT_TRUE(is_int8_matmul_enabled());
-    bool elsewhere = true;
-    std::thread([&] { elsewhere = is_int8_matmul_enabled(); }).join();
-    EXPECT_FALSE(elsewhere);
-  }
-  EXPECT_FALSE(is_int8_matmul_enabled());
-}
-
-TEST(Int8Matmul, BackwardFollowsTheForwardsRegion) {
+TEST(Int8Linear, BackwardFollowsTheForwardsRegion) {
   torch::manual_seed(6);
   const Case c;
   const auto forward = [&](const Tensor& x) { return halftone::linear(x, c.weights[0]); };
   const Tensor x = c.x.detach().requires_grad_();
   Tensor y;
   {
-    const Int8Matmul region({});
+    const ComputeScope region(test::computing_in(ComputeType::kInt8));
     y = forward(x);
   }
   const Tensor outside = torch::autograd::grad({y}, {x}, {c.g[0]}, true).front();
-  const Int8Matmul region({.seed = 77});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8, 77, 0));
   const Tensor inside = torch::autograd::grad({y}, {x}, {c.g[0]}, true).front();
   EXPECT_TRUE(torch::equal(outside, inside));
   EXPECT_FALSE(torch::equal(outside, c.g[0].matmul(c.weights[0])));
 }
 
-TEST(Int8Matmul, LeavesDoubleAlone) {
-  const Int8Matmul region({});
+TEST(Int8Linear, LeavesDoubleAlone) {
+  const ComputeScope region(test::computing_in(ComputeType::kInt8));
   const Tensor x = torch::randn({2, 4}, torch::kDouble),
                weight = torch::randn({3, 4}, torch::kDouble);
   EXPECT_TRUE(torch::equal(halftone::linear(x, weight), at::linear(x, weight)));

@@ -15,8 +15,9 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
-#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
+#include "support/compute_contexts.h"
 
 namespace halftone::linear_cross_entropy_test {
 namespace {
@@ -135,7 +136,7 @@ TEST(LinearCrossEntropy, HandlesALargeVocabulary) {
   torch::manual_seed(2);
   const Head head = random_head(5, 8, 150000);
   expect_near(result_of(head, chunked(2)), in_double(head), 2e-5);  // sums of 150,000
-  const Int8Matmul region({});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8));
   expect_near(result_of(head, chunked(2)), in_double(head), 0.1);
 }
 
@@ -232,7 +233,7 @@ TEST(LinearCrossEntropy, QuantisesLikeInt8Linear) {
   const Head head = random_head(96, 64, 300);
   const auto run = [&](const Loss& loss) {
     return result_of(head, [&](const Head& h) {
-      const Int8Matmul region({.seed = 3, .step = 5});
+      const ComputeScope region(test::computing_in(ComputeType::kInt8, 3, 5));
       return loss(h);
     });
   };
@@ -246,7 +247,7 @@ TEST(LinearCrossEntropy, QuantisesLikeInt8Linear) {
             1.1 * distance(whole.d_weight, exact.d_weight));
   EXPECT_TRUE(run(chunked(32)).d_weight.equal(made.d_weight));
   EXPECT_FALSE(result_of(head, [&](const Head& h) {
-                 const Int8Matmul region({.seed = 3, .step = 6});
+                 const ComputeScope region(test::computing_in(ComputeType::kInt8, 3, 6));
                  return chunked(32)(h);
                }).d_weight.equal(made.d_weight));
 }
@@ -254,12 +255,12 @@ TEST(LinearCrossEntropy, QuantisesLikeInt8Linear) {
 // One chunk draws no more than one layer: the streams of the layers around are what they were.
 TEST(LinearCrossEntropy, TakesOneInt8Stream) {
   const Head head = random_head(40, 8, 9);
-  const Int8Matmul region({});
+  const ComputeScope region(test::computing_in(ComputeType::kInt8));
   chunked(8)(head);
-  const std::uint64_t second = next_int8_stream();
-  const Int8Matmul again({});
-  next_int8_stream();
-  EXPECT_EQ(next_int8_stream(), second);
+  const std::uint64_t second = compute_context().streams.next();
+  const RoundingStreams streams(0, 0);
+  streams.next();
+  EXPECT_EQ(streams.next(), second);
 }
 
 TEST(LinearCrossEntropy, KeepsAMarkedWeightInFp32) {
@@ -269,7 +270,8 @@ TEST(LinearCrossEntropy, KeepsAMarkedWeightInFp32) {
     return result_of(head, [&](const Head& h) {
       if (mark) mark_keep_fp32(h.weight);
       const Autocast autocast(torch::kCPU, torch::kBFloat16, !int8);
-      const Int8Matmul region({.enabled = int8});
+      const ComputeScope region(
+          test::computing_in(int8 ? ComputeType::kInt8 : ComputeType::kFloat32));
       return chunked(16)(h);
     });
   };
@@ -326,7 +328,8 @@ TEST(LinearCrossEntropy, InfAndNanReachLossAndGradients) {
       head.hidden[6][1] = bad;
       const auto run = [&](const Loss& loss) {
         return result_of(head, [&](const Head& h) {
-          const Int8Matmul region({.enabled = int8});
+          const ComputeScope region(
+              test::computing_in(int8 ? ComputeType::kInt8 : ComputeType::kFloat32));
           return loss(h);
         });
       };
@@ -347,7 +350,7 @@ TEST(LinearCrossEntropy, HasTheSameBitsForAnyNumberOfThreadsWhereProductsDo) {
   const auto run = [&](int threads) {
     torch::set_num_threads(threads);
     return result_of(head, [](const Head& h) {
-      const Int8Matmul region({});  // whose sums are exact
+      const ComputeScope region(test::computing_in(ComputeType::kInt8));  // whose sums are exact
       return chunked(48)(h);
     });
   };
@@ -454,7 +457,8 @@ TEST(LinearCrossEntropy, NeverHoldsAllLogits) {
     const auto run = [&](const Loss& loss) {
       const Autocast autocast(torch::kCPU, dtype == torch::kHalf ? torch::kHalf : torch::kBFloat16,
                               dtype == torch::kBFloat16 || dtype == torch::kHalf);
-      const Int8Matmul region({.enabled = dtype == torch::kChar});
+      const ComputeScope region(
+          test::computing_in(dtype == torch::kChar ? ComputeType::kInt8 : ComputeType::kFloat32));
       const Head leaves = head.leaves();
       loss(leaves).backward();
       const torch::NoGradGuard no_grad;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/kernels/common/compute_type.h"
+#include "halftone/kernels/gemm/compute_type.h"
 
 #include <gtest/gtest.h>
 

@@ -10,10 +10,11 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/fused/rms_norm.h"
 #include "halftone/kernels/fused/swiglu.h"
-#include "halftone/kernels/linear/int8_linear.h"
+#include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
+#include "support/compute_contexts.h"
 
-namespace halftone::saved_input_test {
+namespace halftone::saved_linear_test {
 namespace {
 
 using torch::Tensor;
@@ -30,7 +31,8 @@ auto under(Products products, const Run& run) {
   std::optional<Autocast> autocast;
   if (products == Products::kBf16 || products == Products::kFp16)
     autocast.emplace(torch::kCPU, products == Products::kBf16 ? torch::kBFloat16 : torch::kHalf);
-  const Int8Matmul int8({.seed = 5, .enabled = products == Products::kInt8});
+  const ComputeScope int8(test::computing_in(
+      products == Products::kInt8 ? ComputeType::kInt8 : ComputeType::kFloat32, 5));
   return run();
 }
 
@@ -184,4 +186,4 @@ TEST(LinearInput, SecondDerivativesPassThroughWhatIsComputedAgain) {
 }
 
 }  // namespace
-}  // namespace halftone::saved_input_test
+}  // namespace halftone::saved_linear_test

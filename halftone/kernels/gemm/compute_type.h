@@ -4,11 +4,14 @@
 
 #include <torch/types.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace halftone {
+
+class MatmulFormat;
 
 /// The format that the operands of a linear layer's matmuls are rounded to. From the finest to the
 /// coarsest.
@@ -20,12 +23,23 @@ const std::vector<ComputeType>& compute_types();
 /// "fp32", "bf16", "fp16", "int8".
 std::string_view to_string(ComputeType type);
 
+/// How the format is computed (matmul_format.h).
+const MatmulFormat& matmul_format(ComputeType type);
+
 /// The dtype of the tensors that go into a matmul and come out of it: that of autocast, where
-/// autocast makes the format, and fp32 for formats that a layer quantizes its operands to itself.
+/// autocast makes the format, and of what is quantized, where a layer quantizes its operands
+/// itself.
 torch::ScalarType tensor_dtype(ComputeType type);
 
-/// Whether linear layers quantize their operands themselves, so that autocast has no part in it.
+/// The format whose numbers are those of `dtype`; nothing where there is none.
+std::optional<ComputeType> compute_type_of(torch::ScalarType dtype);
+
+/// Whether linear layers quantize their operands themselves: autocast goes no further than
+/// tensor_dtype().
 bool is_quantized(ComputeType type);
+
+/// The format of an output head beside layers in `type`.
+ComputeType lm_head_type(ComputeType type);
 
 /// Whether gradients of usual size fall below the format's range, so that the loss is scaled.
 bool needs_loss_scaling(ComputeType type);

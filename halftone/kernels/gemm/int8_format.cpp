@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// int8: each matmul's two operands have one scale for each row of the matrix whose rows it sums
+// along (weights being one matrix), x and W are rounded to the nearest, gradients stochastically.
+// Sums are exact, results fp32.
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include "halftone/core/random.h"
+#include "halftone/kernels/common/merged_weights_impl.h"
+#include "halftone/kernels/gemm/compute_type.h"
+#include "halftone/kernels/gemm/int8_gemm.h"
+#include "halftone/kernels/gemm/matmul_format.h"
+
+namespace halftone {
+namespace {
+
+using torch::ScalarType;
+using torch::Tensor;
+/// Of a depth that may be more than one integer sum can hold.
+using Int8Parts = std::vector<Int8Matrix>;
+
+/// Calls `part(i, first, depth)` for each part of a sum over `depth` terms, of which there is one
+/// at least.
+template <class Part>
+void for_each_part(std::int64_t depth, Part&& part) {
+  std::int64_t first = 0;
+  std::uint64_t i = 0;
+  do {
+    const std::int64_t count = std::min(kMaxInt8Depth, depth - first);
+    part(i++, first, count);
+    first += count;
+  } while (first < depth);
+}
+
+/// `matrix` (rows, depth) as a right operand.
+Int8Parts quantize_right_parts(const Tensor& matrix) {
+  Int8Parts parts;
+  for_each_part(matrix.size(1), [&](std::uint64_t /*i*/, std::int64_t first, std::int64_t depth) {
+    parts.push_back(quantize_right(matrix.narrow(1, first, depth), {}));
+  });
+  return parts;
+}
+
+/// sum + gradient right^T, with a random stream for each part; `gradient` (rows, depth).
+Tensor multiply_gradient(const Tensor& gradient, std::uint64_t stream, const Int8Parts& right,
+                         Tensor sum) {
+  for_each_part(gradient.size(1), [&](std::uint64_t i, std::int64_t first, std::int64_t depth) {
+    const Int8Matrix left =
+        quantize_left(gradient.narrow(1, first, depth), {true, random_word(stream, i)});
+    sum = int8_gemm(left, right[i], sum);
+  });
+  return sum;
+}
+
+/// x, and g: their integers depend on the matmul, and each takes part in one matmul of a kind.
+struct Int8Input : Operand {
+  explicit Int8Input(Tensor values) : matrix(std::move(values)) {}
+  Tensor matrix;
+};
+
+struct Int8Gradient : Operand {
+  Int8Gradient(Tensor values, const GradientStreams& of) : matrix(std::move(values)), streams(of) {}
+  Tensor matrix;
+  GradientStreams streams;
+};
+
+class Int8Weights : public Operand {
+ public:
+  explicit Int8Weights(at::TensorList weights) : weights_(weights.vec()) {}
+
+  const Int8Parts& by_output() {
+    if (by_output_.empty()) by_output_ = quantize_right_parts(all());
+    return by_output_;
+  }
+  const Int8Parts& by_input() {
+    if (by_input_.empty()) by_input_ = quantize_right_parts(all().t());
+    return by_input_;
+  }
+
+ private:
+  Tensor all() const {
+    const Tensor merged = merged_view(weights_);
+    return merged.defined() ? merged : at::cat(weights_);
+  }
+
+  std::vector<Tensor> weights_;
+  Int8Parts by_output_;
+  Int8Parts by_input_;
+};
+
+class Int8MatmulFormat : public MatmulFormat {
+ public:
+  bool takes(const Tensor& /*x*/) const override { return true; }
+
+  OperandPtr input(const Tensor& x) const override { return std::make_shared<Int8Input>(x); }
+  OperandPtr weight(at::TensorList weights, const std::vector<Tensor>& /*kept*/) const override {
+    return std::make_shared<Int8Weights>(weights);
+  }
+  OperandPtr gradient(const Tensor& g, const GradientStreams& streams) const override {
+    return std::make_shared<Int8Gradient>(g, streams);
+  }
+
+  Tensor forward(Operand& x, Operand& weight) const override {
+    const Tensor& rows = static_cast<Int8Input&>(x).matrix;
+    const Int8Parts& parts = static_cast<Int8Weights&>(weight).by_output();
+    Tensor sum;
+    for_each_part(rows.size(1), [&](std::uint64_t i, std::int64_t first, std::int64_t depth) {
+      sum = int8_gemm(quantize_left(rows.narrow(1, first, depth), {}), parts[i], sum);
+    });
+    return sum;
+  }
+
+  Tensor input_gradient(Operand& g, Operand& weight, ScalarType out) const override {
+    const auto& gradient = static_cast<Int8Gradient&>(g);
+    return multiply_gradient(gradient.matrix, gradient.streams.input_gradient,
+                             static_cast<Int8Weights&>(weight).by_input(), {})
+        .to(out);
+  }
+
+  Tensor weight_gradient(Operand& g, Operand& x, ScalarType out) const override {
+    return weight_sum(g, x, {}, 1.0).to(out);
+  }
+
+  void add_weight_gradient(Operand& g, Operand& x, const Tensor& sum,
+                           double factor) const override {
+    weight_sum(g, x, sum, factor);
+  }
+
+  double forward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override {
+    return shape.rows * shape.in + (layer.cached ? 0 : shape.in * shape.out);
+  }
+  double backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override {
+    const double input = shape.rows * shape.out + (layer.cached ? 0 : shape.in * shape.out);
+    const double weight = shape.rows * (shape.in + 2 * shape.out);
+    return std::max(input, weight);
+  }
+  double lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const override {
+    return (layer.cached ? 0 : 2) * chunk.in * chunk.out + 2 * chunk.rows * chunk.out;
+  }
+  double kept_bytes(const LayerDtypes& layer) const override { return layer.cached ? 2 : 0; }
+  /// FBGEMM's, of one shape each.
+  double packed_bytes(double depth, double columns) const override { return depth * columns; }
+
+ private:
+  static Tensor weight_sum(Operand& g, Operand& x, const Tensor& sum, double factor) {
+    const auto& gradient = static_cast<Int8Gradient&>(g);
+    Int8Parts by_token = quantize_right_parts(static_cast<Int8Input&>(x).matrix.t());
+    if (factor != 1.0)
+      for (Int8Matrix& part : by_token) part.scales.mul_(factor);
+    return multiply_gradient(gradient.matrix.t(), gradient.streams.weight_gradient, by_token, sum);
+  }
+};
+
+}  // namespace
+
+const MatmulFormat& int8_format() {
+  static const Int8MatmulFormat format;
+  return format;
+}
+
+}  // namespace halftone

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// The matmuls of a linear layer y = x W^T in one number format: what rounds the operands, what
+// multiplies them, and what memory that takes. Linear layers, output heads, measurements and the
+// planner know formats by this interface alone.
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace halftone {
+
+/// A matrix of a linear layer (x, W, or the gradient g of y) in the forms that the format's matmuls
+/// take. A form is made when a matmul first needs it, and kept for the next. Not thread-safe.
+class Operand : public std::enable_shared_from_this<Operand> {
+ public:
+  virtual ~Operand() = default;
+
+  /// What to keep between the forward and the backward pass in the place of the matrix, as
+  /// MatmulFormat takes it again. Empty: the matrix itself.
+  virtual std::vector<torch::Tensor> kept() const { return {}; }
+  /// The operand for many matmuls in a row, for which large forms are worth their memory.
+  virtual std::shared_ptr<Operand> for_many() { return shared_from_this(); }
+};
+using OperandPtr = std::shared_ptr<Operand>;
+
+/// Of the stochastic rounding of one gradient, for each of the matmuls that take it.
+struct GradientStreams {
+  std::uint64_t input_gradient = 0;
+  std::uint64_t weight_gradient = 0;
+};
+
+/// y (rows, out) = x (rows, in) W^T, in numbers that cannot overflow.
+struct MatmulShape {
+  double rows = 0;
+  double in = 0;
+  double out = 0;
+};
+
+/// The dtypes in which a layer finds its tensors, in the planner's eyes.
+struct LayerDtypes {
+  torch::ScalarType input = torch::kFloat;
+  torch::ScalarType weight = torch::kFloat;
+  bool cached = false;  // what is made of the weight is kept from one forward pass to the next
+};
+
+/// One object per format, without state. Nothing is recorded for autograd. Operands are of this
+/// format; all matrices are on one device.
+class MatmulFormat {
+ public:
+  virtual ~MatmulFormat() = default;
+
+  /// Whether the matmuls of `x` are computed here; else LibTorch's at::linear() is.
+  virtual bool takes(const torch::Tensor& x) const = 0;
+  /// Whether operands are rounded: then a layer can be differentiated once. If not, at::linear()
+  /// defines it.
+  virtual bool rounds() const { return true; }
+
+  /// x (rows, in) or what Operand::kept() held of it.
+  virtual OperandPtr input(const torch::Tensor& x) const = 0;
+  /// Weights (out_i, in), as one matrix below each other. `kept`: what Operand::kept() holds of
+  /// them, if that is at hand.
+  virtual OperandPtr weight(at::TensorList weights,
+                            const std::vector<torch::Tensor>& kept = {}) const = 0;
+  /// g (rows, out).
+  virtual OperandPtr gradient(const torch::Tensor& g, const GradientStreams& streams) const = 0;
+
+  /// x W^T (rows, out) in the format's tensor_dtype(), dense.
+  virtual torch::Tensor forward(Operand& x, Operand& weight) const = 0;
+  /// g W (rows, in). Where that is rounded to the format on the way, `out` may be wider.
+  virtual torch::Tensor input_gradient(Operand& g, Operand& weight,
+                                       torch::ScalarType out) const = 0;
+  /// g^T x (out, in) in the dtype `out`.
+  virtual torch::Tensor weight_gradient(Operand& g, Operand& x, torch::ScalarType out) const = 0;
+  /// sum += factor g^T x; `sum` (out, in) dense, fp32 or the format's tensor_dtype().
+  virtual void add_weight_gradient(Operand& g, Operand& x, const torch::Tensor& sum,
+                                   double factor) const = 0;
+
+  /// How much larger than its largest gradient g the values may be that a format of short range
+  /// rounds in the backward pass of x and weight, where gradients of one row sum up to at most
+  /// twice the largest; nothing where the range is that of fp32.
+  virtual std::optional<double> gradient_growth(Operand& /*x*/, Operand& /*weight*/) const {
+    return std::nullopt;
+  }
+
+  // ---- Bytes, beside x, y, the weights and their gradients.
+
+  /// While forward() computes.
+  virtual double forward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const = 0;
+  /// While the gradients are computed, one after the other.
+  virtual double backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const = 0;
+  /// Of an output head whose chunks have `shape`, the fp32 gradient of its weight left out.
+  virtual double lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const = 0;
+  /// Of one element of a weight, from its forward to its backward pass, or in the cache.
+  virtual double kept_bytes(const LayerDtypes& layer) const = 0;
+  /// That stay for the next right operand (columns, depth) of the same shape.
+  virtual double packed_bytes(double /*depth*/, double /*columns*/) const { return 0; }
+};
+
+}  // namespace halftone
