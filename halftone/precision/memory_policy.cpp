@@ -48,7 +48,7 @@ Value named(const Names<Value, kCount>& names, const char* key, const std::strin
 }
 
 bool computes_in_bf16(const PrecisionPolicy& precision) {
-  return precision.compute == ComputeType::kBFloat16;
+  return precision.compute_dtype() == torch::kBFloat16;
 }
 
 Weights weights_for(const std::string& word, const PrecisionPolicy& precision) {

@@ -2,6 +2,7 @@
 #include "halftone/pretrain/config_schema.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
@@ -230,6 +231,13 @@ void adapt_defaults(TrainConfig& config, const std::vector<ConfigAssignment>& as
     scaler.init_scale = std::clamp(scaler.init_scale, scaler.min_scale, scaler.max_scale);
 }
 
+std::string scaled_precisions() {
+  std::vector<std::string> names;
+  for (const std::string& name : precision_names())
+    if (parse_precision(name).loss_scaling) names.push_back(name);
+  return fmt::format("{}", fmt::join(names, " and "));
+}
+
 void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   const ScalerConfig& scaler = config.scaler;
   if (scaler.min_scale > scaler.max_scale) {
@@ -246,9 +254,9 @@ void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>
                     place_of(assignments, "scaler.init_scale"), scaler.min_scale, scaler.max_scale,
                     scaler.init_scale));
   if (config.loss_scale != "dynamic" && !parse_precision(config.precision).loss_scaling)
-    throw UserError(fmt::format(
-        "{}: a loss scale goes with 16-mixed and 16-true only, but precision is {}; leave it out",
-        place_of(assignments, "loss_scale"), config.precision));
+    throw UserError(
+        fmt::format("{}: a loss scale goes with {} only, but precision is {}; leave it out",
+                    place_of(assignments, "loss_scale"), scaled_precisions(), config.precision));
 }
 
 void check_keep_fp32(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/nn/linear.h"
@@ -51,18 +52,18 @@ std::int64_t count_layers(const torch::nn::Module& module) {
          (is_one(module) ? 1 : 0);
 }
 
-// LibTorch's layers have no way to int8: none is left in fp32 in silence.
-void check_int8_layers(const torch::nn::Module& module, const std::string& precision) {
+// LibTorch's layers quantize nothing: none is left as it is in silence.
+void check_quantized_layers(const torch::nn::Module& module, const PrecisionPolicy& policy) {
   if (count_layers<LinearImpl>(module) == 0)
-    throw UserError(precision +
+    throw UserError(policy.name +
                     " goes through halftone::Linear, and this module has none: build it of "
                     "halftone::Linear, or choose another precision");
   const std::int64_t foreign = count_layers<torch::nn::LinearImpl>(module);
   if (foreign > 0)
-    log_warning_once(
-        fmt::format("{}: {} torch::nn::Linear of this module stay in fp32; what is to "
-                    "multiply in int8 must be halftone::Linear",
-                    precision, foreign));
+    log_warning_once(fmt::format(
+        "{}: {} torch::nn::Linear of this module stay in {}; what is to "
+        "multiply in {} must be halftone::Linear",
+        policy.name, foreign, dtype_name(policy.compute_dtype()), to_string(policy.compute)));
 }
 
 // Module::to(dtype) of the C++ frontend casts integers, masks and complex numbers as well.
@@ -119,7 +120,7 @@ MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
 }
 
 void MixedPrecision::convert_module(torch::nn::Module& module) {
-  if (policy_.quantizes()) check_int8_layers(module, policy_.name);
+  if (policy_.quantizes()) check_quantized_layers(module, policy_);
   cast_floating(module, policy_.parameter);
   module.to(device_);
   if (memory_.bf16_weights) store_in_bf16(module);

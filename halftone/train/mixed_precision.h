@@ -51,8 +51,8 @@ class MixedPrecision {
   /// Gives floating parameters and buffers the policy's dtype, and moves all to the device.
   /// Integer, bool and complex tensors keep their dtype. Where the memory recipe has weights in
   /// bf16, those of two dimensions and 4096 elements or more that are not kept in fp32 become bf16.
-  /// Call it before the optimizer exists. Throws UserError for int8 matmuls in a module without a
-  /// layer that takes part in them.
+  /// Call it before the optimizer exists. Throws UserError for a format that layers
+  /// quantize to themselves, in a module without such a layer.
   void convert_module(torch::nn::Module& module);
 
   /// The region for the forward pass and the loss; end it before backward(). `pass` counts the

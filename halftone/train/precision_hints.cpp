@@ -14,6 +14,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/log.h"
+#include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/nn/embedding.h"
 
 namespace halftone {
@@ -27,7 +28,7 @@ constexpr std::int64_t kTensorCoreMultiple = 8;
 constexpr int kFp16TensorCores = 70;
 constexpr int kBf16TensorCores = 80;
 
-bool is_bf16(const HintInputs& facts) { return facts.policy.compute == ComputeType::kBFloat16; }
+bool is_bf16(const HintInputs& facts) { return facts.policy.compute_dtype() == torch::kBFloat16; }
 std::string format_name(const HintInputs& facts) {
   return std::string(to_string(facts.policy.compute));
 }
@@ -114,6 +115,11 @@ Hint widths_for_tensor_cores(const HintInputs& facts) {
       kTensorCoreMultiple);
 }
 
+Hint remark(const HintInputs& facts) {
+  const std::string text = matmul_format(facts.policy.compute).remark(facts.device);
+  return text.empty() ? Hint() : Hint(text);
+}
+
 Hint bf16_is_free(const HintInputs& facts) {
   if (is_bf16(facts) || !facts.policy.loss_scaling) return {};
   // As fast here, or neither of them is fast.
@@ -163,8 +169,8 @@ HintInputs collect_hint_inputs(const torch::nn::Module& module, const PrecisionP
 
 std::vector<std::string> precision_hints(const HintInputs& facts) {
   if (facts.policy.compute == ComputeType::kFloat32) return {};
-  std::vector<Hint (*)(const HintInputs&)> rules = {small_model};
-  if (is_half(facts.policy.compute_dtype()))
+  std::vector<Hint (*)(const HintInputs&)> rules = {small_model, remark};
+  if (is_half(facts.policy.compute_dtype()) && !facts.policy.quantizes())
     rules.insert(rules.end(), {missing_instructions, batch_for_tensor_cores,
                                widths_for_tensor_cores, bf16_is_free});
   std::vector<std::string> sentences;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace halftone {
@@ -58,6 +59,9 @@ class MatmulFormat {
   /// Whether operands are rounded: then a layer can be differentiated once. If not, at::linear()
   /// defines it.
   virtual bool rounds() const { return true; }
+
+  /// What a user should know of the format's speed on that device, as a clause; or nothing.
+  virtual std::string remark(torch::Device /*device*/) const { return ""; }
 
   /// x (rows, in) or what Operand::kept() held of it.
   virtual OperandPtr input(const torch::Tensor& x) const = 0;
