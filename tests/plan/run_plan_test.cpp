@@ -32,7 +32,8 @@ MachineSpeed speeds(double fp32, double bf16, double fp16, double int8) {
   return {.matmuls = {{ComputeType::kFloat32, fp32},
                       {ComputeType::kBFloat16, bf16},
                       {ComputeType::kFloat16, fp16},
-                      {ComputeType::kInt8, int8}},
+                      {ComputeType::kInt8, int8},
+                      {ComputeType::kFloat8, bf16}},
           .memory = 1e18};
 }
 

@@ -29,12 +29,16 @@ TEST(Policy, IsTheTableOfTheDocumentation) {
   const PrecisionPolicy int8 = parse_precision("int8-mixed");
   EXPECT_EQ(int8.parameter, torch::kFloat);
   EXPECT_TRUE(int8.quantizes() && !int8.autocast() && !int8.loss_scaling);
+  const PrecisionPolicy fp8 = parse_precision("fp8-mixed");
+  EXPECT_EQ(fp8.parameter, torch::kFloat);
+  EXPECT_EQ(fp8.compute_dtype(), torch::kBFloat16);
+  EXPECT_TRUE(fp8.quantizes() && fp8.autocast() && !fp8.loss_scaling);
   EXPECT_FALSE(parse_precision("32-true").autocast() || parse_precision("32-true").is_mixed());
 }
 
 TEST(Policy, KnowsItsOwnNames) {
   for (const std::string& name : precision_names()) EXPECT_EQ(parse_precision(name).name, name);
-  EXPECT_EQ(precision_names().size(), 6U);
+  EXPECT_EQ(precision_names().size(), 7U);
 }
 
 TEST(Policy, RefusesOthersWithTheListAndTheNearest) {

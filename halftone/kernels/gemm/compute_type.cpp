@@ -10,6 +10,7 @@ const MatmulFormat& float32_format();
 const MatmulFormat& bfloat16_format();
 const MatmulFormat& float16_format();
 const MatmulFormat& int8_format();
+const MatmulFormat& float8_format();
 
 namespace {
 
@@ -48,7 +49,14 @@ const std::vector<Facts>& table() {
                                             .precision = "int8-mixed",
                                             .format = int8_format,
                                             .tensor_dtype = torch::kFloat,
-                                            .quantized = true}};
+                                            .quantized = true},
+                                           {.type = kFloat8,
+                                            .name = "fp8",
+                                            .precision = "fp8-mixed",
+                                            .format = float8_format,
+                                            .tensor_dtype = torch::kBFloat16,
+                                            .quantized = true,
+                                            .lm_head = kBFloat16}};
   return facts;
 }
 
