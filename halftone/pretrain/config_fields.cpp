@@ -5,7 +5,10 @@
 #include <string>
 #include <type_traits>
 
+#include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/optim/lr_schedule.h"
 #include "halftone/precision/policy.h"
 #include "halftone/pretrain/config_schema.h"
@@ -90,6 +93,26 @@ bool is_loss_scale(const ConfigValue& value) {
 bool is_memory_budget(const ConfigValue& value) {
   const auto& text = std::get<std::string>(value);
   return text == "available" || text == "unlimited" || parse_bytes(text).value_or(0) > 0;
+}
+
+/// Whether `parse` takes it.
+template <class Parse>
+bool is_taken(const ConfigValue& value, const Parse& parse) {
+  try {
+    parse(std::get<std::string>(value));
+    return true;
+  } catch (const UserError&) {
+    return false;
+  }
+}
+
+bool is_matmul(const ConfigValue& value) {
+  return std::get<std::string>(value) == "auto" ||
+         is_taken(value, [](const std::string& text) { parse_cpu_gemm_config(text); });
+}
+
+bool are_kernels(const ConfigValue& value) {
+  return is_taken(value, [](const std::string& text) { check_reference_kernels(text); });
 }
 
 bool is_device(const ConfigValue& value) {
@@ -181,6 +204,7 @@ using C = TrainConfig;
 using M = ModelConfig;
 using S = ScalerConfig;
 using R = MemoryOptions;
+using K = KernelConfig;
 
 std::vector<ConfigField> model_fields() {
   return {
@@ -365,6 +389,20 @@ std::vector<ConfigField> machine_fields() {
                         "where to train; auto: a GPU if there is one"),
       field<&C::threads>("threads", whole(0, "an integer from 0 to 1024", kMostThreads),
                          "CPU threads; 0: one per core"),
+      field<&C::kernels, &K::matmul>(
+          "kernels.matmul",
+          {"auto, or ways of matmuls such as bf16=native,fp16=upcast,fp32=onednn", is_matmul, {}},
+          "how a CPU multiplies matrices; auto: as measured, which a run records. HALFTONE_MATMUL "
+          "goes first"),
+      field<&C::kernels, &K::reference>(
+          "kernels.reference",
+          {"names of kernels, separated by commas, or all; empty: none", are_kernels, {}},
+          "kernels that run their reference in LibTorch's operations. HALFTONE_REFERENCE_KERNELS "
+          "goes first"),
+      field<&C::kernels, &K::cpu_gemm>(
+          "kernels.cpu_gemm", one_of({"on", "off", "all"}),
+          "whether LibTorch's own layers take our 16-bit matmuls on a CPU; all: the smallest too. "
+          "HALFTONE_CPU_GEMM goes first"),
   };
 }
 

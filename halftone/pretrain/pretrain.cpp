@@ -14,6 +14,7 @@
 #include "halftone/core/text.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
+#include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "halftone/pretrain/config_file.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/plan_request.h"
@@ -109,17 +110,27 @@ std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
   return facts;
 }
 
+/// Words that give the run the same kernels again, also where environment variables chose them.
+KernelConfig kernels_in_force(KernelConfig kernels) {
+  if (const std::optional<CpuGemmConfig> ways = decided_matmul_paths())
+    kernels.matmul = to_string(*ways);
+  kernels.reference = reference_kernels();
+  kernels.cpu_gemm = fast_cpu_gemms();
+  return kernels;
+}
+
 PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
                    const PretrainOptions& options, const FitOptions& how) {
   check_memory_budget(config, inputs.model);
   if (const std::string names = reference_kernels(); !names.empty())
-    log_note(fmt::format("HALFTONE_REFERENCE_KERNELS: {} as ordinary LibTorch operations", names));
+    log_note(fmt::format("reference kernels: {} as ordinary LibTorch operations", names));
   TrainConfig initial = config;
   if (how.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
   LanguageModeling module = make_module(initial, inputs);
   TokenLoader loader = make_loader(config, inputs);
   TrainConfig resolved = config;
   resolved.model = inputs.model;
+  resolved.kernels = kernels_in_force(config.kernels);
   const auto record = std::make_shared<PretrainRecord>(config, inputs, module, options.on_start);
   TrainerOptions trainer_options = trainer_options_for(config);
   std::vector<std::shared_ptr<Callback>>& callbacks = trainer_options.callbacks;

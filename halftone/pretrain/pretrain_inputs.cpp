@@ -10,7 +10,9 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
+#include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
+#include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "halftone/models/minimind.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/plan_request.h"
@@ -86,6 +88,13 @@ void check_memory_before_data(const TrainConfig& config,
   check_memory_budget(config, model);
 }
 
+void configure_kernels(const KernelConfig& kernels, torch::Device device) {
+  if (!kernels.reference.empty()) configure_reference_kernels(kernels.reference);
+  configure_fast_cpu_gemms(kernels.cpu_gemm);
+  configure_cpu_gemms(kernels.matmul);
+  if (device.is_cpu()) cpu_gemm_config();  // may refuse
+}
+
 void check_offload(const std::string& folder) {
   if (folder.empty()) return;
   check_file_memory(folder);
@@ -128,7 +137,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
                                    const PreparationProgress& progress) {
   const torch::Device device = resolve_device(config.device);
   const PrecisionPolicy precision = parse_precision(config.precision);
-  if (device.is_cpu()) cpu_gemm_config();  // may refuse
+  configure_kernels(config.kernels, device);
   check_offload(config.memory.offload);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   std::optional<InitialWeights> weights;

@@ -24,6 +24,13 @@ struct ScalerConfig {
   double max_scale = 16777216.0;
 };
 
+/// What multiplies and computes on a CPU. Environment variables go first.
+struct KernelConfig {
+  std::string matmul = "auto";  // or as HALFTONE_MATMUL: "bf16=native,fp32=onednn"
+  std::string reference;        // as HALFTONE_REFERENCE_KERNELS: "rms_norm,swiglu"
+  std::string cpu_gemm = "on";  // as HALFTONE_CPU_GEMM
+};
+
 struct TrainConfig {
   std::string preset = "minimind-26m";
   ModelConfig model;  // vocab_size 0: as large as the tokenizer
@@ -61,7 +68,8 @@ struct TrainConfig {
 
   std::string device = "auto";
   std::int64_t threads = 0;  // 0: as many as LibTorch takes
-  std::string init_from;     // safetensors file to start from; empty: fresh weights
+  KernelConfig kernels;
+  std::string init_from;  // safetensors file to start from; empty: fresh weights
 
   std::string out;  // run directory; resolve_config fills it in when empty
   bool overwrite = false;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 
 #include "halftone/core/error.h"
 
@@ -50,7 +51,7 @@ std::uint32_t parse(std::string_view names) {
   return references;
 }
 
-std::uint32_t from_environment() {
+std::optional<std::uint32_t> from_environment() {
   // The second is the variable's former name.
   for (const char* const variable : {"HALFTONE_REFERENCE_KERNELS", "HALFTONE_COMPOSED"}) {
     const char* const names = std::getenv(variable);
@@ -61,11 +62,11 @@ std::uint32_t from_environment() {
       throw UserError(fmt::format("environment variable {}: {}", variable, error.what()));
     }
   }
-  return 0;
+  return std::nullopt;
 }
 
 std::atomic<std::uint32_t>& in_force() {
-  static std::atomic<std::uint32_t> references = from_environment();
+  static std::atomic<std::uint32_t> references = from_environment().value_or(0);
   return references;
 }
 
@@ -76,6 +77,13 @@ bool is_fused(FusedKernel kernel) {
 }
 
 void set_reference_kernels(std::string_view names) { in_force() = parse(names); }
+
+void check_reference_kernels(std::string_view names) { parse(names); }
+
+void configure_reference_kernels(std::string_view names) {
+  const std::uint32_t references = parse(names);
+  in_force() = from_environment().value_or(references);
+}
 
 std::string reference_kernels() { return listed(in_force()); }
 

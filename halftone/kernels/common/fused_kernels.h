@@ -34,6 +34,12 @@ bool is_fused(FusedKernel kernel);
 /// from now on, and all others fused. Throws UserError for a word that is none of them.
 void set_reference_kernels(std::string_view names);
 
+/// Throws UserError where set_reference_kernels(names) would.
+void check_reference_kernels(std::string_view names);
+
+/// set_reference_kernels(names), unless the variable is set, which goes first: for configurations.
+void configure_reference_kernels(std::string_view names);
+
 /// Those that are computed by their references, as set_reference_kernels() takes them.
 std::string reference_kernels();
 

@@ -86,8 +86,8 @@ std::vector<std::pair<const char*, GemmBackend>> exceptions_of(const GemmBackend
   return exceptions;
 }
 
-CpuGemmConfig decide() {
-  const std::string text = matmul_environment();
+/// What `text` names; the rest is measured.
+CpuGemmConfig decide(const std::string& text) {
   if (text.empty()) return measured_cpu_gemm_config().choice;
   const CpuGemmConfig named = parse_cpu_gemm_config(text);
   // Every dtype and direction named: nothing left to measure.
@@ -149,13 +149,19 @@ CpuGemmConfig parse_cpu_gemm_config(std::string_view text, const CpuGemmConfig& 
 
 CpuGemmConfig cpu_gemm_config() {
   const std::lock_guard<std::mutex> lock(choice_mutex);
-  if (!choice_in_force) choice_in_force = decide();
+  if (!choice_in_force) choice_in_force = decide(matmul_environment());
   return *choice_in_force;
 }
 
 std::optional<CpuGemmConfig> decided_matmul_paths() {
   const std::lock_guard<std::mutex> lock(choice_mutex);
   return choice_in_force;
+}
+
+void configure_cpu_gemms(std::string_view text) {
+  if (text == "auto") return;
+  parse_cpu_gemm_config(text);  // may refuse, whatever the variable says
+  if (matmul_environment().empty()) set_cpu_gemm_config(decide(std::string(text)));
 }
 
 void set_cpu_gemm_config(const CpuGemmConfig& choice) {

@@ -67,5 +67,9 @@ CpuGemmConfig cpu_gemm_config();
 std::optional<CpuGemmConfig> decided_matmul_paths();
 /// Puts `choice` in force for the process, as a resumed run does: other ways, other bits.
 void set_cpu_gemm_config(const CpuGemmConfig& choice);
+/// Puts in force what `text` names, as parse_cpu_gemm_config() reads it, the rest being measured;
+/// "auto" leaves the ways as they are, and so does the environment variable, which goes first. For
+/// configurations. Throws UserError.
+void configure_cpu_gemms(std::string_view text);
 
 }  // namespace halftone

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <torch/library.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -46,30 +47,51 @@ class Replacement {
 
 enum class Replaced { kNothing, kWhatGains, kEverything };
 
-Replaced what_is_replaced() {
+Replaced parse_replaced(std::string_view word) {
+  if (word == "on" || word == "1") return Replaced::kWhatGains;
+  if (word == "off" || word == "0") return Replaced::kNothing;
+  if (word == "all") return Replaced::kEverything;
+  throw UserError(fmt::format("expected on, off or all, got '{}'", word));
+}
+
+std::optional<Replaced> replaced_by_environment() {
   const char* const text = std::getenv("HALFTONE_CPU_GEMM");
-  const std::string_view value = text == nullptr ? "" : text;
-  if (value.empty() || value == "on" || value == "1") return Replaced::kWhatGains;
-  if (value == "off" || value == "0") return Replaced::kNothing;
-  if (value == "all") return Replaced::kEverything;
-  throw UserError(fmt::format(
-      "environment variable HALFTONE_CPU_GEMM: expected on, off or all, got '{}'", value));
+  if (text == nullptr || *text == '\0') return std::nullopt;
+  try {
+    return parse_replaced(text);
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("environment variable HALFTONE_CPU_GEMM: {}", error.what()));
+  }
+}
+
+std::atomic<Replaced>& what_is_replaced() {
+  static std::atomic<Replaced> mode = replaced_by_environment().value_or(Replaced::kWhatGains);
+  return mode;
 }
 
 }  // namespace
 
-bool computes_originally() { return original_only; }
+bool computes_originally() { return original_only || what_is_replaced() == Replaced::kNothing; }
 
 std::int64_t small_matmul() {
   constexpr std::int64_t kSmall = 4096;
-  static const bool everything = what_is_replaced() == Replaced::kEverything;
-  return everything ? 0 : kSmall;
+  return what_is_replaced() == Replaced::kEverything ? 0 : kSmall;
 }
 
 bool use_fast_cpu_gemms() {
   if (what_is_replaced() == Replaced::kNothing) return false;
   static const Replacement replacement;
   return true;
+}
+
+void configure_fast_cpu_gemms(std::string_view word) {
+  const Replaced asked = parse_replaced(word);
+  what_is_replaced() = replaced_by_environment().value_or(asked);
+}
+
+std::string fast_cpu_gemms() {
+  const Replaced mode = what_is_replaced();
+  return mode == Replaced::kNothing ? "off" : mode == Replaced::kEverything ? "all" : "on";
 }
 
 OriginalCpuGemms::OriginalCpuGemms() : before_(std::exchange(original_only, true)) {}

@@ -2,6 +2,9 @@
 // 16-bit matmuls of any LibTorch program on a CPU that has no instructions for them.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 namespace halftone {
 
 /// From now on, in the whole process, LibTorch's mm, addmm, bmm, baddbmm and _addmm_activation
@@ -15,6 +18,13 @@ namespace halftone {
 /// throws UserError for another value than on (1), off (0) and all. Thread-safe; calling it again,
 /// or loading libhalftone_cpu_gemm.so as well, changes nothing.
 bool use_fast_cpu_gemms();
+
+/// In the process from now on, once use_fast_cpu_gemms() has replaced the matmuls: `word` is on,
+/// off or all, as in HALFTONE_CPU_GEMM, unless that is set, which goes first. For configurations.
+/// Throws UserError for any other word.
+void configure_fast_cpu_gemms(std::string_view word);
+/// The word in force.
+std::string fast_cpu_gemms();
 
 /// In its scope, this thread computes with LibTorch's own kernels.
 class OriginalCpuGemms {
