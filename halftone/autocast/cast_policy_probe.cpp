@@ -114,8 +114,7 @@ std::optional<CaughtCall> call_under_autocast(const c10::OperatorHandle& op, Dev
     stack.push_back(made_up(argument, device, dtypes));
   const c10::impl::IncludeDispatchKeyGuard catching(kCatching);
   try {
-    op.getComputedKernelForDispatchKey(key).kernelFunction().callBoxed(op, c10::DispatchKeySet(key),
-                                                                       &stack);
+    op.getComputedKernelForDispatchKey(key).callBoxed(op, c10::DispatchKeySet(key), &stack);
   } catch (const CaughtCall& call) {
     return call;
   } catch (const c10::Error&) {

@@ -119,16 +119,14 @@ constexpr std::array kWeightedOps{"linear",
 /// is marked.
 class KeepingKernel final : public c10::OperatorKernel {
  public:
-  KeepingKernel(c10::KernelFunction autocast, torch::DeviceType device)
-      : autocast_(std::move(autocast)), device_(device) {}
-
-  bool has_policy() const { return !autocast_.isFallthrough(); }
+  KeepingKernel(c10::SafeKernelFunction autocast, bool has_policy, torch::DeviceType device)
+      : autocast_(std::move(autocast)), has_policy_(has_policy), device_(device) {}
 
   void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                   torch::jit::Stack* stack) {
     if (takes_kept_tensor(op, *stack)) {
       call_in(torch::kFloat, device_, op, stack);
-    } else if (!has_policy()) {
+    } else if (!has_policy_) {
       const auto key = at::autocast::get_autocast_dispatch_key_from_device_type(device_);
       op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, key), stack);
     } else {
@@ -137,9 +135,33 @@ class KeepingKernel final : public c10::OperatorKernel {
   }
 
  private:
-  c10::KernelFunction autocast_;
+  c10::SafeKernelFunction autocast_;
+  bool has_policy_;
   torch::DeviceType device_;
 };
+
+/// The operations and keys under which a KeepingKernel is all there is.
+class OnlyKeeping {
+ public:
+  void add(const c10::OperatorHandle& op, c10::DispatchKey key) {
+    const std::unique_lock lock(mutex_);
+    known_.emplace_back(op.operator_name(), key);
+  }
+  bool holds(const c10::OperatorHandle& op, c10::DispatchKey key) const {
+    const std::shared_lock lock(mutex_);
+    return std::find(known_.begin(), known_.end(), std::pair(op.operator_name(), key)) !=
+           known_.end();
+  }
+
+ private:
+  mutable std::shared_mutex mutex_;
+  std::vector<std::pair<c10::OperatorName, c10::DispatchKey>> known_;
+};
+
+OnlyKeeping& only_keeping() {
+  static OnlyKeeping instance;
+  return instance;
+}
 
 std::vector<torch::Library> wrap_weighted_ops() {
   const QuietOverride quiet;
@@ -150,8 +172,10 @@ std::vector<torch::Library> wrap_weighted_ops() {
         libraries.emplace_back(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
     for (const char* const name : kWeightedOps) {
       const c10::OperatorHandle op = find_op(std::string("aten::") + name);
+      const bool has_policy = op.hasKernelForDispatchKey(key) && !op.isKernelFallthroughKernel(key);
       library.impl(name, torch::CppFunction::makeFromBoxedFunctor(std::make_unique<KeepingKernel>(
-                             op.getComputedKernelForDispatchKey(key).kernelFunction(), device)));
+                             op.getComputedKernelForDispatchKey(key), has_policy, device)));
+      if (!has_policy) only_keeping().add(op, key);
     }
   }
   return libraries;
@@ -160,9 +184,7 @@ std::vector<torch::Library> wrap_weighted_ops() {
 }  // namespace
 
 bool only_keeps(const c10::OperatorHandle& op, c10::DispatchKey key) {
-  const auto kernel = op.getComputedKernelForDispatchKey(key);
-  const auto* keeping = kernel.kernelFunction().boxedKernelFunctor<KeepingKernel>();
-  return keeping != nullptr && !keeping->has_policy();
+  return only_keeping().holds(op, key);
 }
 
 void mark_keep_fp32(const Tensor& parameter) {

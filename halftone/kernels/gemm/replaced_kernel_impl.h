@@ -10,6 +10,7 @@
 #include <torch/library.h>
 #include <torch/types.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -37,6 +38,25 @@ inline bool is_exact_in_fp32(torch::ScalarType dtype, at::Float32Op op) {
              at::Float32Precision::BF16;
 }
 
+template <class Safe>
+struct BoxedCall : c10::OperatorKernel {
+  explicit BoxedCall(Safe function) : safe(std::move(function)) {}
+  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                  torch::jit::Stack* stack) {
+    safe.callBoxed(op, keys, stack);
+  }
+  Safe safe;
+};
+
+/// LibTorch 2.11 lends the kernel in a SafeKernelFunction for boxed calls only.
+template <class Safe>
+c10::KernelFunction kernel_in(const Safe& safe) {
+  if constexpr (requires { safe.kernelFunction(); })
+    return safe.kernelFunction();
+  else
+    return c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<BoxedCall<Safe>>(safe));
+}
+
 /// LibTorch's kernel of `Op`. The first use, before anything is registered, finds it.
 template <class Op, class Schema = typename Op::schema>
 struct Original;
@@ -44,8 +64,7 @@ template <class Op, class Return, class... Args>
 struct Original<Op, Return(Args...)> {
   c10::OperatorHandle op =
       c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, Op::overload_name);
-  c10::KernelFunction kernel =
-      op.getComputedKernelForDispatchKey(c10::DispatchKey::CPU).kernelFunction();
+  c10::KernelFunction kernel = kernel_in(op.getComputedKernelForDispatchKey(c10::DispatchKey::CPU));
 
   static const Original& instance() {
     static const Original found;
