@@ -79,10 +79,20 @@ def parse_arguments():
     parser.add_argument("--python", help="interpreter that can import torch; without it PyTorch is left out")
     parser.add_argument("--recipes", default="32-true,bf16-mixed,16-mixed,bf16-true,16-true")
     parser.add_argument("--pytorch-recipes", default="fp32,bf16-autocast,fp16-autocast",
-                        help="with +halftone behind it: with libhalftone_cpu_gemm.so loaded")
+                        help="fp32, bf16-autocast, fp16-autocast, bf16, fp16; with -compile behind it: torch.compile; "
+                             "with +halftone: with libhalftone_cpu_gemm.so loaded")
     parser.add_argument("--cap-avx2", action="store_true")
     parser.add_argument("--cpu-time", action="store_true", help="processor time instead of the wall's")
     return parser.parse_args()
+
+
+def pytorch_command(arguments, recipe, shape):
+    name, _, library = recipe.partition("+")
+    flags = ["--compile"] if name.endswith("-compile") else []
+    if library:
+        flags += ["--library", arguments.build / "libhalftone_cpu_gemm.so"]
+    script = ROOT / "bench/compare/pytorch_train_step.py"
+    return [arguments.python, script, arguments.preset, name.removesuffix("-compile"), *shape, *flags]
 
 
 def start(arguments):
@@ -95,10 +105,7 @@ def start(arguments):
         contestants.append(Contestant(f"halftone {recipe}", command, environment))
         contestants[-1].wait_until_ready()
     for recipe in filter(None, arguments.pytorch_recipes.split(",") if arguments.python else []):
-        script = ROOT / "bench/compare/pytorch_train_step.py"
-        library = arguments.build / "libhalftone_cpu_gemm.so"
-        command = [arguments.python, script, arguments.preset, recipe, *shape, library]
-        contestants.append(Contestant(f"PyTorch {recipe}", command, environment))
+        contestants.append(Contestant(f"PyTorch {recipe}", pytorch_command(arguments, recipe, shape), environment))
         contestants[-1].wait_until_ready()
     peak = Contestant("peak", [arguments.build / "bench/peak_bench", arguments.threads], environment)
     peak.wait_until_ready()

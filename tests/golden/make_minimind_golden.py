@@ -22,13 +22,13 @@ one that is meant there: autocast in the asked dtype, router, softmax and loss i
 scaler for fp16 only.
 """
 import contextlib
+import functools
 import json
 import math
 import pathlib
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 
 LR, STEPS, ACCUMULATE, CLIP = 2e-3, 10, 2, 1.0
@@ -98,7 +98,7 @@ class Experts(nn.Module):
     def forward(self, x):
         c, (batch, length, dim) = self.c, x.shape
         n, k = c["n_routed_experts"], c["num_experts_per_tok"]
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             scores = F.linear(x.float(), self.gate.weight.float()).softmax(-1)
         weights, chosen = scores.topk(k, dim=-1)
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
@@ -138,12 +138,13 @@ class MiniMind(nn.Module):
     def forward(self, ids):
         c = self.c
         hd = c["dim"] // c["n_heads"]
-        frequencies = 1.0 / c["rope_theta"] ** (torch.arange(0, hd, 2).float() / hd)
-        angles = torch.outer(torch.arange(ids.shape[1]).float(), frequencies)
+        numbers = functools.partial(torch.arange, device=ids.device)
+        frequencies = 1.0 / c["rope_theta"] ** (numbers(0, hd, 2).float() / hd)
+        angles = torch.outer(numbers(ids.shape[1]).float(), frequencies)
         x = self.tok_embeddings(ids)
         for layer in self.layers:
             x = layer(x, angles)
-        aux = sum(layer.feed_forward.aux for layer in self.layers) if c["use_moe"] else torch.zeros(())
+        aux = sum(layer.feed_forward.aux for layer in self.layers) if c["use_moe"] else x.new_zeros(())
         return F.linear(self.norm(x), self.tok_embeddings.weight), aux
 
 
@@ -198,6 +199,7 @@ def train(config, weights, ids, mask, dtype):
 
 
 def make(name, config):
+    from safetensors.torch import save_file  # only the goldens need it: the benchmarks use the model
     torch.manual_seed(20250223)
     model = MiniMind(config)
     for parameter in model.parameters():

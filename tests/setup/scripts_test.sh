@@ -17,12 +17,13 @@ expect() {
   fi
 }
 
-for script in setup quickstart test format tidy; do
+for script in setup quickstart test format tidy gpu_check; do
   bash -n "$scripts/$script.sh"
 done
 expect 0 "Usage: scripts/setup.sh" "$scripts/setup.sh" --help
 expect 0 "--build-only" "$scripts/quickstart.sh" --help
 expect 0 "arguments go to ctest" "$scripts/test.sh" --help
+expect 0 "--collect DIR" "$scripts/gpu_check.sh" --help
 expect 1 "does not know '--fast'" "$scripts/setup.sh" --fast
 expect 1 "does not know '--fast'" "$scripts/quickstart.sh" --fast
 
