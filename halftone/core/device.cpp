@@ -52,4 +52,12 @@ torch::Device resolve_device(const std::string& name) {
   return {torch::kCUDA, static_cast<c10::DeviceIndex>(*index)};
 }
 
+torch::Tensor to_device(const torch::Tensor& tensor, const torch::Device& device,
+                        std::optional<torch::ScalarType> dtype) {
+  const torch::ScalarType type = dtype.value_or(tensor.scalar_type());
+  const bool pins = tensor.is_cpu() && !device.is_cpu() && tensor.layout() == torch::kStrided;
+  return pins ? tensor.pin_memory().to(device, type, /*non_blocking=*/true)
+              : tensor.to(device, type);
+}
+
 }  // namespace halftone

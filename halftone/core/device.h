@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace halftone {
@@ -26,6 +27,11 @@ int cuda_compute_capability(const torch::Device& device);
 
 /// The most bytes that tensors have held on `device` at once; 0 on the CPU and before first use.
 std::uint64_t cuda_peak_bytes(const torch::Device& device);
+
+/// `tensor` on `device`, in `dtype` where there is one. What comes from the CPU goes through
+/// page-locked memory: the device is not waited for.
+torch::Tensor to_device(const torch::Tensor& tensor, const torch::Device& device,
+                        std::optional<torch::ScalarType> dtype = {});
 
 /// Waits until `device` has done all it was given; returns at once on the CPU.
 void synchronize(const torch::Device& device);

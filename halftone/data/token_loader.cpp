@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/data/value_text_impl.h"
@@ -60,7 +61,7 @@ void check_special_tokens(const StateDict& saved, const StateDict& now, const To
 TokenBatch TokenBatch::to(const torch::Device& device) const {
   TokenBatch moved = *this;
   for (torch::Tensor* tensor : {&moved.input_ids, &moved.target_ids, &moved.loss_mask})
-    *tensor = tensor->to(device);
+    *tensor = to_device(*tensor, device);
   return moved;
 }
 

@@ -2,6 +2,7 @@
 // Where AdamW finds its gradients, and which parameters have none.
 #include <algorithm>
 
+#include "halftone/core/device.h"
 #include "halftone/kernels/optimizer/gradient_stats.h"
 #include "halftone/optim/adamw.h"
 
@@ -150,7 +151,7 @@ GradientStats AdamW::buffered_stats() const {
     non_finite.push_back(stats.non_finite.to(device, true));
   }
   if (buffers_.size() == 1) return {norm_squared[0].sum(), non_finite[0]};
-  const torch::Tensor by_name = torch::tensor(order).to(device, true);
+  const torch::Tensor by_name = to_device(torch::tensor(order), device);
   return {torch::cat(norm_squared).index_select(0, by_name).sum(),
           torch::cat(non_finite).index_select(0, by_name)};
 }

@@ -262,26 +262,32 @@ PendingStep GradScaler::stepped(AdamW& optimizer, const StepStats& stats,
   const FusedOutcome outcome{.norm = stats.norm,
                              .found_inf = found_inf,
                              .skips_at_floor = skips_if_skipped(found_inf.device()),
+                             .scale = scale_.defined() ? scale_ : torch::ones_like(found_inf),
                              .non_finite = stats.non_finite};
-  return {*this, optimizer, outcome.packed()};
+  return {*this, optimizer, outcome.packed(), scale_};
 }
 
 torch::Tensor GradScaler::FusedOutcome::packed() const {
   const auto scalar = [](const torch::Tensor& x) { return x.to(torch::kDouble).reshape({1}); };
-  return torch::cat(
-      {scalar(norm), scalar(found_inf), scalar(skips_at_floor), non_finite.to(torch::kDouble)});
+  return torch::cat({scalar(norm), scalar(found_inf), scalar(skips_at_floor),
+                     scalar(scale).to(norm.device(), /*non_blocking=*/true),
+                     non_finite.to(torch::kDouble)});
 }
 
 GradScaler::FusedOutcome GradScaler::FusedOutcome::unpacked(const torch::Tensor& packed) {
-  constexpr std::int64_t kScalars = 3;
+  constexpr std::int64_t kScalars = 4;
   return {.norm = packed[0],
           .found_inf = packed[1],
           .skips_at_floor = packed[2],
+          .scale = packed[3],
           .non_finite = packed.narrow(0, kScalars, packed.numel() - kScalars)};
 }
 
 StepResult PendingStep::result() const {
-  return scaler_->fused_result(*optimizer_, GradScaler::FusedOutcome::unpacked(packed_.cpu()));
+  const auto outcome = GradScaler::FusedOutcome::unpacked(packed_.cpu());
+  scaler_->read_scale_ = scale_;
+  scaler_->read_scale_value_ = outcome.scale.item<double>();
+  return scaler_->fused_result(*optimizer_, outcome);
 }
 
 StepResult GradScaler::fused_result(const AdamW& optimizer, const FusedOutcome& outcome) {
@@ -427,7 +433,8 @@ std::optional<ScaleMeasurement> GradScaler::last_measurement() const {
 
 double GradScaler::get_scale() const {
   if (!options_.enabled) return 1.0;
-  return scale_.defined() ? scale_.item<double>() : initial_scale_;
+  if (!scale_.defined()) return initial_scale_;
+  return scale_.is_same(read_scale_) ? read_scale_value_ : scale_.item<double>();
 }
 
 std::int64_t GradScaler::growth_tracker() const {

@@ -79,17 +79,22 @@ class PendingStep {
 
  private:
   friend class GradScaler;
-  PendingStep(GradScaler& scaler, const AdamW& optimizer, torch::Tensor packed)
-      : scaler_(&scaler), optimizer_(&optimizer), packed_(std::move(packed)) {}
+  PendingStep(GradScaler& scaler, const AdamW& optimizer, torch::Tensor packed, torch::Tensor scale)
+      : scaler_(&scaler),
+        optimizer_(&optimizer),
+        packed_(std::move(packed)),
+        scale_(std::move(scale)) {}
   GradScaler* scaler_;
   const AdamW* optimizer_;
   torch::Tensor packed_;  // GradScaler::FusedOutcome
+  torch::Tensor scale_;   // that of the scaler which is in there
 };
 
 /// scale(loss).backward(); [unscale_(optimizer);] step(optimizer); update(). The scale and its
 /// counters stay on the device of the first scaled tensor. get_scale(), growth_tracker(),
 /// state_dict(), last_measurement(), PendingStep::result() and step() (one read of found_inf) wait
-/// for it, nothing else does. Not thread-safe.
+/// for it, nothing else does; nor does get_scale() between the result of a fused step and update().
+/// Not thread-safe.
 class GradScaler {
  public:
   /// Throws c10::Error unless growth_factor > 1, 0 < backoff_factor < 1, growth_interval >= 1,
@@ -170,9 +175,10 @@ class GradScaler {
     torch::Tensor norm;            // fp64 scalar, without the scale
     torch::Tensor found_inf;       // floating scalar
     torch::Tensor skips_at_floor;  // int32 scalar: if this step is skipped
+    torch::Tensor scale;           // floating scalar
     torch::Tensor non_finite;      // as in GradientStats
 
-    torch::Tensor packed() const;                               // one fp64 tensor (parameters + 3)
+    torch::Tensor packed() const;                               // one fp64 tensor (parameters + 4)
     static FusedOutcome unpacked(const torch::Tensor& packed);  // views, all fp64
   };
 
@@ -202,7 +208,9 @@ class GradScaler {
   std::int64_t initial_growth_tracker_ = 0;
   std::int64_t initial_hysteresis_tracker_;
   std::int64_t initial_skips_at_floor_ = 0;
-  torch::Tensor scale_;               // fp32 scalar, undefined until the first scale()
+  torch::Tensor scale_;       // fp32 scalar, undefined until the first scale()
+  torch::Tensor read_scale_;  // the scale_ that was read last, and its value
+  double read_scale_value_ = 0.0;
   torch::Tensor growth_tracker_;      // int32 scalar
   torch::Tensor hysteresis_tracker_;  // int32 scalar: overflows left before the scale is lowered
   torch::Tensor skips_at_floor_;      // int32 scalar; undefined: none yet

@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "halftone/core/device.h"
+
 namespace halftone {
 
 /// Where and how a step takes its batches.
@@ -36,7 +38,7 @@ Batch placed(const Batch& batch, const BatchPlacement& place) {
   if constexpr (std::is_same_v<Batch, torch::Tensor>) {
     if (!batch.defined()) return batch;
     const bool cast = place.floating && batch.is_floating_point();
-    return cast ? batch.to(place.device, *place.floating) : batch.to(place.device);
+    return to_device(batch, place.device, cast ? place.floating : std::nullopt);
   } else if constexpr (std::is_arithmetic_v<Batch> ||
                        std::is_convertible_v<const Batch&, std::string_view>) {
     return batch;

@@ -214,12 +214,21 @@ FitLoop::Update FitLoop::update(std::int64_t group) {
   if (!precision_.memory().release_gradients) {
     const torch::Tensor loss = accumulate_gradients(group);
     module.on_before_optimizer_step();
-    return {loss, precision_.step(optimizers_, options_.clip)};
+    const torch::Tensor host_loss = start_reading(loss);
+    return {host_loss, precision_.step(optimizers_, options_.clip)};
   }
   task_.join_group();
   const torch::Tensor loss = loss_of(0);
   module.on_before_optimizer_step();
-  return {loss, precision_.backward_and_step(loss, optimizers_, options_.clip)};
+  const torch::Tensor host_loss = start_reading(loss);
+  return {host_loss, precision_.backward_and_step(loss, optimizers_, options_.clip)};
+}
+
+// The optimizer step waits for the device: these numbers are on the host by then, at no wait of
+// their own.
+torch::Tensor FitLoop::start_reading(const torch::Tensor& loss) {
+  task_.module().logged().start_reading();
+  return loss.detach().to(torch::kCPU, /*non_blocking=*/true);
 }
 
 StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {

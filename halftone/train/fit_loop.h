@@ -64,7 +64,7 @@ class FitLoop {
 
  private:
   struct Update {
-    torch::Tensor loss;
+    torch::Tensor loss;  // on the host
     StepResult result;
   };
 
@@ -83,6 +83,7 @@ class FitLoop {
   torch::Tensor loss_of(std::int64_t i);
   torch::Tensor accumulate_gradients(std::int64_t group);
   Update update(std::int64_t group);
+  torch::Tensor start_reading(const torch::Tensor& loss);
   void finish_metrics(StepMetrics& metrics, double seconds);
   void note_memory_kinds(StepMetrics& metrics) const;
 

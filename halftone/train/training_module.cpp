@@ -12,13 +12,18 @@ void LoggedValues::add(const std::string& name, const torch::Tensor& value, doub
   const torch::Tensor wide = value.detach().reshape({}).to(torch::kDouble) * weight;
   Sum& sum = sums_[name];
   sum.value = sum.value.defined() ? sum.value + wide : wide;
+  sum.host = torch::Tensor();
   sum.weight += weight;
+}
+
+void LoggedValues::start_reading() {
+  for (auto& [name, sum] : sums_) sum.host = sum.value.to(torch::kCPU, /*non_blocking=*/true);
 }
 
 std::map<std::string, double> LoggedValues::take() {
   std::map<std::string, double> means;
   for (const auto& [name, sum] : std::exchange(sums_, {}))
-    means[name] = sum.value.item<double>() / sum.weight;
+    means[name] = (sum.host.defined() ? sum.host : sum.value).item<double>() / sum.weight;
   return means;
 }
 

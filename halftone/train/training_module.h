@@ -33,17 +33,20 @@ struct OptimizerSetup {
   std::optional<LrScheduleOptions> schedule;  // warmup in optimizer steps
 };
 
-/// Means of what was logged, summed on the device; reading them waits for it. A value of weight 0
-/// does not count.
+/// Means of what was logged, summed on the device; reading them waits for it, unless it was waited
+/// for since start_reading(). A value of weight 0 does not count.
 class LoggedValues {
  public:
   void add(const std::string& name, const torch::Tensor& value, double weight);
+  /// Queues copies to the host behind what the device does.
+  void start_reading();
   /// The means by name, and forgets them.
   std::map<std::string, double> take();
 
  private:
   struct Sum {
     torch::Tensor value;  // fp64 scalar
+    torch::Tensor host;   // its copy, once the device was waited for
     double weight = 0;
   };
   std::map<std::string, Sum> sums_;

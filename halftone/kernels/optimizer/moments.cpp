@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/optimizer/moments_impl.h"
 
@@ -42,7 +43,7 @@ torch::Tensor midpoints(const DynamicMap& map, torch::Device device) {
   std::vector<double> middle;
   for (std::uint32_t number = 0; number < map.top; ++number)
     middle.push_back((double{map.value(number)} + double{map.value(number + 1)}) / 2);
-  return torch::tensor(middle, torch::kDouble).to(device);
+  return to_device(torch::tensor(middle, torch::kDouble), device);
 }
 
 /// (blocks, 256), zeros behind the end.
@@ -56,7 +57,7 @@ torch::Tensor in_blocks(const torch::Tensor& flat) {
 torch::Tensor scaled_map_values(const torch::Tensor& codes, const torch::Tensor& scales,
                                 Moment moment) {
   check(codes, scales, codes.numel());
-  const torch::Tensor map = dynamic_map(moment).to(codes.device());
+  const torch::Tensor map = to_device(dynamic_map(moment), codes.device());
   const torch::Tensor number = in_blocks(codes).to(torch::kInt).flatten();
   return (map.index_select(0, number).view({-1, kMomentBlock}) * scales.unsqueeze(1))
       .flatten()

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// How often a training step makes the host wait for the device, on a stand-in for a GPU.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "halftone/models/minimind.h"
+#include "halftone/optim/adamw.h"
+#include "halftone/train/fit_loop.h"
+#include "support/stand_in_device.h"
+
+namespace halftone::host_waits_test {
+namespace {
+
+using torch::Tensor;
+
+using TokenPair = torch::data::Example<>;  // ids and targets
+
+class SmallModel : public TrainingModule<TokenPair> {
+ public:
+  explicit SmallModel(const MemoryPolicy& memory)
+      : memory_(memory),
+        model_(register_module("model", MiniMindLM(ModelConfig{.dim = 64,
+                                                               .n_layers = 2,
+                                                               .n_heads = 4,
+                                                               .n_kv_heads = 2,
+                                                               .vocab_size = 128,
+                                                               .max_seq_len = 64}))) {}
+
+  Tensor training_step(const TokenPair& batch, std::int64_t /*index*/) override {
+    const Tensor loss =
+        model_->loss(batch.data, batch.target, torch::ones(batch.data.sizes(), batch.data.device()))
+            .total();
+    log("twice", loss * 2);
+    return loss;
+  }
+  std::vector<OptimizerSetup> configure_optimizers() override {
+    AdamWOptions options;
+    memory_.apply_to(options);
+    std::vector<std::pair<std::string, Tensor>> named;
+    for (const auto& item : model_->named_parameters())
+      named.emplace_back(item.key(), item.value());
+    return {std::make_shared<AdamW>(std::move(named), options)};
+  }
+
+ private:
+  MemoryPolicy memory_;
+  MiniMindLM model_;
+};
+
+std::vector<TokenPair> batches(std::size_t count) {
+  std::vector<TokenPair> made;
+  for (std::size_t i = 0; i < count; ++i) {
+    const Tensor ids = torch::randint(128, {2, 17}, torch::kLong);
+    made.emplace_back(ids.narrow(1, 0, 16).contiguous(), ids.narrow(1, 1, 16).contiguous());
+  }
+  return made;
+}
+
+/// What the host waited for in the last of three steps, of `accumulate` batches each.
+std::vector<std::string> waits_of_a_step(const std::string& precision, const std::string& memory,
+                                         std::int64_t accumulate = 1) {
+  torch::manual_seed(1);
+  const PrecisionPolicy policy = parse_precision(precision);
+  const MemoryPolicy keeping = memory_policy({.memory = memory}, policy);
+  SmallModel module(keeping);
+  test::move_to_stand_in(module);
+  std::vector<TokenPair> data = batches(static_cast<std::size_t>(3 * accumulate));
+  ModuleTrainingTask<SmallModel, std::vector<TokenPair>> task(module, data);
+  MixedPrecision mixed(policy, {}, test::stand_in_device(), keeping);
+  FitLoop loop(task, mixed,
+               {.limits = {.max_steps = 3}, .accumulate = accumulate, .clip = {.value = 1.0}});
+  loop.step();
+  const StepMetrics before = loop.step();
+  const test::HostWaits waits;
+  const StepMetrics after = loop.step();
+  EXPECT_TRUE(std::isfinite(after.loss) && after.loss > 0.0 && after.loss != before.loss);
+  EXPECT_NEAR(after.logged.at("twice"), 2 * after.loss, 1e-2);
+  EXPECT_GT(after.grad_norm.value_or(0.0), 0.0);
+  return waits.seen();
+}
+
+class HostWaits : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!test::has_stand_in()) GTEST_SKIP() << "a CUDA build has no stand-in for a GPU";
+  }
+};
+
+TEST_F(HostWaits, SeesReadsAndCopiesThatAreNotQueued) {
+  const torch::Device device = test::stand_in_device();
+  const test::HostWaits waits;
+  const Tensor one = torch::ones({3}).to(device);
+  EXPECT_EQ(one.sum().item<float>(), 3.0F);
+  EXPECT_EQ((one + 1).cpu()[1].item<float>(), 2.0F);
+  const Tensor queued = torch::ones({2}).pin_memory().to(device, /*non_blocking=*/true);
+  EXPECT_EQ(queued.to(torch::kCPU, /*non_blocking=*/true).numel(), 2);
+  EXPECT_EQ(to_device(torch::ones({2}), device, torch::kHalf).scalar_type(), torch::kHalf);
+  EXPECT_THAT(waits.seen(), testing::ElementsAre(testing::StartsWith("copy to the device"),
+                                                 testing::StartsWith("read"),
+                                                 testing::StartsWith("copy to the host")));
+}
+
+TEST_F(HostWaits, AStepWaitsOnceInEveryPrecision) {
+  for (const std::string& precision : precision_names()) {
+    SCOPED_TRACE(precision);
+    EXPECT_THAT(waits_of_a_step(precision, "standard"), testing::SizeIs(1));
+  }
+}
+
+TEST_F(HostWaits, AStepOfSeveralMicroBatchesWaitsOnce) {
+  EXPECT_THAT(waits_of_a_step("16-mixed", "standard", 3), testing::SizeIs(1));
+}
+
+TEST_F(HostWaits, AStepWithNarrowStatesWaitsOnce) {
+  EXPECT_THAT(waits_of_a_step("bf16-mixed", "lean"), testing::SizeIs(1));
+}
+
+// The scaler and the optimizer alone: what is never asked for results never waits.
+TEST_F(HostWaits, TheScalerWaitsForNothing) {
+  const torch::Device device = test::stand_in_device();
+  const auto weight = torch::randn({8, 8}).to(device).requires_grad_();
+  AdamW adamw({{"weight", weight}});
+  GradScaler scaler;
+  for (int i = 0; i < 3; ++i) {
+    const test::HostWaits waits;
+    adamw.zero_grad();
+    scaler.scale((weight * weight).sum()).backward();
+    scaler.step_async(adamw, {.clip_norm = 1.0});
+    scaler.update();
+    if (i == 0) continue;  // makes the scale
+    EXPECT_THAT(waits.seen(), testing::IsEmpty());
+  }
+}
+
+}  // namespace
+}  // namespace halftone::host_waits_test
