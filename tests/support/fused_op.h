@@ -31,17 +31,18 @@ inline ValuesAndGradients differentiate(const Operation& operation,
   std::vector<torch::Tensor> grads;
   for (const torch::Tensor& value : result.values) {
     const torch::Tensor numbers = at::arange(value.numel(), torch::kDouble).mul(0.7).sin();
-    grads.push_back(numbers.view(value.sizes()).to(value.scalar_type()));
+    grads.push_back(numbers.view(value.sizes()).to(value.device(), value.scalar_type()));
   }
   result.gradients = torch::autograd::grad(result.values, wanted, grads);
   return result;
 }
 
 inline double relative_error(const torch::Tensor& actual, const torch::Tensor& expected) {
-  const torch::Tensor wide = expected.to(torch::kDouble);
+  const torch::Tensor wide = expected.to(torch::kCPU, torch::kDouble);
   if (wide.numel() == 0) return 0.0;
   const double norm = wide.norm().item<double>();
-  return (actual.to(torch::kDouble) - wide).norm().item<double>() / (norm > 0.0 ? norm : 1.0);
+  return (actual.to(torch::kCPU, torch::kDouble) - wide).norm().item<double>() /
+         (norm > 0.0 ? norm : 1.0);
 }
 
 /// `fused` of `inputs` against `definition` of the same numbers in fp64.

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
+#include "support/on_devices.h"
 
 namespace halftone::attention_test {
 namespace {
@@ -20,13 +21,17 @@ Tensor definition(const Tensor& q, const Tensor& k, const Tensor& v) {
   const Tensor scores = q.to(torch::kDouble).matmul(keys.transpose(-1, -2)) /
                         std::sqrt(static_cast<double>(q.size(-1)));
   const std::int64_t offset = k.size(2) - q.size(2);
-  const Tensor hidden = torch::ones({q.size(2), k.size(2)}, torch::kBool).triu(offset + 1);
+  const Tensor hidden =
+      torch::ones({q.size(2), k.size(2)}, q.options().dtype(torch::kBool)).triu(offset + 1);
   return scores.masked_fill(hidden, -std::numeric_limits<double>::infinity())
       .softmax(-1)
       .matmul(values);
 }
 
-TEST(CausalAttention, EqualsTheDefinition) {
+using CausalAttentionOn = test::OnDevices;
+HALFTONE_ON_DEVICES(CausalAttentionOn);
+
+TEST_P(CausalAttentionOn, EqualsTheDefinition) {
   torch::manual_seed(1);
   const CpuGemmConfig before = cpu_gemm_config();
   const std::int64_t cases[][2] = {{1, 1}, {7, 7}, {33, 33}, {1, 9}, {3, 9}};
@@ -34,9 +39,9 @@ TEST(CausalAttention, EqualsTheDefinition) {
     set_cpu_gemm_config(parse_cpu_gemm_config(path));
     for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
       for (const auto& [steps, keys] : cases) {
-        const Tensor q = torch::randn({2, 4, steps, 16}).to(dtype);
-        const Tensor k = torch::randn({2, 2, keys, 16}).to(dtype);
-        const Tensor v = torch::randn({2, 2, keys, 16}).to(dtype);
+        const Tensor q = here(torch::randn({2, 4, steps, 16}).to(dtype));
+        const Tensor k = here(torch::randn({2, 2, keys, 16}).to(dtype));
+        const Tensor v = here(torch::randn({2, 2, keys, 16}).to(dtype));
         const Tensor out = causal_attention(q, k, v);
         EXPECT_EQ(out.scalar_type(), dtype);
         const double tolerance = dtype == torch::kFloat  ? 1e-5
@@ -50,7 +55,7 @@ TEST(CausalAttention, EqualsTheDefinition) {
   set_cpu_gemm_config(before);
 }
 
-TEST(CausalAttention, GradientsEqualTheDefinitions) {
+TEST_P(CausalAttentionOn, GradientsEqualTheDefinitions) {
   torch::manual_seed(2);
   const CpuGemmConfig before = cpu_gemm_config();
   for (const char* path : {"native", "upcast"}) {
@@ -59,11 +64,11 @@ TEST(CausalAttention, GradientsEqualTheDefinitions) {
       std::vector<Tensor> ours;
       std::vector<Tensor> theirs;
       for (const std::int64_t heads : {4, 2, 2}) {
-        const Tensor value = torch::randn({2, heads, 11, 16}).to(dtype);
+        const Tensor value = here(torch::randn({2, heads, 11, 16}).to(dtype));
         ours.push_back(value.clone().requires_grad_());
         theirs.push_back(value.to(torch::kDouble).requires_grad_());
       }
-      const Tensor g = torch::randn({2, 4, 11, 16});
+      const Tensor g = here(torch::randn({2, 4, 11, 16}));
       causal_attention(ours[0], ours[1], ours[2]).backward(g.to(dtype));
       definition(theirs[0], theirs[1], theirs[2]).backward(g.to(dtype).to(torch::kDouble));
       for (std::size_t i = 0; i < ours.size(); ++i) {

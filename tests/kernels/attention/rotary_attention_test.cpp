@@ -12,6 +12,7 @@
 #include "halftone/nn/rope.h"
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"
+#include "support/on_devices.h"
 
 namespace halftone::rotary_attention_test {
 namespace {
@@ -39,7 +40,7 @@ test::Operation formula_of(const Case& c, const Tensor& rotations) {
     const Tensor k = rotate(split.narrow(1, c.heads, c.kv_heads)).repeat_interleave(group, 1);
     const Tensor v = split.narrow(1, c.heads + c.kv_heads, c.kv_heads).repeat_interleave(group, 1);
     const Tensor scores = q.matmul(k.transpose(-1, -2)) / std::sqrt(static_cast<double>(c.size));
-    const Tensor hidden = torch::ones({c.steps, c.steps}, torch::kBool).triu(1);
+    const Tensor hidden = torch::ones({c.steps, c.steps}, q.options().dtype(torch::kBool)).triu(1);
     const Tensor weights =
         scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()).softmax(-1);
     return Tensors{weights.matmul(v).transpose(1, 2).flatten(2)};
@@ -70,18 +71,21 @@ class PathScope {
   CpuGemmConfig before_;
 };
 
-TEST(RotaryAttention, EqualsTheFormulaOnOddSizesInEveryDtype) {
+using RotaryAttentionOn = test::OnDevices;
+HALFTONE_ON_DEVICES(RotaryAttentionOn);
+
+TEST_P(RotaryAttentionOn, EqualsTheFormulaOnOddSizesInEveryDtype) {
   torch::manual_seed(1);
   const Case cases[] = {{1, 1, 1, 1, 2},  {2, 5, 4, 2, 6},    {1, 65, 4, 1, 16},
                         {2, 64, 2, 2, 8}, {1, 130, 8, 2, 64}, {3, 37, 6, 3, 10},
                         {2, 1, 8, 2, 64}, {1, 33, 3, 1, 34}};
   test::for_each_instruction_set([&] {
     for (const Case& c : cases) {
-      const Tensor rotations = rotations_of(c);
+      const Tensor rotations = here(rotations_of(c));
       for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
         // The definition keeps 16-bit softmax weights in some of LibTorch's kernels.
         const double tolerance = dtype == torch::kFloat ? 4e-6 : 3 * test::tolerance_of(dtype);
-        const Tensor qkv = projections(c).to(dtype);
+        const Tensor qkv = here(projections(c).to(dtype));
         for (const char* path : {"native", "upcast"}) {
           const PathScope scope(path);
           test::expect_equals_definition(fused_of(c, rotations), formula_of(c, rotations), {qkv},
@@ -100,15 +104,15 @@ TEST(RotaryAttention, GradientsAreTheSlopesOfTheFormula) {
                                     {projections(c)}, 1e-5);
 }
 
-TEST(RotaryAttention, EqualsItsDefinitionInLibTorchsOperations) {
+TEST_P(RotaryAttentionOn, EqualsItsDefinitionInLibTorchsOperations) {
   torch::manual_seed(2);
   const Case c{2, 70, 8, 2, 32};
-  const Tensor rotations = rotations_of(c), qkv = projections(c);
+  const Tensor rotations = here(rotations_of(c)), qkv = here(projections(c));
   const auto reference = [&](const Tensors& in) {
-    return Tensors{rotary_attention_reference(in[0], rotations, {c.heads, c.kv_heads})};
+    return Tensors{rotary_attention_reference(in[0], rotations.cpu(), {c.heads, c.kv_heads})};
   };
   const test::ValuesAndGradients ours = test::differentiate(fused_of(c, rotations), {qkv});
-  const test::ValuesAndGradients theirs = test::differentiate(reference, {qkv});
+  const test::ValuesAndGradients theirs = test::differentiate(reference, {qkv.cpu()});
   EXPECT_LT(test::relative_error(ours.values[0], theirs.values[0]), 2e-6);
   EXPECT_LT(test::relative_error(ours.gradients[0], theirs.gradients[0]), 4e-6);
 }
@@ -167,15 +171,15 @@ struct Variant {
 constexpr Variant kVariants[] = {
     {torch::kFloat, "upcast"}, {torch::kBFloat16, "upcast"}, {torch::kBFloat16, "native"}};
 
-TEST(RotaryAttention, LargeScoresDoNotOverflow) {
+TEST_P(RotaryAttentionOn, LargeScoresDoNotOverflow) {
   torch::manual_seed(8);
   const Case c{1, 9, 2, 1, 8};
-  const Tensor rotations = rotations_of(c);
+  const Tensor rotations = here(rotations_of(c));
   for (const Variant& variant : kVariants) {
     const PathScope scope(variant.path);
     // bf16 rounds the rotated queries and keys: their scores are some 1e5, off by hundreds.
     const bool wide = variant.dtype == torch::kFloat;
-    const Tensor qkv = (projections(c) * 100).to(variant.dtype);
+    const Tensor qkv = here((projections(c) * 100).to(variant.dtype));
     const test::ValuesAndGradients out = test::differentiate(fused_of(c, rotations), {qkv});
     EXPECT_TRUE(out.values[0].isfinite().all().item<bool>());
     EXPECT_TRUE(out.gradients[0].isfinite().all().item<bool>());
@@ -241,14 +245,14 @@ TEST(RotaryAttention, DoesNotDependOnTheNumberOfThreads) {
   }
 }
 
-TEST(RotaryAttention, TakesStridedAndEmptyOperands) {
+TEST_P(RotaryAttentionOn, TakesStridedAndEmptyOperands) {
   torch::manual_seed(4);
   const Case c{2, 6, 2, 1, 4};
-  const Tensor rotations = rotations_of(c);
-  const Tensor wide = torch::randn({2, 6, 17});
+  const Tensor rotations = here(rotations_of(c));
+  const Tensor wide = here(torch::randn({2, 6, 17}));
   test::expect_equals_definition(fused_of(c, rotations), formula_of(c, rotations),
                                  {wide.narrow(2, 1, 16)}, 4e-6);
-  EXPECT_EQ(rotary_attention(torch::zeros({0, 6, 16}), rotations, {2, 1}).sizes(),
+  EXPECT_EQ(rotary_attention(here(torch::zeros({0, 6, 16})), rotations, {2, 1}).sizes(),
             (std::vector<std::int64_t>{0, 6, 8}));
 }
 

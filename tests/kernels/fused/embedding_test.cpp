@@ -11,6 +11,7 @@
 
 #include "support/instruction_sets.h"
 #include "support/message_of.h"
+#include "support/on_devices.h"
 
 namespace halftone::embedding_test {
 namespace {
@@ -25,7 +26,7 @@ Tensor text_ids(std::vector<std::int64_t> shape, std::int64_t classes) {
 /// The rows of each id in fp64.
 Tensor sums(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
   const Tensor rows = gradient.to(torch::kDouble).reshape({-1, gradient.size(-1)});
-  return torch::zeros({classes, gradient.size(-1)}, torch::kDouble)
+  return torch::zeros({classes, gradient.size(-1)}, rows.options())
       .index_add(0, ids.reshape({-1}).to(torch::kLong), rows);
 }
 
@@ -40,13 +41,17 @@ void expect_sums(const Tensor& gradient, const Tensor& ids, std::int64_t classes
       << gradient.sizes() << " " << gradient.scalar_type();
 }
 
-TEST(Embedding, GradientSumsTheRowsOfEachId) {
+using EmbeddingOn = test::OnDevices;
+HALFTONE_ON_DEVICES(EmbeddingOn);
+
+TEST_P(EmbeddingOn, GradientSumsTheRowsOfEachId) {
   torch::manual_seed(1);
   for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf})
     for (const std::int64_t dim : {1, 3, 16, 63, 64, 65, 200})
       for (const std::int64_t count : {0, 1, 7, 500})
         for (const std::int64_t classes : {1, 5, 301})
-          expect_sums(torch::randn({count, dim}).to(dtype), text_ids({count}, classes), classes);
+          expect_sums(here(torch::randn({count, dim}).to(dtype)), here(text_ids({count}, classes)),
+                      classes);
 }
 
 TEST(Embedding, GradientIsTheReferenceOnEveryInstructionSet) {
@@ -100,12 +105,12 @@ TEST(Embedding, InfAndNanStayInTheirColumnAndRow) {
   EXPECT_EQ(made.isfinite().logical_not().sum().item<std::int64_t>(), 2);
 }
 
-TEST(Embedding, LooksUpAndLearnsAsAtEmbedding) {
+TEST_P(EmbeddingOn, LooksUpAndLearnsAsAtEmbedding) {
   torch::manual_seed(5);
   for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf, torch::kDouble}) {
-    const Tensor values = torch::randn({13, 6}).to(dtype);
-    const Tensor ids = text_ids({2, 8}, 13);
-    const Tensor factor = torch::randn({2, 8, 6}).to(dtype);
+    const Tensor values = here(torch::randn({13, 6}).to(dtype));
+    const Tensor ids = here(text_ids({2, 8}, 13));
+    const Tensor factor = here(torch::randn({2, 8, 6}).to(dtype));
     const auto run = [&](const auto& lookup) {
       const Tensor weight = values.clone().requires_grad_();
       const Tensor y = lookup(weight, ids);
@@ -123,13 +128,14 @@ TEST(Embedding, LooksUpAndLearnsAsAtEmbedding) {
   }
 }
 
-TEST(Embedding, CanBeDifferentiatedTwice) {
-  const Tensor weight = torch::randn({5, 3}).requires_grad_();
-  const Tensor y = halftone::embedding(weight, torch::tensor({1, 1, 4}));
+TEST_P(EmbeddingOn, CanBeDifferentiatedTwice) {
+  const Tensor weight = here(torch::randn({5, 3})).requires_grad_();
+  const Tensor y = halftone::embedding(weight, here(torch::tensor({1, 1, 4})));
   const Tensor first =
       torch::autograd::grad({y.pow(3).sum()}, {weight}, {}, true, /*create_graph=*/true).front();
   first.sum().backward();
-  const Tensor expected = 6 * weight.detach() * torch::tensor({0., 2., 0., 0., 1.}).unsqueeze(1);
+  const Tensor times = here(torch::tensor({0., 2., 0., 0., 1.})).unsqueeze(1);
+  const Tensor expected = 6 * weight.detach() * times;
   EXPECT_TRUE(weight.grad().allclose(expected, 1e-5, 1e-5));
 }
 

@@ -8,6 +8,7 @@
 
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"
+#include "support/on_devices.h"
 
 namespace halftone::rms_norm_test {
 namespace {
@@ -29,16 +30,19 @@ Tensors formula(const Tensors& in) {
   return {sum, sum / (sum.square().mean(-1, true) + kEps).sqrt() * in[2]};
 }
 
-TEST(AddRmsNorm, EqualsTheFormulaOnOddSizesInEveryDtype) {
+using AddRmsNormOn = test::OnDevices;
+HALFTONE_ON_DEVICES(AddRmsNormOn);
+
+TEST_P(AddRmsNormOn, EqualsTheFormulaOnOddSizesInEveryDtype) {
   torch::manual_seed(1);
-  test::for_each_instruction_set([] {
+  test::for_each_instruction_set([this] {
     for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
       for (const std::int64_t width : {1, 7, 16, 33, 512}) {
         for (const bool with_branch : {false, true}) {
           const Tensor x = torch::randn({3, 67, width}).to(dtype);
           const Tensor branch = with_branch ? torch::randn({3, 67, width}).to(dtype) : Tensor();
           const Tensor weight = torch::randn({width}).to(dtype);
-          expect_equals_definition(add_norm, formula, {x, branch, weight},
+          expect_equals_definition(add_norm, formula, here({x, branch, weight}),
                                    2 * test::tolerance_of(dtype));
         }
       }
@@ -46,10 +50,11 @@ TEST(AddRmsNorm, EqualsTheFormulaOnOddSizesInEveryDtype) {
   });
 }
 
-TEST(AddRmsNorm, A16BitBranchJoinsAnFp32Stream) {
+TEST_P(AddRmsNormOn, A16BitBranchJoinsAnFp32Stream) {
   torch::manual_seed(2);
   for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
-    const Tensors in{torch::randn({5, 24}), torch::randn({5, 24}).to(dtype), torch::randn({24})};
+    const Tensors in =
+        here({torch::randn({5, 24}), torch::randn({5, 24}).to(dtype), torch::randn({24})});
     const test::ValuesAndGradients out = test::differentiate(add_norm, in);
     EXPECT_EQ(out.values[0].scalar_type(), torch::kFloat);
     EXPECT_TRUE(out.values[0].equal(in[0] + in[1]));
@@ -59,12 +64,12 @@ TEST(AddRmsNorm, A16BitBranchJoinsAnFp32Stream) {
   }
 }
 
-TEST(AddRmsNorm, NarrowsTheNormedValuesAsTheNextProductWould) {
+TEST_P(AddRmsNormOn, NarrowsTheNormedValuesAsTheNextProductWould) {
   torch::manual_seed(8);
   for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
     for (const bool with_branch : {false, true}) {
       const Tensor branch = with_branch ? torch::randn({9, 37}).to(dtype) : Tensor();
-      const Tensors in{torch::randn({9, 37}), branch, torch::randn({37})};
+      const Tensors in = here({torch::randn({9, 37}), branch, torch::randn({37})});
       const auto narrow = [dtype](const Tensors& x) {
         const NormedSum out = add_rms_norm(x[0], x[1], x[2], kEps, dtype);
         return Tensors{out.sum, out.normed};
@@ -81,33 +86,33 @@ TEST(AddRmsNorm, NarrowsTheNormedValuesAsTheNextProductWould) {
         EXPECT_TRUE(ours.gradients[i].equal(theirs.gradients[i]));
     }
   }
-  const Tensors wide{torch::randn({3, 8}), torch::randn({3, 8}), torch::randn({8})};
+  const Tensors wide = here({torch::randn({3, 8}), torch::randn({3, 8}), torch::randn({8})});
   const NormedSum mixed = add_rms_norm(wide[0], wide[1], wide[2], kEps, torch::kBFloat16);
   EXPECT_TRUE(mixed.normed.equal(
       add_rms_norm(wide[0], wide[1], wide[2], kEps).normed.to(torch::kBFloat16)));
 }
 
-TEST(AddRmsNorm, TakesStridedAndUnalignedOperands) {
+TEST_P(AddRmsNormOn, TakesStridedAndUnalignedOperands) {
   torch::manual_seed(3);
-  const Tensor store = torch::randn({6, 40});
+  const Tensor store = here(torch::randn({6, 40}));
   const Tensors in{store.narrow(1, 1, 19), store.t().narrow(0, 20, 19).t(),
-                   torch::randn({20}).narrow(0, 1, 19)};
+                   here(torch::randn({20})).narrow(0, 1, 19)};
   expect_equals_definition(add_norm, formula, in, 4e-6);
 }
 
-TEST(AddRmsNorm, TakesNoRows) {
-  const Tensors in{torch::zeros({0, 8}), torch::zeros({0, 8}), torch::ones({8})};
+TEST_P(AddRmsNormOn, TakesNoRows) {
+  const Tensors in = here({torch::zeros({0, 8}), torch::zeros({0, 8}), torch::ones({8})});
   const test::ValuesAndGradients out = test::differentiate(add_norm, in);
   EXPECT_EQ(out.values[1].sizes(), (std::vector<std::int64_t>{0, 8}));
-  EXPECT_TRUE(out.gradients[2].equal(torch::zeros({8})));
+  EXPECT_TRUE(out.gradients[2].equal(here(torch::zeros({8}))));
 }
 
-TEST(AddRmsNorm, NonFiniteRowsStayVisible) {
+TEST_P(AddRmsNormOn, NonFiniteRowsStayVisible) {
   for (const float bad :
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    Tensor x = torch::ones({3, 20});
+    const Tensor x = here(torch::ones({3, 20}));
     x[1][18] = bad;
-    const NormedSum out = add_rms_norm(x, torch::ones({3, 20}), torch::ones({20}), kEps);
+    const NormedSum out = add_rms_norm(x, torch::ones_like(x), torch::ones_like(x[0]), kEps);
     EXPECT_FALSE(out.normed[1][18].isfinite().item<bool>());
     EXPECT_TRUE(out.normed[0].isfinite().all().item<bool>());
     EXPECT_TRUE(out.normed[2].isfinite().all().item<bool>());
@@ -120,14 +125,14 @@ TEST(AddRmsNorm, DoesNotDependOnTheNumberOfThreads) {
       add_norm, {torch::randn({301, 50}), torch::randn({301, 50}), torch::randn({50})}));
 }
 
-TEST(AddRmsNorm, OneOfTheTwoGradientsMayBeMissing) {
+TEST_P(AddRmsNormOn, OneOfTheTwoGradientsMayBeMissing) {
   torch::manual_seed(5);
   for (const std::size_t used : {0, 1}) {
     const auto only = [used](const auto& operation) {
       return [used, operation](const Tensors& in) { return Tensors{operation(in)[used]}; };
     };
-    const Tensors in{torch::randn({4, 10}), torch::randn({4, 10})};
-    const Tensor weight = torch::randn({10});
+    const Tensors in = here({torch::randn({4, 10}), torch::randn({4, 10})});
+    const Tensor weight = here(torch::randn({10}));
     const auto with_weight = [&](const auto& operation) {
       return [&, operation](const Tensors& x) {
         return operation(Tensors{x[0], x[1], weight.to(x[0].scalar_type())});
@@ -138,7 +143,7 @@ TEST(AddRmsNorm, OneOfTheTwoGradientsMayBeMissing) {
 }
 
 // d/dx of |d loss / d x|^2, which needs the second derivative of the norm.
-TEST(AddRmsNorm, SecondDerivativesEqualTheFormulas) {
+TEST_P(AddRmsNormOn, SecondDerivativesEqualTheFormulas) {
   torch::manual_seed(6);
   const auto penalty = [](const test::Operation& operation, const Tensors& values) {
     Tensors leaves;
@@ -150,7 +155,7 @@ TEST(AddRmsNorm, SecondDerivativesEqualTheFormulas) {
     for (std::size_t i = 1; i < first.size(); ++i) total = total + first[i].square().sum();
     return torch::autograd::grad({total}, leaves);
   };
-  const Tensors in{torch::randn({4, 10}), torch::randn({4, 10}), torch::randn({10})};
+  const Tensors in = here({torch::randn({4, 10}), torch::randn({4, 10}), torch::randn({10})});
   Tensors wide;
   for (const Tensor& x : in) wide.push_back(x.to(torch::kDouble));
   const Tensors actual = penalty(add_norm, in), expected = penalty(formula, wide);

@@ -7,6 +7,7 @@
 
 #include "support/fused_op.h"
 #include "support/instruction_sets.h"
+#include "support/on_devices.h"
 
 namespace halftone::swiglu_test {
 namespace {
@@ -21,13 +22,16 @@ Tensors formula(const Tensors& in) {
   return {parts[0] / (1 + (-parts[0]).exp()) * parts[1]};
 }
 
-TEST(Swiglu, EqualsTheFormulaOnOddSizesInEveryDtype) {
+using SwigluOn = test::OnDevices;
+HALFTONE_ON_DEVICES(SwigluOn);
+
+TEST_P(SwigluOn, EqualsTheFormulaOnOddSizesInEveryDtype) {
   torch::manual_seed(1);
-  test::for_each_instruction_set([] {
+  test::for_each_instruction_set([this] {
     for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf})
       for (const std::int64_t width : {1, 5, 16, 35, 128})
         test::expect_equals_definition(fused, formula,
-                                       {(torch::randn({3, 11, 2 * width}) * 3).to(dtype)},
+                                       {here((torch::randn({3, 11, 2 * width}) * 3).to(dtype))},
                                        test::tolerance_of(dtype));
   });
 }
@@ -53,31 +57,31 @@ TEST(Swiglu, RoundsWhereTheDefinitionRounds) {
   }
 }
 
-TEST(Swiglu, FarGatesAreShutOrOpen) {
-  const Tensor gate_up = torch::tensor({-1000.0F, 1000.0F, 2.0F, 3.0F}).view({1, 4});
-  EXPECT_TRUE(swiglu(gate_up).equal(torch::tensor({{-0.0F, 3000.0F}})));
+TEST_P(SwigluOn, FarGatesAreShutOrOpen) {
+  const Tensor gate_up = here(torch::tensor({-1000.0F, 1000.0F, 2.0F, 3.0F}).view({1, 4}));
+  EXPECT_TRUE(swiglu(gate_up).equal(here(torch::tensor({{-0.0F, 3000.0F}}))));
   const Tensor slope = test::differentiate(fused, {gate_up}).gradients[0];
   EXPECT_TRUE(slope.isfinite().all().item<bool>());
 }
 
-TEST(Swiglu, NonFiniteValuesStayVisible) {
+TEST_P(SwigluOn, NonFiniteValuesStayVisible) {
   const float inf = std::numeric_limits<float>::infinity();
   const float nan = std::numeric_limits<float>::quiet_NaN();
   // Gates inf, -inf, nan, 1, 1; ups 1, 1, 1, inf, nan.
   const Tensor gate_up =
-      torch::tensor({inf, -inf, nan, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, inf, nan}).view({1, 10});
+      here(torch::tensor({inf, -inf, nan, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, inf, nan}).view({1, 10}));
   const Tensor ours = swiglu(gate_up), definition = swiglu_reference(gate_up);
   EXPECT_TRUE(ours.isfinite().logical_not().all().item<bool>());
   EXPECT_TRUE(at::allclose(ours, definition, 0, 0, /*equal_nan=*/true));
 }
 
-TEST(Swiglu, TakesStridedUnalignedAndEmptyOperands) {
+TEST_P(SwigluOn, TakesStridedUnalignedAndEmptyOperands) {
   torch::manual_seed(3);
-  const Tensor store = torch::randn({6, 41});
+  const Tensor store = here(torch::randn({6, 41}));
   test::expect_equals_definition(fused, formula, {store.narrow(1, 1, 38)}, 2e-6);
   test::expect_equals_definition(fused, formula, {store.t().narrow(1, 0, 4)}, 2e-6);
-  EXPECT_EQ(swiglu(torch::zeros({0, 8})).sizes(), (std::vector<std::int64_t>{0, 4}));
-  EXPECT_THROW(swiglu(torch::zeros({2, 7})), c10::Error);
+  EXPECT_EQ(swiglu(here(torch::zeros({0, 8}))).sizes(), (std::vector<std::int64_t>{0, 4}));
+  EXPECT_THROW(swiglu(here(torch::zeros({2, 7}))), c10::Error);
 }
 
 TEST(Swiglu, DoesNotDependOnTheNumberOfThreads) {
@@ -85,7 +89,7 @@ TEST(Swiglu, DoesNotDependOnTheNumberOfThreads) {
   EXPECT_TRUE(test::is_thread_independent(fused, {torch::randn({101, 70})}));
 }
 
-TEST(Swiglu, SecondDerivativesEqualTheFormulas) {
+TEST_P(SwigluOn, SecondDerivativesEqualTheFormulas) {
   torch::manual_seed(5);
   const auto penalty = [](const test::Operation& operation, const Tensor& value) {
     const Tensor x = value.detach().requires_grad_();
@@ -93,7 +97,7 @@ TEST(Swiglu, SecondDerivativesEqualTheFormulas) {
         torch::autograd::grad({operation({x})[0].square().sum()}, {x}, {}, true, true)[0];
     return torch::autograd::grad({slope.square().sum()}, {x})[0];
   };
-  const Tensor x = torch::randn({4, 10});
+  const Tensor x = here(torch::randn({4, 10}));
   EXPECT_LT(test::relative_error(penalty(fused, x), penalty(formula, x.to(torch::kDouble))), 1e-5);
 }
 

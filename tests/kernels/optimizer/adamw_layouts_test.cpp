@@ -10,6 +10,7 @@
 #include "halftone/kernels/optimizer/moments.h"
 #include "halftone/kernels/optimizer/split_master.h"
 #include "support/instruction_sets.h"
+#include "support/on_devices.h"
 
 namespace halftone::adamw_layouts_test {
 namespace {
@@ -287,6 +288,40 @@ TEST(AdamWLayouts, RefuseWhatDoesNotFitTogether) {
   AdamWArguments between = arguments;
   between.first_index = 64;
   EXPECT_THROW(adamw_(t, between), c10::Error);
+}
+
+using AdamWLayoutsOff = test::OnDevices;
+HALFTONE_OFF_THE_CPU(AdamWLayoutsOff);
+
+// All but a few roundings: sums that are compiled otherwise may fall to either side of a middle.
+TEST_P(AdamWLayoutsOff, EqualTheCpu) {
+  torch::manual_seed(12);
+  for (const Layout& layout : layouts()) {
+    SCOPED_TRACE(text(layout));
+    const AdamWTensors cpu = random_tensors(1000, layout);
+    AdamWTensors moved = copy_of(cpu);
+    for (torch::Tensor* one : {&moved.weights, &moved.gradients, &moved.exp_avg, &moved.exp_avg_sq,
+                               &moved.exp_avg_scale, &moved.exp_avg_sq_scale, &moved.master_low})
+      *one = here(*one);
+    AdamWArguments arguments = arguments_for(3, layout.stochastic);
+    const torch::Tensor before = cpu.weights.clone();
+    adamw_(cpu, arguments);
+    for (torch::Tensor* one : {&arguments.step, &arguments.gradient_factor, &arguments.found_inf})
+      *one = here(*one);
+    adamw_(moved, arguments);
+    EXPECT_FALSE(cpu.weights.equal(before));
+    const double relative = layout.weights == torch::kFloat ? 1e-6 : 1e-2;
+    EXPECT_TRUE(torch::allclose(moved.weights.cpu().to(torch::kFloat),
+                                cpu.weights.to(torch::kFloat), relative, 1e-6));
+    for (std::size_t i = 1; i < all_of(cpu).size(); ++i) {
+      const torch::Tensor ours = all_of(moved)[i], theirs = all_of(cpu)[i];
+      ASSERT_EQ(ours.defined(), theirs.defined());
+      if (!theirs.defined()) continue;
+      const torch::Tensor near =
+          ours.cpu().to(torch::kDouble).isclose(theirs.to(torch::kDouble), 1e-5, 1e-9);
+      EXPECT_GT(near.to(torch::kDouble).mean().item<double>(), 0.98) << "tensor " << i;
+    }
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "halftone/kernels/common/stochastic_rounding.h"
 #include "support/instruction_sets.h"
+#include "support/on_devices.h"
 
 namespace halftone::adamw_test {
 namespace {
@@ -97,21 +98,24 @@ TEST(AdamWKernel, HasTheSameBitsOnEveryInstructionSet) {
   }
 }
 
-TEST(AdamWKernel, EqualsTheCpu_CUDA) {
+using AdamWKernelOff = test::OnDevices;
+HALFTONE_OFF_THE_CPU(AdamWKernelOff);
+
+TEST_P(AdamWKernelOff, EqualsTheCpu) {
   torch::manual_seed(8);
   for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
     const AdamWTensors cpu = random_tensors(1009, dtype);
-    const AdamWTensors cuda = {cpu.weights.cuda(), cpu.gradients.cuda(), cpu.exp_avg.cuda(),
-                               cpu.exp_avg_sq.cuda()};
+    const AdamWTensors moved = {here(cpu.weights), here(cpu.gradients), here(cpu.exp_avg),
+                                here(cpu.exp_avg_sq)};
     AdamWArguments arguments = arguments_for(3);
     adamw_(cpu, arguments);
     for (torch::Tensor* scalar :
          {&arguments.step, &arguments.gradient_factor, &arguments.found_inf})
-      *scalar = scalar->cuda();
-    adamw_(cuda, arguments);
+      *scalar = here(*scalar);
+    adamw_(moved, arguments);
     const double tolerance = dtype == torch::kFloat ? 1e-6 : 1e-2;
-    EXPECT_TRUE(torch::allclose(cuda.weights.cpu(), cpu.weights, tolerance, tolerance));
-    EXPECT_TRUE(torch::allclose(cuda.exp_avg_sq.cpu(), cpu.exp_avg_sq, 1e-6, 1e-7));
+    EXPECT_TRUE(torch::allclose(moved.weights.cpu(), cpu.weights, tolerance, tolerance));
+    EXPECT_TRUE(torch::allclose(moved.exp_avg_sq.cpu(), cpu.exp_avg_sq, 1e-6, 1e-7));
   }
 }
 

@@ -7,6 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "support/on_devices.h"
+
 namespace halftone::gradient_exponents_test {
 namespace {
 
@@ -15,7 +17,7 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 // The definition once more, value by value in fp64.
 std::vector<std::int64_t> counted_one_by_one(const torch::Tensor& values) {
   std::vector<std::int64_t> bins(static_cast<std::size_t>(kExponentBins));
-  const torch::Tensor flat = values.to(torch::kDouble).contiguous().reshape({-1});
+  const torch::Tensor flat = values.to(torch::kCPU, torch::kDouble).contiguous().reshape({-1});
   for (std::int64_t i = 0; i < flat.numel(); ++i) {
     const double x = std::abs(flat[i].item<double>());
     std::int64_t bin = 255;
@@ -30,8 +32,9 @@ std::vector<std::int64_t> counted_one_by_one(const torch::Tensor& values) {
 }
 
 std::vector<std::int64_t> to_vector(const torch::Tensor& histogram) {
-  const auto* counts = histogram.const_data_ptr<std::int64_t>();
-  return {counts, counts + histogram.numel()};
+  const torch::Tensor host = histogram.cpu();
+  const auto* counts = host.const_data_ptr<std::int64_t>();
+  return {counts, counts + host.numel()};
 }
 
 torch::Tensor spread(std::int64_t size, torch::ScalarType dtype) {
@@ -48,10 +51,13 @@ torch::Tensor spread(std::int64_t size, torch::ScalarType dtype) {
   return values.to(dtype);
 }
 
-TEST(ExponentHistogram, CountsEverySizeAndDtype) {
+using ExponentHistogramOn = test::OnDevices;
+HALFTONE_ON_DEVICES(ExponentHistogramOn);
+
+TEST_P(ExponentHistogramOn, CountsEverySizeAndDtype) {
   for (const auto dtype : {torch::kFloat, torch::kHalf, torch::kBFloat16}) {
     for (const std::int64_t size : {0, 1, 2, 3, 4, 5, 63, 1025}) {
-      const torch::Tensor values = spread(size, dtype);
+      const torch::Tensor values = here(spread(size, dtype));
       EXPECT_EQ(to_vector(exponent_histogram(values)), counted_one_by_one(values))
           << dtype << " " << size;
     }
@@ -66,19 +72,19 @@ TEST(ExponentHistogram, AgreesWithItsDefinitionOverSeveralThreads) {
   }
 }
 
-TEST(ExponentHistogram, CountsEveryFp16Value) {
+TEST_P(ExponentHistogramOn, CountsEveryFp16Value) {
   const torch::Tensor bits = torch::arange(-32768, 32768, torch::kShort);
-  const torch::Tensor values = bits.view(torch::kHalf);
+  const torch::Tensor values = here(bits.view(torch::kHalf));
   EXPECT_EQ(to_vector(exponent_histogram(values)), counted_one_by_one(values));
 }
 
-TEST(ExponentHistogram, TakesUnalignedAndStridedTensorsAndFp64) {
-  const torch::Tensor values = spread(99, torch::kFloat);
+TEST_P(ExponentHistogramOn, TakesUnalignedAndStridedTensorsAndFp64) {
+  const torch::Tensor values = here(spread(99, torch::kFloat));
   EXPECT_EQ(to_vector(exponent_histogram(values.slice(0, 1))),
             counted_one_by_one(values.slice(0, 1)));
-  const torch::Tensor grid = spread(99, torch::kFloat).reshape({9, 11}).t().slice(0, 0, 11, 2);
+  const torch::Tensor grid = values.reshape({9, 11}).t().slice(0, 0, 11, 2);
   EXPECT_EQ(to_vector(exponent_histogram(grid)), counted_one_by_one(grid));
-  const torch::Tensor wide = torch::tensor({1.0, 0.25, 1e300, 3.0}, torch::kDouble);
+  const torch::Tensor wide = here(torch::tensor({1.0, 0.25, 1e300, 3.0}, torch::kDouble));
   const torch::Tensor histogram = exponent_histogram(wide);
   EXPECT_EQ(histogram[exponent_bin(0)].item<std::int64_t>(), 1);
   EXPECT_EQ(histogram[exponent_bin(-2)].item<std::int64_t>(), 1);

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "support/instruction_sets.h"
+#include "support/on_devices.h"
 
 namespace halftone::gradient_stats_test {
 namespace {
@@ -16,33 +17,37 @@ constexpr double kRelative = 1e-13;  // fp64 sums in two orders
 
 void expect_close(const RangeStats& a, const RangeStats& b) {
   ASSERT_EQ(a.norm_squared.numel(), b.norm_squared.numel());
-  EXPECT_TRUE(torch::allclose(a.norm_squared, b.norm_squared, kRelative, 0.0, true));
-  EXPECT_TRUE(torch::equal(a.non_finite, b.non_finite));
+  EXPECT_TRUE(torch::allclose(a.norm_squared.cpu(), b.norm_squared.cpu(), kRelative, 0.0, true));
+  EXPECT_TRUE(torch::equal(a.non_finite.cpu(), b.non_finite.cpu()));
 }
 
-TEST(GradientStats, EqualsTheCompositionForEverySizeAndDtype) {
+using GradientStatsOn = test::OnDevices;
+HALFTONE_ON_DEVICES(GradientStatsOn);
+
+TEST_P(GradientStatsOn, EqualsTheCompositionForEverySizeAndDtype) {
   torch::manual_seed(1);
   for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
-    const torch::Tensor flat = (torch::randn({100003}) * 30).to(dtype);
+    const torch::Tensor flat = here((torch::randn({100003}) * 30).to(dtype));
     const std::vector<Range> ranges = {{0, 0},   {0, 1},     {1, 8},       {3, 20},
                                        {5, 136}, {7, 40007}, {31, 100003}, {100003, 100003}};
-    expect_close(gradient_stats(flat, ranges), gradient_stats_reference(flat, ranges));
-    expect_close(gradient_stats(flat, {}), gradient_stats_reference(flat, {}));
+    const torch::Tensor host = flat.cpu();
+    expect_close(gradient_stats(flat, ranges), gradient_stats_reference(host, ranges));
+    expect_close(gradient_stats(flat, {}), gradient_stats_reference(host, {}));
   }
 }
 
-TEST(GradientStats, SquaresOfLargeFloatsDoNotOverflow) {
-  const torch::Tensor flat = torch::full({5}, 3e38F);
+TEST_P(GradientStatsOn, SquaresOfLargeFloatsDoNotOverflow) {
+  const torch::Tensor flat = here(torch::full({5}, 3e38F));
   const RangeStats stats = gradient_stats(flat, {{0, 5}});
   const double value = flat[0].item<double>();
   EXPECT_DOUBLE_EQ(stats.norm_squared.item<double>(), 5 * value * value);
   EXPECT_EQ(stats.non_finite.item<std::int64_t>(), 0);
 }
 
-TEST(GradientStats, CountsEveryInfAndNanWhereverItStands) {
+TEST_P(GradientStatsOn, CountsEveryInfAndNanWhereverItStands) {
   for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
     for (std::int64_t at = 0; at < 37; ++at) {
-      torch::Tensor flat = torch::ones({37}, dtype);
+      const torch::Tensor flat = here(torch::ones({37}, dtype));
       flat[at] = at % 2 == 0 ? std::numeric_limits<double>::infinity() : NAN;
       const RangeStats stats = gradient_stats(flat, {{0, 20}, {20, 37}});
       EXPECT_EQ(stats.non_finite[0].item<std::int64_t>(), at < 20);

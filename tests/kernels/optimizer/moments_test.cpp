@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "support/instruction_sets.h"
+#include "support/on_devices.h"
 
 namespace halftone::moments_test {
 namespace {
@@ -162,6 +163,25 @@ TEST(Moments, HaveTheBitsOfTheDefinitionOnEveryInstructionSet) {
     const Encoded reference = encoded_by_definition(hard, moment);
     test::for_each_instruction_set(
         [&] { EXPECT_TRUE(torch::equal(encoded(hard, moment).codes, reference.codes)); });
+  }
+}
+
+using MomentsOff = test::OnDevices;
+HALFTONE_OFF_THE_CPU(MomentsOff);
+
+TEST_P(MomentsOff, AreTheCpusButForAFewRoundings) {
+  torch::manual_seed(4);
+  for (const Moment moment : kMoments) {
+    torch::Tensor values = torch::randn({40007}) * torch::pow(10.0, torch::randn({40007}) * 3);
+    if (moment == Moment::kSecond) values = values.square();
+    const Encoded expected = encoded(values, moment);
+    const Encoded ours = {here(empty_for(40007).codes), here(empty_for(40007).scales)};
+    encode_moments_(here(values), moment, ours.codes, ours.scales);
+    EXPECT_TRUE(torch::allclose(ours.scales.cpu(), expected.scales, 1e-6, 0.0));
+    EXPECT_LT(ours.codes.cpu().ne(expected.codes).to(torch::kFloat).mean().item<float>(), 1e-3F);
+    const torch::Tensor back = decoded_moments(here(expected.codes), here(expected.scales), moment);
+    EXPECT_TRUE(torch::allclose(
+        back.cpu(), decoded_moments(expected.codes, expected.scales, moment), 1e-6, 0.0));
   }
 }
 

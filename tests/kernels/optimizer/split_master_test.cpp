@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "halftone/kernels/common/stochastic_rounding.h"
+#include "support/on_devices.h"
 
 namespace halftone::split_master_test {
 namespace {
@@ -21,8 +22,11 @@ torch::Tensor masters() {
                      torch::tensor({0.0F, -0.0F, 1e-45F, -1e-39F, 3.4e38F, kInf, -kInf, NAN})});
 }
 
-TEST(SplitMaster, SixteenBitsAreExact) {
-  const torch::Tensor master = masters();
+using SplitMasterOn = test::OnDevices;
+HALFTONE_ON_DEVICES(SplitMasterOn);
+
+TEST_P(SplitMasterOn, SixteenBitsAreExact) {
+  const torch::Tensor master = here(masters());
   const SplitMaster split = split_master(master, torch::kShort);
   EXPECT_TRUE(torch::equal(bits(joined_master(split)), bits(master)));
   // Cut off, towards 0: never larger in magnitude, and within a bfloat16's last place.
@@ -30,10 +34,10 @@ TEST(SplitMaster, SixteenBitsAreExact) {
   EXPECT_TRUE(torch::equal(bits(weights), bits(master).bitwise_and(-65536)));
 }
 
-TEST(SplitMaster, EightBitsAreTheNearestNumberOf24) {
+TEST_P(SplitMasterOn, EightBitsAreTheNearestNumberOf24) {
   const torch::Tensor master = masters();
-  const torch::Tensor rounded = rounded_to_24_bits(master);
-  const torch::Tensor back = joined_master(split_master(rounded, torch::kByte));
+  const torch::Tensor rounded = rounded_to_24_bits(here(master)).cpu();
+  const torch::Tensor back = joined_master(split_master(here(rounded), torch::kByte)).cpu();
   EXPECT_TRUE(torch::equal(bits(back), bits(rounded)));
   // The reference: 16 significant bits in fp64, where nearbyint() rounds ties to even.
   for (std::int64_t i = 0; i < master.numel(); ++i) {
@@ -65,10 +69,10 @@ TEST(SplitMaster, StochasticRoundingTo24BitsKeepsTheMean) {
   }
 }
 
-TEST(SplitMaster, LowerPartsChangeWidthWithoutTouchingTheWeight) {
-  const torch::Tensor low8 = torch::arange(256, torch::kByte);
+TEST_P(SplitMasterOn, LowerPartsChangeWidthWithoutTouchingTheWeight) {
+  const torch::Tensor low8 = here(torch::arange(256, torch::kByte));
   EXPECT_TRUE(torch::equal(master_low_as(master_low_as(low8, torch::kShort), torch::kByte), low8));
-  const torch::Tensor low16 = torch::arange(65536, torch::kInt);
+  const torch::Tensor low16 = here(torch::arange(65536, torch::kInt));
   const torch::Tensor expected = (low16.to(torch::kDouble) / 256).round().clamp_max(255);
   EXPECT_TRUE(torch::equal(master_low_as(low16.to(torch::kShort), torch::kByte),
                            expected.to(torch::kByte)));
