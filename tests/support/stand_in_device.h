@@ -21,8 +21,9 @@ bool has_stand_in();
 /// Moves the parameters of a module that has not computed yet; Module::to() refuses this device.
 void move_to_stand_in(torch::nn::Module& module);
 
-/// Counts, while it lives, what the host would have waited for: reads of a scalar and copies
-/// between host and device that are not queued.
+/// Counts, while it lives, what the host would have waited for on the stand-in: reads of a scalar
+/// and copies between host and device that are not queued. In a CUDA build, what it waits for on a
+/// GPU.
 class HostWaits {
  public:
   HostWaits();
