@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import threading
 import time
 
-TAIL_LINES = 15
+TAIL_LINES, ERROR_LINES = 15, 6
+ERROR = re.compile(r"\b(fatal |CMake )?[Ee]rror\b[: ]")
 
 
 class CheckError(Exception):
@@ -21,7 +23,9 @@ class CheckError(Exception):
 
 
 def last_lines(text: str) -> list[str]:
-    return [line[:400] for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+    """The last ones, and before them the first that name errors: a build prints much after its first."""
+    lines = [line[:400] for line in text.splitlines() if line.strip()]
+    return [line for line in lines[:-TAIL_LINES] if ERROR.search(line)][:ERROR_LINES] + lines[-TAIL_LINES:]
 
 
 class Deadline:
@@ -66,6 +70,7 @@ class Runner:
     def run(self, command: list, deadline: Deadline) -> str:
         """What it printed on stdout; CheckError unless it ended with 0 in time."""
         words = [str(word) for word in command]
+        name = pathlib.Path(words[0]).name
         process = self.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         limit = deadline.left()
         try:
@@ -77,9 +82,9 @@ class Runner:
             late = True
         self.log.add(words, out + err)
         if late:
-            raise CheckError(f"{pathlib.Path(words[0]).name} was stopped at its limit of {limit:.0f} s", last_lines(out + err))
+            raise CheckError(f"{name} was stopped at its limit of {limit:.0f} s", last_lines(out + err))
         if process.returncode != 0:
-            raise CheckError(f"{pathlib.Path(words[0]).name} ended with {process.returncode}", last_lines(out + err))
+            raise CheckError(f"{name} ended with {process.returncode}", last_lines(out + err))
         return out
 
 

@@ -36,8 +36,19 @@ def names(text: str) -> list[str]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/gpu_check.sh", description=__doc__, epilog=EXAMPLES, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="scripts/gpu_check.sh", description=__doc__, epilog=EXAMPLES,
+                                     allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    options = parser.parse_args()
+    unknown = [name for name in options.stages if name not in STAGES]
+    if unknown:
+        parser.error(f"no stage is called '{unknown[0]}'; expected some of: {', '.join(STAGES)}")
+    # One GPU takes several small trainings at once; the cores of a CPU do not.
+    options.parallel = 8 if options.device == "cuda" else 1
+    return options
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     path = pathlib.Path
     parser.add_argument("--collect", type=path, metavar="DIR", help="only fetch the packages that the build needs into DIR")
     parser.add_argument("--deps", type=path, metavar="DIR", help="the folder of --collect [gpu-deps if it is there]")
@@ -49,24 +60,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stages", type=names, default=list(STAGES), help="which, separated by commas: " + ", ".join(STAGES))
     parser.add_argument("--recipes", type=names, default=[], help="precisions to look at [all that the program has]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time [one per core]")
-    sizes = parser.add_argument_group("sizes")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the check itself [cuda]")
+    parser.add_argument("--cases", default="*_CUDA", help="GoogleTest's filter of the stage CUDA tests [*_CUDA]")
+    add_sizes(parser.add_argument_group("sizes"))
+
+
+def add_sizes(sizes) -> None:
     sizes.add_argument("--models", type=names, default=["minimind-26m", "minimind-104m"], help="whose steps are timed")
     sizes.add_argument("--shape", type=int, nargs=2, metavar=("B", "T"), default=[32, 512], help="of a timed step [32 512]")
-    sizes.add_argument("--steps", type=int, default=10, help="of a turn [10]")
+    sizes.add_argument("--steps", type=int, default=6, help="of a turn [6]")
     sizes.add_argument("--turns", type=int, default=5, help="turns that are timed [5]")
     sizes.add_argument("--loss-shape", type=int, nargs=2, metavar=("B", "T"), default=[8, 128], help="of the losses [8 128]")
     sizes.add_argument("--tiny-seconds", type=int, default=30, help="each small model trains for [30]")
-    sizes.add_argument("--text", type=path, help="what they train on [the poems of --collect]")
+    sizes.add_argument("--text", type=pathlib.Path, help="what they train on [the poems of --collect]")
     sizes.add_argument("--program-limit", type=float, default=90, metavar="S", help="for a program that times steps [90]")
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the check itself [cuda]")
-    parser.add_argument("--cases", default="*_CUDA", help="GoogleTest's filter of the stage CUDA tests [*_CUDA]")
-    options = parser.parse_args()
-    unknown = [name for name in options.stages if name not in STAGES]
-    if unknown:
-        parser.error(f"no stage is called '{unknown[0]}'; expected some of: {', '.join(STAGES)}")
-    # One GPU takes several small trainings at once; the cores of a CPU do not.
-    options.parallel = 8 if options.device == "cuda" else 1
-    return options
 
 
 def dependencies(options) -> pathlib.Path | None:

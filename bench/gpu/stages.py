@@ -140,15 +140,18 @@ def cuda_tests(check: Check, deadline: Deadline) -> None:
 
 
 def compared(recipe: str, ours: dict, pytorch: dict) -> dict:
+    """One that is not finite, which JSON has no number for, is as far away as can be."""
     loss_tolerance, norm_tolerance = TOLERANCES.get(recipe, LOOSEST)
-    loss_distances = [abs(a - b) for a, b in zip(ours["losses"], pytorch["losses"])]
-    norm_distances = [abs(a - b) / b for a, b in zip(ours["grad_norms"], pytorch["grad_norms"])]
-    everything = ours["losses"] + pytorch["losses"] + ours["grad_norms"] + pytorch["grad_norms"]
-    within = (len(ours["losses"]) == len(pytorch["losses"]) == LOSS_STEPS and all(map(math.isfinite, everything)) and
-              max(loss_distances) <= loss_tolerance and max(norm_distances) <= norm_tolerance and all(ours["stepped"]))
-    return {"losses": ours["losses"], "pytorch_losses": pytorch["losses"], "grad_norms": ours["grad_norms"],
-            "pytorch_grad_norms": pytorch["grad_norms"], "loss_distance": max(loss_distances), "loss_tolerance": loss_tolerance,
-            "norm_distance": max(norm_distances), "norm_tolerance": norm_tolerance, "within": within}
+    curves = {"losses": ours["losses"], "pytorch_losses": pytorch["losses"], "grad_norms": ours["grad_norms"],
+              "pytorch_grad_norms": pytorch["grad_norms"]}
+    is_number = lambda value: value is not None and math.isfinite(value)  # noqa: E731
+    curves = {name: [value if is_number(value) else None for value in values] for name, values in curves.items()}
+    if any(len(values) != LOSS_STEPS or None in values for values in curves.values()) or not all(ours["stepped"]):
+        return {**curves, "within": False, "reason": f"not {LOSS_STEPS} steps with finite losses and gradients"}
+    loss_distance = max(abs(a - b) for a, b in zip(curves["losses"], curves["pytorch_losses"]))
+    norm_distance = max(abs(a - b) / b for a, b in zip(curves["grad_norms"], curves["pytorch_grad_norms"]))
+    return {**curves, "loss_distance": loss_distance, "loss_tolerance": loss_tolerance, "norm_distance": norm_distance,
+            "norm_tolerance": norm_tolerance, "within": loss_distance <= loss_tolerance and norm_distance <= norm_tolerance}
 
 
 def losses_of(check: Check, recipe: str, file: pathlib.Path, pytorch: dict, deadline: Deadline) -> dict:

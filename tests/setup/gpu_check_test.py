@@ -151,6 +151,7 @@ class Comparison(unittest.TestCase):
         self.assertTrue(self.within("bf16-mixed", losses=[x + 1e-3 for x in self.ours["losses"]]))
         self.assertFalse(self.within(grad_norms=[2.01] * 10))
         self.assertFalse(self.within(losses=[float("nan")] * 10))
+        self.assertFalse(self.within(losses=[None] + self.ours["losses"][1:]))
         self.assertFalse(self.within(losses=self.ours["losses"][:9]))
         self.assertFalse(self.within(stepped=[True] * 9 + [False]))
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/models/minimind.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/train/fit_loop.h"
@@ -110,6 +111,15 @@ TEST_P(HostWaits, AStepOfSeveralMicroBatchesWaitsOnce) {
 
 TEST_P(HostWaits, AStepWithNarrowStatesWaitsOnce) {
   EXPECT_THAT(waits_of_a_step(device(), "bf16-mixed", "lean"), testing::SizeIs(1));
+}
+
+// How the CPU's matmuls are made is measured when it is first asked for.
+TEST_P(HostWaits, AStepAsksNothingOfTheCpusMatmuls) {
+  if (decided_matmul_paths()) GTEST_SKIP() << "another case has asked in this process";
+  for (const std::string& precision : precision_names()) {
+    waits_of_a_step(device(), precision, "standard");
+    EXPECT_FALSE(decided_matmul_paths()) << precision;
+  }
 }
 
 // The scaler and the optimizer alone: what is never asked for results never waits.
