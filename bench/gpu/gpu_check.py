@@ -78,7 +78,7 @@ def add_sizes(sizes) -> None:
 
 def dependencies(options) -> pathlib.Path | None:
     folder = options.deps or (ROOT / "gpu-deps" if (ROOT / "gpu-deps").is_dir() else None)
-    return packages.prefix_of(folder) if folder else None
+    return packages.unpacked(folder, options.build / "gpu_check" / "deps") if folder else None
 
 
 def environment_of(device: str, prefix: pathlib.Path | None) -> dict[str, str]:
@@ -103,12 +103,10 @@ def prepare(options) -> Check:
     missing = missing_for_gpu(machine, options.python) if options.device == "cuda" else []
     if missing:
         raise CheckError(f"this machine lacks {'; '.join(missing)}")
+    options.build = (options.built or options.build).resolve()
     prefix = dependencies(options)
-    if options.built:
-        options.build = options.built
-    elif missing_for_build(prefix):
+    if not options.built and missing_for_build(prefix):
         raise CheckError(f"this machine lacks {'; '.join(missing_for_build(prefix))}")
-    options.build = options.build.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     work = options.build / "gpu_check"
     work.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,6 @@ TEXT_FOLDER = "usr/share/games/fortunes"
 # Every machine with a compiler has these.
 TOOLCHAIN = re.compile(r"^(glibc|gcc-\d+|libxcrypt)$")
 MOST_BYTES = 60_000_000
-PREFIX = "prefix"
 STAMP = ".complete"
 
 
@@ -81,7 +80,6 @@ def collect(folder: pathlib.Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.deb"):
         old.unlink()
-    shutil.rmtree(folder / PREFIX, ignore_errors=True)
     names = with_libraries(LIBRARIES + PROGRAMS, show_packages) + TEXTS
     output_of(["apt-get", "download", "-q", *names], folder)
     for file in folder.glob("*%*"):  # apt's way to write the colon of a version
@@ -133,10 +131,10 @@ def move_pkg_config(prefix: pathlib.Path) -> None:
         file.write_text(re.sub(r"(?:(?<=[=\s])|(?<=-[IL]))/usr(?=[/\s])", str(prefix / "usr"), text), encoding="utf-8")
 
 
-def prefix_of(folder: pathlib.Path) -> pathlib.Path:
-    """The packages of `folder`, unpacked."""
+def unpacked(folder: pathlib.Path, prefix: pathlib.Path) -> pathlib.Path:
+    """The packages of `folder`, unpacked into `prefix` unless they are."""
     packages = sorted(folder.glob("*.deb"))
-    prefix = (folder / PREFIX).resolve()
+    prefix = prefix.resolve()
     wanted = "\n".join([str(prefix), *(f"{file.name} {file.stat().st_size}" for file in packages)])
     if not packages:
         raise CheckError(f"{folder} has no .deb file; make it with scripts/gpu_check.sh --collect {folder} on a Debian machine")

@@ -93,24 +93,24 @@ class Packages(WithFolder):
                                                   "prefix=/usr\nlibdir=${prefix}/lib\nCflags: -I/usr/include\n"})
         path, os.environ["PATH"] = os.environ["PATH"], "/nowhere"
         try:
-            prefix = packages.prefix_of(self.folder)
+            prefix = packages.unpacked(self.folder, self.folder / "prefix")
         finally:
             os.environ["PATH"] = path
         self.assertEqual((prefix / "usr/include/x.h").read_text(), "int x;")
         self.assertEqual((prefix / "usr/lib/pkgconfig/x.pc").read_text(),
                          f"prefix={prefix}/usr\nlibdir=${{prefix}}/lib\nCflags: -I{prefix}/usr/include\n")
         (prefix / "usr/include/x.h").write_text("kept")
-        self.assertEqual((packages.prefix_of(self.folder) / "usr/include/x.h").read_text(), "kept")
+        self.assertEqual((packages.unpacked(self.folder, prefix) / "usr/include/x.h").read_text(), "kept")
         make_deb(self.folder / "liby-dev_1.deb", {"./usr/include/y.h": "int y;"})
-        self.assertEqual((packages.prefix_of(self.folder) / "usr/include/x.h").read_text(), "int x;")
+        self.assertEqual((packages.unpacked(self.folder, prefix) / "usr/include/x.h").read_text(), "int x;")
 
     def test_what_is_no_package_is_named(self):
         (self.folder / "broken.deb").write_bytes(b"nothing of the kind")
         with self.assertRaisesRegex(CheckError, "cannot unpack .*broken.deb: .*--collect"):
-            packages.prefix_of(self.folder)
+            packages.unpacked(self.folder, self.folder / "prefix")
         (self.folder / "broken.deb").unlink()
         with self.assertRaisesRegex(CheckError, "has no .deb file"):
-            packages.prefix_of(self.folder)
+            packages.unpacked(self.folder, self.folder / "prefix")
 
     def test_shared_libraries_come_along_and_the_toolchain_does_not(self):
         known = packages.parse_packages(textwrap.dedent("""\
