@@ -71,6 +71,15 @@ class Skipped(Exception):
     """Why a stage, or what is left of it, was not done."""
 
 
+def recorded(check: Check, stage: str, rows) -> list[dict]:
+    """`rows`, each of them put on the disk as it comes."""
+    kept = []
+    for row in rows:
+        check.record.add(stage, row)
+        kept.append(row)
+    return kept
+
+
 # --- build ----------------------------------------------------------------------------------------
 
 
@@ -126,9 +135,7 @@ def run_cuda_tests(check: Check, program: pathlib.Path, deadline: Deadline) -> d
 def cuda_tests(check: Check, deadline: Deadline) -> None:
     programs = test_programs(check, deadline)
     with concurrent.futures.ThreadPoolExecutor(max_workers=check.options.parallel) as pool:
-        rows = list(pool.map(lambda program: run_cuda_tests(check, program, deadline), programs))
-    for row in rows:
-        check.record.add("CUDA tests", row)
+        rows = recorded(check, "CUDA tests", pool.map(lambda program: run_cuda_tests(check, program, deadline), programs))
     if not any(row.get("cases") for row in rows):
         raise CheckError(f"no case of {check.options.cases} was run: none of {len(programs)} programs has one")
     bad = [row["program"] for row in rows if row["failed"] or "reason" in row]
@@ -173,9 +180,7 @@ def losses(check: Check, deadline: Deadline) -> None:
     command = [check.options.python, COMPARE / "pytorch_first_losses.py", "tiny", LOSS_STEPS, *check.options.loss_shape,
                check.machine.device, file, *needed]
     pytorch = json.loads(check.runner.run(command, deadline))
-    rows = [losses_of(check, recipe, file, pytorch, deadline) for recipe in recipes]
-    for row in rows:
-        check.record.add("losses", row)
+    rows = recorded(check, "losses", (losses_of(check, recipe, file, pytorch, deadline) for recipe in recipes))
     far = [row for row in rows if not row["within"]]
     if far:
         raise CheckError(f"not PyTorch's: {', '.join(row['recipe'] for row in far)}", far[0].get("tail", []))
@@ -227,9 +232,7 @@ def train(check: Check, recipe: str, text: pathlib.Path, deadline: Deadline) -> 
 def trainings(check: Check, deadline: Deadline) -> None:
     text = training_text(check)
     with concurrent.futures.ThreadPoolExecutor(max_workers=check.options.parallel) as pool:
-        rows = list(pool.map(lambda recipe: train(check, recipe, text, deadline), check.recipes()))
-    for row in rows:
-        check.record.add("trainings", row)
+        rows = recorded(check, "trainings", pool.map(lambda recipe: train(check, recipe, text, deadline), check.recipes()))
     bad = [row for row in rows if "reason" in row]
     if bad:
         raise CheckError(f"failed: {', '.join(row['recipe'] for row in bad)}", bad[0].get("tail", []))
