@@ -13,7 +13,7 @@ import shutil
 import statistics
 import sys
 
-from commands import CheckError, Deadline, Dialogue, Runner, last_lines
+from commands import CheckError, Deadline, Dialogue, Runner
 from machine import Machine, text_of
 from record import Record
 
