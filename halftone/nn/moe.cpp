@@ -3,10 +3,9 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/argsort.h>
-#include <ATen/ops/bincount.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/one_hot.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
@@ -20,6 +19,18 @@
 namespace halftone {
 
 using torch::Tensor;
+
+namespace {
+
+/// How often each of `classes` numbers comes in the rows of `ids` (..., n): (..., classes). A GPU
+/// makes the host wait for one_hot() and bincount().
+Tensor counted(const Tensor& ids, std::int64_t classes) {
+  std::vector<std::int64_t> shape = ids.sizes().vec();
+  shape.back() = classes;
+  return at::zeros(shape, ids.options()).scatter_add_(-1, ids, at::ones_like(ids));
+}
+
+}  // namespace
 
 MoeGateImpl::MoeGateImpl(const MoeOptions& options) : options_(options) {
   const double bound = 1.0 / std::sqrt(static_cast<double>(options.dim));
@@ -39,9 +50,8 @@ Routing MoeGateImpl::forward(const Tensor& x) {
   if (chosen > 1)
     routing.weights = routing.weights / (routing.weights.sum(-1, /*keepdim=*/true) + 1e-20);
   if (is_training() && options_.aux_loss_alpha > 0.0) {
-    const Tensor counts = at::one_hot(routing.experts.view({x.size(0), -1}), experts)
-                              .sum(1)
-                              .to(torch::kFloat);  // (B, E)
+    const Tensor counts =
+        counted(routing.experts.view({x.size(0), -1}), experts).to(torch::kFloat);  // (B, E)
     const double uniform = static_cast<double>(x.size(1) * chosen) / static_cast<double>(experts);
     routing.aux_loss = (counts / uniform * scores.mean(1)).sum(1).mean() * options_.aux_loss_alpha;
   } else {
@@ -62,7 +72,7 @@ Tensor MoeFeedForwardImpl::routed(const Tensor& rows, const Routing& routing) {
   const std::int64_t chosen = options_.num_experts_per_tok;
   const Tensor flat = routing.experts.flatten();  // (N k)
   const Tensor order = at::argsort(flat, /*stable=*/true, /*dim=*/0);
-  const Tensor counts = at::bincount(flat, {}, options_.n_routed_experts).to(torch::kCPU);
+  const Tensor counts = counted(flat, options_.n_routed_experts).to(torch::kCPU);
   const Tensor grouped = rows.index_select(0, order.div(chosen, "floor"));
   std::vector<Tensor> outputs;
   std::int64_t begin = 0;

@@ -22,14 +22,15 @@ using TokenPair = torch::data::Example<>;  // ids and targets
 
 class SmallModel : public TrainingModule<TokenPair> {
  public:
-  explicit SmallModel(const MemoryPolicy& memory)
+  explicit SmallModel(const MemoryPolicy& memory, bool use_moe = false)
       : memory_(memory),
         model_(register_module("model", MiniMindLM(ModelConfig{.dim = 64,
                                                                .n_layers = 2,
                                                                .n_heads = 4,
                                                                .n_kv_heads = 2,
                                                                .vocab_size = 128,
-                                                               .max_seq_len = 64}))) {}
+                                                               .max_seq_len = 64,
+                                                               .use_moe = use_moe}))) {}
 
   Tensor training_step(const TokenPair& batch, std::int64_t /*index*/) override {
     const Tensor loss =
@@ -63,11 +64,12 @@ std::vector<TokenPair> batches(std::size_t count) {
 
 /// What the host waited for in the last of three steps, of `accumulate` batches each.
 std::vector<std::string> waits_of_a_step(const torch::Device& device, const std::string& precision,
-                                         const std::string& memory, std::int64_t accumulate = 1) {
+                                         const std::string& memory, std::int64_t accumulate = 1,
+                                         bool use_moe = false) {
   torch::manual_seed(1);
   const PrecisionPolicy policy = parse_precision(precision);
   const MemoryPolicy keeping = memory_policy({.memory = memory}, policy);
-  SmallModel module(keeping);
+  SmallModel module(keeping, use_moe);
   if (!device.is_cuda()) test::move_to_stand_in(module);
   std::vector<TokenPair> data = batches(static_cast<std::size_t>(3 * accumulate));
   ModuleTrainingTask<SmallModel, std::vector<TokenPair>> task(module, data);
@@ -111,6 +113,13 @@ TEST_P(HostWaits, AStepOfSeveralMicroBatchesWaitsOnce) {
 
 TEST_P(HostWaits, AStepWithNarrowStatesWaitsOnce) {
   EXPECT_THAT(waits_of_a_step(device(), "bf16-mixed", "lean"), testing::SizeIs(1));
+}
+
+// What each expert gets is a shape, which the host must know.
+TEST_P(HostWaits, AStepOfExpertsWaitsOnceMoreForEachOfTheirLayers) {
+  constexpr std::size_t kLayers = 2;
+  EXPECT_THAT(waits_of_a_step(device(), "bf16-mixed", "standard", 1, /*use_moe=*/true),
+              testing::SizeIs(1 + kLayers));
 }
 
 // How the CPU's matmuls are made is measured when it is first asked for.
