@@ -28,11 +28,10 @@ PrecisionPolicy fp32_weights(ComputeType type) {
 /// Every format has a precision of fp32 weights; 16-bit formats also have one of narrow weights.
 const std::vector<PrecisionPolicy>& policies() {
   static const std::vector<PrecisionPolicy> table = [] {
-    std::vector<PrecisionPolicy> all{fp32_weights(ComputeType::kFloat32),
-                                     narrow_weights(ComputeType::kFloat16, "16-true"),
-                                     narrow_weights(ComputeType::kBFloat16, "bf16-true"),
-                                     fp32_weights(ComputeType::kFloat16),
-                                     fp32_weights(ComputeType::kBFloat16)};
+    std::vector<PrecisionPolicy> all{
+        fp32_weights(ComputeType::kFloat32), narrow_weights(ComputeType::kFloat16, "16-true"),
+        narrow_weights(ComputeType::kBFloat16, "bf16-true"), fp32_weights(ComputeType::kFloat16),
+        fp32_weights(ComputeType::kBFloat16)};
     for (const ComputeType type : compute_types())
       if (is_quantized(type)) all.push_back(fp32_weights(type));
     return all;

@@ -320,6 +320,42 @@ TEST_F(Program, ARunsConfigurationMakesTheSameRunAgain) {
             read_text(work() / "run/checkpoints/step-00000004/model.safetensors"));
 }
 
+// The environment chose them: the run's file says what it chose, and goes on doing so without it.
+TEST_F(Program, ARunsConfigurationReproducesItsKernels) {
+  const std::string variables =
+      "export HALFTONE_MATMUL=bf16=upcast,fp16=upcast,fp32=blas "
+      "HALFTONE_REFERENCE_KERNELS=rms_norm,swiglu HALFTONE_CPU_GEMM=off";
+  const Outcome first =
+      halftone(training("--data poem.txt --tokenizer tok --out chosen"), variables);
+  ASSERT_EQ(first.code, 0) << first.err;
+  const std::string config = read_text(work() / "chosen/config.toml");
+  EXPECT_THAT(config, HasSubstr("matmul = \"bf16=upcast,fp16=upcast,fp32=blas\""));
+  EXPECT_THAT(config, HasSubstr("reference = \"rms_norm,swiglu\""));
+  EXPECT_THAT(config, HasSubstr("cpu_gemm = \"off\""));
+  const Outcome second = halftone("train chosen/config.toml --out chosen-again");
+  ASSERT_EQ(second.code, 0) << second.err;
+  EXPECT_THAT(second.err, HasSubstr("rms_norm,swiglu as ordinary LibTorch operations"));
+  const std::string again = read_text(work() / "chosen-again/config.toml");
+  EXPECT_EQ(again.substr(again.find("[kernels]")), config.substr(config.find("[kernels]")));
+  EXPECT_EQ(read_text(work() / "chosen-again/checkpoints/step-00000001/model.safetensors"),
+            read_text(work() / "chosen/checkpoints/step-00000001/model.safetensors"));
+  // A variable goes first.
+  const Outcome other = halftone("train chosen/config.toml --out chosen-other",
+                                 "export HALFTONE_REFERENCE_KERNELS=embedding");
+  ASSERT_EQ(other.code, 0) << other.err;
+  EXPECT_THAT(other.err, HasSubstr("reference kernels: embedding as ordinary"));
+}
+
+TEST_F(Program, RefusesKernelsThatAreNone) {
+  const std::string data = "--data poem.txt --tokenizer tok --out r ";
+  expect_refused({
+      {training(data + "--kernels.matmul fast"),
+       "--kernels.matmul: kernels.matmul must be auto, or"},
+      {training(data + "--kernels.reference rms_nrom"), "must be names of kernels"},
+      {training(data + "--kernels.cpu-gemm maybe"), "must be one of on, off, all"},
+  });
+}
+
 TEST_F(Program, WeightsOfARunStartAnother) {
   const Outcome outcome =
       halftone(training("--data poem.txt --tokenizer tok --init-from run --out tuned"));
@@ -381,7 +417,7 @@ TEST_F(Program, BenchTrainsEveryRecipeWithTheSameSeedsAndWritesNothing) {
     EXPECT_GT(run.at("peak_bytes"), 0);
     first_losses[run.at("recipe")][run.at("seed")] = run.at("first_loss");
   }
-  EXPECT_EQ(first_losses.size(), 8);  // seven precisions, one of them with two ways of rounding
+  EXPECT_EQ(first_losses.size(), 9);  // eight precisions, one of them with two ways of rounding
   for (const auto& [recipe, losses] : first_losses) {
     ASSERT_EQ(losses.size(), 2) << recipe;
     EXPECT_NE(losses.at(1), losses.at(2)) << recipe;
@@ -435,7 +471,7 @@ TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
   EXPECT_GT(report.at("memory").at("total_bytes"), 0);
   EXPECT_GT(report.at("speed").at("peak_fp32_gflops"), 0.0);
   const auto& layers = report.at("speed").at("layers");
-  ASSERT_EQ(layers.size(), 5);
+  ASSERT_EQ(layers.size(), 6);
   for (const auto& layer : layers) EXPECT_GT(layer.at("layer_ms"), 0.0) << layer;
   const std::string recommended = report.at("recommended").at("precision");
   EXPECT_TRUE(std::any_of(layers.begin(), layers.end(), [&](const auto& layer) {
@@ -479,7 +515,7 @@ TEST_F(Program, PlansARunBeforeThereIsData) {
   EXPECT_EQ(document.at("parameters"), 25'829'888);
   EXPECT_EQ(document.at("budget_bytes"), budget_mib << 20U);
   const auto& recipes = document.at("recipes");
-  ASSERT_EQ(recipes.size(), 19U);
+  ASSERT_EQ(recipes.size(), 22U);
   EXPECT_EQ(document.at("choice"), recipes.at(0));
   EXPECT_NE(recipes.at(0).at("memory"), "standard");
   EXPECT_FALSE(recipes.at(15).at("fits"));

@@ -32,8 +32,8 @@ namespace {
 using torch::Tensor;
 
 // In the goldens' order.
-const std::vector<std::string> kRecipes = {"32-true",  "bf16-mixed", "bf16-true",
-                                           "16-mixed", "16-true",    "int8-mixed"};
+const std::vector<std::string> kRecipes = {"32-true", "bf16-mixed", "bf16-true", "16-mixed",
+                                           "16-true", "int8-mixed", "fp8-mixed"};
 
 std::size_t index_of(const std::string& recipe) {
   return static_cast<std::size_t>(std::find(kRecipes.begin(), kRecipes.end(), recipe) -
@@ -83,8 +83,9 @@ void expect_own(const Tensor& expected, double found, const std::string& recipe,
 }
 
 void expect_format(const test::GoldenFile& golden, const StepMetrics& step,
-                   const std::string& recipe) {
+                   const std::string& recipe, bool compares_norms = true) {
   expect_own(golden.tensors.at("losses"), step.loss, recipe, [](const auto&) { return true; });
+  if (!compares_norms) return;
   // The norm shows the matmuls' format, hardly which tensors are kept in it.
   expect_own(golden.tensors.at("grad_norms"), *step.grad_norm, recipe,
              [&](const std::string& other) { return format_of(other) != format_of(recipe); });
@@ -145,7 +146,10 @@ TEST_P(EveryRecipe, OfTheMixtureOfExpertsIsPyTorchs) {
 TEST_P(EveryRecipe, WithoutKernelsOfOursIsPyTorchs) {
   const test::ReferenceScope composed("all");
   const test::GoldenFile golden = test::read_golden("precision_dense.safetensors");
-  expect_format(golden, first_step_of_model(golden, GetParam()), GetParam());
+  // LibTorch's attention rounds elsewhere, and many values of this model lie between two numbers of
+  // fp8: each that goes to the other one shows in the norm.
+  expect_format(golden, first_step_of_model(golden, GetParam()), GetParam(),
+                /*compares_norms=*/GetParam() != "fp8-mixed");
 }
 
 /// The script's Module, of LibTorch's own layers or of ours.
@@ -156,7 +160,7 @@ class Branches : public TrainingModule<> {
     const Tensor sum = middle(batch.data) + large(small(batch.data)) + rows(batch.data);
     weight_dtype = middle->weight.scalar_type();
     product_dtype = sum.scalar_type();
-    int8 = compute_context().compute == ComputeType::kInt8;
+    compute = compute_context().compute;
     return torch::nn::functional::mse_loss((sum * scale).to(torch::kFloat),
                                            batch.target.to(torch::kFloat));
   }
@@ -174,7 +178,7 @@ class Branches : public TrainingModule<> {
   Tensor scale = register_parameter("scale", torch::ones({16}));
 
   torch::ScalarType weight_dtype = torch::kDouble, product_dtype = torch::kDouble;
-  bool int8 = false;
+  ComputeType compute = ComputeType::kFloat32;
 };
 
 template <>
@@ -200,11 +204,11 @@ void expect_format_of_module(const std::string& recipe) {
   expect_format(golden, collector->steps.front(), recipe);
   EXPECT_EQ(module.weight_dtype, policy.parameter);
   EXPECT_EQ(module.product_dtype, policy.compute_dtype());
-  EXPECT_EQ(module.int8, recipe == "int8-mixed");
+  EXPECT_EQ(module.compute, policy.compute);
 }
 
 TEST_P(EveryRecipe, OfAModuleOfLibTorchsLayersIsPyTorchs) {
-  if (GetParam() == "int8-mixed")
+  if (parse_precision(GetParam()).quantizes())
     EXPECT_THROW(expect_format_of_module<torch::nn::Linear>(GetParam()), UserError);
   else
     expect_format_of_module<torch::nn::Linear>(GetParam());

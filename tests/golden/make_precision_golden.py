@@ -8,7 +8,7 @@ writes precision_dense.safetensors, precision_moe.safetensors and precision_modu
 beside this file. Each holds
 
     base.NAME, factor.NAME     bf16 and fp32 scalar: the parameter NAME is their product in fp32
-    losses, grad_norms         fp64 (6): of the first step, in the order of RECIPES
+    losses, grad_norms         fp64 (7): of the first step, in the order of RECIPES
     ids, mask                  int64 (B, T + 1), (B, T): of the language models, MiniMind V2
     x, y                       fp32 (B, 64), (B, 16): of the module
 
@@ -21,8 +21,10 @@ The weights are made so that a format loses what another keeps:
     -true   a last norm just below the middle between two numbers of fp16, hence far from bf16's,
             which only the -true recipes round
 
-PyTorch computes all recipes but int8-mixed, which is written down here in fp64: both inputs of a
-matmul in integers with a scale for each row, gradients rounded stochastically.
+PyTorch computes all recipes but two. int8-mixed is written down here in fp64: both inputs of a
+matmul in integers with a scale for each row, gradients rounded stochastically. fp8-mixed is
+bf16-mixed whose layers, but for the head and the router, take x and W in PyTorch's e4m3 and the
+gradient in its e5m2, where x's gradient is computed.
 """
 import contextlib
 import json
@@ -34,7 +36,7 @@ from make_minimind_golden import DENSE, MOE, MiniMind, loss_of
 from safetensors.torch import save_file
 from torch import nn
 
-RECIPES = ["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "int8-mixed"]
+RECIPES = ["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "int8-mixed", "fp8-mixed"]
 BATCH, LENGTH = 4, 64
 BELOW_BF16_MIDDLE = 1 + 2**-8 - 2**-13
 BELOW_FP16_MIDDLE = 1 + 3 * 2**-10 + 2**-11 - 2**-15
@@ -66,12 +68,35 @@ class Int8Linear(torch.autograd.Function):
         return dx.view(x.shape), dw
 
 
+def in_fp8(matrix, dtype):
+    """The matrix in that format, scaled by the largest power of two that fits, in fp32."""
+    largest = torch.finfo(dtype).max
+    scale = torch.exp2(torch.floor(torch.log2(largest / matrix.float().abs().max())))
+    return (matrix.float() * scale).clamp(-largest, largest).to(dtype).float() / scale
+
+
+class Float8Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        with torch.autocast("cpu", enabled=False):
+            rows, w = x.bfloat16(), in_fp8(weight, torch.float8_e4m3fn)
+            ctx.save_for_backward(rows, w)
+            ctx.dtype = x.dtype
+            return (in_fp8(rows, torch.float8_e4m3fn) @ w.T).bfloat16()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, w = ctx.saved_tensors
+        dx = (in_fp8(gradient, torch.float8_e5m2) @ w).bfloat16()
+        dw = gradient.flatten(0, -2).float().T @ x.flatten(0, -2).float()
+        return dx.to(ctx.dtype), dw
+
+
 @contextlib.contextmanager
-def int8_linears(router_rows):
-    """All linear layers but a router's go through Int8Linear."""
+def linears_of(layer, left_out):
+    """All linear layers go through `layer`, but for those of whose weight left_out() is true."""
     plain = F.linear
-    F.linear = lambda x, w, b=None: (plain(x, w) if w.shape[0] == router_rows
-                                     else Int8Linear.apply(x, w))
+    F.linear = lambda x, w, b=None: plain(x, w) if left_out(w) else layer.apply(x, w)
     try:
         yield
     finally:
@@ -81,15 +106,20 @@ def int8_linears(router_rows):
 def first_step(model, loss_of_model, recipe, router_rows=None):
     """Loss and norm of all gradients of `model`, in fp32 weights, at a loss scale of 1."""
     torch.manual_seed(1)
-    autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(recipe)
+    autocast = {"bf16-mixed": torch.bfloat16, "fp8-mixed": torch.bfloat16,
+                "16-mixed": torch.float16}.get(recipe)
     dtype = {"bf16-true": torch.bfloat16, "16-true": torch.float16,
              "int8-mixed": torch.float64}.get(recipe, torch.float32)
     model = model.to(dtype)
-    if autocast:
-        context = torch.autocast("cpu", autocast)
-    else:
-        context = int8_linears(router_rows) if recipe == "int8-mixed" else contextlib.nullcontext()
-    with context:
+    head = dict(model.named_parameters()).get("tok_embeddings.weight")
+    with contextlib.ExitStack() as contexts:
+        if autocast:
+            contexts.enter_context(torch.autocast("cpu", autocast))
+        if recipe == "int8-mixed":
+            contexts.enter_context(linears_of(Int8Linear, lambda w: w.shape[0] == router_rows))
+        if recipe == "fp8-mixed":
+            contexts.enter_context(
+                linears_of(Float8Linear, lambda w: w.shape[0] == router_rows or w is head))
         loss = loss_of_model(model, dtype)
         if recipe == "int8-mixed":
             loss.backward()

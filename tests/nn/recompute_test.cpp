@@ -49,16 +49,22 @@ struct Result {
   Tensor next_random;
 };
 
-enum class Products { kFp32, kBf16, kInt8 };
+enum class Products { kFp32, kBf16, kInt8, kFp8, kFp8Rows };
+
+ComputeType format_of(Products products) {
+  if (products == Products::kInt8) return ComputeType::kInt8;
+  if (products == Products::kFp8) return ComputeType::kFloat8;
+  return products == Products::kFp8Rows ? ComputeType::kFloat8Rows : ComputeType::kFloat32;
+}
 
 Result run(bool again, Products products, std::int64_t rows) {
   const Layers layers;
   const Tensor x = torch::randn({rows, 8}).requires_grad_();
   Result result;
   {
-    const Autocast autocast(torch::kCPU, torch::kBFloat16, products == Products::kBf16);
-    const ComputeScope int8(test::computing_in(
-        products == Products::kInt8 ? ComputeType::kInt8 : ComputeType::kFloat32, 3, 4));
+    const bool bf16 = products != Products::kFp32 && products != Products::kInt8;
+    const Autocast autocast(torch::kCPU, torch::kBFloat16, bf16);
+    const ComputeScope scope(test::computing_in(format_of(products), 3, 4));
     result.values = outputs_of(layers, x, again);
     // Streams and random numbers go on where the block left them.
     result.values.push_back(halftone::linear(result.values[0], layers.weights[0]));
@@ -80,7 +86,8 @@ void expect_same_bits(const Tensors& a, const Tensors& b) {
 }
 
 TEST(Recomputed, GivesTheBitsOfTheBlock) {
-  for (const Products products : {Products::kFp32, Products::kBf16, Products::kInt8}) {
+  for (const Products products :
+       {Products::kFp32, Products::kBf16, Products::kInt8, Products::kFp8, Products::kFp8Rows}) {
     for (const std::int64_t rows : {3, 40}) {
       SCOPED_TRACE(testing::Message() << static_cast<int>(products) << ", " << rows << " rows");
       const Result kept = run(false, products, rows), again = run(true, products, rows);

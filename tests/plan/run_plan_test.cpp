@@ -33,6 +33,7 @@ MachineSpeed speeds(double fp32, double bf16, double fp16, double int8) {
                       {ComputeType::kBFloat16, bf16},
                       {ComputeType::kFloat16, fp16},
                       {ComputeType::kInt8, int8},
+                      {ComputeType::kFloat8Rows, bf16},
                       {ComputeType::kFloat8, bf16}},
           .memory = 1e18};
 }
@@ -101,7 +102,7 @@ TEST(RunPlan, LeavesOutWhatTheOtherKeysExclude) {
   const RunPlan plan = plan_run(request, speeds(1e11, 1e11, 1e11, 1e11), 0);
   ASSERT_FALSE(plan.recipes.empty());
   for (const RecipePlan& recipe : plan.recipes)
-    EXPECT_TRUE(recipe.precision.starts_with("bf16-")) << name(recipe);
+    EXPECT_EQ(parse_precision(recipe.precision).compute_dtype(), torch::kBFloat16) << name(recipe);
 }
 
 TEST(RunPlan, RefusesARunWithTheRecipeThatWouldFit) {

@@ -30,7 +30,7 @@ TEST(MemoryPolicy, StandardIsWhatThePrecisionSays) {
 TEST(MemoryPolicy, LeanKeepsInBf16OnlyWhatIsMultipliedAsBf16) {
   for (const std::string& name : precision_names()) {
     const MemoryPolicy lean = recipe({.memory = "lean"}, name.c_str());
-    const bool bf16 = name.starts_with("bf16") || name == "fp8-mixed";
+    const bool bf16 = name.starts_with("bf16") || name.starts_with("fp8");
     EXPECT_EQ(lean.bf16_weights, bf16) << name;
     EXPECT_EQ(lean.stochastic_rounding, bf16) << name;
     EXPECT_EQ(lean.master, MasterWeights::kNone) << name;

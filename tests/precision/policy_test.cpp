@@ -38,7 +38,7 @@ TEST(Policy, IsTheTableOfTheDocumentation) {
 
 TEST(Policy, KnowsItsOwnNames) {
   for (const std::string& name : precision_names()) EXPECT_EQ(parse_precision(name).name, name);
-  EXPECT_EQ(precision_names().size(), 7U);
+  EXPECT_EQ(precision_names().size(), 8U);
 }
 
 TEST(Policy, RefusesOthersWithTheListAndTheNearest) {

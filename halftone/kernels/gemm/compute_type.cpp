@@ -11,6 +11,7 @@ const MatmulFormat& bfloat16_format();
 const MatmulFormat& float16_format();
 const MatmulFormat& int8_format();
 const MatmulFormat& float8_format();
+const MatmulFormat& float8_rows_format();  // float8_format.cpp
 
 namespace {
 
@@ -50,6 +51,13 @@ const std::vector<Facts>& table() {
                                             .format = int8_format,
                                             .tensor_dtype = torch::kFloat,
                                             .quantized = true},
+                                           {.type = kFloat8Rows,
+                                            .name = "fp8-row",
+                                            .precision = "fp8-row-mixed",
+                                            .format = float8_rows_format,
+                                            .tensor_dtype = torch::kBFloat16,
+                                            .quantized = true,
+                                            .lm_head = kBFloat16},
                                            {.type = kFloat8,
                                             .name = "fp8",
                                             .precision = "fp8-mixed",

@@ -15,12 +15,12 @@ class MatmulFormat;
 
 /// The format that the operands of a linear layer's matmuls are rounded to. From the finest to the
 /// coarsest.
-enum class ComputeType { kFloat32, kBFloat16, kFloat16, kInt8, kFloat8 };
+enum class ComputeType { kFloat32, kBFloat16, kFloat16, kInt8, kFloat8Rows, kFloat8 };
 
 /// All of them, from the finest to the coarsest.
 const std::vector<ComputeType>& compute_types();
 
-/// "fp32", "bf16", "fp16", "int8", "fp8".
+/// "fp32", "bf16", "fp16", "int8", "fp8-row", "fp8".
 std::string_view to_string(ComputeType type);
 
 /// How the format is computed (matmul_format.h).

@@ -64,33 +64,36 @@ std::optional<Replaced> replaced_by_environment() {
   }
 }
 
-std::atomic<Replaced>& what_is_replaced() {
-  static std::atomic<Replaced> mode = replaced_by_environment().value_or(Replaced::kWhatGains);
-  return mode;
+std::atomic<Replaced> configured_mode = Replaced::kWhatGains;
+std::atomic<Replaced> mode_in_force = Replaced::kWhatGains;
+
+Replaced decide_what_is_replaced() {
+  mode_in_force = replaced_by_environment().value_or(configured_mode.load());
+  return mode_in_force;
 }
 
 }  // namespace
 
-bool computes_originally() { return original_only || what_is_replaced() == Replaced::kNothing; }
+bool computes_originally() { return original_only || mode_in_force == Replaced::kNothing; }
 
 std::int64_t small_matmul() {
   constexpr std::int64_t kSmall = 4096;
-  return what_is_replaced() == Replaced::kEverything ? 0 : kSmall;
+  return mode_in_force == Replaced::kEverything ? 0 : kSmall;
 }
 
 bool use_fast_cpu_gemms() {
-  if (what_is_replaced() == Replaced::kNothing) return false;
+  if (decide_what_is_replaced() == Replaced::kNothing) return false;
   static const Replacement replacement;
   return true;
 }
 
 void configure_fast_cpu_gemms(std::string_view word) {
-  const Replaced asked = parse_replaced(word);
-  what_is_replaced() = replaced_by_environment().value_or(asked);
+  configured_mode = parse_replaced(word);
+  decide_what_is_replaced();
 }
 
 std::string fast_cpu_gemms() {
-  const Replaced mode = what_is_replaced();
+  const Replaced mode = mode_in_force;
   return mode == Replaced::kNothing ? "off" : mode == Replaced::kEverything ? "all" : "on";
 }
 

@@ -15,9 +15,9 @@ namespace halftone::compute_type_test {
 namespace {
 
 TEST(ComputeType, GoesFromTheFinestToTheCoarsest) {
-  const std::vector<ComputeType> expected = {ComputeType::kFloat32, ComputeType::kBFloat16,
-                                             ComputeType::kFloat16, ComputeType::kInt8,
-                                             ComputeType::kFloat8};
+  const std::vector<ComputeType> expected = {ComputeType::kFloat32,    ComputeType::kBFloat16,
+                                             ComputeType::kFloat16,    ComputeType::kInt8,
+                                             ComputeType::kFloat8Rows, ComputeType::kFloat8};
   EXPECT_EQ(compute_types(), expected);
   EXPECT_TRUE(std::is_sorted(expected.begin(), expected.end()));
 }
@@ -25,7 +25,7 @@ TEST(ComputeType, GoesFromTheFinestToTheCoarsest) {
 TEST(ComputeType, HasANameOfItsOwn) {
   std::set<std::string> names;
   for (const ComputeType type : compute_types()) names.insert(std::string(to_string(type)));
-  EXPECT_EQ(names, (std::set<std::string>{"bf16", "fp16", "fp32", "fp8", "int8"}));
+  EXPECT_EQ(names, (std::set<std::string>{"bf16", "fp16", "fp32", "fp8", "fp8-row", "int8"}));
 }
 
 TEST(ComputeType, NeedsALossScaleWhereGradientsVanish) {
@@ -42,7 +42,7 @@ TEST(ComputeType, NamesAPrecisionOfFp32Weights) {
     EXPECT_EQ(policy.compute, type);
     EXPECT_EQ(policy.parameter, torch::kFloat32);
     EXPECT_EQ(policy.is_mixed(), type != ComputeType::kFloat32);
-    EXPECT_EQ(policy.quantizes(), type == ComputeType::kInt8 || type == ComputeType::kFloat8);
+    EXPECT_EQ(policy.quantizes(), type >= ComputeType::kInt8);
     EXPECT_EQ(policy.autocast(), is_half(policy.compute_dtype()));
   }
 }

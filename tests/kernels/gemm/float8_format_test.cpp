@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // fp8 against its definition: the numbers of e4m3 and e5m2 are listed here from their bits.
 #include <ATen/ops/cat.h>
+#include <ATen/ops/stack.h>
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
@@ -8,6 +9,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "halftone/kernels/gemm/compute_type.h"
@@ -57,7 +59,7 @@ double nearest(const Layout& layout, double x) {
 }
 
 /// The matrix as a layer has it, by definition: the largest power of two that fits scales it.
-Tensor rounded(const Tensor& matrix, const Layout& layout) {
+Tensor rounded_as_one(const Tensor& matrix, const Layout& layout) {
   const Tensor x = matrix.to(torch::kBFloat16).to(torch::kDouble).contiguous();
   const double largest = x.abs().max().item<double>();
   const double scale =
@@ -68,10 +70,19 @@ Tensor rounded(const Tensor& matrix, const Layout& layout) {
   return out;
 }
 
-class Float8 : public testing::TestWithParam<std::string> {
+class Float8 : public testing::TestWithParam<std::tuple<ComputeType, std::string>> {
  protected:
-  const MatmulFormat& format_ = matmul_format(ComputeType::kFloat8);
-  test::GemmConfigScope ways_{GetParam()};
+  bool by_row() const { return std::get<0>(GetParam()) == ComputeType::kFloat8Rows; }
+  /// With a scale for the matrix, or for each row.
+  Tensor rounded(const Tensor& matrix, const Layout& layout) const {
+    if (!by_row()) return rounded_as_one(matrix, layout);
+    std::vector<Tensor> rows;
+    for (const Tensor& row : matrix.unbind(0)) rows.push_back(rounded_as_one(row, layout));
+    return at::stack(rows);
+  }
+
+  const MatmulFormat& format_ = matmul_format(std::get<0>(GetParam()));
+  test::GemmConfigScope ways_{std::get<1>(GetParam())};
 };
 
 /// Numbers of all sizes, in the order of magnitudes that a layer's have and far below.
@@ -85,10 +96,11 @@ TEST_P(Float8, MultipliesOperandsThatAreRoundedToIt) {
   const OperandPtr weight = format_.weight({w}), input = format_.input(x);
   const OperandPtr gradient = format_.gradient(g, {});
   const Tensor x8 = rounded(x, kE4m3), w8 = rounded(w, kE4m3), g8 = rounded(g, kE5m2);
-  constexpr double kBf16 = 3e-3;  // the result's own rounding
+  const Tensor w8_by_input = rounded(w.t(), kE4m3).t();  // the matmul sums along the outputs
+  constexpr double kBf16 = 3e-3;                         // the result's own rounding
   EXPECT_LT(relative_error(format_.forward(*input, *weight), x8.mm(w8.t())), kBf16);
   const Tensor dx = format_.input_gradient(*gradient, *weight, torch::kFloat);
-  EXPECT_LT(relative_error(dx, g8.mm(w8)), kBf16);
+  EXPECT_LT(relative_error(dx, g8.mm(w8_by_input)), kBf16);
   // It is fp8: exact operands are much further away.
   const auto exact = [](const Tensor& t) { return t.to(torch::kBFloat16).to(torch::kDouble); };
   EXPECT_GT(relative_error(format_.forward(*input, *weight), exact(x).mm(exact(w).t())), 3 * kBf16);
@@ -137,10 +149,12 @@ TEST_P(Float8, MakesNonFiniteNumbersSeen) {
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
     Tensor x = torch::ones({3, 4});
     x[1][2] = bad;
-    EXPECT_FALSE(seen(format_, x).isfinite().any().item<bool>());
+    EXPECT_FALSE(seen(format_, x)[1].isfinite().any().item<bool>());
+    EXPECT_EQ(seen(format_, x)[0].isfinite().all().item<bool>(), by_row());
     const OperandPtr weight = format_.weight({torch::ones({4, 4})});
     const Tensor dx = format_.input_gradient(*format_.gradient(x, {}), *weight, torch::kFloat);
-    EXPECT_FALSE(dx.isfinite().any().item<bool>());
+    EXPECT_FALSE(dx[1].isfinite().any().item<bool>());
+    EXPECT_EQ(dx[0].isfinite().all().item<bool>(), by_row());
   }
 }
 
@@ -163,8 +177,23 @@ TEST_P(Float8, TakesAgainWhatItKept) {
   EXPECT_TRUE(seen(format_, x).equal(seen(format_, format_.input(x)->kept().at(0))));
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, Float8, testing::Values("native", "upcast"),
-                         [](const auto& param_info) { return param_info.param; });
+// A row of large numbers takes none of the range of another one where each has its scale.
+TEST_P(Float8, ScalesOfRowsKeepSmallRows) {
+  const Tensor x = torch::tensor({{1e6, 3e5}, {1.0, 0.3}}, torch::kFloat);
+  const Tensor small = seen(format_, x)[1];
+  EXPECT_EQ(small.ne(0).all().item<bool>(), by_row()) << small;
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, Float8,
+                         testing::Combine(testing::Values(ComputeType::kFloat8,
+                                                          ComputeType::kFloat8Rows),
+                                          testing::Values("native", "upcast")),
+                         [](const auto& param_info) {
+                           return std::string(std::get<0>(param_info.param) == ComputeType::kFloat8
+                                                  ? "tensor_"
+                                                  : "rows_") +
+                                  std::get<1>(param_info.param);
+                         });
 
 }  // namespace
 }  // namespace halftone::float8_format_test
