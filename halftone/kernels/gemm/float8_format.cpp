@@ -68,8 +68,10 @@ struct Float8Numbers {
 Float8Numbers round_to(ScalarType fp8, const Tensor& matrix, Scaling scaling, bool keeps_wide) {
   const Tensor scale = scale_for(matrix, fp8, scaling);
   const double largest = largest_number(fp8);
-  const Tensor bytes = (matrix * scale).clamp_(-largest, largest).to(fp8);
-  return {HalfMatrix((bytes.to(torch::kBFloat16) / scale).to(torch::kBFloat16), keeps_wide), scale};
+  // A power of two is a number of every dtype: none of these is wider than it must be.
+  const Tensor scaled = (matrix * scale.to(matrix.scalar_type())).clamp_(-largest, largest);
+  const Tensor numbers = scaled.to(fp8).to(torch::kBFloat16).div_(scale.to(torch::kBFloat16));
+  return {HalfMatrix(numbers, keeps_wide), scale};
 }
 
 /// x or g: in fp8 for one matmul, in bf16 for the gradient of the weight.
@@ -205,7 +207,7 @@ class Float8MatmulFormat : public MatmulFormat {
  public:
   explicit Float8MatmulFormat(Scaling scaling) : scaling_(scaling) {}
 
-  bool takes(const Tensor& x) const override { return x.is_cpu() || x.is_cuda(); }
+  bool takes(const Tensor& /*x*/) const override { return true; }
 
   std::string remark(torch::Device device) const override {
     if (!device.is_cpu()) return "";
@@ -248,10 +250,12 @@ class Float8MatmulFormat : public MatmulFormat {
 
   // Beside what bf16 takes: the matrix that is rounded, and in between its bytes.
   double forward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override {
-    return kRounding * shape.rows * shape.in + bf16_.forward_bytes(shape, layer);
+    return kRounding * shape.rows * shape.in + weight_bytes(shape, layer) +
+           bf16_.forward_bytes(shape, layer);
   }
   double backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override {
-    return kRounding * shape.rows * shape.out + bf16_.backward_bytes(shape, layer);
+    return kRounding * shape.rows * shape.out + weight_bytes(shape, layer) +
+           bf16_.backward_bytes(shape, layer);
   }
   double lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const override {
     return bf16_.lm_head_bytes(chunk, layer);
@@ -264,6 +268,10 @@ class Float8MatmulFormat : public MatmulFormat {
  private:
   static constexpr double kRounding = 3;
 
+  /// Of weights that are rounded for one matmul only.
+  double weight_bytes(const MatmulShape& shape, const LayerDtypes& layer) const {
+    return scaling_ == Scaling::kRow && !layer.cached ? kRounding * shape.in * shape.out : 0;
+  }
   static Float8Matrix& matrix_of(Operand& operand) { return static_cast<Float8Matrix&>(operand); }
   static Float8Weights& weights_of(Operand& weight) { return static_cast<Float8Weights&>(weight); }
   static HalfMatrix& bf16_of(Operand& operand) { return matrix_of(operand).bf16(); }

@@ -16,7 +16,7 @@ namespace halftone {
 using torch::Tensor;
 
 Tensor gemm_half(const Tensor& a, const Tensor& b, torch::ScalarType out, GemmBackend path,
-                 GemmLibrary fp32) {
+                 std::optional<GemmLibrary> fp32) {
   HALFTONE_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0),
                  "[gemm_half] expected matrices (M, K) and (K, N), got ", a.sizes(), " and ",
                  b.sizes());
@@ -27,7 +27,8 @@ Tensor gemm_half(const Tensor& a, const Tensor& b, torch::ScalarType out, GemmBa
     const OriginalCpuGemms native;
     return at::mm(a, b).to(out);
   }
-  return gemm32(a.to(torch::kFloat), b.to(torch::kFloat), fp32).to(out);
+  const GemmLibrary library = fp32 ? *fp32 : cpu_gemm_config().fp32;
+  return gemm32(a.to(torch::kFloat), b.to(torch::kFloat), library).to(out);
 }
 
 void gemm_half_add(const Tensor& sum, const Tensor& a, const Tensor& b, GemmBackend path,

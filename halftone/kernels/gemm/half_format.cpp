@@ -71,17 +71,17 @@ OperandPtr HalfMatmulFormat::gradient(const Tensor& g, const GradientStreams& /*
 }
 
 Tensor HalfMatmulFormat::forward(Operand& x, Operand& weight) const {
-  const GemmBackend path = paths().forward;
+  const GemmBackend path = paths(x).forward;
   return gemm_half(half(x).in(path), half(weight).in(path).t(), dtype_, path);
 }
 
 Tensor HalfMatmulFormat::input_gradient(Operand& g, Operand& weight, ScalarType out) const {
-  const GemmBackend path = paths().input_gradient;
+  const GemmBackend path = paths(g).input_gradient;
   return gemm_half(half(g).in(path), half(weight).in(path), out, path);
 }
 
 Tensor HalfMatmulFormat::weight_gradient(Operand& g, Operand& x, ScalarType out) const {
-  const GemmBackend path = paths().weight_gradient;
+  const GemmBackend path = paths(g).weight_gradient;
   const Tensor left = half(g).in(path).t(), right = half(x).in(path);
   if (path == GemmBackend::kUpcast || out == dtype_ || left.size(0) * right.size(1) <= kLargeSum)
     return gemm_half(left, right, out, path);
@@ -93,13 +93,13 @@ Tensor HalfMatmulFormat::weight_gradient(Operand& g, Operand& x, ScalarType out)
 
 void HalfMatmulFormat::add_weight_gradient(Operand& g, Operand& x, const Tensor& sum,
                                            double factor) const {
-  const GemmBackend path = paths().weight_gradient;
+  const GemmBackend path = paths(g).weight_gradient;
   gemm_half_add(sum, half(g).in(path).t(), half(x).in(path), path, factor);
 }
 
 std::optional<double> HalfMatmulFormat::gradient_growth(Operand& x, Operand& weight) const {
   if (dtype_ != torch::kHalf) return std::nullopt;
-  const GemmBackends ways = paths();
+  const GemmBackends ways = paths(x);
   double growth = 1.0;
   if (ways.input_gradient == GemmBackend::kNative)
     growth = std::max(growth, 2 * half(weight).largest());
@@ -110,12 +110,12 @@ std::optional<double> HalfMatmulFormat::gradient_growth(Operand& x, Operand& wei
 
 double HalfMatmulFormat::forward_bytes(const MatmulShape& shape,
                                        const LayerDtypes& /*layer*/) const {
-  if (paths().forward == GemmBackend::kNative) return 0;
+  if (cpu_paths().forward == GemmBackend::kNative) return 0;
   return kWide * (shape.rows * shape.in + shape.in * shape.out + shape.rows * shape.out);
 }
 
 double HalfMatmulFormat::backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const {
-  const GemmBackends ways = paths();
+  const GemmBackends ways = cpu_paths();
   const double elements = shape.in * shape.out;
   double input = 0;
   if (ways.input_gradient == GemmBackend::kUpcast)
@@ -132,7 +132,7 @@ double HalfMatmulFormat::backward_bytes(const MatmulShape& shape, const LayerDty
 }
 
 double HalfMatmulFormat::lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const {
-  const GemmBackends ways = paths();
+  const GemmBackends ways = cpu_paths();
   const double elements = chunk.in * chunk.out;
   double bytes = 0;
   if (layer.input != dtype_) bytes += kNarrow * chunk.rows * chunk.in;
@@ -150,7 +150,15 @@ double HalfMatmulFormat::kept_bytes(const LayerDtypes& layer) const {
   return layer.weight == dtype_ ? 0 : kNarrow;
 }
 
-GemmBackends HalfMatmulFormat::paths() const { return cpu_gemm_config().of(dtype_); }
+GemmBackends HalfMatmulFormat::cpu_paths() const { return cpu_gemm_config().of(dtype_); }
+
+GemmBackends HalfMatmulFormat::paths(Operand& operand) const {
+  if (half(operand).narrow.is_cpu()) return cpu_paths();
+  // Other devices have nothing to choose from, and nothing of a CPU is measured for them.
+  return {.forward = GemmBackend::kNative,
+          .input_gradient = GemmBackend::kNative,
+          .weight_gradient = GemmBackend::kNative};
+}
 
 const MatmulFormat& bfloat16_format() {
   static const HalfMatmulFormat format(torch::kBFloat16);

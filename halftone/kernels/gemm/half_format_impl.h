@@ -53,7 +53,8 @@ class HalfMatmulFormat : public MatmulFormat {
 
  private:
   static HalfMatrix& half(Operand& operand) { return static_cast<HalfMatrix&>(operand); }
-  GemmBackends paths() const;
+  GemmBackends paths(Operand& operand) const;
+  GemmBackends cpu_paths() const;
 
   torch::ScalarType dtype_;
 };
