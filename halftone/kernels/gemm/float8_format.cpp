@@ -163,7 +163,8 @@ bool multiplies_fp8(const Float8Numbers& rows, Float8Weights& weight, Scaling sc
                      [&](const Tensor& w) { return fits(w.size(0)) && fits(w.size(1)); });
 }
 
-/// a b^T by the hardware, in bf16; `scale` is that of b. a (rows, depth), b (columns, depth).
+/// a b^T by the hardware, in bf16. a (rows, depth) and b (columns, depth) are numbers times their
+/// scales.
 Tensor multiply_bytes(const Tensor& a, const Tensor& a_scale, const Tensor& b,
                       const Tensor& b_scale) {
   return at::_scaled_mm(a.contiguous(), b.contiguous().t(), a_scale.reciprocal(),
