@@ -46,7 +46,7 @@ PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash
 # at::RecordFunction has a member that only builds without NDEBUG know, and LibTorch is a release build: these files
 # are compiled as one, whatever the others are.
 RECORD_FUNCTION = "ATen/record_function.h"
-KNOW_RECORD_FUNCTION = ("halftone/kernels/common/recorded_op.cpp", "halftone/inspect/operation_observer.cpp")
+KNOW_RECORD_FUNCTION = ("halftone/kernels/common/observed_backward.cpp", "halftone/inspect/operation_observer.cpp")
 UMBRELLA = "halftone/halftone.h"
 NOT_INSTALLED = ("_impl.h", "-inl.h", "/pch.h")
 

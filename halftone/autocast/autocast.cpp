@@ -80,4 +80,13 @@ Autocast::~Autocast() {
   at::autocast::set_autocast_cache_enabled(previous_cache_enabled_);
 }
 
+torch::DeviceType autocast_device(torch::DeviceType device) {
+  return device == torch::kMeta ? torch::kCPU : device;
+}
+
+bool is_autocast_on(torch::DeviceType device) {
+  const torch::DeviceType obeyed = autocast_device(device);
+  return at::autocast::is_autocast_available(obeyed) && at::autocast::is_autocast_enabled(obeyed);
+}
+
 }  // namespace halftone

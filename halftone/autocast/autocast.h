@@ -38,4 +38,11 @@ class Autocast {
   bool previous_cache_enabled_;
 };
 
+/// The device whose autocast tensors of `device` obey: the CPU for tensors without data (meta).
+torch::DeviceType autocast_device(torch::DeviceType device);
+
+/// Whether autocast is on in this thread for tensors of `device`. It never is for a device that
+/// LibTorch has no autocast for.
+bool is_autocast_on(torch::DeviceType device);
+
 }  // namespace halftone

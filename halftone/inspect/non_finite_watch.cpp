@@ -16,7 +16,10 @@ bool is_non_finite(const torch::Tensor& tensor) {
 
 /// What masks are made of: -inf and nothing worse.
 bool has_only_negative_inf(const torch::Tensor& tensor) {
-  return tensor.is_floating_point() && (tensor.isfinite() | tensor.isneginf()).all().item<bool>();
+  if (!tensor.is_floating_point()) return false;
+  // LibTorch has no isneginf() of 8-bit numbers.
+  const torch::Tensor known = tensor.element_size() == 1 ? tensor.to(torch::kFloat) : tensor;
+  return (known.isfinite() | known.isneginf()).all().item<bool>();
 }
 
 /// Gives memory without writing to it: what stands there means nothing.
@@ -25,7 +28,10 @@ bool is_allocation(std::string_view operation) {
 }
 
 /// One of this library: what it is made of is no business of those who call it.
-bool is_ours(std::string_view operation) { return operation.starts_with("halftone::"); }
+bool is_ours(std::string_view operation) {
+  // A second copy of the library in one process is halftone_2.
+  return operation.starts_with("halftone::") || operation.starts_with("halftone_");
+}
 
 /// LibTorch calls the step of a C++ autograd function after its type.
 constexpr std::string_view kFunctionNode = "torch::autograd::CppNode<";
@@ -42,6 +48,24 @@ std::string plain_name(std::string_view node) {
 
 const c10::StorageImpl* storage_of(const torch::Tensor& tensor) {
   return tensor.storage().unsafeGetStorageImpl();
+}
+
+/// What a merged matmul has made of each of its `weights`: the columns of its result. Nothing if
+/// that is not their result.
+std::vector<torch::Tensor> columns_by_weight(const OperationTensors& result,
+                                             const OperationTensors& weights) {
+  if (!weights.is_list || result.is_list || result.tensors.empty()) return {};
+  const torch::Tensor& whole = result.tensors.front();
+  if (!whole.defined() || whole.dim() == 0) return {};
+  std::vector<std::int64_t> rows;
+  std::int64_t total = 0;
+  for (const torch::Tensor& weight : weights.tensors) {
+    if (!weight.defined() || weight.dim() != 2) return {};
+    rows.push_back(weight.size(0));
+    total += rows.back();
+  }
+  if (rows.empty() || total != whole.size(-1)) return {};
+  return whole.detach().split_with_sizes(rows, -1);
 }
 
 bool spans_storage(const torch::Tensor& tensor) {
@@ -157,13 +181,12 @@ void NonFiniteWatch::label_outputs(const OperationCall& call, const OpenCall& op
 void NonFiniteWatch::name_weights(const OperationCall& call, const OpenCall& open) {
   for (const OperationTensors& input : call.inputs) {
     for (const OperationTensors& output : call.outputs) {
-      if (!input.is_list || !output.is_list || input.tensors.size() != output.tensors.size())
-        continue;
+      const std::vector<torch::Tensor> columns = columns_by_weight(output, input);
       Names names;
       LabelPtr label;
-      for (std::size_t i = 0; i < input.tensors.size(); ++i) {
-        if (!is_non_finite(output.tensors[i])) continue;
-        label = known_label(output.tensors[i]);
+      for (std::size_t i = 0; i < columns.size(); ++i) {
+        if (!is_non_finite(columns[i])) continue;
+        label = known_label(columns[i]);
         for (std::string& name : memory_.names_in(input.tensors[i]))
           names.push_back(std::move(name));
       }

@@ -32,8 +32,8 @@ class CheckpointedRun : public torch::CustomClassHolder {
   CheckpointedRun(CheckpointedFunction block, torch::Device device)
       : block_(std::move(block)),
         device_(device),
-        autocast_(at::autocast::is_autocast_enabled(device.type())),
-        autocast_dtype_(at::autocast::get_autocast_dtype(device.type())),
+        autocast_(is_autocast_on(device.type())),
+        autocast_dtype_(at::autocast::get_autocast_dtype(autocast_device(device.type()))),
         context_(compute_context()),
         generators_(rng_state(device)) {
     context_.streams = context_.streams.again();
@@ -47,7 +47,7 @@ class CheckpointedRun : public torch::CustomClassHolder {
   }
 
   variable_list again(const variable_list& leaves) const {
-    const Autocast autocast(device_.type(), autocast_dtype_, autocast_);
+    const Autocast autocast(autocast_device(device_.type()), autocast_dtype_, autocast_);
     ComputeContext context = context_;
     context.streams = context_.streams.again();
     const ComputeScope scope(std::move(context));

@@ -8,10 +8,12 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
+#include <tuple>
 #include <vector>
 
 #include "halftone/inspect/operation_observer_impl.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 
 namespace halftone::debug_build_test {
 namespace {
@@ -39,25 +41,36 @@ TEST(DebugBuild, ReadsTheOperationsOfAReleaseLibTorch) {
   EXPECT_EQ(call.outputs[0].tensors.at(0).sizes(), torch::IntArrayRef({2, 4}));
 }
 
+std::tuple<torch::Tensor, torch::Tensor> first_and_sum(const torch::Tensor& x, at::TensorList more,
+                                                       const std::optional<torch::Tensor>&) {
+  return {x, x.sum() + more[1].sum()};
+}
+
+const Operator<std::tuple<torch::Tensor, torch::Tensor>(const torch::Tensor&, at::TensorList,
+                                                        const std::optional<torch::Tensor>&)>
+    test_operator(
+        "debug_build_test(Tensor(a!) x, Tensor[] more, Tensor? none) -> (Tensor(a!), Tensor)",
+        {.reference = first_and_sum});
+
 TEST(DebugBuild, ReportsOperationsOfOurOwn) {
   const auto recorder = std::make_shared<Recorder>();
   const torch::Tensor x = at::ones({2}), y = at::ones({3});
   {
     const Observation observation(recorder);
-    ObservedOperation observed("halftone::test", x, std::vector<torch::Tensor>{x, y},
-                               torch::Tensor());
-    EXPECT_TRUE(observed);
-    observed.set_outputs(y);
+    test_operator(x, {x, y}, std::nullopt);
   }
-  ASSERT_EQ(recorder->ended.size(), 1);
-  const OperationCall& call = recorder->ended.front();
-  EXPECT_EQ(call.name, "halftone::test");
+  ASSERT_FALSE(recorder->ended.empty());
+  const OperationCall& call = recorder->ended.back();
+  EXPECT_EQ(call.name, operator_namespace() + "::debug_build_test");
   ASSERT_EQ(call.inputs.size(), 3);
   EXPECT_FALSE(call.inputs[0].is_list);
+  EXPECT_TRUE(call.inputs[0].is_written);
   EXPECT_TRUE(call.inputs[1].is_list);
   EXPECT_TRUE(call.inputs[1].tensors.at(1).is_same(y));
-  EXPECT_TRUE(call.outputs.at(0).tensors.at(0).is_same(y));
-  EXPECT_FALSE(ObservedOperation("halftone::test", x)) << "nobody observes any more";
+  EXPECT_TRUE(call.inputs[2].tensors.empty());
+  ASSERT_EQ(call.outputs.size(), 2);
+  EXPECT_TRUE(call.outputs[0].tensors.at(0).is_same(x));
+  EXPECT_EQ(call.outputs[1].tensors.at(0).item<double>(), 5.0);
 }
 
 }  // namespace

@@ -19,14 +19,19 @@ using torch::Tensor;
 
 Tensor causal_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                         double dropout) {
+  const torch::ScalarType dtype = compute_dtype(query);
+  const bool decodes = query.size(2) == 1 && key.size(2) >= 1 && !torch::GradMode::is_enabled();
+  return decodes && dropout == 0.0 ? decode_attention(query, key, value, dtype)
+                                   : causal_attention_reference(query, key, value, dropout, dtype);
+}
+
+Tensor causal_attention_reference(const Tensor& query, const Tensor& key, const Tensor& value,
+                                  double dropout, torch::ScalarType dtype) {
   const std::int64_t steps = query.size(2);
   const std::int64_t keys = key.size(2);
   HALFTONE_CHECK(keys >= steps,
                  "[causal_attention] expected at least as many keys as queries, got ", keys,
                  " and ", steps);
-  const torch::ScalarType dtype = compute_dtype(query);
-  if (dropout == 0.0 && takes_decode_attention(query, key, value, dtype))
-    return decode_attention(query, key, value, dtype);
   const bool widen = is_half(dtype) && query.is_cpu() &&
                      cpu_gemm_config().of(dtype).attention != GemmBackend::kNative;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);

@@ -12,4 +12,9 @@ namespace halftone {
 torch::Tensor causal_attention(const torch::Tensor& query, const torch::Tensor& key,
                                const torch::Tensor& value, double dropout = 0.0);
 
+/// The same in `dtype`, by LibTorch's attention.
+torch::Tensor causal_attention_reference(const torch::Tensor& query, const torch::Tensor& key,
+                                         const torch::Tensor& value, double dropout,
+                                         torch::ScalarType dtype);
+
 }  // namespace halftone

@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "halftone/core/error.h"
@@ -18,7 +19,7 @@
 #include "halftone/kernels/attention/rotary_attention_impl.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/gemm/brgemm_bf16.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
@@ -230,59 +231,6 @@ std::uint16_t* writable_bits_of(const Tensor& bf16) {
   return static_cast<std::uint16_t*>(bf16.data_ptr());
 }
 
-struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& rotations,
-                        std::int64_t heads, std::int64_t kv_heads) {
-    const Tensor dense = qkv.contiguous();
-    const Tensor table = at::view_as_real(rotations).contiguous();  // (T, d / 2, 2)
-    const AttentionShape shape = shape_of(dense, {heads, kv_heads});
-    const Tensor out = at::empty({shape.batch, shape.steps, heads * shape.size}, dense.options());
-    const Tensor log_sums =
-        at::empty({shape.batch, heads, shape.steps}, dense.options().dtype(torch::kFloat));
-    auto* sums = log_sums.data_ptr<float>();
-    const bool bf16 = multiplies_bf16(dense, &GemmBackends::forward);
-    at::parallel_for(0, shape.batch * kv_heads, 1, [&](std::int64_t index, std::int64_t end) {
-      if (bf16)
-        return attend16({shape, bits_of(dense), rotation_data(table)}, index, end,
-                        writable_bits_of(out), sums);
-      for (; index < end; ++index)
-        attend(Group(shape, dense, rotation_data(table), index), shape, dense, out, sums);
-    });
-    ctx->save_for_backward({qkv, rotations, log_sums});
-    ctx->saved_data["heads"] = heads;
-    ctx->saved_data["kv_heads"] = kv_heads;
-    return out;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const HeadCounts counts{ctx->saved_data["heads"].toInt(), ctx->saved_data["kv_heads"].toInt()};
-    if (torch::GradMode::is_enabled()) {
-      const auto compose = [&](const variable_list& in) {
-        return variable_list{rotary_attention_reference(in[0], saved[1], counts)};
-      };
-      return {reference_grads(compose, {saved[0]}, output_grads)[0], Tensor(), Tensor(), Tensor()};
-    }
-    ObservedOperation observed("halftone::rotary_attention_gradient", output_grads[0], saved[0]);
-    const Tensor qkv = saved[0].contiguous();
-    const Tensor table = at::view_as_real(saved[1]).contiguous();
-    const Tensor d_out = output_grads[0].to(qkv.scalar_type()).contiguous();
-    const Tensor d_qkv = at::empty_like(qkv);
-    const AttentionShape shape = shape_of(qkv, counts);
-    const auto* sums = saved[2].const_data_ptr<float>();
-    const bool bf16 = multiplies_bf16(qkv, &GemmBackends::input_gradient);
-    at::parallel_for(0, shape.batch * shape.kv_heads, 1, [&](std::int64_t index, std::int64_t end) {
-      if (bf16)
-        return attend_grad16({shape, bits_of(qkv), rotation_data(table)}, index, end,
-                             bits_of(d_out), sums, writable_bits_of(d_qkv));
-      for (; index < end; ++index)
-        attend_grad(Group(shape, qkv, rotation_data(table), index), shape, qkv, d_out, sums, d_qkv);
-    });
-    observed.set_outputs(d_qkv);
-    return {d_qkv, Tensor(), Tensor(), Tensor()};
-  }
-};
-
 void check(const Tensor& qkv, const Tensor& rotations, const HeadCounts& counts) {
   HALFTONE_CHECK(counts.kv_heads > 0 && counts.heads % counts.kv_heads == 0,
                  "[rotary_attention] expected heads to be a multiple of kv_heads, got ",
@@ -297,20 +245,152 @@ void check(const Tensor& qkv, const Tensor& rotations, const HeadCounts& counts)
                  "[rotary_attention] expected rotations (T, d / 2), got ", rotations.sizes());
 }
 
-}  // namespace
+using Attended = std::tuple<Tensor, Tensor>;  // the result, log_sums (B, heads, T)
+using AttentionSignature = Attended(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                                    std::int64_t kv_heads);
 
-Tensor rotary_attention(const Tensor& qkv, const Tensor& rotations, const HeadCounts& counts) {
-  check(qkv, rotations, counts);
+Attended attention_buffers(const Tensor& qkv, const Tensor& /*rotations*/, std::int64_t heads,
+                           std::int64_t kv_heads) {
+  const AttentionShape shape = shape_of(qkv, {heads, kv_heads});
+  return {at::empty({shape.batch, shape.steps, heads * shape.size}, qkv.options()),
+          at::empty({shape.batch, heads, shape.steps}, qkv.options().dtype(torch::kFloat))};
+}
+
+Attended attend_all(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                    std::int64_t kv_heads) {
+  const Tensor dense = qkv.contiguous();
+  const Tensor table = at::view_as_real(rotations).contiguous();  // (T, d / 2, 2)
+  const AttentionShape shape = shape_of(dense, {heads, kv_heads});
+  const Attended made = attention_buffers(dense, rotations, heads, kv_heads);
+  const Tensor& out = std::get<0>(made);
+  auto* sums = std::get<1>(made).data_ptr<float>();
+  const bool bf16 = multiplies_bf16(dense, &GemmBackends::forward);
+  at::parallel_for(0, shape.batch * kv_heads, 1, [&](std::int64_t index, std::int64_t end) {
+    if (bf16)
+      return attend16({shape, bits_of(dense), rotation_data(table)}, index, end,
+                      writable_bits_of(out), sums);
+    for (; index < end; ++index)
+      attend(Group(shape, dense, rotation_data(table), index), shape, dense, out, sums);
+  });
+  return made;
+}
+
+using AttentionGradientSignature = Tensor(const Tensor& d_out, const Tensor& qkv,
+                                          const Tensor& rotations, const Tensor& log_sums,
+                                          std::int64_t heads, std::int64_t kv_heads);
+
+Tensor attention_gradient_buffer(const Tensor& /*d_out*/, const Tensor& qkv,
+                                 const Tensor& /*rotations*/, const Tensor& /*log_sums*/,
+                                 std::int64_t /*heads*/, std::int64_t /*kv_heads*/) {
+  return at::empty(qkv.sizes(), qkv.options());
+}
+
+Tensor attend_grad_all(const Tensor& d_out, const Tensor& qkv, const Tensor& rotations,
+                       const Tensor& log_sums, std::int64_t heads, std::int64_t kv_heads) {
+  const Tensor dense = qkv.contiguous();
+  const Tensor table = at::view_as_real(rotations).contiguous();
+  const Tensor d_rows = d_out.to(dense.scalar_type()).contiguous();
+  const Tensor d_qkv = at::empty_like(dense);
+  const AttentionShape shape = shape_of(dense, {heads, kv_heads});
+  const auto* sums = log_sums.const_data_ptr<float>();
+  const bool bf16 = multiplies_bf16(dense, &GemmBackends::input_gradient);
+  at::parallel_for(0, shape.batch * shape.kv_heads, 1, [&](std::int64_t index, std::int64_t end) {
+    if (bf16)
+      return attend_grad16({shape, bits_of(dense), rotation_data(table)}, index, end,
+                           bits_of(d_rows), sums, writable_bits_of(d_qkv));
+    for (; index < end; ++index)
+      attend_grad(Group(shape, dense, rotation_data(table), index), shape, dense, d_rows, sums,
+                  d_qkv);
+  });
+  return d_qkv;
+}
+
+const Operator<AttentionGradientSignature> rotary_attention_gradient(
+    "rotary_attention_gradient(Tensor d_out, Tensor qkv, Tensor rotations, Tensor log_sums, "
+    "int heads, int kv_heads) -> Tensor",
+    {.cpu = attend_grad_all, .meta = attention_gradient_buffer});
+
+/// The operator's kernel, from below autograd.
+Attended attended_by_kernel(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                            std::int64_t kv_heads);
+
+struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& rotations,
+                               std::int64_t heads, std::int64_t kv_heads) {
+    const auto [out, log_sums] = attended_by_kernel(qkv, rotations, heads, kv_heads);
+    ctx->mark_non_differentiable({log_sums});
+    ctx->save_for_backward({qkv, rotations, log_sums});
+    ctx->saved_data["heads"] = heads;
+    ctx->saved_data["kv_heads"] = kv_heads;
+    return {out, log_sums};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const HeadCounts counts{ctx->saved_data["heads"].toInt(), ctx->saved_data["kv_heads"].toInt()};
+    if (!torch::GradMode::is_enabled())
+      return {rotary_attention_gradient(output_grads[0], saved[0], saved[1], saved[2], counts.heads,
+                                        counts.kv_heads),
+              {},
+              {},
+              {}};
+    const auto compose = [&](const variable_list& in) {
+      return variable_list{rotary_attention_reference(in[0], saved[1], counts)};
+    };
+    return {reference_grads(compose, {saved[0]}, {output_grads[0]})[0], {}, {}, {}};
+  }
+};
+
+Attended recorded_attention(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                            std::int64_t kv_heads) {
+  const variable_list made = RotaryAttention::apply(qkv, rotations, heads, kv_heads);
+  return {made[0], made[1]};
+}
+
+Attended attention_by_definition(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                                 std::int64_t kv_heads) {
+  return {rotary_attention_reference(qkv, rotations, {heads, kv_heads}), Tensor()};
+}
+
+Attended attended(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                  std::int64_t kv_heads);
+
+/// By `kernel`, where it takes the operands.
+template <AttentionSignature* kernel>
+Attended attention_by(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                      std::int64_t kv_heads) {
+  check(qkv, rotations, {heads, kv_heads});
   const torch::ScalarType dtype = compute_dtype(qkv);
   if (!is_fused(FusedKernel::kRotaryAttention) || !is_simd_operand(qkv) ||
       !has_kernel_type(dtype) || qkv.numel() == 0 || !has_sgemm())
-    return rotary_attention_reference(qkv, rotations, counts);
+    return attention_by_definition(qkv, rotations, heads, kv_heads);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const Tensor rounded = qkv.to(dtype);
-  ObservedOperation observed("halftone::rotary_attention", rounded, rotations);
-  const Tensor out = RotaryAttention::apply(rounded, rotations, counts.heads, counts.kv_heads);
-  observed.set_outputs(out);
-  return out;
+  if (qkv.scalar_type() == dtype) return kernel(qkv, rotations, heads, kv_heads);
+  // An operation of its own, so that autograd's two steps are two to observers as well.
+  return attended(qkv.to(dtype), rotations, heads, kv_heads);
+}
+
+const Operator<AttentionSignature> rotary_attention_operator(
+    "rotary_attention(Tensor qkv, Tensor rotations, int heads, int kv_heads) -> (Tensor, Tensor)",
+    {.reference = attention_by_definition,
+     .autograd = attention_by<recorded_attention>,
+     .cpu = attention_by<attend_all>,
+     .meta = attention_by<attention_buffers>});
+
+Attended attended_by_kernel(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                            std::int64_t kv_heads) {
+  return rotary_attention_operator.below_autograd(qkv, qkv, rotations, heads, kv_heads);
+}
+
+Attended attended(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
+                  std::int64_t kv_heads) {
+  return rotary_attention_operator(qkv, rotations, heads, kv_heads);
+}
+
+}  // namespace
+
+Tensor rotary_attention(const Tensor& qkv, const Tensor& rotations, const HeadCounts& counts) {
+  return std::get<0>(rotary_attention_operator(qkv, rotations, counts.heads, counts.kv_heads));
 }
 
 Tensor rotary_attention_reference(const Tensor& qkv, const Tensor& rotations,

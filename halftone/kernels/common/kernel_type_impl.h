@@ -19,10 +19,9 @@ inline KernelType kernel_type(torch::ScalarType dtype) {
   return dtype == torch::kHalf ? KernelType::kHalf : KernelType::kBFloat16;
 }
 
-/// Whether the vectorised loops may work on `x`: dense, on a CPU that has them, not fp64.
+/// Whether the vectorised loops may work on `x`, wherever a kernel gets it: not on fp64.
 inline bool is_simd_operand(const torch::Tensor& x) {
-  return x.is_cpu() && x.layout() == torch::kStrided && has_kernel_type(x.scalar_type()) &&
-         has_simd_kernels();
+  return has_kernel_type(x.scalar_type()) && has_simd_kernels();
 }
 
 }  // namespace halftone

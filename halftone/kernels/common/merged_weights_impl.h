@@ -53,10 +53,4 @@ inline void split_rows(const torch::Tensor& merged, const std::vector<std::int64
   }
 }
 
-/// The part of each weight in the result (..., total_rows) of a merged matmul, for observers.
-inline std::vector<torch::Tensor> columns_by_weight(const torch::Tensor& out,
-                                                    at::TensorList weights) {
-  return out.detach().split_with_sizes(row_counts(weights), -1);
-}
-
 }  // namespace halftone

@@ -6,17 +6,17 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full_like.h>
-#include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/fused/cross_entropy_impl.h"
 
 namespace halftone {
@@ -42,16 +42,15 @@ void check_range(const Tensor& targets, const Tensor& weights, std::int64_t clas
                    " in row ", i);
 }
 
-bool takes_kernel(const Tensor& logits) {
+bool takes_cross_entropy(const Tensor& logits) {
   return is_fused(FusedKernel::kCrossEntropy) && is_simd_operand(logits);
 }
 
-Tensor row_cross_entropy_cpu(const Tensor& logits, const Tensor& targets, const Tensor& weights,
-                             bool write_gradient) {
+Tensor losses_by_rows(const Tensor& logits, const Tensor& targets, const Tensor& weights,
+                      bool write_gradient) {
   const Tensor target = targets.contiguous();
   const Tensor weight = weights.to(torch::kFloat).contiguous();
   check_range(target, weight, logits.size(1));
-  ObservedOperation observed("halftone::cross_entropy", logits, target, weight);
   const Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(torch::kFloat));
   const CrossEntropyRows rows{.logits = write_gradient ? logits.mutable_data_ptr()
                                                        : const_cast<void*>(logits.const_data_ptr()),
@@ -65,27 +64,45 @@ Tensor row_cross_entropy_cpu(const Tensor& logits, const Tensor& targets, const 
   at::parallel_for(0, logits.size(0), grain, [&](std::int64_t begin, std::int64_t end) {
     cross_entropy_range(rows, begin, end);
   });
-  observed.set_outputs(losses, write_gradient ? logits : Tensor());
   return losses;
 }
 
-}  // namespace
+// ---- losses alone
 
-Tensor row_cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
+Tensor losses_by_definition(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
   check(logits, targets, weights);
   const torch::NoGradGuard no_grad;
-  if (!takes_kernel(logits)) return row_cross_entropy_reference(logits, targets, weights);
-  return row_cross_entropy_cpu(logits.contiguous(), targets, weights, /*write_gradient=*/false);
+  return row_cross_entropy_reference(logits, targets, weights);
 }
 
-Tensor row_cross_entropy_to_gradient(Tensor& logits, const Tensor& targets, const Tensor& weights) {
+Tensor losses_cpu(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
+  if (!takes_cross_entropy(logits)) return losses_by_definition(logits, targets, weights);
+  check(logits, targets, weights);
+  return losses_by_rows(logits.contiguous(), targets, weights, /*write_gradient=*/false);
+}
+
+Tensor losses_buffer(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
+  check(logits, targets, weights);
+  return at::empty({logits.size(0)}, logits.options().dtype(torch::kFloat));
+}
+
+const Operator<Tensor(const Tensor&, const Tensor&, const Tensor&)> cross_entropy_operator(
+    "cross_entropy(Tensor logits, Tensor targets, Tensor weights) -> Tensor",
+    {.reference = losses_by_definition, .cpu = losses_cpu, .meta = losses_buffer});
+
+// ---- losses, and the gradient in the place of the logits
+
+using LossesAndGradient = std::tuple<Tensor, Tensor>;
+
+void check_overwritten(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
   check(logits, targets, weights);
   HALFTONE_CHECK(logits.is_contiguous(), "[cross_entropy] expected contiguous logits, got strides ",
                  logits.strides());
-  if (takes_kernel(logits)) {
-    const torch::NoGradGuard no_grad;
-    return row_cross_entropy_cpu(logits, targets, weights, /*write_gradient=*/true);
-  }
+}
+
+LossesAndGradient overwrite_by_definition(const Tensor& logits, const Tensor& targets,
+                                          const Tensor& weights) {
+  check_overwritten(logits, targets, weights);
   const torch::AutoGradMode with_grad(true);
   const Tensor leaf = logits.detach().requires_grad_();
   const Tensor losses = row_cross_entropy_reference(leaf, targets, weights);
@@ -93,7 +110,38 @@ Tensor row_cross_entropy_to_gradient(Tensor& logits, const Tensor& targets, cons
       torch::autograd::grad({losses}, {leaf}, {weights.to(losses.scalar_type())}).front();
   const torch::NoGradGuard no_grad;
   logits.copy_(gradient);
-  return losses.detach();
+  return {losses.detach(), logits};
+}
+
+LossesAndGradient overwrite_cpu(const Tensor& logits, const Tensor& targets,
+                                const Tensor& weights) {
+  if (!takes_cross_entropy(logits)) return overwrite_by_definition(logits, targets, weights);
+  check_overwritten(logits, targets, weights);
+  return {losses_by_rows(logits, targets, weights, /*write_gradient=*/true), logits};
+}
+
+LossesAndGradient overwrite_buffer(const Tensor& logits, const Tensor& targets,
+                                   const Tensor& weights) {
+  check_overwritten(logits, targets, weights);
+  return {losses_buffer(logits, targets, weights), logits};
+}
+
+const Operator<LossesAndGradient(const Tensor&, const Tensor&, const Tensor&)>
+    cross_entropy_to_gradient(
+        "cross_entropy_to_gradient_(Tensor(a!) logits, Tensor targets, Tensor weights) -> "
+        "(Tensor, Tensor(a!))",
+        {.reference = overwrite_by_definition, .cpu = overwrite_cpu, .meta = overwrite_buffer});
+
+}  // namespace
+
+Tensor row_cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
+  const torch::NoGradGuard no_grad;
+  return cross_entropy_operator(logits, targets, weights);
+}
+
+Tensor row_cross_entropy_to_gradient(Tensor& logits, const Tensor& targets, const Tensor& weights) {
+  const torch::NoGradGuard no_grad;
+  return std::get<0>(cross_entropy_to_gradient(logits, targets, weights));
 }
 
 Tensor row_cross_entropy_reference(const Tensor& logits, const Tensor& targets,
@@ -107,7 +155,7 @@ Tensor row_cross_entropy_reference(const Tensor& logits, const Tensor& targets,
 
 Tensor weighted_mean(const Tensor& losses, const Tensor& weights) {
   const Tensor total = weights.sum();
-  return (losses * weights).sum() / at::where(total == 0, at::ones_like(total), total);
+  return (losses * weights).sum() / total.masked_fill(total == 0, 1);
 }
 
 Tensor masked_mean_cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& mask) {

@@ -15,7 +15,7 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/fused/embedding_impl.h"
 
 namespace halftone {
@@ -57,11 +57,36 @@ Groups grouped(const Tensor& ids, std::int64_t classes) {
   return groups;
 }
 
+void check_weight(const Tensor& weight) {
+  HALFTONE_CHECK(weight.dim() == 2, "[embedding] expected a weight (V, dim), got ", weight.sizes());
+}
+
+Tensor lookup_by_definition(const Tensor& weight, const Tensor& ids) {
+  check_weight(weight);
+  return at::embedding(weight, ids);
+}
+
+Tensor checked_lookup(const Tensor& weight, const Tensor& ids) {
+  check_weight(weight);
+  checked_ids(ids, weight.size(0));
+  return at::embedding(weight, ids);
+}
+
+Tensor lookup_buffer(const Tensor& weight, const Tensor& ids) {
+  check_weight(weight);
+  std::vector<std::int64_t> shape = ids.sizes().vec();
+  shape.push_back(weight.size(1));
+  return at::empty(shape, weight.options());
+}
+
+/// The operator's kernel, from below autograd.
+Tensor lookup_by_kernel(const Tensor& weight, const Tensor& ids);
+
 struct Lookup : torch::autograd::Function<Lookup> {
   static Tensor forward(AutogradContext* ctx, const Tensor& weight, const Tensor& ids) {
     ctx->save_for_backward({ids});
     ctx->saved_data["classes"] = weight.size(0);
-    return at::embedding(weight, ids);
+    return lookup_by_kernel(weight, ids);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
@@ -75,31 +100,33 @@ struct Lookup : torch::autograd::Function<Lookup> {
   }
 };
 
-}  // namespace
-
-Tensor embedding(const Tensor& weight, const Tensor& ids) {
-  HALFTONE_CHECK(weight.dim() == 2, "[embedding] expected a weight (V, dim), got ", weight.sizes());
-  if (ids.is_cpu()) checked_ids(ids, weight.size(0));
-  const bool learns = torch::GradMode::is_enabled() && weight.requires_grad();
-  if (!learns || !is_fused(FusedKernel::kEmbedding) || !is_simd_operand(weight))
-    return at::embedding(weight, ids);
-  ObservedOperation observed("halftone::embedding", weight, ids);
-  const Tensor rows = Lookup::apply(weight, ids);
-  observed.set_outputs(rows);
-  return rows;
+Tensor recorded_lookup(const Tensor& weight, const Tensor& ids) {
+  if (!is_fused(FusedKernel::kEmbedding) || !is_simd_operand(weight))
+    return checked_lookup(weight, ids);
+  return Lookup::apply(weight, ids);
 }
 
-Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
-  HALFTONE_CHECK(gradient.dim() == ids.dim() + 1 &&
-                     gradient.sizes().slice(0, gradient.dim() - 1) == ids.sizes(),
-                 "[embedding] expected gradient (..., dim) and ids (...), got ", gradient.sizes(),
-                 " and ", ids.sizes());
-  const torch::NoGradGuard no_grad;
+const Operator<Tensor(const Tensor&, const Tensor&)> embedding_operator(
+    "embedding(Tensor weight, Tensor ids) -> Tensor", {.reference = lookup_by_definition,
+                                                       .autograd = recorded_lookup,
+                                                       .cpu = checked_lookup,
+                                                       .meta = lookup_buffer});
+
+Tensor lookup_by_kernel(const Tensor& weight, const Tensor& ids) {
+  return embedding_operator.below_autograd(weight, weight, ids);
+}
+
+using GradientSignature = Tensor(const Tensor& gradient, const Tensor& ids, std::int64_t classes);
+
+Tensor sums_buffer(const Tensor& gradient, const Tensor& /*ids*/, std::int64_t classes) {
+  return at::empty({classes, gradient.size(-1)}, gradient.options());
+}
+
+Tensor sums_by_id(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
   if (!is_simd_operand(gradient)) return embedding_gradient_reference(gradient, ids, classes);
   const Tensor rows = as_rows(gradient).contiguous();
-  ObservedOperation observed("halftone::embedding_gradient", rows, ids);
   const Groups groups = grouped(checked_ids(ids, classes), classes);
-  const Tensor sums = at::empty({classes, rows.size(1)}, rows.options());
+  const Tensor sums = sums_buffer(rows, ids, classes);
   const EmbeddingGradient work{.rows = rows.const_data_ptr(),
                                .sums = sums.mutable_data_ptr(),
                                .type = kernel_type(rows.scalar_type()),
@@ -110,8 +137,26 @@ Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_
   at::parallel_for(0, classes, grain, [&](std::int64_t begin, std::int64_t end) {
     embedding_gradient_range(work, begin, end);
   });
-  observed.set_outputs(sums);
   return sums;
+}
+
+const Operator<GradientSignature> embedding_gradient_operator(
+    "embedding_gradient(Tensor gradient, Tensor ids, int classes) -> Tensor",
+    {.reference = embedding_gradient_reference, .cpu = sums_by_id, .meta = sums_buffer});
+
+}  // namespace
+
+Tensor embedding(const Tensor& weight, const Tensor& ids) {
+  return embedding_operator(weight, ids);
+}
+
+Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
+  HALFTONE_CHECK(gradient.dim() == ids.dim() + 1 &&
+                     gradient.sizes().slice(0, gradient.dim() - 1) == ids.sizes(),
+                 "[embedding] expected gradient (..., dim) and ids (...), got ", gradient.sizes(),
+                 " and ", ids.sizes());
+  const torch::NoGradGuard no_grad;
+  return embedding_gradient_operator(gradient, ids, classes);
 }
 
 Tensor embedding_gradient_reference(const Tensor& gradient, const Tensor& ids,

@@ -10,14 +10,16 @@
 
 #include <algorithm>
 #include <optional>
+#include <tuple>
 
+#include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/common/recomputation_impl.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
 #include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/fused/rms_norm_impl.h"
 
@@ -32,7 +34,7 @@ constexpr std::int64_t kNormGrain = 16;  // rows worth a thread
 constexpr std::int64_t kBlock = 64;  // rows whose weight gradients are summed one after the other
 
 bool kept_in_fp32(const Tensor& x, const Tensor& weight) {
-  return at::autocast::is_autocast_enabled(x.device().type()) && keeps_fp32(weight);
+  return is_autocast_on(x.device().type()) && keeps_fp32(weight);
 }
 
 /// The dtype of the normed values: `dtype` only narrows.
@@ -40,45 +42,83 @@ torch::ScalarType normed_dtype(const Tensor& x, torch::ScalarType dtype) {
   return x.scalar_type() == torch::kFloat && is_half(dtype) ? dtype : x.scalar_type();
 }
 
-bool takes_kernel(const Tensor& x, const Tensor& branch, const Tensor& weight) {
+/// Whether the kernel takes them; on one device, all of them. Narrowed values have the branch's
+/// dtype, or there is no branch.
+bool takes_norm(const Tensor& x, const Tensor& branch, const Tensor& weight,
+                torch::ScalarType normed) {
   const torch::ScalarType dtype = x.scalar_type();
   if (!is_fused(FusedKernel::kRmsNorm) || !is_simd_operand(x) || x.dim() == 0 || x.numel() == 0)
     return false;
-  if (!weight.is_cpu() || weight.scalar_type() != dtype || weight.dim() != 1 ||
-      weight.size(0) != x.size(-1))
+  if (weight.scalar_type() != dtype || weight.dim() != 1 || weight.size(0) != x.size(-1))
     return false;
   if (dtype != torch::kFloat && kept_in_fp32(x, weight)) return false;
   if (!branch.defined()) return true;
   return is_simd_operand(branch) && branch.sizes() == x.sizes() &&
-         (dtype == torch::kFloat || branch.scalar_type() == dtype);
+         (dtype == torch::kFloat || branch.scalar_type() == dtype) &&
+         (normed == dtype || normed == branch.scalar_type());
 }
 
 const void* data_of(const Tensor& x) { return x.defined() ? x.const_data_ptr() : nullptr; }
 void* mutable_data_of(const Tensor& x) { return x.defined() ? x.data_ptr() : nullptr; }
 
-struct Gradients {
-  Tensor d_x;
-  Tensor d_branch;
-  Tensor d_weight;
-};
+/// The sum, the normed values, and for each row 1 / its root mean square, fp32.
+using Normed = std::tuple<Tensor, Tensor, Tensor>;
+using NormSignature = Normed(const Tensor& x, const std::optional<Tensor>& branch,
+                             const Tensor& weight, double eps, torch::ScalarType dtype);
 
-struct BranchAndNormed {
-  bool has_branch;
-  torch::ScalarType branch;
-  torch::ScalarType normed;
-};
+Normed norm_buffers(const Tensor& x, const std::optional<Tensor>& branch, const Tensor& /*weight*/,
+                    double /*eps*/, torch::ScalarType dtype) {
+  return {branch ? at::empty(x.sizes(), x.options()) : x,
+          at::empty(x.sizes(), x.options().dtype(dtype)),
+          at::empty({x.numel() / x.size(-1)}, x.options().dtype(torch::kFloat))};
+}
 
-Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inverse_rms,
-                      const variable_list& output_grads, const BranchAndNormed& dtypes) {
-  ObservedOperation observed("halftone::rms_norm_gradient", output_grads[1], output_grads[0], sum,
-                             weight);
+Normed norm_rows(const Tensor& x, const std::optional<Tensor>& branch, const Tensor& weight,
+                 double eps, torch::ScalarType dtype) {
+  const Tensor dense = x.contiguous();
+  const Tensor joining = branch ? branch->contiguous() : Tensor();
+  const Tensor scale = weight.contiguous();
+  const Normed made = norm_buffers(x, branch, weight, eps, dtype);
+  const auto& [sum, normed, inverse_rms] = made;
+  const RmsNormRows rows{.x = data_of(dense),
+                         .branch = data_of(joining),
+                         .weight = data_of(scale),
+                         .sum = branch ? sum.data_ptr() : nullptr,
+                         .normed = normed.data_ptr(),
+                         .inverse_rms = inverse_rms.data_ptr<float>(),
+                         .width = dense.size(-1),
+                         .eps = static_cast<float>(eps),
+                         .type = kernel_type(x.scalar_type()),
+                         .branch_type = kernel_type(branch ? branch->scalar_type() : dtype),
+                         .normed_type = kernel_type(dtype)};
+  at::parallel_for(0, inverse_rms.numel(), kNormGrain,
+                   [&](std::int64_t begin, std::int64_t end) { rms_norm_rows(rows, begin, end); });
+  return made;
+}
+
+/// Gradients of x, of the branch where its dtype is another one, and of the weight.
+using NormGradients = std::tuple<Tensor, Tensor, Tensor>;
+using NormGradientSignature = NormGradients(const Tensor& d_normed,
+                                            const std::optional<Tensor>& d_sum, const Tensor& sum,
+                                            const Tensor& weight, const Tensor& inverse_rms,
+                                            std::optional<torch::ScalarType> branch);
+
+NormGradients norm_gradient_buffers(const Tensor& /*d_normed*/,
+                                    const std::optional<Tensor>& /*d_sum*/, const Tensor& sum,
+                                    const Tensor& weight, const Tensor& /*inverse_rms*/,
+                                    std::optional<torch::ScalarType> branch) {
+  return {at::empty_like(sum),
+          branch ? at::empty(sum.sizes(), sum.options().dtype(*branch)) : Tensor(),
+          at::empty_like(weight)};
+}
+
+NormGradients norm_gradient_rows(const Tensor& d_normed, const std::optional<Tensor>& d_sum,
+                                 const Tensor& sum, const Tensor& weight, const Tensor& inverse_rms,
+                                 std::optional<torch::ScalarType> branch) {
   const torch::ScalarType dtype = sum.scalar_type();
-  const Tensor d_sum =
-      output_grads[0].defined() ? output_grads[0].to(dtype).contiguous() : Tensor();
-  const Tensor d_normed = output_grads[1].to(dtypes.normed).contiguous();
-  Gradients grads{.d_x = at::empty_like(sum)};
-  if (dtypes.has_branch && dtypes.branch != dtype)
-    grads.d_branch = at::empty(sum.sizes(), sum.options().dtype(dtypes.branch));
+  const Tensor from_sum = d_sum ? d_sum->to(dtype).contiguous() : Tensor();
+  const Tensor d_x = at::empty_like(sum);
+  const Tensor d_branch = branch ? at::empty(sum.sizes(), sum.options().dtype(*branch)) : Tensor();
   const std::int64_t width = sum.size(-1);
   const std::int64_t count = sum.numel() / width;
   const std::int64_t blocks = (count + kBlock - 1) / kBlock;
@@ -87,59 +127,49 @@ Gradients fused_grads(const Tensor& sum, const Tensor& weight, const Tensor& inv
                              .weight = data_of(weight),
                              .inverse_rms = inverse_rms.const_data_ptr<float>(),
                              .d_normed = data_of(d_normed),
-                             .d_sum = data_of(d_sum),
-                             .d_x = mutable_data_of(grads.d_x),
-                             .d_branch = mutable_data_of(grads.d_branch),
+                             .d_sum = data_of(from_sum),
+                             .d_x = mutable_data_of(d_x),
+                             .d_branch = mutable_data_of(d_branch),
                              .width = width,
                              .type = kernel_type(dtype),
-                             .branch_type = kernel_type(dtypes.branch),
-                             .normed_type = kernel_type(dtypes.normed)};
+                             .branch_type = kernel_type(branch.value_or(d_normed.scalar_type())),
+                             .normed_type = kernel_type(d_normed.scalar_type())};
   auto* sums = partial.data_ptr<float>();
   at::parallel_for(0, blocks, 1, [&](std::int64_t block, std::int64_t end) {
     for (; block < end; ++block)
       rms_norm_grad_rows(rows, block * kBlock, std::min((block + 1) * kBlock, count),
                          sums + block * width);
   });
-  grads.d_weight = partial.sum(0).to(weight.scalar_type());
-  observed.set_outputs(grads.d_x, grads.d_branch, grads.d_weight);
-  return grads;
+  return {d_x, d_branch, partial.sum(0).to(weight.scalar_type())};
 }
+
+const Operator<NormGradientSignature> rms_norm_gradient(
+    "rms_norm_gradient(Tensor d_normed, Tensor? d_sum, Tensor sum, Tensor weight, "
+    "Tensor inverse_rms, ScalarType? branch) -> (Tensor, Tensor, Tensor)",
+    {.cpu = norm_gradient_rows, .meta = norm_gradient_buffers});
+
+std::optional<Tensor> if_defined(const Tensor& x) {
+  return x.defined() ? std::optional<Tensor>(x) : std::nullopt;
+}
+
+/// The operator's kernel, from below autograd.
+Normed normed_by_kernel(const Tensor& x, const std::optional<Tensor>& branch, const Tensor& weight,
+                        double eps, torch::ScalarType dtype);
 
 struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x,
-                               const std::optional<Tensor>& maybe_branch, const Tensor& weight,
+                               const std::optional<Tensor>& branch, const Tensor& weight,
                                double eps, torch::ScalarType dtype) {
     ctx->set_materialize_grads(false);
-    const Tensor branch = maybe_branch.value_or(Tensor());
-    const Tensor dense = x.contiguous();
-    const Tensor joining = branch.defined() ? branch.contiguous() : Tensor();
-    const Tensor scale = weight.contiguous();
-    const Tensor sum = branch.defined() ? at::empty_like(dense) : Tensor();
-    const Tensor normed = at::empty(dense.sizes(), dense.options().dtype(dtype));
-    const std::int64_t width = dense.size(-1);
-    const std::int64_t count = dense.numel() / width;
-    const Tensor inverse_rms = at::empty({count}, x.options().dtype(torch::kFloat));
-    const torch::ScalarType branch_dtype = branch.defined() ? branch.scalar_type() : dtype;
-    const RmsNormRows rows{.x = data_of(dense),
-                           .branch = data_of(joining),
-                           .weight = data_of(scale),
-                           .sum = mutable_data_of(sum),
-                           .normed = normed.data_ptr(),
-                           .inverse_rms = inverse_rms.data_ptr<float>(),
-                           .width = width,
-                           .eps = static_cast<float>(eps),
-                           .type = kernel_type(x.scalar_type()),
-                           .branch_type = kernel_type(branch_dtype),
-                           .normed_type = kernel_type(dtype)};
-    at::parallel_for(0, count, kNormGrain, [&](std::int64_t begin, std::int64_t end) {
-      rms_norm_rows(rows, begin, end);
-    });
-    ctx->save_for_backward({sum.defined() ? sum : x, weight, inverse_rms});
+    const auto [sum, normed, inverse_rms] = normed_by_kernel(x, branch, weight, eps, dtype);
+    ctx->mark_non_differentiable({inverse_rms});
+    ctx->save_for_backward({sum, weight, inverse_rms});
     ctx->saved_data["eps"] = eps;
-    ctx->saved_data["branch"] = branch.defined();
-    ctx->saved_data["branch_dtype"] = static_cast<std::int64_t>(branch_dtype);
+    ctx->saved_data["branch"] = branch.has_value();
+    ctx->saved_data["branch_dtype"] =
+        static_cast<std::int64_t>(branch ? branch->scalar_type() : dtype);
     ctx->saved_data["dtype"] = static_cast<std::int64_t>(dtype);
-    return {sum.defined() ? sum : x, normed};
+    return {sum, normed, inverse_rms};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
@@ -150,7 +180,7 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
     const auto branch_dtype =
         static_cast<torch::ScalarType>(ctx->saved_data["branch_dtype"].toInt());
     const auto dtype = static_cast<torch::ScalarType>(ctx->saved_data["dtype"].toInt());
-    Gradients grads{.d_x = output_grads[0]};
+    Tensor d_x = output_grads[0], d_branch, d_weight;
     if (output_grads[1].defined() && torch::GradMode::is_enabled()) {
       const double eps = ctx->saved_data["eps"].toDouble();
       const variable_list found = reference_grads(
@@ -158,27 +188,59 @@ struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
             return variable_list{rms_norm_reference(in[0], in[1], eps).to(dtype)};
           },
           {sum, weight}, {output_grads[1]});
-      grads.d_x = !grads.d_x.defined() ? found[0]
-                  : found[0].defined() ? grads.d_x + found[0]
-                                       : grads.d_x;
-      grads.d_weight = found[1];
+      if (!d_x.defined())
+        d_x = found[0];
+      else if (found[0].defined())
+        d_x = d_x + found[0];
+      d_weight = found[1];
     } else if (output_grads[1].defined()) {
-      grads = fused_grads(sum.contiguous(), weight.contiguous(), saved[2], output_grads,
-                          {has_branch, branch_dtype, dtype});
+      const bool apart = has_branch && branch_dtype != sum.scalar_type();
+      std::tie(d_x, d_branch, d_weight) = rms_norm_gradient(
+          output_grads[1].to(dtype).contiguous(), if_defined(d_x), sum.contiguous(),
+          weight.contiguous(), saved[2], apart ? std::optional(branch_dtype) : std::nullopt);
     }
-    if (has_branch && !grads.d_branch.defined() && grads.d_x.defined())
-      grads.d_branch = grads.d_x.to(branch_dtype);
-    return {grads.d_x, has_branch ? grads.d_branch : Tensor(), grads.d_weight, Tensor(), Tensor()};
+    if (has_branch && !d_branch.defined() && d_x.defined()) d_branch = d_x.to(branch_dtype);
+    return {d_x, has_branch ? d_branch : Tensor(), d_weight, Tensor(), Tensor()};
   }
 };
 
-NormedSum fused(const Tensor& x, const Tensor& branch, const Tensor& weight, double eps,
-                torch::ScalarType dtype) {
-  ObservedOperation observed("halftone::rms_norm", x, branch, weight);
-  const auto joining = branch.defined() ? std::optional<Tensor>(branch) : std::nullopt;
-  const variable_list outputs = AddRmsNorm::apply(x, joining, weight, eps, dtype);
-  observed.set_outputs(branch.defined() ? outputs[0] : Tensor(), outputs[1]);
-  return {outputs[0], outputs[1]};
+Normed recorded_norm(const Tensor& x, const std::optional<Tensor>& branch, const Tensor& weight,
+                     double eps, torch::ScalarType dtype) {
+  const variable_list made = AddRmsNorm::apply(x, branch, weight, eps, dtype);
+  return {made[0], made[1], made[2]};
+}
+
+Normed norm_by_definition(const Tensor& x, const std::optional<Tensor>& branch,
+                          const Tensor& weight, double eps, torch::ScalarType dtype) {
+  const NormedSum made = add_rms_norm_reference(x, branch.value_or(Tensor()), weight, eps, dtype);
+  return {made.sum, made.normed, Tensor()};
+}
+
+/// By `kernel`, where it takes the operands.
+template <NormSignature* kernel>
+Normed norm_by(const Tensor& x, const std::optional<Tensor>& branch, const Tensor& weight,
+               double eps, torch::ScalarType dtype) {
+  const torch::ScalarType normed = normed_dtype(x, dtype);
+  if (takes_norm(x, branch.value_or(Tensor()), weight, normed))
+    return kernel(x, branch, weight, eps, normed);
+  if (!branch) return norm_by_definition(x, branch, weight, eps, dtype);
+  // The same bits as for a sum that is handed in.
+  const Tensor sum = x + *branch;
+  const Normed made = norm_by<kernel>(sum, std::nullopt, weight, eps, dtype);
+  return {sum, std::get<1>(made), std::get<2>(made)};
+}
+
+const Operator<NormSignature> rms_norm_operator(
+    "rms_norm(Tensor(a) x, Tensor? branch, Tensor weight, float eps, ScalarType dtype) -> "
+    "(Tensor(a), Tensor, Tensor)",
+    {.reference = norm_by_definition,
+     .autograd = norm_by<recorded_norm>,
+     .cpu = norm_by<norm_rows>,
+     .meta = norm_by<norm_buffers>});
+
+Normed normed_by_kernel(const Tensor& x, const std::optional<Tensor>& branch, const Tensor& weight,
+                        double eps, torch::ScalarType dtype) {
+  return rms_norm_operator.below_autograd(x, x, branch, weight, eps, dtype);
 }
 
 std::optional<Recomputation> rms_norm_again(torch::autograd::CppNode<AddRmsNorm>& node,
@@ -191,7 +253,7 @@ std::optional<Recomputation> rms_norm_again(torch::autograd::CppNode<AddRmsNorm>
   const auto dtype = static_cast<torch::ScalarType>(ctx.saved_data["dtype"].toInt());
   return Recomputation{.inputs = {saved[0], saved[1]},
                        .compute = [eps, dtype](const variable_list& in, const Tensor&) {
-                         return fused(in[0], {}, in[1], eps, dtype).normed;
+                         return add_rms_norm(in[0], {}, in[1], eps, dtype).normed;
                        }};
 }
 
@@ -217,21 +279,13 @@ NormedSum add_rms_norm_reference(const Tensor& x, const Tensor& branch, const Te
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  return takes_kernel(x, {}, weight) ? fused(x, {}, weight, eps, x.scalar_type()).normed
-                                     : rms_norm_reference(x, weight, eps);
+  return add_rms_norm(x, {}, weight, eps, torch::kFloat).normed;
 }
 
 NormedSum add_rms_norm(const Tensor& x, const Tensor& branch, const Tensor& weight, double eps,
                        torch::ScalarType dtype) {
-  const torch::ScalarType normed = normed_dtype(x, dtype);
-  // Narrowed values have the branch's dtype, or there is no branch.
-  const bool joins =
-      !branch.defined() || normed == x.scalar_type() || normed == branch.scalar_type();
-  if (joins && takes_kernel(x, branch, weight)) return fused(x, branch, weight, eps, normed);
-  if (!branch.defined()) return add_rms_norm_reference(x, {}, weight, eps, dtype);
-  // The same bits as for a sum that is handed in.
-  const Tensor sum = x + branch;
-  return {sum, add_rms_norm(sum, {}, weight, eps, dtype).normed};
+  const Normed made = rms_norm_operator(x, if_defined(branch), weight, eps, dtype);
+  return {std::get<0>(made), std::get<1>(made)};
 }
 
 }  // namespace halftone

@@ -10,6 +10,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
+#include "halftone/kernels/gemm/gemm32_impl.h"
 
 namespace halftone {
 namespace {
@@ -42,4 +43,10 @@ void check_release() {
 }();
 
 }  // namespace
+
+void multiply32(const torch::Tensor& out, const torch::Tensor& a, const torch::Tensor& b,
+                double beta, double factor, GemmLibrary library) {
+  multiply32_cpu(out, a, b, beta, factor, library);
+}
+
 }  // namespace halftone

@@ -32,7 +32,6 @@ struct Float32Weights : Operand {
 
 class Float32MatmulFormat : public MatmulFormat {
  public:
-  bool takes(const Tensor& x) const override { return x.is_cpu() && x.numel() > 0; }
   bool rounds() const override { return false; }
 
   OperandPtr input(const Tensor& x) const override {

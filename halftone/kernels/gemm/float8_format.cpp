@@ -157,8 +157,8 @@ bool multiplies_fp8(const Float8Numbers& rows, Float8Weights& weight, Scaling sc
   constexpr std::int64_t kMultiple = 16;
   const Tensor& left = rows.half.narrow;
   const auto fits = [](std::int64_t size) { return size > 0 && size % kMultiple == 0; };
-  return scaling == Scaling::kTensor && left.is_cuda() &&
-         cuda_compute_capability(left.device()) >= kAda && fits(left.size(0)) &&
+  return scaling == Scaling::kTensor && cuda_compute_capability(left.device()) >= kAda &&
+         fits(left.size(0)) &&
          std::all_of(weight.weights().begin(), weight.weights().end(),
                      [&](const Tensor& w) { return fits(w.size(0)) && fits(w.size(1)); });
 }
@@ -207,8 +207,6 @@ Tensor hardware_input_gradient(const Float8Numbers& g, Float8Weights& weight) {
 class Float8MatmulFormat : public MatmulFormat {
  public:
   explicit Float8MatmulFormat(Scaling scaling) : scaling_(scaling) {}
-
-  bool takes(const Tensor& /*x*/) const override { return true; }
 
   std::string remark(torch::Device device) const override {
     if (!device.is_cpu()) return "";

@@ -7,7 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/gemm/gemm32_impl.h"
 #include "halftone/kernels/gemm/onednn_matmul.h"
 
 namespace halftone {
@@ -18,10 +18,7 @@ using torch::Tensor;
 /// Multiply-adds from which oneDNN's matmul pays for looking up its kernel by shape.
 constexpr std::int64_t kWorthOneDnn = std::int64_t{1} << 22U;
 
-bool is_matrix(const Tensor& t) {
-  return t.dim() == 2 && t.is_cpu() && t.scalar_type() == torch::kFloat &&
-         t.layout() == torch::kStrided;
-}
+bool is_matrix(const Tensor& t) { return t.dim() == 2 && t.scalar_type() == torch::kFloat; }
 
 bool is_major(const Tensor& t) {
   return (t.stride(1) == 1 && t.stride(0) >= t.size(1)) ||
@@ -45,24 +42,32 @@ bool takes_onednn(const Tensor& out, const Tensor& a, const Tensor& b) {
          is_major(b) && a.size(0) * a.size(1) * b.size(1) >= kWorthOneDnn && has_onednn_gemm32();
 }
 
-/// out = factor a b + beta out.
 void multiply(const Tensor& out, const Tensor& a, const Tensor& b, double beta, double factor,
               GemmLibrary library) {
   const torch::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  ObservedOperation observed("halftone::gemm32", a, b, beta == 0.0 ? Tensor() : out);
-  if (library == GemmLibrary::kOneDnn && takes_onednn(out, a, b)) {
-    onednn_matmul(out, a, b, static_cast<float>(beta), static_cast<float>(factor));
-  } else if (beta == 0.0 && factor == 1.0) {
+  multiply32(out, a, b, beta, factor, library);
+}
+
+}  // namespace
+
+void multiply32_by_libtorch(const Tensor& out, const Tensor& a, const Tensor& b, double beta,
+                            double factor) {
+  if (beta == 0.0 && factor == 1.0) {
     Tensor result = out;
     at::mm_out(result, a, b);
   } else {
     out.addmm_(a, b, beta, factor);
   }
-  observed.set_outputs(out);
 }
 
-}  // namespace
+void multiply32_cpu(const Tensor& out, const Tensor& a, const Tensor& b, double beta, double factor,
+                    GemmLibrary library) {
+  if (library == GemmLibrary::kOneDnn && takes_onednn(out, a, b))
+    onednn_matmul(out, a, b, static_cast<float>(beta), static_cast<float>(factor));
+  else
+    multiply32_by_libtorch(out, a, b, beta, factor);
+}
 
 bool has_onednn_gemm32() {
   static const bool works = try_onednn();

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "halftone/kernels/common/host_value_impl.h"
 #include "halftone/kernels/common/merged_weights_impl.h"
 #include "halftone/kernels/gemm/compute_type.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
@@ -37,7 +38,7 @@ Tensor round_weights(at::TensorList weights, ScalarType dtype) {
 }
 
 double largest_magnitude(const Tensor& matrix) {
-  return matrix.numel() == 0 ? 0.0 : matrix.abs().max().item<double>();
+  return matrix.numel() == 0 ? 0.0 : host_value(matrix.abs().max());
 }
 
 }  // namespace
@@ -54,8 +55,6 @@ double HalfMatrix::largest() {
   if (!largest_) largest_ = largest_magnitude(narrow);
   return *largest_;
 }
-
-bool HalfMatmulFormat::takes(const Tensor& x) const { return x.is_cpu(); }
 
 OperandPtr HalfMatmulFormat::input(const Tensor& x) const {
   return std::make_shared<HalfMatrix>(x.to(dtype_), /*keeps_wide=*/true);
@@ -153,7 +152,8 @@ double HalfMatmulFormat::kept_bytes(const LayerDtypes& layer) const {
 GemmBackends HalfMatmulFormat::cpu_paths() const { return cpu_gemm_config().of(dtype_); }
 
 GemmBackends HalfMatmulFormat::paths(Operand& operand) const {
-  if (half(operand).narrow.is_cpu()) return cpu_paths();
+  const Tensor& matrix = half(operand).narrow;
+  if (matrix.is_cpu() || matrix.is_meta()) return cpu_paths();
   // Other devices have nothing to choose from, and nothing of a CPU is measured for them.
   return {.forward = GemmBackend::kNative,
           .input_gradient = GemmBackend::kNative,

@@ -36,7 +36,6 @@ class HalfMatmulFormat : public MatmulFormat {
  public:
   explicit HalfMatmulFormat(torch::ScalarType dtype) : dtype_(dtype) {}
 
-  bool takes(const torch::Tensor& x) const override;
   OperandPtr input(const torch::Tensor& x) const override;
   OperandPtr weight(at::TensorList weights, const std::vector<torch::Tensor>& kept) const override;
   OperandPtr gradient(const torch::Tensor& g, const GradientStreams& streams) const override;

@@ -94,8 +94,6 @@ class Int8Weights : public Operand {
 
 class Int8MatmulFormat : public MatmulFormat {
  public:
-  bool takes(const Tensor& /*x*/) const override { return true; }
-
   OperandPtr input(const Tensor& x) const override { return std::make_shared<Int8Input>(x); }
   OperandPtr weight(at::TensorList weights, const std::vector<Tensor>& /*kept*/) const override {
     return std::make_shared<Int8Weights>(weights);

@@ -9,12 +9,14 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/common/transpose_impl.h"
 #include "halftone/kernels/gemm/int8_impl.h"
 #include "halftone/kernels/gemm/int8_reference.h"
@@ -40,43 +42,95 @@ Int8Format format_of(std::int32_t largest, std::int32_t zero, const Int8Rounding
           .key = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32U)}};
 }
 
-Int8Matrix quantize(const Tensor& matrix, std::int32_t largest, std::int32_t zero,
-                    const Int8Rounding& rounding) {
+bool has_vnni() {
+  const fbgemm::inst_set_t set = fbgemm::fbgemmInstructionSet();
+  return set == fbgemm::inst_set_t::avx512_vnni || set == fbgemm::inst_set_t::avx512_vnni_ymm;
+}
+
+std::int32_t left_zero() { return has_vnni() ? 128 : 64; }
+
+// ---- quantizing
+
+/// The integers, their scales and, for FBGEMM, their sums.
+using Quantized = std::tuple<Tensor, Tensor, Tensor>;
+using QuantizeSignature = Quantized(const Tensor& matrix, bool left, bool stochastic,
+                                    std::int64_t stream);
+
+void check_matrix(const Tensor& matrix) {
   HALFTONE_CHECK(matrix.dim() == 2 && matrix.scalar_type() == torch::kFloat,
                  "[int8] expected an fp32 matrix, got ", matrix.scalar_type(), " ", matrix.sizes());
   HALFTONE_CHECK(matrix.size(1) <= kMaxInt8Depth, "[int8] expected sums of at most ", kMaxInt8Depth,
                  " matmuls, got ", matrix.size(1));
-  ObservedOperation observed("halftone::int8_quantize", matrix);
-  if (!matrix.is_cpu() || !fbgemm::fbgemmSupportedCPU()) {
-    const ReferenceInt8 composed = quantize_reference(matrix, largest, rounding);
-    observed.set_outputs(composed.integers, composed.scales);
-    return {.quads = composed.integers, .scales = composed.scales, .depth = matrix.size(1)};
-  }
-  const Int8Format format = format_of(largest, zero, rounding);
-  const bool by_columns = matrix.stride(1) != 1 && matrix.stride(0) == 1;
+}
+
+bool lies_by_columns(const Tensor& matrix) {
+  return matrix.stride(1) != 1 && matrix.stride(0) == 1;
+}
+
+Quantized quantized_by_definition(const Tensor& matrix, double largest,
+                                  const Int8Rounding& rounding) {
+  const ReferenceInt8 made = quantize_reference(matrix, largest, rounding);
+  return {made.integers, made.scales, Tensor()};
+}
+
+Quantized quantize_elsewhere(const Tensor& matrix, bool /*left*/, bool stochastic,
+                             std::int64_t stream) {
+  check_matrix(matrix);
+  return quantized_by_definition(matrix, 127, {stochastic, static_cast<std::uint64_t>(stream)});
+}
+
+Quantized quantize_buffers(const Tensor& matrix, bool /*left*/, bool /*stochastic*/,
+                           std::int64_t /*stream*/) {
+  check_matrix(matrix);
+  const std::int64_t rows = matrix.size(0), depth = quads_in(matrix.size(1));
+  const auto ints = matrix.options().dtype(torch::kInt);
+  return {lies_by_columns(matrix) ? at::empty({depth, rows}, ints) : at::empty({rows, depth}, ints),
+          at::empty({rows}, matrix.options()), at::empty({rows}, ints)};
+}
+
+Quantized quantize_cpu(const Tensor& matrix, bool left, bool stochastic, std::int64_t stream) {
+  check_matrix(matrix);
+  const Int8Rounding rounding{stochastic, static_cast<std::uint64_t>(stream)};
+  const std::int32_t largest = left ? int8_left_limit() : 127;
+  if (!fbgemm::fbgemmSupportedCPU()) return quantized_by_definition(matrix, largest, rounding);
+  const Int8Format format = format_of(largest, left ? left_zero() : 0, rounding);
+  const bool by_columns = lies_by_columns(matrix);
   const Tensor dense = by_columns || matrix.stride(1) == 1 ? matrix : matrix.contiguous();
   const std::int64_t rows = dense.size(0), depth = dense.size(1);
-  const auto ints = matrix.options().dtype(torch::kInt);
-  Int8Matrix out{.quads = by_columns ? at::empty({quads_in(depth), rows}, ints)
-                                     : at::empty({rows, quads_in(depth)}, ints),
-                 .scales = at::empty({rows}, matrix.options()),
-                 .sums = at::empty({rows}, ints),
-                 .depth = depth,
-                 .depth_major = by_columns};
+  const Quantized made = quantize_buffers(dense, left, stochastic, stream);
+  const auto& [quads, scales, sums] = made;
   const Int8Source source{.values = dense.const_data_ptr<float>(),
                           .stride = dense.stride(by_columns ? 1 : 0),
                           .rows = by_columns ? depth : rows,
                           .columns = by_columns ? rows : depth};
   const auto range = by_columns ? quantize_columns : quantize_rows;
+  auto* to = quads_of(quads);
+  auto* scale = scales.data_ptr<float>();
+  auto* sum = sums.data_ptr<std::int32_t>();
   // Whole vectors of columns for each thread.
   constexpr std::int64_t kBlock = 16;
   at::parallel_for(0, (rows + kBlock - 1) / kBlock, 2, [&](std::int64_t begin, std::int64_t end) {
-    range(source, format, begin * kBlock, std::min(end * kBlock, rows), quads_of(out.quads),
-          out.scales.data_ptr<float>(), out.sums.data_ptr<std::int32_t>());
+    range(source, format, begin * kBlock, std::min(end * kBlock, rows), to, scale, sum);
   });
-  observed.set_outputs(out.quads, out.scales, out.sums);
-  return out;
+  return made;
 }
+
+const Operator<QuantizeSignature> int8_quantize(
+    "int8_quantize(Tensor matrix, bool left, bool stochastic, int stream) -> "
+    "(Tensor, Tensor, Tensor)",
+    {.reference = quantize_elsewhere, .cpu = quantize_cpu, .meta = quantize_buffers});
+
+Int8Matrix quantize(const Tensor& matrix, bool left, const Int8Rounding& rounding) {
+  const auto [quads, scales, sums] =
+      int8_quantize(matrix, left, rounding.stochastic, static_cast<std::int64_t>(rounding.stream));
+  return {.quads = quads,
+          .scales = scales,
+          .sums = sums,
+          .depth = matrix.size(1),
+          .depth_major = sums.defined() && lies_by_columns(matrix)};
+}
+
+// ---- multiplying
 
 struct Quads {
   const std::uint32_t* data;
@@ -178,42 +232,32 @@ class RowParts {
   std::int64_t count_;
 };
 
-bool has_vnni() {
-  const fbgemm::inst_set_t set = fbgemm::fbgemmInstructionSet();
-  return set == fbgemm::inst_set_t::avx512_vnni || set == fbgemm::inst_set_t::avx512_vnni_ymm;
+using GemmSignature = Tensor(const Tensor& left, const Tensor& left_scales, bool left_depth_major,
+                             const Tensor& right, const Tensor& right_scales,
+                             const std::optional<Tensor>& right_sums, bool right_depth_major,
+                             std::int64_t depth, const std::optional<Tensor>& into);
+
+Tensor int8_gemm_elsewhere(const Tensor& left, const Tensor& left_scales, bool /*depth_major*/,
+                           const Tensor& right, const Tensor& right_scales,
+                           const std::optional<Tensor>& /*right_sums*/, bool /*depth_major*/,
+                           std::int64_t /*depth*/, const std::optional<Tensor>& into) {
+  const Tensor product = int8_gemm_reference({left, left_scales}, {right, right_scales});
+  return into ? into->add_(product) : product;
 }
 
-std::int32_t left_zero() { return has_vnni() ? 128 : 64; }
-
-}  // namespace
-
-std::int32_t int8_left_limit(torch::Device device) {
-  return !device.is_cpu() || has_vnni() ? 127 : 64;
+Tensor int8_gemm_buffer(const Tensor& /*left*/, const Tensor& left_scales, bool /*depth_major*/,
+                        const Tensor& /*right*/, const Tensor& right_scales,
+                        const std::optional<Tensor>& /*right_sums*/, bool /*depth_major*/,
+                        std::int64_t /*depth*/, const std::optional<Tensor>& into) {
+  return into ? *into
+              : at::empty({left_scales.size(0), right_scales.size(0)}, left_scales.options());
 }
 
-Int8Matrix quantize_left(const Tensor& matrix, const Int8Rounding& rounding) {
-  return quantize(matrix, int8_left_limit(matrix.device()), left_zero(), rounding);
-}
-
-Int8Matrix quantize_right(const Tensor& matrix, const Int8Rounding& rounding) {
-  return quantize(matrix, 127, 0, rounding);
-}
-
-Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
+Tensor multiply(const Int8Matrix& left, const Int8Matrix& right,
+                const std::optional<Tensor>& into) {
+  const bool accumulate = into.has_value();
   const std::int64_t rows = left.scales.size(0), columns = right.scales.size(0);
-  HALFTONE_CHECK(left.depth == right.depth, "[int8_gemm] expected operands of one depth, got ",
-                 left.depth, " and ", right.depth);
-  const bool accumulate = into.defined();
-  ObservedOperation observed("halftone::int8_gemm", left.quads, left.scales, right.quads,
-                             right.scales, into);
-  if (left.quads.scalar_type() == torch::kChar) {
-    const Tensor product =
-        int8_gemm_reference({left.quads, left.scales}, {right.quads, right.scales});
-    const Tensor result = accumulate ? into.add_(product) : product;
-    observed.set_outputs(result);
-    return result;
-  }
-  const Tensor out = accumulate ? into : at::empty({rows, columns}, left.scales.options());
+  const Tensor out = accumulate ? *into : at::empty({rows, columns}, left.scales.options());
   if (rows == 0 || columns == 0 || left.depth == 0) return accumulate ? out : out.zero_();
   const Tensor bytes = row_major(left);
   PackedRight& packed = packed_right(quads_in(right.depth), columns);
@@ -242,8 +286,55 @@ Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, Tensor into) {
                  accumulate, out.data_ptr<float>() + first * columns);
     }
   });
-  observed.set_outputs(out);
   return out;
+}
+
+Tensor int8_gemm_cpu(const Tensor& left, const Tensor& left_scales, bool left_depth_major,
+                     const Tensor& right, const Tensor& right_scales,
+                     const std::optional<Tensor>& right_sums, bool right_depth_major,
+                     std::int64_t depth, const std::optional<Tensor>& into) {
+  if (!right_sums)
+    return int8_gemm_elsewhere(left, left_scales, left_depth_major, right, right_scales, right_sums,
+                               right_depth_major, depth, into);
+  return multiply(
+      {.quads = left, .scales = left_scales, .depth = depth, .depth_major = left_depth_major},
+      {.quads = right,
+       .scales = right_scales,
+       .sums = *right_sums,
+       .depth = depth,
+       .depth_major = right_depth_major},
+      into);
+}
+
+const Operator<GemmSignature> int8_gemm_operator(
+    "int8_gemm(Tensor left, Tensor left_scales, bool left_depth_major, Tensor right, "
+    "Tensor right_scales, Tensor? right_sums, bool right_depth_major, int depth, "
+    "Tensor(a!)? into) -> Tensor(a!)",
+    {.reference = int8_gemm_elsewhere, .cpu = int8_gemm_cpu, .meta = int8_gemm_buffer});
+
+std::optional<Tensor> if_any(const Tensor& tensor) {
+  return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
+}
+
+}  // namespace
+
+std::int32_t int8_left_limit(torch::Device device) {
+  return !device.is_cpu() || has_vnni() ? 127 : 64;
+}
+
+Int8Matrix quantize_left(const Tensor& matrix, const Int8Rounding& rounding) {
+  return quantize(matrix, /*left=*/true, rounding);
+}
+
+Int8Matrix quantize_right(const Tensor& matrix, const Int8Rounding& rounding) {
+  return quantize(matrix, /*left=*/false, rounding);
+}
+
+Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, const Tensor& into) {
+  HALFTONE_CHECK(left.depth == right.depth, "[int8_gemm] expected operands of one depth, got ",
+                 left.depth, " and ", right.depth);
+  return int8_gemm_operator(left.quads, left.scales, left.depth_major, right.quads, right.scales,
+                            if_any(right.sums), right.depth_major, left.depth, if_any(into));
 }
 
 }  // namespace halftone

@@ -41,6 +41,7 @@ constexpr std::int64_t kMaxInt8Depth = 65536;
 
 /// left right^T, (left rows, right rows) fp32: exact integer sums times the scales. If `into` is
 /// defined (dense, same shape), the matmul is added to it and it is returned.
-torch::Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, torch::Tensor into = {});
+torch::Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right,
+                        const torch::Tensor& into = {});
 
 }  // namespace halftone

@@ -54,8 +54,6 @@ class MatmulFormat {
  public:
   virtual ~MatmulFormat() = default;
 
-  /// Whether the matmuls of `x` are computed here; else LibTorch's at::linear() is.
-  virtual bool takes(const torch::Tensor& x) const = 0;
   /// Whether operands are rounded: then a layer can be differentiated once. If not, at::linear()
   /// defines it.
   virtual bool rounds() const { return true; }

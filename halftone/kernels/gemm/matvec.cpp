@@ -2,7 +2,9 @@
 #include "halftone/kernels/gemm/matvec.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
 
 #include <algorithm>
 
@@ -10,7 +12,7 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/gemm/matvec_impl.h"
 
 namespace halftone {
@@ -31,25 +33,7 @@ std::vector<float> rounded_rows(const Tensor& x, ScalarType dtype) {
   return rows;
 }
 
-}  // namespace
-
-bool takes_matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dtype) {
-  if (torch::GradMode::is_enabled() || !is_fused(FusedKernel::kMatvec) || !has_kernel_type(dtype) ||
-      !is_simd_operand(x))
-    return false;
-  const std::int64_t rows = row_count(x);
-  return rows >= 1 && rows <= kMaxMatvecRows &&
-         std::all_of(weights.begin(), weights.end(), [&](const Tensor& weight) {
-           const ScalarType type = weight.scalar_type();
-           return weight.is_cpu() && (type == dtype || type == torch::kFloat) &&
-                  weight.dim() == 2 && weight.stride(1) == 1;
-         });
-}
-
-Tensor matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dtype) {
-  HALFTONE_CHECK(takes_matvec(x, weights, dtype),
-                 "[matvec] expected what takes_matvec() accepts, got an x of ", x.sizes(), " ",
-                 x.scalar_type());
+std::int64_t checked_height(const Tensor& x, at::TensorList weights) {
   std::int64_t height = 0;
   for (const Tensor& weight : weights) {
     HALFTONE_CHECK(weight.size(1) == x.size(-1),
@@ -57,9 +41,27 @@ Tensor matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dt
                    weight.sizes());
     height += weight.size(0);
   }
-  ObservedOperation observed("halftone::matvec", x, at::TensorList(weights));
+  return height;
+}
+
+Tensor matvec_by_definition(const Tensor& x, at::TensorList weights, ScalarType dtype) {
+  std::vector<Tensor> products;
+  for (const Tensor& weight : weights)
+    products.push_back(at::linear(x.to(dtype), weight.to(dtype)));
+  return at::cat(products, -1);
+}
+
+Tensor matvec_buffer(const Tensor& x, at::TensorList weights, ScalarType dtype) {
+  return at::empty(with_last(x, checked_height(x, weights)), x.options().dtype(dtype));
+}
+
+Tensor matvec_cpu(const Tensor& x, at::TensorList weights, ScalarType dtype) {
+  HALFTONE_CHECK(takes_matvec(x, weights.vec(), dtype),
+                 "[matvec] expected what takes_matvec() accepts, got an x of ", x.sizes(), " ",
+                 x.scalar_type());
   const std::vector<float> rows = rounded_rows(x, dtype);
-  const Tensor out = at::empty(with_last(x, height), x.options().dtype(dtype));
+  const Tensor out = matvec_buffer(x, weights, dtype);
+  const std::int64_t height = out.size(-1);
   const MatvecOperands operands{.x = rows.data(),
                                 .rows = row_count(x),
                                 .columns = x.size(-1),
@@ -84,8 +86,30 @@ Tensor matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dt
       first += weight.size(0);
     }
   });
-  observed.set_outputs(out);
   return out;
+}
+
+const Operator<Tensor(const Tensor&, at::TensorList, ScalarType)> matvec_operator(
+    "matvec(Tensor x, Tensor[] weights, ScalarType dtype) -> Tensor",
+    {.reference = matvec_by_definition, .cpu = matvec_cpu, .meta = matvec_buffer});
+
+}  // namespace
+
+bool takes_matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dtype) {
+  if (torch::GradMode::is_enabled() || !is_fused(FusedKernel::kMatvec) || !has_kernel_type(dtype) ||
+      !is_simd_operand(x))
+    return false;
+  const std::int64_t rows = row_count(x);
+  return rows >= 1 && rows <= kMaxMatvecRows &&
+         std::all_of(weights.begin(), weights.end(), [&](const Tensor& weight) {
+           const ScalarType type = weight.scalar_type();
+           return (type == dtype || type == torch::kFloat) && weight.dim() == 2 &&
+                  weight.stride(1) == 1;
+         });
+}
+
+Tensor matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarType dtype) {
+  return matvec_operator(x, weights, dtype);
 }
 
 }  // namespace halftone

@@ -7,8 +7,8 @@
 
 namespace halftone {
 
-/// Whether matvec() has a kernel for these operands and is the faster way: gradients are off, 1 to
-/// 8 rows of fp32, bf16 or fp16 on a CPU with AVX2 or better, weights of `dtype` or fp32 whose rows
+/// Whether the CPU's kernel of matvec() takes these operands and is the faster way: gradients are
+/// off, 1 to 8 rows of fp32, bf16 or fp16, AVX2 or better, weights of `dtype` or fp32 whose rows
 /// are dense.
 bool takes_matvec(const torch::Tensor& x, const std::vector<torch::Tensor>& weights,
                   torch::ScalarType dtype);
@@ -16,7 +16,8 @@ bool takes_matvec(const torch::Tensor& x, const std::vector<torch::Tensor>& weig
 /// merged_linear() for few rows: x W^T for each of `weights`, side by side; x and W rounded to
 /// `dtype`, exact products, fp32 sums, rounded once to `dtype`. A row's result depends neither on
 /// the other rows nor on the other weights nor on the number of threads. Not differentiable.
-/// x (..., in), weights (out_i, in); returns (..., sum of out_i). REQUIRES takes_matvec().
+/// x (..., in), weights (out_i, in); returns (..., sum of out_i). On a CPU it REQUIRES
+/// takes_matvec(); other devices compute its definition.
 torch::Tensor matvec(const torch::Tensor& x, const std::vector<torch::Tensor>& weights,
                      torch::ScalarType dtype);
 

@@ -10,13 +10,14 @@
 #include <cstdint>
 #include <utility>
 
+#include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/matrix_rows_impl.h"
 #include "halftone/kernels/common/merged_weights_impl.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/common/reference_grads_impl.h"
 #include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/kernels/gemm/matvec.h"
@@ -126,26 +127,32 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
   return at::cat(outputs, -1);
 }
 
-/// merged_linear(), by the way that dtype, device and regions call for.
-Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights) {
+/// Who multiplies in formats that do not quantize.
+enum class Matmuls { kOurs, kLibTorchs };
+
+/// merged_linear(), by the way that dtype and regions call for.
+Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights, Matmuls matmuls) {
   if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear))
     return reference_matmuls(x, weights, halftone::linear);
   const std::optional<ComputeType> type = linear_type(x);
   const bool quantized = type && is_quantized(*type);
-  const bool rounds = quantized || at::autocast::is_autocast_enabled(x.device().type());
+  const bool rounds = quantized || is_autocast_on(x.device().type());
   if (rounds && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);
   if (!type) return reference_linear(x, weights);
-  if (!quantized && takes_matvec(x, weights, tensor_dtype(*type)))
-    return matvec(x, weights, tensor_dtype(*type));
-  if (!matmul_format(*type).takes(x)) return reference_linear(x, weights);
+  if (!quantized) {
+    if (matmuls == Matmuls::kLibTorchs) return reference_linear(x, weights);
+    if (takes_matvec(x, weights, tensor_dtype(*type)))
+      return matvec(x, weights, tensor_dtype(*type));
+    if (!matmul_format(*type).rounds() && x.numel() == 0) return reference_linear(x, weights);
+  }
   const ComputeContext& context = compute_context();
   const LinearCall call{
       .type = *type, .stream = quantized ? context.streams.next() : 0, .context = context};
   return MergedLinear::apply(x, at::TensorList(weights), call);
 }
 
-void check(const Tensor& x, const std::vector<Tensor>& weights, bool autocast) {
+void check(const Tensor& x, at::TensorList weights, bool autocast) {
   HALFTONE_CHECK(!weights.empty(), "[linear] expected at least one weight, got none");
   for (const Tensor& weight : weights) {
     HALFTONE_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1),
@@ -157,13 +164,25 @@ void check(const Tensor& x, const std::vector<Tensor>& weights, bool autocast) {
   }
 }
 
+template <Matmuls matmuls>
+Tensor linear_by(const Tensor& x, at::TensorList weights) {
+  check(x, weights, is_autocast_on(x.device().type()));
+  return product_of(x, weights.vec(), matmuls);
+}
+
+const Operator<Tensor(const Tensor&, at::TensorList)> linear_operator(
+    "linear(Tensor x, Tensor[] weights) -> Tensor", {.reference = linear_by<Matmuls::kLibTorchs>,
+                                                     .autograd = linear_by<Matmuls::kOurs>,
+                                                     .cpu = linear_by<Matmuls::kOurs>,
+                                                     .meta = linear_by<Matmuls::kOurs>});
+
 }  // namespace
 
 ScalarType compute_dtype(const Tensor& x) {
   const auto device = x.device().type();
   const bool eligible = x.is_floating_point() && x.scalar_type() != torch::kDouble;
-  return eligible && at::autocast::is_autocast_enabled(device)
-             ? at::autocast::get_autocast_dtype(device)
+  return eligible && is_autocast_on(device)
+             ? at::autocast::get_autocast_dtype(autocast_device(device))
              : x.scalar_type();
 }
 
@@ -179,13 +198,9 @@ ScalarType input_dtype(const Tensor& x, const std::vector<Tensor>& weights) {
 }
 
 Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {
-  check(x, weights, at::autocast::is_autocast_enabled(x.device().type()));
-  ObservedOperation observed("halftone::linear", x, weights);
-  const Tensor out = product_of(x, weights);
-  if (observed) observed.set_outputs(columns_by_weight(out, weights));
-  return out;
+  return linear_operator(x, weights);
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight) { return merged_linear(x, {weight}); }
+Tensor linear(const Tensor& x, const Tensor& weight) { return linear_operator(x, {weight}); }
 
 }  // namespace halftone

@@ -2,8 +2,6 @@
 #include "halftone/kernels/linear/linear_cross_entropy.h"
 
 #include <ATen/autocast_mode.h>
-#include <ATen/ops/ones_like.h>
-#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -13,11 +11,13 @@
 #include <cmath>
 #include <optional>
 
+#include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/fused_kernels.h"
-#include "halftone/kernels/common/recorded_op_impl.h"
+#include "halftone/kernels/common/host_value_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/gemm/compute_type.h"
 #include "halftone/kernels/gemm/gemm_half.h"
@@ -65,7 +65,7 @@ class ChunkPass {
         weight_operand_(weight_operand(compute_context(), problem.type, {weight})->for_many()),
         losses_(at::zeros({hidden.size(0)}, fp32())) {
     const Tensor total = problem.weights.sum();
-    shares_ = problem.weights / at::where(total == 0, at::ones_like(total), total);
+    shares_ = problem.weights / total.masked_fill(total == 0, 1);
     if (wanted_.hidden) solution_.d_hidden = at::zeros(hidden.sizes(), fp32());
   }
 
@@ -111,7 +111,7 @@ class ChunkPass {
   int gradient_exponent(Operand& hidden, const Tensor& shares) {
     const std::optional<double> growth = format_.gradient_growth(hidden, *weight_operand_);
     if (!growth) return 0;
-    const double top = shares.abs().max().item<double>() * *growth;
+    const double top = host_value(shares.abs().max()) * *growth;
     if (!std::isfinite(top) || top <= 0.0) return 0;
     return std::clamp(15 - static_cast<int>(std::ceil(std::log2(top))), -60, 60);
   }
@@ -170,7 +170,7 @@ struct ChunkedLoss : torch::autograd::Function<ChunkedLoss> {
                    "[linear_cross_entropy] expected a first derivative, got create_graph: the "
                    "chunked loss can be differentiated once");
     const variable_list saved = ctx->get_saved_variables();
-    const double factor = incoming.front().item<double>();
+    const double factor = host_value(incoming.front());
     // A graph that is kept will ask for them again, and whoever takes them may write to them.
     const bool kept = torch::autograd::get_current_graph_task_keep_graph();
     const auto scaled = [&](const Tensor& gradient, const char* dtype) {
@@ -203,8 +203,7 @@ void check(const Tensor& hidden, const Tensor& weight, const Tensor& targets, co
 std::optional<ComputeType> head_type(const Tensor& hidden, const Tensor& weight) {
   const std::optional<ComputeType> type = linear_type(hidden);
   if (!type) return type;
-  const bool rounds =
-      is_quantized(*type) || at::autocast::is_autocast_enabled(hidden.device().type());
+  const bool rounds = is_quantized(*type) || is_autocast_on(hidden.device().type());
   return rounds && keeps_fp32(weight) ? ComputeType::kFloat32 : type;
 }
 
@@ -214,6 +213,49 @@ ComputeContext head_context() {
   context.compute = lm_head_type(context.compute);
   return context;
 }
+
+Tensor loss_by_definition(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                          const Tensor& mask, std::int64_t /*chunk_rows*/) {
+  check(hidden, weight, targets, mask);
+  return masked_mean_cross_entropy(lm_head_logits(hidden, weight), targets, mask);
+}
+
+Tensor loss_by_chunks(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                      const Tensor& mask, std::int64_t chunk_rows) {
+  check(hidden, weight, targets, mask);
+  const ComputeScope scope(head_context());
+  const std::optional<ComputeType> type = head_type(hidden, weight);
+  if (!is_fused(FusedKernel::kLinearCrossEntropy) || weight.size(0) == 0 || !type ||
+      !compute_type_of(weight.scalar_type()))
+    return masked_mean_cross_entropy(halftone::linear(hidden, weight), targets, mask);
+  HALFTONE_CHECK(
+      is_autocast_on(hidden.device().type()) || weight.scalar_type() == hidden.scalar_type(),
+      "[linear_cross_entropy] expected hidden and weight of one dtype, got ", hidden.scalar_type(),
+      " and ", weight.scalar_type(), "; convert one or turn autocast on");
+  const Problem problem{
+      .targets = targets,
+      .weights = mask.to(torch::kFloat),
+      .type = *type,
+      .stream = is_quantized(*type) ? compute_context().streams.next() : 0,
+      .chunk_rows = chunk_rows > 0
+                        ? chunk_rows
+                        : loss_chunk_rows(hidden.size(0), weight.size(0), weight.size(1))};
+  const bool learns =
+      torch::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
+  return learns ? ChunkedLoss::apply(hidden, weight, problem)
+                : solve(hidden, weight, problem, {}).loss;
+}
+
+using LossSignature = Tensor(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                             const Tensor& mask, std::int64_t chunk_rows);
+
+const Operator<LossSignature> linear_cross_entropy_operator(
+    "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor mask, "
+    "int chunk_rows=0) -> Tensor",
+    {.reference = loss_by_definition,
+     .autograd = loss_by_chunks,
+     .cpu = loss_by_chunks,
+     .meta = loss_by_chunks});
 
 }  // namespace
 
@@ -229,32 +271,7 @@ std::int64_t loss_chunk_rows(std::int64_t rows, std::int64_t classes, std::int64
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                             const Tensor& mask, std::int64_t chunk_rows) {
-  check(hidden, weight, targets, mask);
-  const ComputeScope scope(head_context());
-  const std::optional<ComputeType> type = head_type(hidden, weight);
-  if (!is_fused(FusedKernel::kLinearCrossEntropy) || !hidden.is_cpu() || !weight.is_cpu() ||
-      weight.size(0) == 0 || !type || !compute_type_of(weight.scalar_type()))
-    return masked_mean_cross_entropy(halftone::linear(hidden, weight), targets, mask);
-  HALFTONE_CHECK(at::autocast::is_autocast_enabled(hidden.device().type()) ||
-                     weight.scalar_type() == hidden.scalar_type(),
-                 "[linear_cross_entropy] expected hidden and weight of one dtype, got ",
-                 hidden.scalar_type(), " and ", weight.scalar_type(),
-                 "; convert one or turn autocast on");
-  const Problem problem{
-      .targets = targets,
-      .weights = mask.to(torch::kFloat),
-      .type = *type,
-      .stream = is_quantized(*type) ? compute_context().streams.next() : 0,
-      .chunk_rows = chunk_rows > 0
-                        ? chunk_rows
-                        : loss_chunk_rows(hidden.size(0), weight.size(0), weight.size(1))};
-  ObservedOperation observed("halftone::linear_cross_entropy", hidden, weight, targets, mask);
-  const bool learns =
-      torch::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
-  const Tensor loss = learns ? ChunkedLoss::apply(hidden, weight, problem)
-                             : solve(hidden, weight, problem, {}).loss;
-  observed.set_outputs(loss);
-  return loss;
+  return linear_cross_entropy_operator(hidden, weight, targets, mask, chunk_rows);
 }
 
 Tensor lm_head_logits(const Tensor& hidden, const Tensor& weight) {

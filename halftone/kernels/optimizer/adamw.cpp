@@ -4,12 +4,14 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/common/stochastic_rounding.h"
 #include "halftone/kernels/optimizer/adamw_impl.h"
 #include "halftone/kernels/optimizer/moments.h"
@@ -251,16 +253,82 @@ void store_moments(const AdamWTensors& tensors, const AdamWArguments& arguments,
   }
 }
 
+// ---- the operator
+
+using AdamWSignature = void(const torch::Tensor& weights, const torch::Tensor& gradients,
+                            const torch::Tensor& exp_avg, const torch::Tensor& exp_avg_sq,
+                            const std::optional<torch::Tensor>& exp_avg_scale,
+                            const std::optional<torch::Tensor>& exp_avg_sq_scale,
+                            const std::optional<torch::Tensor>& master_low,
+                            const torch::Tensor& step, const torch::Tensor& gradient_factor,
+                            const torch::Tensor& found_inf, double lr, double beta1, double beta2,
+                            double eps, double weight_decay, bool stochastic_rounding,
+                            std::int64_t seed, std::int64_t first_index);
+
+/// `function`, from the operator's arguments.
+template <void (*function)(const AdamWTensors&, const AdamWArguments&)>
+void adamw_from(const torch::Tensor& weights, const torch::Tensor& gradients,
+                const torch::Tensor& exp_avg, const torch::Tensor& exp_avg_sq,
+                const std::optional<torch::Tensor>& exp_avg_scale,
+                const std::optional<torch::Tensor>& exp_avg_sq_scale,
+                const std::optional<torch::Tensor>& master_low, const torch::Tensor& step,
+                const torch::Tensor& gradient_factor, const torch::Tensor& found_inf, double lr,
+                double beta1, double beta2, double eps, double weight_decay,
+                bool stochastic_rounding, std::int64_t seed, std::int64_t first_index) {
+  const AdamWTensors tensors{.weights = weights,
+                             .gradients = gradients,
+                             .exp_avg = exp_avg,
+                             .exp_avg_sq = exp_avg_sq,
+                             .exp_avg_scale = exp_avg_scale.value_or(torch::Tensor()),
+                             .exp_avg_sq_scale = exp_avg_sq_scale.value_or(torch::Tensor()),
+                             .master_low = master_low.value_or(torch::Tensor())};
+  const AdamWArguments arguments{.lr = lr,
+                                 .beta1 = beta1,
+                                 .beta2 = beta2,
+                                 .eps = eps,
+                                 .weight_decay = weight_decay,
+                                 .stochastic_rounding = stochastic_rounding,
+                                 .seed = static_cast<std::uint64_t>(seed),
+                                 .first_index = first_index,
+                                 .step = step,
+                                 .gradient_factor = gradient_factor,
+                                 .found_inf = found_inf};
+  check(tensors, arguments);
+  const torch::NoGradGuard no_grad;
+  function(tensors, arguments);
+}
+
+void adamw_cpu_or_definition(const AdamWTensors& tensors, const AdamWArguments& arguments) {
+  if (is_fused(FusedKernel::kAdamW) && has_simd_kernels())
+    adamw_cpu(tensors, arguments);
+  else
+    adamw_reference_(tensors, arguments);
+}
+
+void update_nothing(const AdamWTensors& /*tensors*/, const AdamWArguments& /*arguments*/) {}
+
+const Operator<AdamWSignature> adamw_operator(
+    "adamw_(Tensor(a!) weights, Tensor gradients, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, "
+    "Tensor(d!)? exp_avg_scale, Tensor(e!)? exp_avg_sq_scale, Tensor(f!)? master_low, Tensor step, "
+    "Tensor gradient_factor, Tensor found_inf, float lr, float beta1, float beta2, float eps, "
+    "float weight_decay, bool stochastic_rounding, int seed, int first_index) -> ()",
+    {.reference = adamw_from<adamw_reference_>,
+     .cpu = adamw_from<adamw_cpu_or_definition>,
+     .meta = adamw_from<update_nothing>});
+
+std::optional<torch::Tensor> if_stored(const torch::Tensor& tensor) {
+  return tensor.defined() ? std::optional<torch::Tensor>(tensor) : std::nullopt;
+}
+
 }  // namespace
 
 void adamw_(const AdamWTensors& tensors, const AdamWArguments& arguments) {
-  check(tensors, arguments);
-  const torch::NoGradGuard no_grad;
-  if (is_fused(FusedKernel::kAdamW) && tensors.weights.is_cpu() && has_simd_kernels()) {
-    adamw_cpu(tensors, arguments);
-  } else {
-    adamw_reference_(tensors, arguments);
-  }
+  adamw_operator(tensors.weights, tensors.gradients, tensors.exp_avg, tensors.exp_avg_sq,
+                 if_stored(tensors.exp_avg_scale), if_stored(tensors.exp_avg_sq_scale),
+                 if_stored(tensors.master_low), arguments.step, arguments.gradient_factor,
+                 arguments.found_inf, arguments.lr, arguments.beta1, arguments.beta2, arguments.eps,
+                 arguments.weight_decay, arguments.stochastic_rounding,
+                 static_cast<std::int64_t>(arguments.seed), arguments.first_index);
 }
 
 void adamw_reference_(const AdamWTensors& tensors, const AdamWArguments& arguments) {

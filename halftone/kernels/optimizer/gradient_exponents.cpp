@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/common/operator_impl.h"
 
 namespace halftone {
 namespace {
@@ -56,8 +57,16 @@ void count(const void* values, std::int64_t size, Bin bin_of, std::int64_t* coun
     for (std::size_t b = 0; b < table.size(); ++b) counts[b] += table[b];
 }
 
-torch::Tensor exponent_histogram_cpu(const torch::Tensor& flat) {
-  torch::Tensor histogram = torch::zeros({kExponentBins}, torch::kLong);
+torch::Tensor histogram_buffer(const torch::Tensor& values) {
+  return torch::zeros({kExponentBins}, values.options().dtype(torch::kLong));
+}
+
+torch::Tensor histogram_by_counting(const torch::Tensor& values) {
+  const torch::ScalarType dtype = values.scalar_type();
+  if (dtype != torch::kFloat && dtype != torch::kHalf && dtype != torch::kBFloat16)
+    return exponent_histogram_reference(values);
+  const torch::Tensor flat = values.detach().contiguous();
+  torch::Tensor histogram = histogram_buffer(flat);
   auto* total = histogram.mutable_data_ptr<std::int64_t>();
   const auto* bytes = static_cast<const char*>(flat.const_data_ptr());
   const auto width = static_cast<std::int64_t>(flat.element_size());
@@ -82,6 +91,11 @@ torch::Tensor exponent_histogram_cpu(const torch::Tensor& flat) {
   return histogram;
 }
 
+const Operator<torch::Tensor(const torch::Tensor&)> exponent_histogram_operator(
+    "exponent_histogram(Tensor values) -> Tensor", {.reference = exponent_histogram_reference,
+                                                    .cpu = histogram_by_counting,
+                                                    .meta = histogram_buffer});
+
 }  // namespace
 
 torch::Tensor exponent_histogram(const torch::Tensor& values) {
@@ -89,13 +103,7 @@ torch::Tensor exponent_histogram(const torch::Tensor& values) {
   HALFTONE_CHECK(values.is_floating_point() && values.layout() == torch::kStrided,
                  "[exponent_histogram] expected a dense floating tensor, got ", values.layout(),
                  " of ", values.scalar_type());
-  const bool wide = values.scalar_type() == torch::kDouble;
-  const torch::Tensor known = wide ? values.to(torch::kFloat) : values;
-  const bool counted = known.scalar_type() == torch::kFloat ||
-                       known.scalar_type() == torch::kHalf ||
-                       known.scalar_type() == torch::kBFloat16;
-  if (!known.is_cpu() || !counted) return exponent_histogram_reference(known);
-  return exponent_histogram_cpu(known.detach().contiguous());
+  return exponent_histogram_operator(values);
 }
 
 torch::Tensor exponent_histogram_reference(const torch::Tensor& values) {

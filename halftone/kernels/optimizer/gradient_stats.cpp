@@ -2,14 +2,21 @@
 #include "halftone/kernels/optimizer/gradient_stats.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <tuple>
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/kernel_type_impl.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/optimizer/adamw_impl.h"
 
 namespace halftone {
 namespace {
+
+using torch::Tensor;
 
 constexpr std::int64_t kChunk = 32768;  // elements; cuts the sums, so it is part of the result
 
@@ -21,7 +28,48 @@ std::vector<Range> cut(const std::vector<Range>& ranges) {
   return chunks;
 }
 
-RangeStats gradient_stats_cpu(const torch::Tensor& flat, const std::vector<Range>& ranges) {
+using Stats = std::tuple<Tensor, Tensor>;  // norm_squared, non_finite
+using StatsSignature = Stats(const Tensor& flat, at::IntArrayRef bounds);
+
+/// `bounds`: where each range begins and ends, in turn. Schemas know no pairs.
+std::vector<Range> ranges_of(at::IntArrayRef bounds) {
+  std::vector<Range> ranges;
+  for (std::size_t i = 0; i + 1 < bounds.size(); i += 2)
+    ranges.push_back({bounds[i], bounds[i + 1]});
+  return ranges;
+}
+
+void check(const Tensor& flat, const std::vector<Range>& ranges) {
+  const torch::ScalarType dtype = flat.scalar_type();
+  HALFTONE_CHECK(dtype == torch::kFloat || dtype == torch::kBFloat16 || dtype == torch::kHalf,
+                 "[gradient_stats] expected fp32, bf16 or fp16, got ", dtype);
+  HALFTONE_CHECK(flat.dim() == 1 && flat.is_contiguous(),
+                 "[gradient_stats] expected a flat, contiguous tensor, got the shape ",
+                 flat.sizes());
+  for (const Range& range : ranges)
+    HALFTONE_CHECK(0 <= range.begin && range.begin <= range.end && range.end <= flat.numel(),
+                   "[gradient_stats] the range ", range.begin, "..", range.end, " leaves the ",
+                   flat.numel(), " elements");
+}
+
+Stats stats_by_definition(const Tensor& flat, at::IntArrayRef bounds) {
+  const std::vector<Range> ranges = ranges_of(bounds);
+  check(flat, ranges);
+  const RangeStats stats = gradient_stats_reference(flat, ranges);
+  return {stats.norm_squared, stats.non_finite};
+}
+
+Stats stats_buffers(const Tensor& flat, at::IntArrayRef bounds) {
+  const auto count = static_cast<std::int64_t>(bounds.size()) / 2;
+  return {at::zeros({count}, flat.options().dtype(torch::kDouble)),
+          at::zeros({count}, flat.options().dtype(torch::kLong))};
+}
+
+Stats stats_by_chunks(const Tensor& flat, at::IntArrayRef bounds) {
+  if (!is_fused(FusedKernel::kGradientStats) || !has_simd_kernels())
+    return stats_by_definition(flat, bounds);
+  const std::vector<Range> ranges = ranges_of(bounds);
+  check(flat, ranges);
   const std::vector<Range> chunks = cut(ranges);
   std::vector<SquareSum> sums(chunks.size());
   const KernelType type = kernel_type(flat.scalar_type());
@@ -36,10 +84,9 @@ RangeStats gradient_stats_cpu(const torch::Tensor& flat, const std::vector<Range
         }
       });
 
-  const auto count = static_cast<std::int64_t>(ranges.size());
-  RangeStats stats{torch::zeros({count}, torch::kDouble), torch::zeros({count}, torch::kLong)};
-  auto* norm_squared = stats.norm_squared.mutable_data_ptr<double>();
-  auto* non_finite = stats.non_finite.mutable_data_ptr<std::int64_t>();
+  const Stats stats = stats_buffers(flat, bounds);
+  auto* norm_squared = std::get<0>(stats).mutable_data_ptr<double>();
+  auto* non_finite = std::get<1>(stats).mutable_data_ptr<std::int64_t>();
   auto sum = sums.begin();
   for (const Range& range : ranges) {
     for (std::int64_t begin = range.begin; begin < range.end; begin += kChunk, ++sum) {
@@ -52,22 +99,17 @@ RangeStats gradient_stats_cpu(const torch::Tensor& flat, const std::vector<Range
   return stats;
 }
 
+const Operator<StatsSignature> gradient_stats_operator(
+    "gradient_stats(Tensor flat, int[] bounds) -> (Tensor, Tensor)",
+    {.reference = stats_by_definition, .cpu = stats_by_chunks, .meta = stats_buffers});
+
 }  // namespace
 
 RangeStats gradient_stats(const torch::Tensor& flat, const std::vector<Range>& ranges) {
-  const torch::ScalarType dtype = flat.scalar_type();
-  HALFTONE_CHECK(dtype == torch::kFloat || dtype == torch::kBFloat16 || dtype == torch::kHalf,
-                 "[gradient_stats] expected fp32, bf16 or fp16, got ", dtype);
-  HALFTONE_CHECK(flat.dim() == 1 && flat.is_contiguous(),
-                 "[gradient_stats] expected a flat, contiguous tensor, got the shape ",
-                 flat.sizes());
-  for (const Range& range : ranges)
-    HALFTONE_CHECK(0 <= range.begin && range.begin <= range.end && range.end <= flat.numel(),
-                   "[gradient_stats] the range ", range.begin, "..", range.end, " leaves the ",
-                   flat.numel(), " elements");
-  if (is_fused(FusedKernel::kGradientStats) && flat.is_cpu() && has_simd_kernels())
-    return gradient_stats_cpu(flat, ranges);
-  return gradient_stats_reference(flat, ranges);
+  std::vector<std::int64_t> bounds;
+  for (const Range& range : ranges) bounds.insert(bounds.end(), {range.begin, range.end});
+  const auto [norm_squared, non_finite] = gradient_stats_operator(flat, bounds);
+  return {norm_squared, non_finite};
 }
 
 RangeStats gradient_stats_reference(const torch::Tensor& flat, const std::vector<Range>& ranges) {

@@ -9,6 +9,7 @@
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
+#include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/optimizer/moments_impl.h"
 
 namespace halftone {
@@ -73,13 +74,86 @@ void over_blocks(std::int64_t size, const Loop& loop) {
                    });
 }
 
+// ---- operators. `second`: of exp_avg_sq.
+
+Moment moment_of(bool second) { return second ? Moment::kSecond : Moment::kFirst; }
+
+void encode_by_definition(const torch::Tensor& values, bool second, const torch::Tensor& codes,
+                          const torch::Tensor& scales) {
+  encode_moments_reference_(values, moment_of(second), codes, scales);
+}
+
+void encode_nothing(const torch::Tensor& values, bool /*second*/, const torch::Tensor& codes,
+                    const torch::Tensor& scales) {
+  check_values(values);
+  check(codes, scales, values.numel());
+}
+
+void encode_by_blocks(const torch::Tensor& values, bool second, const torch::Tensor& codes,
+                      const torch::Tensor& scales) {
+  if (!has_simd_kernels()) return encode_by_definition(values, second, codes, scales);
+  check_values(values);
+  check(codes, scales, values.numel());
+  const torch::Tensor plain = values.contiguous();
+  const auto* from = plain.const_data_ptr<float>();
+  auto* bytes = codes.mutable_data_ptr<std::uint8_t>();
+  auto* scale = scales.mutable_data_ptr<float>();
+  over_blocks(plain.numel(), [&](std::int64_t begin, std::int64_t size) {
+    encode_moments(from + begin, size, second, bytes + begin, scale + begin / kMomentBlock);
+  });
+}
+
+const Operator<void(const torch::Tensor&, bool, const torch::Tensor&, const torch::Tensor&)>
+    encode_moments_operator(
+        "encode_moments_(Tensor values, bool second, Tensor(a!) codes, Tensor(b!) scales) -> ()",
+        {.reference = encode_by_definition, .cpu = encode_by_blocks, .meta = encode_nothing});
+
+using DecodeSignature = torch::Tensor(const torch::Tensor& codes, const torch::Tensor& scales,
+                                      bool second);
+
+torch::Tensor decode_by_definition(const torch::Tensor& codes, const torch::Tensor& scales,
+                                   bool second) {
+  return decoded_moments_reference(codes, scales, moment_of(second));
+}
+
+torch::Tensor decode_buffer(const torch::Tensor& codes, const torch::Tensor& scales,
+                            bool /*second*/) {
+  check(codes, scales, codes.numel());
+  return torch::empty(codes.sizes(), scales.options());
+}
+
+torch::Tensor decode_by_blocks(const torch::Tensor& codes, const torch::Tensor& scales,
+                               bool second) {
+  if (!has_simd_kernels()) return decode_by_definition(codes, scales, second);
+  torch::Tensor values = decode_buffer(codes, scales, second);
+  const auto* bytes = codes.const_data_ptr<std::uint8_t>();
+  const auto* scale = scales.const_data_ptr<float>();
+  auto* to = values.mutable_data_ptr<float>();
+  over_blocks(codes.numel(), [&](std::int64_t begin, std::int64_t size) {
+    decode_moments(bytes + begin, scale + begin / kMomentBlock, size, second, to + begin);
+  });
+  return values;
+}
+
+const Operator<DecodeSignature> decoded_moments_operator(
+    "decoded_moments(Tensor codes, Tensor scales, bool second) -> Tensor",
+    {.reference = decode_by_definition, .cpu = decode_by_blocks, .meta = decode_buffer});
+
+torch::Tensor device_sqrt(const torch::Tensor& x) { return x.sqrt(); }
+
+torch::Tensor sqrt_by_fp64(const torch::Tensor& x) {
+  return x.to(torch::kDouble).sqrt().to(torch::kFloat);
+}
+
+const Operator<torch::Tensor(const torch::Tensor&)> exact_sqrt_operator(
+    "exact_sqrt(Tensor x) -> Tensor",
+    {.reference = device_sqrt, .cpu = sqrt_by_fp64, .meta = sqrt_by_fp64});
+
 }  // namespace
 
 std::int64_t moment_scales(std::int64_t n) { return (n + kMomentBlock - 1) / kMomentBlock; }
 
-torch::Tensor exact_sqrt(const torch::Tensor& x) {
-  return x.is_cpu() ? x.to(torch::kDouble).sqrt().to(torch::kFloat) : x.sqrt();
-}
+torch::Tensor exact_sqrt(const torch::Tensor& x) { return exact_sqrt_operator(x); }
 
 torch::Tensor dynamic_map(Moment moment) {
   const DynamicMap& map = map_of(moment);
@@ -91,34 +165,12 @@ torch::Tensor dynamic_map(Moment moment) {
 
 void encode_moments_(const torch::Tensor& values, Moment moment, const torch::Tensor& codes,
                      const torch::Tensor& scales) {
-  check_values(values);
-  check(codes, scales, values.numel());
-  if (!values.is_cpu() || !has_simd_kernels())
-    return encode_moments_reference_(values, moment, codes, scales);
-  const torch::Tensor plain = values.contiguous();
-  const auto* from = plain.const_data_ptr<float>();
-  auto* bytes = codes.mutable_data_ptr<std::uint8_t>();
-  auto* scale = scales.mutable_data_ptr<float>();
-  over_blocks(plain.numel(), [&](std::int64_t begin, std::int64_t size) {
-    encode_moments(from + begin, size, moment == Moment::kSecond, bytes + begin,
-                   scale + begin / kMomentBlock);
-  });
+  encode_moments_operator(values, moment == Moment::kSecond, codes, scales);
 }
 
 torch::Tensor decoded_moments(const torch::Tensor& codes, const torch::Tensor& scales,
                               Moment moment) {
-  check(codes, scales, codes.numel());
-  if (!codes.is_cpu() || !has_simd_kernels())
-    return decoded_moments_reference(codes, scales, moment);
-  torch::Tensor values = torch::empty(codes.sizes(), torch::kFloat);
-  const auto* bytes = codes.const_data_ptr<std::uint8_t>();
-  const auto* scale = scales.const_data_ptr<float>();
-  auto* to = values.mutable_data_ptr<float>();
-  over_blocks(codes.numel(), [&](std::int64_t begin, std::int64_t size) {
-    decode_moments(bytes + begin, scale + begin / kMomentBlock, size, moment == Moment::kSecond,
-                   to + begin);
-  });
-  return values;
+  return decoded_moments_operator(codes, scales, moment == Moment::kSecond);
 }
 
 void encode_moments_reference_(const torch::Tensor& values, Moment moment,

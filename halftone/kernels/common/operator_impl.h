@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Our operations as operators of LibTorch's dispatcher, like ATen's own: it picks the kernel by the
+// tensors' device, profilers and the search for the first non-finite value see the operation by its
+// name with its true inputs and outputs, and a program that loads this library finds it
+// (torch.ops.halftone in Python).
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+#include <torch/types.h>
+
+#include <optional>
+#include <string>
+
+namespace halftone {
+
+/// "halftone"; "halftone_2" and so on where this process holds other copies of the library: each
+/// goes through its own operators, for each has modes and settings of its own.
+const std::string& operator_namespace();
+
+/// The functions behind an operator. A null one is not registered.
+template <class Signature>
+struct OperatorKernels {
+  /// The definition, in ATen operations, which autograd records: for devices that have no kernel.
+  Signature* reference = nullptr;
+  /// With autograd, on devices that have a kernel. Null: the kernel, whose result has no gradient.
+  Signature* autograd = nullptr;
+  Signature* cpu = nullptr;
+  /// Allocates what `cpu` would, and computes nothing.
+  Signature* meta = nullptr;
+};
+
+/// An operator, registered as long as this object lives: one of static storage beside its kernels.
+template <class Signature>
+class Operator;
+
+template <class Return, class... Args>
+class Operator<Return(Args...)> {
+ public:
+  /// `schema` as in TORCH_LIBRARY: "swiglu(Tensor gate_up) -> Tensor".
+  Operator(const std::string& schema, const OperatorKernels<Return(Args...)>& kernels)
+      : library_(torch::Library::FRAGMENT, operator_namespace(), std::nullopt, __FILE__, __LINE__) {
+    using c10::DispatchKey;
+    library_.def(schema.c_str());
+    const std::string name = schema.substr(0, schema.find('('));
+    const auto add = [&](DispatchKey key, Return (*kernel)(Args...)) {
+      if (kernel != nullptr) library_.impl(name.c_str(), torch::dispatch(key, kernel));
+    };
+    add(DispatchKey::CompositeImplicitAutograd, kernels.reference);
+    add(DispatchKey::CPU, kernels.cpu);
+    add(DispatchKey::Meta, kernels.meta);
+    const bool is_recorded = kernels.autograd != nullptr;
+    add(DispatchKey::AutogradCPU, is_recorded ? kernels.autograd : kernels.cpu);
+    add(DispatchKey::AutogradMeta, is_recorded ? kernels.autograd : kernels.meta);
+    const std::string full = operator_namespace() + "::" + name;
+    handle_ = c10::Dispatcher::singleton()
+                  .findSchemaOrThrow(full.c_str(), "")
+                  .template typed<Return(Args...)>();
+  }
+
+  Return operator()(Args... args) const { return handle_->call(args...); }
+
+  /// Its kernel for the device of `x`, for its own `autograd`: observed there already.
+  Return below_autograd(const torch::Tensor& x, Args... args) const {
+    return handle_->redispatch(x.key_set() & c10::after_ADInplaceOrView_keyset, args...);
+  }
+
+ private:
+  torch::Library library_;
+  std::optional<c10::TypedOperatorHandle<Return(Args...)>> handle_;
+};
+
+}  // namespace halftone
