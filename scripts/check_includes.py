@@ -36,7 +36,7 @@ LAYERS = {
     "models": {"nn"},
     # The training framework knows no model, tokenizer or configuration file: those are pretrain's.
     "train": {"precision", "nn", "data", "report", "inspect", "machine"},
-    "plan": {"models", "precision", "machine", "data"},
+    "plan": {"models", "train"},
     "pretrain": {"train", "plan", "tokenizer"},
 }
 # Outside the library: these may include all of its headers, what is named here, and files of their own folder.

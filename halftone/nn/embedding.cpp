@@ -5,22 +5,24 @@
 
 #include <cmath>
 
+#include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/kernels/fused/embedding.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
 #include "halftone/nn/loss.h"
+#include "halftone/nn/new_parameter.h"
 
 namespace halftone {
 
 EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim) {
   const double bound = 1.0 / std::sqrt(static_cast<double>(dim));
-  weight = register_parameter("weight", torch::empty({vocab_size, dim}).uniform_(-bound, bound));
+  weight = register_parameter("weight", new_parameter({vocab_size, dim}).uniform_(-bound, bound));
 }
 
 torch::Tensor EmbeddingImpl::forward(const torch::Tensor& ids) {
   const torch::Tensor rows = halftone::embedding(weight, ids);
   // In a mixed precision the stream is fp32, whatever the weights are kept in.
-  return at::autocast::is_autocast_enabled(weight.device().type()) ? upcast(rows) : rows;
+  return is_autocast_on(weight.device().type()) ? upcast(rows) : rows;
 }
 
 torch::Tensor EmbeddingImpl::logits(const torch::Tensor& hidden) {

@@ -14,7 +14,9 @@
 #include <tuple>
 #include <vector>
 
+#include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/nn/new_parameter.h"
 
 namespace halftone {
 
@@ -30,12 +32,36 @@ Tensor counted(const Tensor& ids, std::int64_t classes) {
   return at::zeros(shape, ids.options()).scatter_add_(-1, ids, at::ones_like(ids));
 }
 
+/// The rows of each expert where nothing is known of them: the busiest has half as many again as
+/// its share.
+std::vector<std::int64_t> expected_counts(std::int64_t rows, std::int64_t experts) {
+  std::vector<std::int64_t> counts;
+  std::int64_t left = rows;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const double place =
+        experts == 1 ? 0.5 : static_cast<double>(e) / static_cast<double>(experts - 1);
+    const double share = (1.5 - place) / static_cast<double>(experts);
+    const auto count = static_cast<std::int64_t>(share * static_cast<double>(rows));
+    counts.push_back(e + 1 == experts ? left : count);
+    left -= counts.back();
+  }
+  return counts;
+}
+
+/// The rows of each expert; waits for the device. Without data (meta), what is to be expected.
+std::vector<std::int64_t> counts_on_host(const Tensor& experts, std::int64_t classes) {
+  if (experts.is_meta()) return expected_counts(experts.numel(), classes);
+  const Tensor host = counted(experts, classes).to(torch::kCPU);
+  const auto* count = host.const_data_ptr<std::int64_t>();
+  return {count, count + classes};
+}
+
 }  // namespace
 
 MoeGateImpl::MoeGateImpl(const MoeOptions& options) : options_(options) {
   const double bound = 1.0 / std::sqrt(static_cast<double>(options.dim));
   weight = register_parameter(
-      "weight", torch::empty({options.n_routed_experts, options.dim}).uniform_(-bound, bound));
+      "weight", new_parameter({options.n_routed_experts, options.dim}).uniform_(-bound, bound));
 }
 
 Routing MoeGateImpl::forward(const Tensor& x) {
@@ -72,15 +98,13 @@ Tensor MoeFeedForwardImpl::routed(const Tensor& rows, const Routing& routing) {
   const std::int64_t chosen = options_.num_experts_per_tok;
   const Tensor flat = routing.experts.flatten();  // (N k)
   const Tensor order = at::argsort(flat, /*stable=*/true, /*dim=*/0);
-  const Tensor counts = counted(flat, options_.n_routed_experts).to(torch::kCPU);
+  const std::vector<std::int64_t> counts = counts_on_host(flat, options_.n_routed_experts);
   const Tensor grouped = rows.index_select(0, order.div(chosen, "floor"));
   std::vector<Tensor> outputs;
   std::int64_t begin = 0;
-  for (std::int64_t e = 0; e < options_.n_routed_experts; ++e) {
-    const std::int64_t count = counts[e].item<std::int64_t>();
-    outputs.push_back(experts_[static_cast<std::size_t>(e)]->as<FeedForward>()->forward(
-        grouped.narrow(0, begin, count)));
-    begin += count;
+  for (std::size_t e = 0; e < counts.size(); ++e) {
+    outputs.push_back(experts_[e]->as<FeedForward>()->forward(grouped.narrow(0, begin, counts[e])));
+    begin += counts[e];
   }
   const Tensor ungrouped = at::cat(outputs).index_select(0, at::argsort(order));
   const Tensor per_choice = ungrouped.unflatten(0, {-1, chosen}).to(torch::kFloat);  // (N, k, dim)
@@ -91,8 +115,7 @@ MoeOutput MoeFeedForwardImpl::forward(const Tensor& x) {
   const Routing routing = gate_(x);
   Tensor y = routed(x.flatten(0, 1), routing).view_as(x);
   if (shared_experts_) y = y + shared_experts_(x);
-  const bool kept =
-      at::autocast::is_autocast_enabled(x.device().type()) && keeps_fp32(gate_->weight);
+  const bool kept = is_autocast_on(x.device().type()) && keeps_fp32(gate_->weight);
   return {kept ? y : y.to(x.scalar_type()), routing.aux_loss};
 }
 

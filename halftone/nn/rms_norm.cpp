@@ -3,12 +3,14 @@
 
 #include <ATen/ops/ones.h>
 
+#include "halftone/nn/new_parameter.h"
+
 namespace halftone {
 
 using torch::Tensor;
 
 RmsNormImpl::RmsNormImpl(std::int64_t dim, double eps) : eps_(eps) {
-  weight = register_parameter("weight", torch::ones({dim}));
+  weight = register_parameter("weight", new_parameter({dim}).fill_(1));
 }
 
 Tensor RmsNormImpl::forward(const Tensor& x) { return rms_norm(x, weight, eps_); }

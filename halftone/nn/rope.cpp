@@ -3,6 +3,7 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/polar.h>
@@ -23,6 +24,7 @@ Tensor rotations_up_to(std::int64_t count, std::int64_t head_dim, double theta,
   const torch::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto fp32 = torch::dtype(torch::kFloat).device(device);
+  if (device.is_meta()) return at::empty({count, head_dim / 2}, fp32.dtype(torch::kComplexFloat));
   const Tensor exponents = at::arange(0, head_dim, 2, fp32).div(static_cast<double>(head_dim));
   const Tensor frequencies = at::pow(theta, exponents).reciprocal();
   const Tensor angles = at::outer(at::arange(count, fp32), frequencies);

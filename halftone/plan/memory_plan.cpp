@@ -78,9 +78,8 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   AdamWOptions options;
   recipe.memory.apply_to(options);
   const AdamWBytes stored = adamw_bytes(parameters, options);
-  const StepDtypes formats = step_dtypes(recipe.precision, recipe.memory);
-  const ActivationMemory step = peak_activation_memory(model, shape, formats);
-  const double packed = packed_operand_bytes(model, shape, formats);
+  const StepMemory step = step_memory(model, shape, recipe);
+  const double packed = packed_operand_bytes(model, shape, recipe.precision.compute);
   const double rows =
       static_cast<double>(shape.batch_size) * static_cast<double>(shape.predictions);
   const double batches =
@@ -92,7 +91,8 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
       .states = static_cast<std::uint64_t>(stored.resident_states() +
                                            offload_chunk_bytes(parameters, options)),
       .activations = whole(step.activations),
-      .workspace = whole(step.workspace + packed + batches + kWaiting * step.total()) +
+      .workspace = whole(step.workspace + packed + batches +
+                         kWaiting * (step.activations + step.workspace)) +
                    unused_ends(adamw_layout(parameters, options), options),
       .process = process,
       .disk = static_cast<std::uint64_t>(stored.disk)};

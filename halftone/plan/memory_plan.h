@@ -6,9 +6,7 @@
 #include <string>
 
 #include "halftone/models/model_config.h"
-#include "halftone/plan/activation_memory.h"
-#include "halftone/precision/memory_policy.h"
-#include "halftone/precision/policy.h"
+#include "halftone/plan/step_memory.h"
 
 namespace halftone {
 
@@ -26,12 +24,6 @@ struct MemoryBytes {
   std::uint64_t total() const {
     return weights + gradients + states + activations + workspace + process;
   }
-};
-
-/// How a run computes and keeps things.
-struct NumericsConfig {
-  PrecisionPolicy precision;
-  MemoryPolicy memory;
 };
 
 /// Of a training of `model`, in the phase of the run that needs the most: while weights are made in

@@ -6,8 +6,8 @@
 
 #include "halftone/kernels/gemm/compute_type.h"
 #include "halftone/models/model_config.h"
-#include "halftone/plan/activation_memory.h"
 #include "halftone/plan/memory_plan.h"
+#include "halftone/plan/step_memory.h"
 
 namespace halftone {
 

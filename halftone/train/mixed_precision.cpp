@@ -134,7 +134,8 @@ ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t 
   context.recompute_blocks = memory_.recompute_blocks;
   // Released gradients are taken from .grad by hooks, a parameter at a time.
   context.fused_grad_accumulation = !memory_.release_gradients;
-  return {.autocast = Autocast(device_.type(), policy_.autocast_dtype(), policy_.autocast()),
+  return {.autocast = Autocast(autocast_device(device_.type()), policy_.autocast_dtype(),
+                               policy_.autocast()),
           .compute = ComputeScope(std::move(context))};
 }
 

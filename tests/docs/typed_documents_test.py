@@ -29,7 +29,7 @@ import sys
 
 DOCUMENTS = ["README.md", "README_zh.md", "docs/guide.md"]
 COMPILED = ["tests/find_package/main.cpp", "tests/docs/snippets_test.cpp", "examples/*.cpp"]
-UNTESTED = {"README.md": 2, "README_zh.md": 2, "docs/guide.md": 2}
+UNTESTED = {"README.md": 2, "README_zh.md": 2, "docs/guide.md": 3}
 BLOCK = re.compile(r"(?:^<!-- ([^\n]*?) -->\n)?^```(\w*)\n(.*?)^```$", re.S | re.M)
 NO_COMMANDS = ["halftone was built without CUDA"]  # what the program says
 INLINE = re.compile(r"(?<!`)`(halftone [^`\n]+)`(?!`)")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bytes by kind against counts made by hand; activation_memory_test holds activations to real
+// Bytes by kind against counts made by hand; step_memory_test holds activations to real
 // steps.
 #include "halftone/plan/memory_plan.h"
 

@@ -28,6 +28,8 @@ struct OperatorKernels {
   Signature* cpu = nullptr;
   /// Allocates what `cpu` would, and computes nothing.
   Signature* meta = nullptr;
+  /// In the place of `autograd` where there is no data to look at.
+  Signature* autograd_meta = nullptr;
 };
 
 /// An operator, registered as long as this object lives: one of static storage beside its kernels.
@@ -49,9 +51,13 @@ class Operator<Return(Args...)> {
     add(DispatchKey::CompositeImplicitAutograd, kernels.reference);
     add(DispatchKey::CPU, kernels.cpu);
     add(DispatchKey::Meta, kernels.meta);
-    const bool is_recorded = kernels.autograd != nullptr;
-    add(DispatchKey::AutogradCPU, is_recorded ? kernels.autograd : kernels.cpu);
-    add(DispatchKey::AutogradMeta, is_recorded ? kernels.autograd : kernels.meta);
+    const auto first = [](auto*... kernel) {
+      Return (*found)(Args...) = nullptr;
+      ((found = found != nullptr ? found : kernel), ...);
+      return found;
+    };
+    add(DispatchKey::AutogradCPU, first(kernels.autograd, kernels.cpu));
+    add(DispatchKey::AutogradMeta, first(kernels.autograd_meta, kernels.autograd, kernels.meta));
     const std::string full = operator_namespace() + "::" + name;
     handle_ = c10::Dispatcher::singleton()
                   .findSchemaOrThrow(full.c_str(), "")

@@ -106,11 +106,16 @@ Tensor recorded_lookup(const Tensor& weight, const Tensor& ids) {
   return Lookup::apply(weight, ids);
 }
 
+Tensor recorded_without_data(const Tensor& weight, const Tensor& ids) {
+  return Lookup::apply(weight, ids);
+}
+
 const Operator<Tensor(const Tensor&, const Tensor&)> embedding_operator(
     "embedding(Tensor weight, Tensor ids) -> Tensor", {.reference = lookup_by_definition,
                                                        .autograd = recorded_lookup,
                                                        .cpu = checked_lookup,
-                                                       .meta = lookup_buffer});
+                                                       .meta = lookup_buffer,
+                                                       .autograd_meta = recorded_without_data});
 
 Tensor lookup_by_kernel(const Tensor& weight, const Tensor& ids) {
   return embedding_operator.below_autograd(weight, weight, ids);

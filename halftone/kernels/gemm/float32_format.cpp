@@ -81,11 +81,6 @@ class Float32MatmulFormat : public MatmulFormat {
     gemm32_add(sum, matrix_of(g).t(), matrix_of(x), factor);
   }
 
-  double forward_bytes(const MatmulShape&, const LayerDtypes&) const override { return 0; }
-  double backward_bytes(const MatmulShape&, const LayerDtypes&) const override { return 0; }
-  double lm_head_bytes(const MatmulShape&, const LayerDtypes&) const override { return 0; }
-  double kept_bytes(const LayerDtypes&) const override { return 0; }
-
  private:
   static const Tensor& matrix_of(Operand& operand) {
     return static_cast<Float32Matrix&>(operand).matrix;

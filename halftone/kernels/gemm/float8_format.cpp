@@ -247,30 +247,7 @@ class Float8MatmulFormat : public MatmulFormat {
     bf16_.add_weight_gradient(bf16_of(g), bf16_of(x), sum, factor);
   }
 
-  // Beside what bf16 takes: the matrix that is rounded, and in between its bytes.
-  double forward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override {
-    return kRounding * shape.rows * shape.in + weight_bytes(shape, layer) +
-           bf16_.forward_bytes(shape, layer);
-  }
-  double backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override {
-    return kRounding * shape.rows * shape.out + weight_bytes(shape, layer) +
-           bf16_.backward_bytes(shape, layer);
-  }
-  double lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const override {
-    return bf16_.lm_head_bytes(chunk, layer);
-  }
-  double kept_bytes(const LayerDtypes& layer) const override {
-    if (scaling_ == Scaling::kTensor) return 2;
-    return layer.cached ? 4 : 0;
-  }
-
  private:
-  static constexpr double kRounding = 3;
-
-  /// Of weights that are rounded for one matmul only.
-  double weight_bytes(const MatmulShape& shape, const LayerDtypes& layer) const {
-    return scaling_ == Scaling::kRow && !layer.cached ? kRounding * shape.in * shape.out : 0;
-  }
   static Float8Matrix& matrix_of(Operand& operand) { return static_cast<Float8Matrix&>(operand); }
   static Float8Weights& weights_of(Operand& weight) { return static_cast<Float8Weights&>(weight); }
   static HalfMatrix& bf16_of(Operand& operand) { return matrix_of(operand).bf16(); }

@@ -39,7 +39,6 @@ void gemm_half_add(const Tensor& sum, const Tensor& a, const Tensor& b, GemmBack
     gemm32_add(sum, a.to(torch::kFloat), b.to(torch::kFloat), factor);
     return;
   }
-  // The sum upcasts a matmul that was rounded to 16 bits: no pass of its own.
   const torch::ScalarType narrow =
       path == GemmBackend::kNative ? a.scalar_type() : sum.scalar_type();
   const std::int64_t rows = sum.size(0);
@@ -48,7 +47,9 @@ void gemm_half_add(const Tensor& sum, const Tensor& a, const Tensor& b, GemmBack
                                 : std::max<std::int64_t>(1, rows);
   for (std::int64_t row = 0; row < rows; row += step) {
     const std::int64_t count = std::min(step, rows - row);
-    sum.narrow(0, row, count).add_(gemm_half(a.narrow(0, row, count), b, narrow, path), factor);
+    // LibTorch would widen a block that was rounded to 16 bits by a copy as well.
+    const Tensor block = gemm_half(a.narrow(0, row, count), b, narrow, path).to(sum.scalar_type());
+    sum.narrow(0, row, count).add_(block, factor);
   }
 }
 

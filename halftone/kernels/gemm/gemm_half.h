@@ -23,11 +23,6 @@ torch::Tensor gemm_half(const torch::Tensor& a, const torch::Tensor& b, torch::S
 inline constexpr std::int64_t kSumBlock = std::int64_t{1} << 19U;
 inline constexpr std::int64_t kLargeSum = std::int64_t{1} << 20U;
 
-/// The elements that are rounded and added together of a sum of `elements`.
-inline double added_at_once(double elements) {
-  return elements > static_cast<double>(kLargeSum) ? static_cast<double>(kSumBlock) : elements;
-}
-
 /// sum += factor a b, where a b is rounded to the dtype of `sum` as gemm_half() would before it is
 /// added; `sum` (M, N), fp32 or the matrices' dtype.
 void gemm_half_add(const torch::Tensor& sum, const torch::Tensor& a, const torch::Tensor& b,

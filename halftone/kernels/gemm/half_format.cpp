@@ -21,9 +21,6 @@ namespace {
 using torch::ScalarType;
 using torch::Tensor;
 
-constexpr double kWide = 4;  // bytes of an element
-constexpr double kNarrow = 2;
-
 /// The weights below each other, rounded to `dtype`.
 Tensor round_weights(at::TensorList weights, ScalarType dtype) {
   if (const Tensor merged = merged_view(weights); merged.defined()) return merged.to(dtype);
@@ -105,48 +102,6 @@ std::optional<double> HalfMatmulFormat::gradient_growth(Operand& x, Operand& wei
   if (ways.weight_gradient == GemmBackend::kNative)
     growth = std::max(growth, static_cast<double>(half(x).narrow.size(0)) * half(x).largest());
   return growth;
-}
-
-double HalfMatmulFormat::forward_bytes(const MatmulShape& shape,
-                                       const LayerDtypes& /*layer*/) const {
-  if (cpu_paths().forward == GemmBackend::kNative) return 0;
-  return kWide * (shape.rows * shape.in + shape.in * shape.out + shape.rows * shape.out);
-}
-
-double HalfMatmulFormat::backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const {
-  const GemmBackends ways = cpu_paths();
-  const double elements = shape.in * shape.out;
-  double input = 0;
-  if (ways.input_gradient == GemmBackend::kUpcast)
-    input = kWide * (shape.rows * shape.out + elements + shape.rows * shape.in);
-  const bool fp32_weights = layer.weight == torch::kFloat;
-  double weight = 0;
-  if (ways.weight_gradient == GemmBackend::kNative)
-    // A sum of two dtypes upcasts one of them.
-    weight = (kNarrow + (fp32_weights ? kWide : 0)) * added_at_once(elements);
-  else
-    weight = kWide * shape.rows * (shape.out + shape.in) +
-             (fp32_weights ? 0 : (kWide + kNarrow) * elements);
-  return std::max(input, weight);
-}
-
-double HalfMatmulFormat::lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const {
-  const GemmBackends ways = cpu_paths();
-  const double elements = chunk.in * chunk.out;
-  double bytes = 0;
-  if (layer.input != dtype_) bytes += kNarrow * chunk.rows * chunk.in;
-  if (!layer.cached) bytes += kept_bytes(layer) * elements;
-  const auto any = {ways.forward, ways.input_gradient, ways.weight_gradient};
-  if (std::find(any.begin(), any.end(), GemmBackend::kUpcast) != any.end())
-    bytes += kWide * (elements + chunk.rows * (chunk.out + chunk.in));
-  if (ways.input_gradient == GemmBackend::kNative) bytes += kNarrow * chunk.rows * chunk.in;
-  if (ways.weight_gradient == GemmBackend::kNative)
-    bytes += (kNarrow + kWide) * added_at_once(elements);
-  return bytes;
-}
-
-double HalfMatmulFormat::kept_bytes(const LayerDtypes& layer) const {
-  return layer.weight == dtype_ ? 0 : kNarrow;
 }
 
 GemmBackends HalfMatmulFormat::cpu_paths() const { return cpu_gemm_config().of(dtype_); }

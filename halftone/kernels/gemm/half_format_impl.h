@@ -45,10 +45,6 @@ class HalfMatmulFormat : public MatmulFormat {
   void add_weight_gradient(Operand& g, Operand& x, const torch::Tensor& sum,
                            double factor) const override;
   std::optional<double> gradient_growth(Operand& x, Operand& weight) const override;
-  double forward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override;
-  double backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override;
-  double lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const override;
-  double kept_bytes(const LayerDtypes& layer) const override;
 
  private:
   static HalfMatrix& half(Operand& operand) { return static_cast<HalfMatrix&>(operand); }

@@ -128,18 +128,6 @@ class Int8MatmulFormat : public MatmulFormat {
     weight_sum(g, x, sum, factor);
   }
 
-  double forward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override {
-    return shape.rows * shape.in + (layer.cached ? 0 : shape.in * shape.out);
-  }
-  double backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const override {
-    const double input = shape.rows * shape.out + (layer.cached ? 0 : shape.in * shape.out);
-    const double weight = shape.rows * (shape.in + 2 * shape.out);
-    return std::max(input, weight);
-  }
-  double lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const override {
-    return (layer.cached ? 0 : 2) * chunk.in * chunk.out + 2 * chunk.rows * chunk.out;
-  }
-  double kept_bytes(const LayerDtypes& layer) const override { return layer.cached ? 2 : 0; }
   /// FBGEMM's, of one shape each.
   double packed_bytes(double depth, double columns) const override { return depth * columns; }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The matmuls of a linear layer y = x W^T in one number format: what rounds the operands, what
-// multiplies them, and what memory that takes. Linear layers, output heads, measurements and the
-// planner know formats by this interface alone.
+// The matmuls of a linear layer y = x W^T in one number format: what rounds the operands and what
+// multiplies them. Linear layers, output heads and measurements know formats by this interface
+// alone.
 #pragma once
 
 #include <torch/types.h>
@@ -32,20 +32,6 @@ using OperandPtr = std::shared_ptr<Operand>;
 struct GradientStreams {
   std::uint64_t input_gradient = 0;
   std::uint64_t weight_gradient = 0;
-};
-
-/// y (rows, out) = x (rows, in) W^T, in numbers that cannot overflow.
-struct MatmulShape {
-  double rows = 0;
-  double in = 0;
-  double out = 0;
-};
-
-/// The dtypes in which a layer finds its tensors, in the planner's eyes.
-struct LayerDtypes {
-  torch::ScalarType input = torch::kFloat;
-  torch::ScalarType weight = torch::kFloat;
-  bool cached = false;  // what is made of the weight is kept from one forward pass to the next
 };
 
 /// One object per format, without state. Nothing is recorded for autograd. Operands are of this
@@ -88,17 +74,7 @@ class MatmulFormat {
     return std::nullopt;
   }
 
-  // ---- Bytes, beside x, y, the weights and their gradients.
-
-  /// While forward() computes.
-  virtual double forward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const = 0;
-  /// While the gradients are computed, one after the other.
-  virtual double backward_bytes(const MatmulShape& shape, const LayerDtypes& layer) const = 0;
-  /// Of an output head whose chunks have `shape`, the fp32 gradient of its weight left out.
-  virtual double lm_head_bytes(const MatmulShape& chunk, const LayerDtypes& layer) const = 0;
-  /// Of one element of a weight, from its forward to its backward pass, or in the cache.
-  virtual double kept_bytes(const LayerDtypes& layer) const = 0;
-  /// That stay for the next right operand (columns, depth) of the same shape.
+  /// Bytes that stay for the next right operand (columns, depth) of the same shape.
   virtual double packed_bytes(double /*depth*/, double /*columns*/) const { return 0; }
 };
 

@@ -31,6 +31,12 @@ const ComputeContext& compute_context() {
   return innermost_context != nullptr ? *innermost_context : defaults;
 }
 
+ComputeContext compute_context_in(ComputeType compute) {
+  ComputeContext context = compute_context();
+  context.compute = compute;
+  return context;
+}
+
 ComputeScope::ComputeScope(ComputeContext context)
     : context_(std::move(context)), outer_(std::exchange(innermost_context, &context_)) {}
 

@@ -50,6 +50,9 @@ struct ComputeContext {
 /// That of the innermost scope in this thread; the defaults outside of all scopes.
 const ComputeContext& compute_context();
 
+/// compute_context(), computing in `compute`.
+ComputeContext compute_context_in(ComputeType compute);
+
 /// While it lives, `context` is in force in this thread. Scopes nest; a scope that changes one
 /// member begins with a copy of compute_context().
 class ComputeScope {

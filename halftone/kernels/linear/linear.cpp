@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
@@ -112,9 +111,7 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
   }
   if (rounded.empty()) {
     const KeepFp32Scope scope(weights.front());
-    ComputeContext context = compute_context();
-    context.compute = ComputeType::kFloat32;
-    const ComputeScope unrounded(std::move(context));
+    const ComputeScope unrounded(compute_context_in(ComputeType::kFloat32));
     for (const Tensor& weight : weights) outputs.push_back(upcast(weight));
     return merged_linear(wide, outputs);
   }

@@ -141,15 +141,16 @@ Solution solve(const Tensor& hidden, const Tensor& weight, const Problem& proble
   return ChunkPass(hidden.contiguous(), weight, problem, wanted).run();
 }
 
-/// sum += factor * term, a block at a time: where their dtypes differ, LibTorch widens a copy of
-/// what it adds to.
+/// sum += factor * term, computed in fp32, a block at a time: a narrower sum is widened for it.
 void add_in_blocks(const Tensor& sum, const Tensor& term, double factor) {
   const std::int64_t rows = sum.size(0);
   const std::int64_t step =
       std::max<std::int64_t>(1, kSumBlock / std::max<std::int64_t>(sum.size(1), 1));
   for (std::int64_t row = 0; row < rows; row += step) {
     const std::int64_t count = std::min(step, rows - row);
-    sum.narrow(0, row, count).add_(term.narrow(0, row, count), factor);
+    const Tensor block = sum.narrow(0, row, count);
+    const Tensor wide = block.to(torch::kFloat).add_(term.narrow(0, row, count), factor);
+    if (!wide.is_same(block)) block.copy_(wide);
   }
 }
 
@@ -209,9 +210,7 @@ std::optional<ComputeType> head_type(const Tensor& hidden, const Tensor& weight)
 
 /// The context of a head in a model whose layers have the present one.
 ComputeContext head_context() {
-  ComputeContext context = compute_context();
-  context.compute = lm_head_type(context.compute);
-  return context;
+  return compute_context_in(lm_head_type(compute_context().compute));
 }
 
 Tensor loss_by_definition(const Tensor& hidden, const Tensor& weight, const Tensor& targets,

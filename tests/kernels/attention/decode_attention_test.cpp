@@ -9,6 +9,7 @@
 
 #include "halftone/kernels/common/simd_impl.h"
 #include "support/instruction_sets.h"
+#include "support/on_devices.h"
 
 namespace halftone::decode_attention_test {
 namespace {
@@ -122,6 +123,23 @@ TEST(DecodeAttention, GivesTheSameBitsWithAnyNumberOfThreads) {
   at::set_num_threads(threads);
   EXPECT_TRUE(results[0].equal(results[1]) && results[0].equal(results[2]));
 }
+
+class DecodeAttentionOn : public test::OnDevices {};
+
+TEST_P(DecodeAttentionOn, EqualsTheDefinition) {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(6);
+  for (const Case& c : {Case{1, 8, 2, 5, 96}, {2, 4, 4, 33, 16}, {1, 5, 1, 17, 13}}) {
+    const Tensor q = torch::randn({c.batch, c.heads, 1, c.size});
+    const Tensor k = cached(c, torch::kFloat), v = cached(c, torch::kFloat);
+    const Tensor out = decode_attention(here(q), here(k), here(v), torch::kFloat);
+    EXPECT_EQ(out.device().type(), device().type());
+    EXPECT_LT((out.cpu().to(torch::kDouble) - definition(q, k, v)).abs().max().item<double>(),
+              1e-5);
+  }
+}
+
+HALFTONE_ON_DEVICES(DecodeAttentionOn);
 
 TEST(DecodeAttention, LeavesTheRestToLibTorch) {
   const Tensor q = torch::zeros({1, 2, 1, 4});

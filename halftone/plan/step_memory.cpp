@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/plan/step_memory.h"
+
+#include <ATen/ops/empty.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/core/message.h"
+#include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/gemm/matmul_format.h"
+#include "halftone/kernels/linear/weight_cache.h"
+#include "halftone/models/minimind.h"
+#include "halftone/nn/new_parameter.h"
+#include "halftone/optim/optimizer_in_backward.h"
+#include "halftone/plan/shape_functions.h"
+#include "halftone/plan/tensor_tally.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+
+double parameter_bytes(const torch::nn::Module& module) {
+  double bytes = 0;
+  for (const Tensor& parameter : module.parameters())
+    bytes += static_cast<double>(parameter.nbytes());
+  return bytes;
+}
+
+void check_without_data(const torch::nn::Module& module) {
+  for (const auto& parameter : module.named_parameters())
+    if (!parameter.value().is_meta())
+      throw UserError(fmt::format(
+          "cannot plan this module: its parameter '{}' has data already; build it of this "
+          "library's layers, or make its parameters by new_parameter()",
+          parameter.key()));
+}
+
+/// One optimizer step, up to the update, whose memory is the optimizer's.
+class CountedStep {
+ public:
+  CountedStep(PlannedModule planned, const NumericsConfig& numerics)
+      : planned_(std::move(planned)),
+        precision_(numerics.precision, {}, torch::kMeta, in_memory(numerics.memory)) {}
+
+  StepMemory run(std::int64_t micro_batches, TensorTally& tally) {
+    const torch::AutoGradMode with_grad(true);
+    precision_.convert_module(*planned_.module);
+    check_without_data(*planned_.module);
+    StepMemory memory{.weights = parameter_bytes(*planned_.module)};
+    const std::int64_t before = tally.live();
+    optimizers_ = planned_.optimizers();
+    // An AdamW moves the weights into a buffer of its own.
+    memory.optimizer = static_cast<double>(tally.live() - before);
+    for (const auto& optimizer : optimizers_)
+      if (auto* fused = dynamic_cast<AdamW*>(optimizer.get())) fused->zero_grad();
+    start_ = tally.live();
+    tally.reset_peak();
+    if (precision_.memory().release_gradients)
+      release(micro_batches, tally);
+    else
+      accumulate(micro_batches, tally);
+    memory.activations = static_cast<double>(kept_);
+    memory.workspace = static_cast<double>(tally.peak() - start_ - kept_);
+    return memory;
+  }
+
+ private:
+  static MemoryPolicy in_memory(MemoryPolicy memory) {
+    memory.offload.clear();
+    return memory;
+  }
+
+  Tensor forward(std::int64_t micro_batches, const TensorTally& tally) {
+    Tensor loss;
+    {
+      const ForwardContext region = precision_.forward_context();
+      loss = planned_.loss(micro_batches);
+    }
+    kept_ = tally.live() - start_;
+    return loss;
+  }
+
+  void accumulate(std::int64_t micro_batches, const TensorTally& tally) {
+    ComputeContext context = compute_context();
+    if (micro_batches > 1) context.weight_cache = std::make_shared<WeightCache>();
+    const ComputeScope scope(std::move(context));
+    for (std::int64_t i = 0; i < micro_batches; ++i) forward(1, tally).backward();
+  }
+
+  void release(std::int64_t micro_batches, const TensorTally& tally) {
+    auto& optimizer = dynamic_cast<AdamW&>(*optimizers_.at(0));
+    const Tensor loss = forward(micro_batches, tally);
+    ReleaseOptions options{.clip_norm = 1.0};
+    options.measured =
+        measure_gradients(optimizer, [&] { loss.backward({}, /*retain_graph=*/true); });
+    release_gradients(
+        optimizer, [&] { loss.backward(); }, options);
+  }
+
+  PlannedModule planned_;
+  MixedPrecision precision_;
+  Optimizers optimizers_;
+  std::int64_t start_ = 0;
+  std::int64_t kept_ = 0;
+};
+
+PlannedModule planned_minimind(const ModelConfig& config, const StepShape& shape,
+                               const MemoryPolicy& memory) {
+  const auto integers = torch::dtype(torch::kLong).device(torch::kMeta);
+  const std::int64_t joined = memory.release_gradients ? shape.micro_batches : 1;
+  const std::vector<std::int64_t> rows{shape.batch_size * joined, shape.predictions};
+  const Tensor ids = at::empty(rows, integers), targets = at::empty(rows, integers);
+  const Tensor mask = at::empty(rows, torch::dtype(torch::kFloat).device(torch::kMeta));
+  const std::shared_ptr<MiniMindLMImpl> model = MiniMindLM(config).ptr();
+  const auto optimizers = [model, memory] {
+    std::vector<std::pair<std::string, Tensor>> named;
+    for (const auto& item : model->named_parameters()) named.emplace_back(item.key(), item.value());
+    AdamWOptions options;
+    memory.apply_to(options);
+    options.offload.clear();
+    return Optimizers{std::make_shared<AdamW>(std::move(named), options)};
+  };
+  const auto loss = [=](std::int64_t) { return model->loss(ids, targets, mask).total(); };
+  return {.module = model, .optimizers = optimizers, .loss = loss};
+}
+
+}  // namespace
+
+StepMemory step_memory(const std::function<PlannedModule()>& make, std::int64_t micro_batches,
+                       const NumericsConfig& numerics) {
+  register_shape_functions();
+  try {
+    TensorTally tally;
+    const ParameterDeviceScope without_data(torch::kMeta);
+    return CountedStep(make(), numerics).run(micro_batches, tally);
+  } catch (const c10::Error& error) {
+    throw UserError(fmt::format("cannot plan this step: {}", error_text(error)));
+  }
+}
+
+StepMemory step_memory(const ModelConfig& model, const StepShape& shape,
+                       const NumericsConfig& numerics) {
+  StepMemory memory = step_memory([&] { return planned_minimind(model, shape, numerics.memory); },
+                                  shape.micro_batches, numerics);
+  // The loss has taken it already when the forward pass ends; it grows with no batch.
+  const double head_gradient =
+      is_fused(FusedKernel::kLinearCrossEntropy)
+          ? sizeof(float) * static_cast<double>(model.vocab_size) * static_cast<double>(model.dim)
+          : 0;
+  memory.activations -= head_gradient;
+  memory.workspace += head_gradient;
+  return memory;
+}
+
+double packed_operand_bytes(const ModelConfig& model, const StepShape& shape, ComputeType compute) {
+  const MatmulFormat& format = matmul_format(compute);
+  const auto wide = [](std::int64_t size) { return static_cast<double>(size); };
+  const double rows = wide(shape.batch_size) * wide(shape.predictions);
+  const double dim = wide(model.dim), hidden = wide(hidden_dim_of(model));
+  const double head_dim = wide(head_dim_of(model)), vocab = wide(model.vocab_size);
+  const double query = wide(model.n_heads) * head_dim, key = wide(model.n_kv_heads) * head_dim;
+  const std::array<std::pair<double, double>, 4> layers{
+      {{dim, query + 2 * key}, {query, dim}, {dim, 2 * hidden}, {hidden, dim}}};
+  // Of y = x W^T, of dX = g W and of dW = g^T x: the depth of the sums and the columns.
+  std::set<std::pair<double, double>> shapes{{dim, vocab}, {vocab, dim}};
+  for (const auto& [in, out] : layers) shapes.insert({{in, out}, {out, in}, {rows, in}});
+  double bytes = 0;
+  for (const auto& [depth, columns] : shapes) bytes += format.packed_bytes(depth, columns);
+  return bytes;
+}
+
+}  // namespace halftone

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of a training step, from the step itself: it runs on the device meta, where tensors
+// have shapes and no data, and its allocations are counted. It takes no memory, and milliseconds.
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "halftone/models/model_config.h"
+#include "halftone/precision/memory_policy.h"
+#include "halftone/precision/policy.h"
+#include "halftone/train/mixed_precision.h"
+#include "halftone/train/training_module.h"
+
+namespace halftone {
+
+/// The tokens of an optimizer step.
+struct StepShape {
+  std::int64_t batch_size = 1;     // rows of a micro-batch
+  std::int64_t predictions = 1;    // of a row
+  std::int64_t micro_batches = 1;  // of the step
+};
+
+/// How a run computes and keeps things.
+struct NumericsConfig {
+  PrecisionPolicy precision;
+  MemoryPolicy memory;
+};
+
+/// Bytes.
+struct StepMemory {
+  double weights = 0;
+  double optimizer = 0;    // gradients that it keeps, and states
+  double activations = 0;  // what the forward pass leaves for the backward pass
+  double workspace = 0;    // what is there beside it when most is: converted weights, operands in
+                           // other formats, the head's gradient, gradients on their way
+};
+
+/// A module without data, in training mode, and its step.
+struct PlannedModule {
+  std::shared_ptr<torch::nn::Module> module;
+  /// Called once the parameters have their dtypes. An AdamW keeps its states in memory here.
+  std::function<Optimizers()> optimizers;
+  /// The loss of `micro_batches` of the step's micro-batches, joined to one.
+  std::function<torch::Tensor(std::int64_t micro_batches)> loss;
+};
+
+/// Of the step of what `make` makes, where this library's layers make their parameters without
+/// data (nn/new_parameter.h). LibTorch's own layers make theirs with data and can't be planned.
+/// Matmuls go the ways of cpu_gemm_config(), a router is taken to be fair, gradients to be clipped
+/// exactly. Not counted: memory that an operation of LibTorch takes and frees inside itself.
+/// Throws UserError where an operation knows no shapes without data, and for sizes that no machine
+/// could hold.
+StepMemory step_memory(const std::function<PlannedModule()>& make, std::int64_t micro_batches,
+                       const NumericsConfig& numerics);
+
+/// Of MiniMind, whose head's gradient is workspace. REQUIRES a validate()d `model`, whose
+/// vocab_size is known.
+StepMemory step_memory(const ModelConfig& model, const StepShape& shape,
+                       const NumericsConfig& numerics);
+
+/// Of a step of one batch of a TrainingModule that `make` builds of this library's layers. The
+/// tensors of `batch` are on the device meta.
+template <class Batch>
+StepMemory step_memory(const std::function<std::shared_ptr<TrainingModule<Batch>>()>& make,
+                       const Batch& batch, const NumericsConfig& numerics) {
+  const auto planned = [&] {
+    const std::shared_ptr<TrainingModule<Batch>> module = make();
+    return PlannedModule{
+        .module = module,
+        .optimizers =
+            [module] {
+              Optimizers optimizers;
+              for (const OptimizerSetup& setup : module->configure_optimizers())
+                optimizers.push_back(setup.optimizer);
+              return optimizers;
+            },
+        .loss = [module, &batch](std::int64_t) { return module->training_step(batch, 0); }};
+  };
+  return step_memory(planned, /*micro_batches=*/1, numerics);
+}
+
+/// The bytes of right operands that stay packed, one for each shape (MatmulFormat::packed_bytes()).
+double packed_operand_bytes(const ModelConfig& model, const StepShape& shape, ComputeType compute);
+
+}  // namespace halftone
