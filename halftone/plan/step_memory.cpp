@@ -52,8 +52,8 @@ class CountedStep {
 
   StepMemory run(std::int64_t micro_batches, TensorTally& tally) {
     const torch::AutoGradMode with_grad(true);
-    precision_.convert_module(*planned_.module);
     check_without_data(*planned_.module);
+    precision_.convert_module(*planned_.module);
     StepMemory memory{.weights = parameter_bytes(*planned_.module)};
     const std::int64_t before = tally.live();
     optimizers_ = planned_.optimizers();
@@ -96,13 +96,17 @@ class CountedStep {
   }
 
   void release(std::int64_t micro_batches, const TensorTally& tally) {
-    auto& optimizer = dynamic_cast<AdamW&>(*optimizers_.at(0));
+    auto* const optimizer =
+        optimizers_.size() == 1 ? dynamic_cast<AdamW*>(optimizers_.front().get()) : nullptr;
+    HALFTONE_CHECK(optimizer != nullptr && optimizer->options().release_gradients,
+                   "[step_memory] expected one halftone::AdamW whose options have "
+                   "release_gradients (MemoryPolicy::apply_to() sets it)");
     const Tensor loss = forward(micro_batches, tally);
     ReleaseOptions options{.clip_norm = 1.0};
     options.measured =
-        measure_gradients(optimizer, [&] { loss.backward({}, /*retain_graph=*/true); });
+        measure_gradients(*optimizer, [&] { loss.backward({}, /*retain_graph=*/true); });
     release_gradients(
-        optimizer, [&] { loss.backward(); }, options);
+        *optimizer, [&] { loss.backward(); }, options);
   }
 
   PlannedModule planned_;

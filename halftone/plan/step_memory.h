@@ -70,8 +70,9 @@ StepMemory step_memory(const std::function<std::shared_ptr<TrainingModule<Batch>
                        const Batch& batch, const NumericsConfig& numerics) {
   const auto planned = [&] {
     const std::shared_ptr<TrainingModule<Batch>> module = make();
+    const std::shared_ptr<torch::nn::Module> network(module, &module->network());
     return PlannedModule{
-        .module = module,
+        .module = network,
         .optimizers =
             [module] {
               Optimizers optimizers;

@@ -253,7 +253,17 @@ TEST(StepMemoryOfAModule, RefusesLayersThatHaveData) {
   EXPECT_THAT(test::message_of<UserError>([&] {
                 step_memory(make, 1, {precision, memory_policy({}, precision)});
               }),
-              testing::HasSubstr("cannot plan this"));
+              testing::HasSubstr("its parameter 'weight' has data already"));
+}
+
+TEST(StepMemoryOfAModule, ReleasesTheGradientsOfAnOptimizerThatCan) {
+  const PrecisionPolicy precision = parse_precision("32-true");
+  const NumericsConfig leanest{precision, memory_policy({.memory = "leanest"}, precision)};
+  EXPECT_THAT(test::message_of<UserError>([&] {
+                step_memory<Batch>([] { return std::make_shared<Regression>(); },
+                                   batch_on(torch::kMeta), leanest);
+              }),
+              testing::HasSubstr("expected one halftone::AdamW whose options have"));
 }
 
 TEST(TensorTally, CountsWhatIsThereAtOnce) {
