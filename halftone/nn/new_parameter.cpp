@@ -18,7 +18,7 @@ ParameterDeviceScope::ParameterDeviceScope(torch::Device device)
 ParameterDeviceScope::~ParameterDeviceScope() { parameter_device = before_; }
 
 torch::Tensor new_parameter(torch::IntArrayRef shape) {
-  return at::empty(shape, torch::dtype(torch::kFloat).device(parameter_device));
+  return at::empty(shape, torch::TensorOptions(parameter_device));
 }
 
 }  // namespace halftone

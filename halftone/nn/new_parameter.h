@@ -20,7 +20,7 @@ class ParameterDeviceScope {
   torch::Device before_;
 };
 
-/// Of that device, fp32, to be filled. The CPU's outside of all scopes.
+/// Of that device and the default dtype, to be filled. The CPU's outside of all scopes.
 torch::Tensor new_parameter(torch::IntArrayRef shape);
 
 }  // namespace halftone

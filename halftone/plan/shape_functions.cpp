@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "halftone/autocast/suppress_override_warning.h"
+#include "halftone/plan/tensor_tally.h"
 
 namespace halftone {
 namespace {
@@ -62,8 +63,8 @@ Tensor joined(const Tensor& a, const Tensor& b, const at::Scalar& alpha) {
     return x.use_count() == 1 && x.storage().use_count() == 1;
   };
   const bool in_backward = torch::autograd::get_current_graph_task_id() != -1;
-  if (in_backward && !torch::GradMode::is_enabled() && is_alone(a) && a.sizes() == b.sizes() &&
-      a.scalar_type() == b.scalar_type() && a.is_contiguous())
+  if (TensorTally::is_counting() && in_backward && !torch::GradMode::is_enabled() && is_alone(a) &&
+      a.sizes() == b.sizes() && a.scalar_type() == b.scalar_type() && a.is_contiguous())
     return a;
   return at::meta::add(a, b, alpha);
 }

@@ -51,6 +51,7 @@ class CountedStep {
         precision_(numerics.precision, {}, torch::kMeta, in_memory(numerics.memory)) {}
 
   StepMemory run(std::int64_t micro_batches, TensorTally& tally) {
+    const c10::InferenceMode no_inference(false);
     const torch::AutoGradMode with_grad(true);
     check_without_data(*planned_.module);
     precision_.convert_module(*planned_.module);
@@ -92,7 +93,9 @@ class CountedStep {
     ComputeContext context = compute_context();
     if (micro_batches > 1) context.weight_cache = std::make_shared<WeightCache>();
     const ComputeScope scope(std::move(context));
-    for (std::int64_t i = 0; i < micro_batches; ++i) forward(1, tally).backward();
+    // All after the second are like it.
+    for (std::int64_t i = 0; i < std::min<std::int64_t>(micro_batches, 2); ++i)
+      forward(1, tally).backward();
   }
 
   void release(std::int64_t micro_batches, const TensorTally& tally) {

@@ -18,7 +18,10 @@ struct TensorTally::Count {
   std::int64_t peak = 0;
 
   void add(std::int64_t bytes) {
+    constexpr std::int64_t kMost = std::int64_t{1} << 60U;
     const std::lock_guard<std::mutex> lock(mutex);
+    HALFTONE_CHECK(bytes < kMost && live + bytes < kMost,
+                   "[tensor_tally] expected tensors that a machine could hold, got 2^60 bytes");
     live += bytes;
     peak = std::max(peak, live);
   }
@@ -34,11 +37,11 @@ class CountingAllocator : public c10::Allocator {
   c10::DataPtr allocate(std::size_t bytes) override {
     const c10::Device meta(c10::DeviceType::Meta);
     if (!counting) return {nullptr, nullptr, &release, meta};
-    auto* const block = new Block{counting, static_cast<std::int64_t>(bytes)};
+    std::unique_ptr<Block> block(new Block{counting, static_cast<std::int64_t>(bytes)});
     block->count->add(block->bytes);
-    return {next_address(bytes), block, &release, meta};
+    return {next_address(bytes), block.release(), &release, meta};
   }
-  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }  // contexts are no addresses
   void copy_data(void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) const override {}
 
  private:
@@ -64,9 +67,9 @@ class CountingAllocator : public c10::Allocator {
 
 void install_allocator() {
   constexpr std::uint8_t kAboveLibTorchs = 1;
-  static CountingAllocator allocator;
   [[maybe_unused]] static const bool once = [] {
-    c10::SetAllocator(c10::DeviceType::Meta, &allocator, kAboveLibTorchs);
+    // Never destroyed: tensors may outlive what is static here.
+    c10::SetAllocator(c10::DeviceType::Meta, new CountingAllocator, kAboveLibTorchs);
     return true;
   }();
 }
@@ -81,8 +84,21 @@ TensorTally::TensorTally() : count_(std::make_shared<Count>()) {
 
 TensorTally::~TensorTally() { counting.reset(); }
 
-std::int64_t TensorTally::live() const { return count_->live; }
-std::int64_t TensorTally::peak() const { return count_->peak; }
-void TensorTally::reset_peak() { count_->peak = count_->live; }
+bool TensorTally::is_counting() { return counting != nullptr; }
+
+std::int64_t TensorTally::live() const {
+  const std::lock_guard<std::mutex> lock(count_->mutex);
+  return count_->live;
+}
+
+std::int64_t TensorTally::peak() const {
+  const std::lock_guard<std::mutex> lock(count_->mutex);
+  return count_->peak;
+}
+
+void TensorTally::reset_peak() {
+  const std::lock_guard<std::mutex> lock(count_->mutex);
+  count_->peak = count_->live;
+}
 
 }  // namespace halftone

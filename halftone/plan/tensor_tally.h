@@ -22,6 +22,9 @@ class TensorTally {
   std::int64_t peak() const;
   void reset_peak();
 
+  /// Whether this thread has one.
+  static bool is_counting();
+
   struct Count;
 
  private:

@@ -20,7 +20,9 @@ using torch::Tensor;
 Tensor causal_attention(const Tensor& query, const Tensor& key, const Tensor& value,
                         double dropout) {
   const torch::ScalarType dtype = compute_dtype(query);
-  const bool decodes = query.size(2) == 1 && key.size(2) >= 1 && !torch::GradMode::is_enabled();
+  const bool decodes = query.size(2) == 1 && key.size(2) >= 1 && key.sizes() == value.sizes() &&
+                       key.size(0) == query.size(0) && key.size(3) == query.size(3) &&
+                       !torch::GradMode::is_enabled();
   return decodes && dropout == 0.0 ? decode_attention(query, key, value, dtype)
                                    : causal_attention_reference(query, key, value, dropout, dtype);
 }

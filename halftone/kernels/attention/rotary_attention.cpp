@@ -232,7 +232,7 @@ std::uint16_t* writable_bits_of(const Tensor& bf16) {
 }
 
 void check(const Tensor& qkv, const Tensor& rotations, const HeadCounts& counts) {
-  HALFTONE_CHECK(counts.kv_heads > 0 && counts.heads % counts.kv_heads == 0,
+  HALFTONE_CHECK(counts.kv_heads > 0 && counts.heads > 0 && counts.heads % counts.kv_heads == 0,
                  "[rotary_attention] expected heads to be a multiple of kv_heads, got ",
                  counts.heads, " and ", counts.kv_heads);
   HALFTONE_CHECK(
@@ -287,6 +287,15 @@ Tensor attention_gradient_buffer(const Tensor& /*d_out*/, const Tensor& qkv,
 
 Tensor attend_grad_all(const Tensor& d_out, const Tensor& qkv, const Tensor& rotations,
                        const Tensor& log_sums, std::int64_t heads, std::int64_t kv_heads) {
+  check(qkv, rotations, {heads, kv_heads});
+  const AttentionShape expected = shape_of(qkv, {heads, kv_heads});
+  HALFTONE_CHECK(d_out.dim() == 3 && d_out.size(0) == expected.batch &&
+                     d_out.size(1) == expected.steps && d_out.size(2) == heads * expected.size &&
+                     log_sums.is_contiguous() &&
+                     log_sums.numel() == expected.batch * heads * expected.steps,
+                 "[rotary_attention] expected the gradient (B, T, heads d) and log_sums (B, heads, "
+                 "T), got ",
+                 d_out.sizes(), " and ", log_sums.sizes());
   const Tensor dense = qkv.contiguous();
   const Tensor table = at::view_as_real(rotations).contiguous();
   const Tensor d_rows = d_out.to(dense.scalar_type()).contiguous();

@@ -12,6 +12,8 @@
 #include <optional>
 #include <string>
 
+#include "halftone/core/error.h"
+
 namespace halftone {
 
 /// "halftone"; "halftone_2" and so on where this process holds other copies of the library: each
@@ -48,16 +50,26 @@ class Operator<Return(Args...)> {
     const auto add = [&](DispatchKey key, Return (*kernel)(Args...)) {
       if (kernel != nullptr) library_.impl(name.c_str(), torch::dispatch(key, kernel));
     };
+    // Meta goes before every device: a tensor with data beside one without would be taken for one.
+    const auto add_meta = [&](DispatchKey key, Return (*kernel)(Args...)) {
+      if (kernel == nullptr) return;
+      const auto checked = [kernel, name](Args... args) -> Return {
+        (check_meta(name, args), ...);
+        return kernel(args...);
+      };
+      library_.impl(name.c_str(), torch::dispatch(key, checked));
+    };
     add(DispatchKey::CompositeImplicitAutograd, kernels.reference);
     add(DispatchKey::CPU, kernels.cpu);
-    add(DispatchKey::Meta, kernels.meta);
+    add_meta(DispatchKey::Meta, kernels.meta);
     const auto first = [](auto*... kernel) {
       Return (*found)(Args...) = nullptr;
       ((found = found != nullptr ? found : kernel), ...);
       return found;
     };
     add(DispatchKey::AutogradCPU, first(kernels.autograd, kernels.cpu));
-    add(DispatchKey::AutogradMeta, first(kernels.autograd_meta, kernels.autograd, kernels.meta));
+    add_meta(DispatchKey::AutogradMeta,
+             first(kernels.autograd_meta, kernels.autograd, kernels.meta));
     const std::string full = operator_namespace() + "::" + name;
     handle_ = c10::Dispatcher::singleton()
                   .findSchemaOrThrow(full.c_str(), "")
@@ -72,6 +84,20 @@ class Operator<Return(Args...)> {
   }
 
  private:
+  static void check_meta(const std::string& name, const torch::Tensor& tensor) {
+    HALFTONE_CHECK(!tensor.defined() || tensor.is_meta(), "[", name,
+                   "] expected all tensors on the device meta, as one of them is, got one on ",
+                   tensor.device());
+  }
+  static void check_meta(const std::string& name, const std::optional<torch::Tensor>& tensor) {
+    if (tensor) check_meta(name, *tensor);
+  }
+  static void check_meta(const std::string& name, at::TensorList tensors) {
+    for (const torch::Tensor& tensor : tensors) check_meta(name, tensor);
+  }
+  template <class Other>
+  static void check_meta(const std::string& /*name*/, const Other& /*no tensor*/) {}
+
   torch::Library library_;
   std::optional<c10::TypedOperatorHandle<Return(Args...)>> handle_;
 };

@@ -121,17 +121,26 @@ Tensor lookup_by_kernel(const Tensor& weight, const Tensor& ids) {
   return embedding_operator.below_autograd(weight, weight, ids);
 }
 
+void check_gradient(const Tensor& gradient, const Tensor& ids) {
+  HALFTONE_CHECK(gradient.dim() == ids.dim() + 1 &&
+                     gradient.sizes().slice(0, gradient.dim() - 1) == ids.sizes(),
+                 "[embedding] expected gradient (..., dim) and ids (...), got ", gradient.sizes(),
+                 " and ", ids.sizes());
+}
+
 using GradientSignature = Tensor(const Tensor& gradient, const Tensor& ids, std::int64_t classes);
 
-Tensor sums_buffer(const Tensor& gradient, const Tensor& /*ids*/, std::int64_t classes) {
+Tensor sums_buffer(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
+  check_gradient(gradient, ids);
   return at::empty({classes, gradient.size(-1)}, gradient.options());
 }
 
 Tensor sums_by_id(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
+  check_gradient(gradient, ids);
   if (!is_simd_operand(gradient)) return embedding_gradient_reference(gradient, ids, classes);
   const Tensor rows = as_rows(gradient).contiguous();
   const Groups groups = grouped(checked_ids(ids, classes), classes);
-  const Tensor sums = sums_buffer(rows, ids, classes);
+  const Tensor sums = at::empty({classes, rows.size(1)}, rows.options());
   const EmbeddingGradient work{.rows = rows.const_data_ptr(),
                                .sums = sums.mutable_data_ptr(),
                                .type = kernel_type(rows.scalar_type()),
@@ -156,16 +165,13 @@ Tensor embedding(const Tensor& weight, const Tensor& ids) {
 }
 
 Tensor embedding_gradient(const Tensor& gradient, const Tensor& ids, std::int64_t classes) {
-  HALFTONE_CHECK(gradient.dim() == ids.dim() + 1 &&
-                     gradient.sizes().slice(0, gradient.dim() - 1) == ids.sizes(),
-                 "[embedding] expected gradient (..., dim) and ids (...), got ", gradient.sizes(),
-                 " and ", ids.sizes());
   const torch::NoGradGuard no_grad;
   return embedding_gradient_operator(gradient, ids, classes);
 }
 
 Tensor embedding_gradient_reference(const Tensor& gradient, const Tensor& ids,
                                     std::int64_t classes) {
+  check_gradient(gradient, ids);
   const bool narrow = is_half(gradient.scalar_type());
   return at::embedding_dense_backward(narrow ? gradient.to(torch::kFloat) : gradient, ids, classes,
                                       /*padding_idx=*/-1, /*scale_grad_by_freq=*/false)

@@ -116,6 +116,15 @@ NormGradients norm_gradient_rows(const Tensor& d_normed, const std::optional<Ten
                                  const Tensor& sum, const Tensor& weight, const Tensor& inverse_rms,
                                  std::optional<torch::ScalarType> branch) {
   const torch::ScalarType dtype = sum.scalar_type();
+  HALFTONE_CHECK(sum.dim() > 0 && sum.numel() > 0 && d_normed.sizes() == sum.sizes() &&
+                     (!d_sum || d_sum->sizes() == sum.sizes()) && weight.dim() == 1 &&
+                     weight.size(0) == sum.size(-1) && weight.scalar_type() == dtype &&
+                     inverse_rms.numel() == sum.numel() / sum.size(-1) && is_simd_operand(sum) &&
+                     is_simd_operand(d_normed) && sum.is_contiguous() && d_normed.is_contiguous() &&
+                     weight.is_contiguous(),
+                 "[rms_norm] expected dense gradients and sums of one shape and a weight of their "
+                 "last size, got ",
+                 d_normed.sizes(), ", ", sum.sizes(), " and ", weight.sizes());
   const Tensor from_sum = d_sum ? d_sum->to(dtype).contiguous() : Tensor();
   const Tensor d_x = at::empty_like(sum);
   const Tensor d_branch = branch ? at::empty(sum.sizes(), sum.options().dtype(*branch)) : Tensor();

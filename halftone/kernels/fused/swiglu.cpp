@@ -63,7 +63,11 @@ Tensor swiglu_all_rows(const Tensor& gate_up) {
 /// d_gate_up, and the forward's result once more if `again`.
 using SwigluGradient = std::tuple<Tensor, Tensor>;
 
-SwigluGradient swiglu_gradient_buffers(const Tensor& /*d_out*/, const Tensor& gate_up, bool again) {
+SwigluGradient swiglu_gradient_buffers(const Tensor& d_out, const Tensor& gate_up, bool again) {
+  check_swiglu(gate_up);
+  HALFTONE_CHECK(gate_up.numel() > 0 && d_out.sizes() == with_last(gate_up, gate_up.size(-1) / 2),
+                 "[swiglu] expected the gradient (..., h) of a result of (..., 2 h), got ",
+                 d_out.sizes(), " and ", gate_up.sizes());
   return {at::empty(gate_up.sizes(), gate_up.options()), again ? swiglu_buffer(gate_up) : Tensor()};
 }
 

@@ -293,6 +293,21 @@ Tensor int8_gemm_cpu(const Tensor& left, const Tensor& left_scales, bool left_de
                      const Tensor& right, const Tensor& right_scales,
                      const std::optional<Tensor>& right_sums, bool right_depth_major,
                      std::int64_t depth, const std::optional<Tensor>& into) {
+  const auto holds = [&](const Tensor& quads, const Tensor& scales, bool depth_major) {
+    const std::int64_t rows = scales.numel(), words = quads_in(depth);
+    return quads.dim() == 2 && quads.is_contiguous() && scales.is_contiguous() &&
+           quads.size(0) == (depth_major ? words : rows) &&
+           quads.size(1) == (depth_major ? rows : words);
+  };
+  HALFTONE_CHECK(!right_sums || (holds(left, left_scales, left_depth_major) &&
+                                 holds(right, right_scales, right_depth_major) &&
+                                 right_sums->numel() == right_scales.numel()),
+                 "[int8_gemm] expected what int8_quantize() makes of matrices of one depth, got ",
+                 left.sizes(), " and ", right.sizes());
+  HALFTONE_CHECK(
+      !into || (into->is_contiguous() && into->dim() == 2 && into->size(0) == left_scales.numel() &&
+                into->size(1) == right_scales.numel()),
+      "[int8_gemm] expected a dense sum of the product's shape");
   if (!right_sums)
     return int8_gemm_elsewhere(left, left_scales, left_depth_major, right, right_scales, right_sums,
                                right_depth_major, depth, into);

@@ -71,7 +71,9 @@ class ChunkPass {
 
   Solution run() {
     const std::int64_t rows = hidden_.size(0);
-    for (std::int64_t first = 0; first < rows; first += problem_.chunk_rows)
+    // Without data all chunks after the second are like it.
+    const std::int64_t end = hidden_.is_meta() ? std::min(rows, 2 * problem_.chunk_rows) : rows;
+    for (std::int64_t first = 0; first < end; first += problem_.chunk_rows)
       chunk(first, std::min(problem_.chunk_rows, rows - first));
     if (wanted_.weight && !solution_.d_weight.defined())
       solution_.d_weight = at::zeros_like(weight_, fp32());

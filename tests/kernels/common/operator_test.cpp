@@ -61,6 +61,10 @@ std::vector<std::string> ours_in(const std::function<void()>& work) {
   return names;
 }
 
+c10::OperatorHandle operator_of(const std::string& name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
+}
+
 TEST(Operators, AreRecordedOnceForACall) {
   const Tensor x = torch::randn({2, 8}, torch::requires_grad());
   const Tensor weight = torch::ones({8}, torch::requires_grad());
@@ -220,11 +224,34 @@ TEST(Operators, MultiplyInInt8WithoutData) {
   EXPECT_EQ(product.sizes(), torch::IntArrayRef({3, 5}));
 }
 
-// ---- another copy of the library
-
-c10::OperatorHandle operator_of(const std::string& name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
+// Meta goes before every device, so a tensor without data would be taken for one that has some.
+TEST(Operators, RefuseTensorsWithDataBesideThoseWithout) {
+  const Tensor x = torch::randn({2, 8}), weight = torch::ones({8}, torch::kMeta);
+  const torch::NoGradGuard no_grad;
+  EXPECT_THROW(rms_norm(x, weight, 1e-5), c10::Error);
+  EXPECT_THROW(halftone::linear(x, torch::ones({3, 8}, torch::kMeta)), c10::Error);
+  EXPECT_THROW(
+      halftone::embedding(x, torch::zeros({3}, torch::dtype(torch::kLong).device(torch::kMeta))),
+      c10::Error);
 }
+
+// What a Python program can call checks what it is given, where C++ callers have checked before.
+TEST(Operators, CheckShapesThemselves) {
+  const auto swiglu_gradient =
+      operator_of("halftone::swiglu_gradient")
+          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, bool)>();
+  EXPECT_THROW(swiglu_gradient.call(torch::ones({1000, 1000}), torch::ones({1, 8}), false),
+               c10::Error);
+  const auto embedding_gradient = operator_of("halftone::embedding_gradient")
+                                      .typed<Tensor(const Tensor&, const Tensor&, std::int64_t)>();
+  EXPECT_THROW(embedding_gradient.call(torch::ones({1, 4}), torch::zeros({1000}, torch::kLong), 1),
+               c10::Error);
+  EXPECT_THROW(
+      rotary_attention(torch::zeros({1, 2, 8}), torch::ones({2, 1}, torch::kComplexFloat), {-4, 2}),
+      c10::Error);
+}
+
+// ---- another copy of the library
 
 TEST(OperatorsLibrary, HasNamesOfItsOwnBesideThisCopy) {
   EXPECT_EQ(operator_namespace(), "halftone");
