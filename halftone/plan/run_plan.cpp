@@ -107,7 +107,7 @@ RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uin
       const std::optional<NumericsConfig> recipe = recipe_for(request, precision, memory);
       if (!recipe) continue;
       RecipePlan one = plan_of(request, *recipe, process);
-      one.step_s = step_seconds(request.model, request.shape, *recipe, speed);
+      one.step_s = step_seconds(request.model, request.shape, *recipe, one.bytes, speed);
       plan.recipes.push_back(std::move(one));
     }
   }

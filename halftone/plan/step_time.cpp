@@ -70,7 +70,7 @@ MachineSpeed measure_machine_speed() {
 }
 
 double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
-                    const MachineSpeed& speed) {
+                    const MemoryBytes& bytes, const MachineSpeed& speed) {
   const auto is_measured = [&](ComputeType type) {
     const auto found = speed.matmuls.find(type);
     return found != speed.matmuls.end() && found->second > 0;
@@ -79,7 +79,6 @@ double step_seconds(const ModelConfig& model, const StepShape& shape, const Nume
   HALFTONE_CHECK(speed.memory > 0 && std::all_of(types.begin(), types.end(), is_measured),
                  "[step_seconds] expected measured speeds");
   const double micro_batches = static_cast<double>(shape.micro_batches);
-  const MemoryBytes bytes = peak_memory(model, shape, recipe, 0);
   const auto wide = [](std::uint64_t count) { return static_cast<double>(count); };
   const double activations = kPassesOverActivations * wide(bytes.activations);
   // Gradients are set to zero, added to (read and written) by each micro-batch, measured and taken

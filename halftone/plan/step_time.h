@@ -22,8 +22,8 @@ struct MachineSpeed {
 MachineSpeed measure_machine_speed();
 
 /// Seconds of an optimizer step: its matmuls at their measured speed, the activations and the
-/// optimizer's buffers at that of memory.
+/// optimizer's buffers at that of memory. `bytes`: peak_memory() of the step.
 double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
-                    const MachineSpeed& speed);
+                    const MemoryBytes& bytes, const MachineSpeed& speed);
 
 }  // namespace halftone

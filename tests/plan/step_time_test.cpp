@@ -29,7 +29,8 @@ constexpr double kHeadWeights = 8000.0 * 256;
 double seconds(const std::string& precision, const MemoryOptions& memory, const StepShape& shape,
                const MachineSpeed& speed, const ModelConfig& config = model()) {
   const PrecisionPolicy policy = parse_precision(precision);
-  return step_seconds(config, shape, {policy, memory_policy(memory, policy)}, speed);
+  const NumericsConfig recipe{policy, memory_policy(memory, policy)};
+  return step_seconds(config, shape, recipe, peak_memory(config, shape, recipe, 0), speed);
 }
 
 MachineSpeed all_at(double flops) {

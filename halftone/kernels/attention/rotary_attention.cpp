@@ -319,14 +319,13 @@ const Operator<AttentionGradientSignature> rotary_attention_gradient(
     "int heads, int kv_heads) -> Tensor",
     {.cpu = attend_grad_all, .meta = attention_gradient_buffer});
 
-/// The operator's kernel, from below autograd.
-Attended attended_by_kernel(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
-                            std::int64_t kv_heads);
+extern const Operator<AttentionSignature> rotary_attention_operator;
 
 struct RotaryAttention : torch::autograd::Function<RotaryAttention> {
   static variable_list forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& rotations,
                                std::int64_t heads, std::int64_t kv_heads) {
-    const auto [out, log_sums] = attended_by_kernel(qkv, rotations, heads, kv_heads);
+    const auto [out, log_sums] =
+        rotary_attention_operator.below_autograd(qkv, qkv, rotations, heads, kv_heads);
     ctx->mark_non_differentiable({log_sums});
     ctx->save_for_backward({qkv, rotations, log_sums});
     ctx->saved_data["heads"] = heads;
@@ -361,9 +360,6 @@ Attended attention_by_definition(const Tensor& qkv, const Tensor& rotations, std
   return {rotary_attention_reference(qkv, rotations, {heads, kv_heads}), Tensor()};
 }
 
-Attended attended(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
-                  std::int64_t kv_heads);
-
 /// By `kernel`, where it takes the operands.
 template <AttentionSignature* kernel>
 Attended attention_by(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
@@ -376,7 +372,7 @@ Attended attention_by(const Tensor& qkv, const Tensor& rotations, std::int64_t h
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   if (qkv.scalar_type() == dtype) return kernel(qkv, rotations, heads, kv_heads);
   // An operation of its own, so that autograd's two steps are two to observers as well.
-  return attended(qkv.to(dtype), rotations, heads, kv_heads);
+  return rotary_attention_operator(qkv.to(dtype), rotations, heads, kv_heads);
 }
 
 const Operator<AttentionSignature> rotary_attention_operator(
@@ -385,16 +381,6 @@ const Operator<AttentionSignature> rotary_attention_operator(
      .autograd = attention_by<recorded_attention>,
      .cpu = attention_by<attend_all>,
      .meta = attention_by<attention_buffers>});
-
-Attended attended_by_kernel(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
-                            std::int64_t kv_heads) {
-  return rotary_attention_operator.below_autograd(qkv, qkv, rotations, heads, kv_heads);
-}
-
-Attended attended(const Tensor& qkv, const Tensor& rotations, std::int64_t heads,
-                  std::int64_t kv_heads) {
-  return rotary_attention_operator(qkv, rotations, heads, kv_heads);
-}
 
 }  // namespace
 

@@ -34,6 +34,11 @@ struct OperatorKernels {
   Signature* autograd_meta = nullptr;
 };
 
+/// An undefined tensor as the schemas' Tensor? has it.
+inline std::optional<torch::Tensor> if_defined(const torch::Tensor& tensor) {
+  return tensor.defined() ? std::optional<torch::Tensor>(tensor) : std::nullopt;
+}
+
 /// An operator, registered as long as this object lives: one of static storage beside its kernels.
 template <class Signature>
 class Operator;
@@ -62,14 +67,11 @@ class Operator<Return(Args...)> {
     add(DispatchKey::CompositeImplicitAutograd, kernels.reference);
     add(DispatchKey::CPU, kernels.cpu);
     add_meta(DispatchKey::Meta, kernels.meta);
-    const auto first = [](auto*... kernel) {
-      Return (*found)(Args...) = nullptr;
-      ((found = found != nullptr ? found : kernel), ...);
-      return found;
-    };
-    add(DispatchKey::AutogradCPU, first(kernels.autograd, kernels.cpu));
+    const bool is_recorded = kernels.autograd != nullptr;
+    add(DispatchKey::AutogradCPU, is_recorded ? kernels.autograd : kernels.cpu);
+    auto* const without_data = is_recorded ? kernels.autograd : kernels.meta;
     add_meta(DispatchKey::AutogradMeta,
-             first(kernels.autograd_meta, kernels.autograd, kernels.meta));
+             kernels.autograd_meta != nullptr ? kernels.autograd_meta : without_data);
     const std::string full = operator_namespace() + "::" + name;
     handle_ = c10::Dispatcher::singleton()
                   .findSchemaOrThrow(full.c_str(), "")

@@ -79,14 +79,13 @@ Tensor lookup_buffer(const Tensor& weight, const Tensor& ids) {
   return at::empty(shape, weight.options());
 }
 
-/// The operator's kernel, from below autograd.
-Tensor lookup_by_kernel(const Tensor& weight, const Tensor& ids);
+extern const Operator<Tensor(const Tensor&, const Tensor&)> embedding_operator;
 
 struct Lookup : torch::autograd::Function<Lookup> {
   static Tensor forward(AutogradContext* ctx, const Tensor& weight, const Tensor& ids) {
     ctx->save_for_backward({ids});
     ctx->saved_data["classes"] = weight.size(0);
-    return lookup_by_kernel(weight, ids);
+    return embedding_operator.below_autograd(weight, weight, ids);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
@@ -116,10 +115,6 @@ const Operator<Tensor(const Tensor&, const Tensor&)> embedding_operator(
                                                        .cpu = checked_lookup,
                                                        .meta = lookup_buffer,
                                                        .autograd_meta = recorded_without_data});
-
-Tensor lookup_by_kernel(const Tensor& weight, const Tensor& ids) {
-  return embedding_operator.below_autograd(weight, weight, ids);
-}
 
 void check_gradient(const Tensor& gradient, const Tensor& ids) {
   HALFTONE_CHECK(gradient.dim() == ids.dim() + 1 &&

@@ -157,20 +157,15 @@ const Operator<NormGradientSignature> rms_norm_gradient(
     "Tensor inverse_rms, ScalarType? branch) -> (Tensor, Tensor, Tensor)",
     {.cpu = norm_gradient_rows, .meta = norm_gradient_buffers});
 
-std::optional<Tensor> if_defined(const Tensor& x) {
-  return x.defined() ? std::optional<Tensor>(x) : std::nullopt;
-}
-
-/// The operator's kernel, from below autograd.
-Normed normed_by_kernel(const Tensor& x, const std::optional<Tensor>& branch, const Tensor& weight,
-                        double eps, torch::ScalarType dtype);
+extern const Operator<NormSignature> rms_norm_operator;
 
 struct AddRmsNorm : torch::autograd::Function<AddRmsNorm> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x,
                                const std::optional<Tensor>& branch, const Tensor& weight,
                                double eps, torch::ScalarType dtype) {
     ctx->set_materialize_grads(false);
-    const auto [sum, normed, inverse_rms] = normed_by_kernel(x, branch, weight, eps, dtype);
+    const auto [sum, normed, inverse_rms] =
+        rms_norm_operator.below_autograd(x, x, branch, weight, eps, dtype);
     ctx->mark_non_differentiable({inverse_rms});
     ctx->save_for_backward({sum, weight, inverse_rms});
     ctx->saved_data["eps"] = eps;
@@ -246,11 +241,6 @@ const Operator<NormSignature> rms_norm_operator(
      .autograd = norm_by<recorded_norm>,
      .cpu = norm_by<norm_rows>,
      .meta = norm_by<norm_buffers>});
-
-Normed normed_by_kernel(const Tensor& x, const std::optional<Tensor>& branch, const Tensor& weight,
-                        double eps, torch::ScalarType dtype) {
-  return rms_norm_operator.below_autograd(x, x, branch, weight, eps, dtype);
-}
 
 std::optional<Recomputation> rms_norm_again(torch::autograd::CppNode<AddRmsNorm>& node,
                                             std::uint32_t output) {

@@ -123,14 +123,13 @@ c10::intrusive_ptr<EarlyGradient> early_gradient(AutogradContext& ctx) {
   return c10::static_intrusive_pointer_cast<EarlyGradient>(ctx.saved_data[kEarly].toCapsule());
 }
 
-/// The operator's kernel, from below autograd.
-Tensor swiglu_by_kernel(const Tensor& gate_up);
+extern const Operator<Tensor(const Tensor&)> swiglu_operator;
 
 struct Swiglu : torch::autograd::Function<Swiglu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate_up) {
     ctx->save_for_backward({gate_up});
     ctx->saved_data[kEarly] = c10::IValue::make_capsule(c10::make_intrusive<EarlyGradient>());
-    return swiglu_by_kernel(gate_up);
+    return swiglu_operator.below_autograd(gate_up, gate_up);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& output_grads) {
@@ -158,10 +157,6 @@ const Operator<Tensor(const Tensor&)> swiglu_operator("swiglu(Tensor gate_up) ->
                                                        .autograd = swiglu_by<recorded_swiglu>,
                                                        .cpu = swiglu_by<swiglu_all_rows>,
                                                        .meta = swiglu_by<swiglu_buffer>});
-
-Tensor swiglu_by_kernel(const Tensor& gate_up) {
-  return swiglu_operator.below_autograd(gate_up, gate_up);
-}
 
 std::optional<Recomputation> swiglu_again(torch::autograd::CppNode<Swiglu>& node,
                                           std::uint32_t /*output*/) {

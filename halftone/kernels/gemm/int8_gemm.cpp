@@ -327,10 +327,6 @@ const Operator<GemmSignature> int8_gemm_operator(
     "Tensor(a!)? into) -> Tensor(a!)",
     {.reference = int8_gemm_elsewhere, .cpu = int8_gemm_cpu, .meta = int8_gemm_buffer});
 
-std::optional<Tensor> if_any(const Tensor& tensor) {
-  return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
-}
-
 }  // namespace
 
 std::int32_t int8_left_limit(torch::Device device) {
@@ -349,7 +345,8 @@ Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, const Tensor& 
   HALFTONE_CHECK(left.depth == right.depth, "[int8_gemm] expected operands of one depth, got ",
                  left.depth, " and ", right.depth);
   return int8_gemm_operator(left.quads, left.scales, left.depth_major, right.quads, right.scales,
-                            if_any(right.sums), right.depth_major, left.depth, if_any(into));
+                            if_defined(right.sums), right.depth_major, left.depth,
+                            if_defined(into));
 }
 
 }  // namespace halftone

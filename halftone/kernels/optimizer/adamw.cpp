@@ -316,16 +316,12 @@ const Operator<AdamWSignature> adamw_operator(
      .cpu = adamw_from<adamw_cpu_or_definition>,
      .meta = adamw_from<update_nothing>});
 
-std::optional<torch::Tensor> if_stored(const torch::Tensor& tensor) {
-  return tensor.defined() ? std::optional<torch::Tensor>(tensor) : std::nullopt;
-}
-
 }  // namespace
 
 void adamw_(const AdamWTensors& tensors, const AdamWArguments& arguments) {
   adamw_operator(tensors.weights, tensors.gradients, tensors.exp_avg, tensors.exp_avg_sq,
-                 if_stored(tensors.exp_avg_scale), if_stored(tensors.exp_avg_sq_scale),
-                 if_stored(tensors.master_low), arguments.step, arguments.gradient_factor,
+                 if_defined(tensors.exp_avg_scale), if_defined(tensors.exp_avg_sq_scale),
+                 if_defined(tensors.master_low), arguments.step, arguments.gradient_factor,
                  arguments.found_inf, arguments.lr, arguments.beta1, arguments.beta2, arguments.eps,
                  arguments.weight_decay, arguments.stochastic_rounding,
                  static_cast<std::int64_t>(arguments.seed), arguments.first_index);

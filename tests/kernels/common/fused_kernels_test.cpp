@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/kernels/common/fused_kernels.h"
 
-#include <ATen/record_function.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <functional>
-#include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/attention/rotary_attention.h"
@@ -18,6 +17,7 @@
 #include "halftone/kernels/fused/swiglu.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
 #include "support/message_of.h"
+#include "support/operations_in.h"
 #include "support/reference_scope.h"
 
 namespace halftone::fused_kernels_test {
@@ -29,17 +29,9 @@ using testing::HasSubstr;
 using torch::Tensor;
 
 /// The names of the operations that `work` goes through, this library's and LibTorch's.
-std::set<std::string> operations_in(const std::function<void()>& work) {
-  static std::set<std::string> names;
-  names.clear();
-  const auto handle = at::addThreadLocalCallback(at::RecordFunctionCallback(
-      [](const at::RecordFunction& call) -> std::unique_ptr<at::ObserverContext> {
-        names.insert(call.name());
-        return nullptr;
-      }));
-  work();
-  at::removeCallback(handle);
-  return names;
+std::set<std::string> operations_of(const std::function<void()>& work) {
+  const std::vector<std::string> names = test::operations_in(work);
+  return {names.begin(), names.end()};
 }
 
 /// What only the kernel of a name goes through, and what only its definition does.
@@ -73,7 +65,7 @@ void all_of_a_layer() {
 
 TEST(FusedKernels, AreAllOnByDefault) {
   EXPECT_EQ(reference_kernels(), "");
-  const std::set<std::string> seen = operations_in(all_of_a_layer);
+  const std::set<std::string> seen = operations_of(all_of_a_layer);
   for (const Traces& traces : kTraces) {
     EXPECT_TRUE(seen.contains(traces.kernel)) << traces.kernel;
     EXPECT_FALSE(seen.contains(traces.definition)) << traces.definition;
@@ -83,7 +75,7 @@ TEST(FusedKernels, AreAllOnByDefault) {
 TEST(FusedKernels, GiveWayToTheirDefinitionsByName) {
   for (const Traces& off : kTraces) {
     const ReferenceScope scope(off.name);
-    const std::set<std::string> seen = operations_in(all_of_a_layer);
+    const std::set<std::string> seen = operations_of(all_of_a_layer);
     EXPECT_TRUE(seen.contains(std::string("halftone::") + off.name) ||
                 std::string(off.name) == "cross_entropy")
         << "an operation has its name with either";
@@ -95,10 +87,10 @@ TEST(FusedKernels, GiveWayToTheirDefinitionsByName) {
   }
   {
     const ReferenceScope scope("linear_cross_entropy");
-    EXPECT_FALSE(operations_in(all_of_a_layer).contains("halftone::cross_entropy_to_gradient_"));
+    EXPECT_FALSE(operations_of(all_of_a_layer).contains("halftone::cross_entropy_to_gradient_"));
   }
   const ReferenceScope scope("all");
-  const std::set<std::string> seen = operations_in(all_of_a_layer);
+  const std::set<std::string> seen = operations_of(all_of_a_layer);
   for (const Traces& traces : kTraces) {
     EXPECT_FALSE(seen.contains(traces.kernel)) << traces.kernel;
     EXPECT_TRUE(seen.contains(traces.definition)) << traces.definition;

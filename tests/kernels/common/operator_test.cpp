@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The operators as LibTorch's dispatcher has them: one record for a call, the same shapes without
 // data, definitions where there is no kernel, and a second copy of the library beside this one.
-#include <ATen/record_function.h>
 #include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,7 +8,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -29,31 +27,19 @@
 #include "halftone/kernels/optimizer/gradient_exponents.h"
 #include "halftone/kernels/optimizer/gradient_stats.h"
 #include "halftone/kernels/optimizer/moments.h"
+#include "support/operations_in.h"
 #include "support/paths.h"
 #include "support/stand_in_device.h"
 
 namespace halftone::operator_test {
 namespace {
 
+using test::operations_in;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::Not;
 using torch::Tensor;
 using Tensors = std::vector<Tensor>;
-
-/// The names of the operations that `work` goes through, in their order.
-std::vector<std::string> operations_in(const std::function<void()>& work) {
-  static std::vector<std::string> names;
-  names.clear();
-  const auto handle = at::addThreadLocalCallback(at::RecordFunctionCallback(
-      [](const at::RecordFunction& call) -> std::unique_ptr<at::ObserverContext> {
-        names.emplace_back(call.name());
-        return nullptr;
-      }));
-  work();
-  at::removeCallback(handle);
-  return names;
-}
 
 std::vector<std::string> ours_in(const std::function<void()>& work) {
   std::vector<std::string> names = operations_in(work);
