@@ -7,20 +7,13 @@ LIBRARY is libhalftone_operators.so, RELEASE the LibTorch that it was built with
 Python has no PyTorch of that release; HALFTONE_PYTHON names another Python.
 """
 
-import os
+import pathlib
 import sys
 
-SKIPPED = 77
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "support"))
+from other_python import run_in_named_python, skip
 
-
-def skip(reason):
-    print(f"skipped: {reason}")
-    sys.exit(SKIPPED)
-
-
-if os.environ.get("HALFTONE_PYTHON"):
-    python = os.environ.pop("HALFTONE_PYTHON")
-    os.execvp(python, [python, *sys.argv])
+run_in_named_python()
 LIBRARY, RELEASE = sys.argv[1:]
 try:
     import torch

@@ -16,26 +16,21 @@ import argparse
 import collections
 import math
 import os
+import pathlib
 import re
 import sys
 import warnings
 
-SKIPPED = 77
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "support"))
+from other_python import SKIPPED, run_in_named_python, skip
+
 SAMPLES = 32  # of an operator or module and dtype, at most, evenly chosen
 # Every backward product of its own path: gradients by input and by weight part there.
 PATHS = ("native,blas", "upcast,blas", "native,blas," + ",".join(
     f"{dtype}.{product}=upcast" for dtype in ("bf16", "fp16")
     for product in ("input_gradient", "attention", "convolution_weight_gradient")))
 
-
-def skip(reason):
-    print(f"skipped: {reason}")
-    sys.exit(SKIPPED)
-
-
-if os.environ.get("HALFTONE_PYTHON"):
-    python = os.environ.pop("HALFTONE_PYTHON")
-    os.execvp(python, [python, *sys.argv])
+run_in_named_python()
 warnings.simplefilter("ignore")
 try:
     import torch
