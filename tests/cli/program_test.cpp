@@ -561,7 +561,7 @@ TEST_F(Program, RefusesARunThatCannotFitAndNamesOneThatCan) {
       "--threads 1 --memory-budget ";
   expect_refused({
       {large + "800MiB", "; use precision 32-true with memory lean ("},
-      {large + "500MiB", "more than the budget of 500 MiB; use precision "},
+      {large + "560MiB", "more than the budget of 560 MiB; use precision "},
       {large + "1MiB", "no recipe needs less than "},
       {large + "lots", "memory_budget must be available, unlimited or a size such as 8GiB"},
       {"plan --preset tiny --device cuda:99", "device is 'cuda:99'"},
