@@ -4,9 +4,11 @@
 #pragma once
 
 #include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace halftone {
 
@@ -22,9 +24,16 @@ class SystemError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+[[noreturn]] inline void throw_check_failed(std::string message) {
+  throw c10::Error(std::move(message));  // without a backtrace
+}
+
 }  // namespace halftone
 
-/// Checks what a caller must keep to; throws c10::Error, as LibTorch does. The message starts with
-/// the unit: HALFTONE_CHECK(x.dim() == 2, "[linear] expected a matrix, got ", x.dim(), "
-/// dimensions").
-#define HALFTONE_CHECK(condition, ...) TORCH_CHECK(condition, __VA_ARGS__)
+/// Checks what a caller must keep to; throws c10::Error, as LibTorch does, but its what() is the
+/// message alone. The message starts with the unit:
+///   HALFTONE_CHECK(x.dim() == 2, "[linear] expected a matrix, got ", x.dim(), " dimensions")
+#define HALFTONE_CHECK(condition, ...)                                                       \
+  do {                                                                                       \
+    if (C10_UNLIKELY(!(condition))) ::halftone::throw_check_failed(::c10::str(__VA_ARGS__)); \
+  } while (false)
