@@ -2,8 +2,10 @@
 #include "halftone/core/random.h"
 
 #include <ATen/Context.h>
+#include <torch/utils.h>
 
 #include <bit>
+#include <cstdlib>
 #include <mutex>
 
 #include "halftone/core/error.h"
@@ -51,6 +53,12 @@ void set_generator_state(torch::Device device, const torch::Tensor& state) {
 }
 
 }  // namespace
+
+std::uint64_t seed_everything(std::uint64_t seed) {
+  torch::manual_seed(seed);
+  std::srand(static_cast<unsigned int>(seed));
+  return seed;
+}
 
 StateDict rng_state(torch::Device device) {
   StateDict state;

@@ -19,6 +19,10 @@ std::uint64_t random_word(std::uint64_t seed, std::uint64_t index);
 /// size.
 std::uint64_t permuted_index(std::uint64_t seed, std::uint64_t index, std::uint64_t size);
 
+/// Seeds LibTorch's default generators of all devices and the C library's rand(), and returns
+/// `seed`: for TrainerOptions::seed and the seeds of loaders.
+std::uint64_t seed_everything(std::uint64_t seed);
+
 /// State of LibTorch's default generators: "cpu", and "cuda" when `device` is a GPU; uint8 tensors.
 StateDict rng_state(torch::Device device);
 /// Throws UserError when the state of one of them is missing.

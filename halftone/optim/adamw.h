@@ -62,6 +62,8 @@ class AdamW : public torch::optim::Optimizer {
   const std::vector<std::string>& parameter_names() const { return names_; }
   const torch::Tensor& parameter(
       std::size_t index) const;  // the one called parameter_names()[index]
+  /// Whether it would take part in a step now: a gradient has come since zero_grad().
+  bool has_gradient(std::size_t index) const;
   /// All tensors that are that parameter: more than one where tensors share memory.
   const std::vector<torch::Tensor>& variables(std::size_t index) const;
 

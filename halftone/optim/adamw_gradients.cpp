@@ -85,6 +85,13 @@ bool AdamW::collect_gradient(const Slot& slot) const {
   return has_arrived(slot);
 }
 
+bool AdamW::has_gradient(std::size_t index) const {
+  const torch::NoGradGuard no_grad;
+  const Slot& slot = slots_.at(index);
+  if (options_.release_gradients) return loose_gradient(slot).defined();
+  return collect_gradient(slot);
+}
+
 void AdamW::clear_gradient(const Slot& slot) const {
   slot.gradient.zero_();
   slot.untouched = slot.gradient._version();

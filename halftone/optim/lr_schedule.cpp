@@ -32,15 +32,18 @@ double one_cycle(double lr, double position, double total) {
   return along_cosine(lr, first / kLastDivisor, std::clamp(falling, 0.0, 1.0));
 }
 
-double scheduled(Schedule kind, double lr, double progress) {
+double scheduled(const LrScheduleOptions& options, double progress) {
+  const double lr = options.lr;
   const double wave = 1.0 + std::cos(std::numbers::pi * progress);  // from 2 to 0
-  switch (kind) {
+  switch (options.kind) {
     case Schedule::kMinimind:
       return lr / 10.0 + 0.5 * lr * wave;
     case Schedule::kCosine:
       return lr / 10.0 + 0.45 * lr * wave;
     case Schedule::kLinear:
       return lr * (1.0 - progress);
+    case Schedule::kWsd:
+      return lr * std::min(1.0, (1.0 - progress) / options.decay_share);
     case Schedule::kConstant:
     case Schedule::kOneCycle:  // needs more than the share of the run: one_cycle()
       return lr;
@@ -56,9 +59,12 @@ double learning_rate(const LrScheduleOptions& options, double position, double t
                  position);
   HALFTONE_CHECK(options.warmup >= 0.0, "[lr_schedule] expected a warmup of at least 0, got ",
                  options.warmup);
+  HALFTONE_CHECK(options.decay_share > 0.0 && options.decay_share <= 1.0,
+                 "[lr_schedule] expected a decay_share above 0 and at most 1, got ",
+                 options.decay_share);
   const double rate = options.kind == Schedule::kOneCycle
                           ? one_cycle(options.lr, position, total)
-                          : scheduled(options.kind, options.lr, std::min(position / total, 1.0));
+                          : scheduled(options, std::min(position / total, 1.0));
   if (position >= options.warmup) return rate;
   return rate * (position + 1.0) / (options.warmup + 1.0);
 }
@@ -72,8 +78,8 @@ void warn_of_long_warmup(double warmup, std::int64_t steps) {
 }
 
 const std::vector<std::string>& schedule_names() {
-  static const std::vector<std::string> names = {"minimind", "cosine", "linear", "constant",
-                                                 "one-cycle"};
+  static const std::vector<std::string> names = {"minimind", "cosine",    "linear",
+                                                 "constant", "one-cycle", "wsd"};
   return names;
 }
 

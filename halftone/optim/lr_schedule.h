@@ -18,13 +18,16 @@ namespace halftone {
 ///   half
 ///             cosines, as torch.optim.lr_scheduler.OneCycleLR does without momentum
 ///             (Smith and Topin 2018)
-enum class Schedule { kMinimind, kCosine, kLinear, kConstant, kOneCycle };
+///   wsd       lr, then in the last `decay_share` of the run linearly to 0 (warm-up, stable, decay:
+///   Hu et al. 2024, with the decay of Haegele et al. 2024)
+enum class Schedule { kMinimind, kCosine, kLinear, kConstant, kOneCycle, kWsd };
 
 struct LrScheduleOptions {
   Schedule kind = Schedule::kMinimind;
   double lr = 5e-4;
   double warmup = 0.0;  // micro-steps (or share of the time): --warmup counts optimizer steps, so
                         // the caller multiplies by the accumulation
+  double decay_share = 0.2;  // of wsd
 };
 
 /// The rate at `position` of `total` micro-steps (or seconds), position counted from 0. While

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "halftone/core/state_dict.h"
-#include "halftone/optim/lr_schedule.h"
+#include "halftone/optim/lr_shapes.h"
 
 namespace halftone {
 
@@ -29,9 +29,15 @@ class LrScheduler {
   LrScheduler(torch::optim::Optimizer& optimizer, LrScheduleOptions options,
               std::int64_t total_steps);
 
+  /// Of a schedule that counts: what it counts is how often step() is called, whatever its
+  /// interval.
+  LrScheduler(torch::optim::Optimizer& optimizer, LrSchedule schedule);
+
   /// Goes on to the next step's rates. Call it after an update that was made
   /// (StepResult::stepped), so that a skipped one does not use up the schedule.
   void step();
+  /// The same of a PlateauLr, which sees the value of a validation.
+  void step(double value);
   std::int64_t position() const { return position_; }
 
   /// The position and the groups' base rates. Loading throws UserError when the groups differ.
@@ -42,8 +48,9 @@ class LrScheduler {
   void set_rates();
 
   torch::optim::Optimizer& optimizer_;
-  LrScheduleOptions options_;
-  std::int64_t total_steps_;
+  LrSchedule schedule_;
+  std::int64_t total_steps_;  // of a schedule over the run
+  PlateauState plateau_;
   std::int64_t position_ = 0;
   std::vector<double> base_rates_;
 };
