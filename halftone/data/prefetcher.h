@@ -11,6 +11,7 @@
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "halftone/core/error.h"
 
@@ -19,18 +20,22 @@ namespace halftone {
 /// Batches that are made before a training step takes them.
 inline constexpr std::size_t kBatchesAhead = 4;
 
-/// Makes the values of consecutive positions on a thread of its own, a few ahead of the thread that
-/// takes them. One thread may take. The thread starts with the first take() and has ended when the
-/// destructor returns.
+/// Makes the values of consecutive positions on threads of its own, a few ahead of the thread that
+/// takes them, and gives them in order. One thread may take. The threads start with the first
+/// take() and have ended when the destructor returns, which waits for what is being made.
 template <class Value>
 class Prefetcher {
  public:
   using Make = std::function<Value(std::int64_t position)>;
 
-  /// `make` is called on the other thread, for one position after the other up to `end`, if there
-  /// is one. At most `ahead` values wait, besides the one that is being made.
-  Prefetcher(Make make, std::size_t ahead, std::optional<std::int64_t> end = {})
-      : make_(std::move(make)), ahead_(ahead), end_(end) {}
+  /// `make` is called on the other threads, for one position after the other up to `end`, if there
+  /// is one; with several `threads`, for as many positions at once. At most `ahead` values wait,
+  /// besides one that each thread is making.
+  Prefetcher(Make make, std::size_t ahead, std::optional<std::int64_t> end = {},
+             std::size_t threads = 1)
+      : make_(std::move(make)), most_(ahead + threads), thread_count_(threads), end_(end) {
+    HALFTONE_CHECK(threads > 0, "[prefetcher] expected at least one thread, got 0");
+  }
   ~Prefetcher() { stop(); }
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
@@ -42,9 +47,10 @@ class Prefetcher {
                    end_.value_or(0), ", got ", position);
     if (position != next_) restart(position);
     std::unique_lock lock(mutex_);
-    filled_.wait(lock, [this] { return !waiting_.empty(); });
-    Item item = std::move(waiting_.front());
-    waiting_.pop_front();
+    filled_.wait(lock, [this] { return !begun_.empty() && begun_.front().is_made(); });
+    Item item = std::move(begun_.front());
+    begun_.pop_front();
+    ++front_;
     lock.unlock();
     room_.notify_one();
     next_ = item.error ? std::nullopt : std::optional(position + 1);
@@ -54,15 +60,18 @@ class Prefetcher {
 
  private:
   struct Item {
+    bool is_made() const { return value || error; }
     std::optional<Value> value;
     std::exception_ptr error;
   };
 
   void restart(std::int64_t position) {
     stop();
-    waiting_.clear();
-    stopping_ = false;
-    thread_ = std::thread([this, position] { run(position); });
+    next_.reset();  // until the threads are there
+    begun_.clear();
+    front_ = position;
+    stopping_ = failed_ = false;
+    for (std::size_t i = 0; i < thread_count_; ++i) threads_.emplace_back([this] { run(); });
   }
 
   void stop() {
@@ -70,40 +79,62 @@ class Prefetcher {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
     }
-    room_.notify_one();
-    if (thread_.joinable()) thread_.join();
+    room_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
   }
 
-  /// Up to the first error: what would come behind it is nobody's.
-  void run(std::int64_t position) {
-    for (bool failed = false; !failed && (!end_ || position < *end_); ++position) {
-      Item item;
-      try {
-        item.value.emplace(make_(position));
-      } catch (...) {
-        item.error = std::current_exception();
-        failed = true;
-      }
-      std::unique_lock lock(mutex_);
-      room_.wait(lock, [this] { return stopping_ || waiting_.size() < ahead_; });
-      if (stopping_) return;
-      waiting_.push_back(std::move(item));
-      lock.unlock();
-      filled_.notify_one();
-    }
+  void run() {
+    while (const std::optional<std::int64_t> position = begin_next()) finish(*position);
   }
+
+  /// The position that the calling thread is to make, when there is room for it; nothing when there
+  /// is none left. Positions are begun in order, so that none before an error is missing; what
+  /// would come behind the first error is nobody's.
+  std::optional<std::int64_t> begin_next() {
+    std::unique_lock lock(mutex_);
+    room_.wait(lock, [this] { return is_over() || begun_.size() < most_; });
+    if (is_over()) return std::nullopt;
+    begun_.emplace_back();
+    return behind_begun() - 1;
+  }
+
+  void finish(std::int64_t position) {
+    Item item;
+    try {
+      item.value.emplace(make_(position));
+    } catch (...) {
+      item.error = std::current_exception();
+    }
+    const std::lock_guard lock(mutex_);
+    if (item.error) {
+      failed_ = true;
+      room_.notify_all();  // nothing is left to make
+    }
+    Item& place = begun_[static_cast<std::size_t>(position - front_)];
+    if (item.value) place.value.emplace(std::move(*item.value));
+    place.error = std::move(item.error);  // this thread keeps no part of it
+    filled_.notify_one();
+  }
+
+  // With the mutex held.
+  bool is_over() const { return stopping_ || failed_ || (end_ && behind_begun() >= *end_); }
+  std::int64_t behind_begun() const { return front_ + static_cast<std::int64_t>(begun_.size()); }
 
   Make make_;
-  std::size_t ahead_;
+  std::size_t most_;  // that have been begun and not been taken
+  std::size_t thread_count_;
   std::optional<std::int64_t> end_;
-  std::optional<std::int64_t> next_;  // what the thread's first value is of
+  std::optional<std::int64_t> next_;  // what may be taken without beginning anew
 
   std::mutex mutex_;
   std::condition_variable filled_;
   std::condition_variable room_;
-  std::deque<Item> waiting_;
+  std::deque<Item> begun_;  // of the positions from front_ on
+  std::int64_t front_ = 0;
   bool stopping_ = false;
-  std::thread thread_;
+  bool failed_ = false;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace halftone

@@ -18,6 +18,10 @@
 namespace halftone {
 namespace {
 
+constexpr const char* kTransform = "transform";  // stands in a state only where there is one
+// The stream of the loader's seed that transforms draw from: no epoch has this number.
+constexpr std::uint64_t kOfTransforms = ~std::uint64_t{0};
+
 std::string describe(const torch::Tensor& tensor) {
   return fmt::format("{}({})", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ","));
 }
@@ -31,7 +35,7 @@ void add_tensor(Hasher& hasher, const torch::Tensor& tensor) {
 }  // namespace
 
 TensorLoader::TensorLoader(Batch samples, TensorLoaderOptions options)
-    : samples_(std::move(samples)), options_(options) {
+    : samples_(std::move(samples)), options_(std::move(options)) {
   const auto& [data, target] = std::tie(samples_.data, samples_.target);
   HALFTONE_CHECK(data.defined() && target.defined() && data.dim() >= 1 && target.dim() >= 1,
                  "[tensor_loader] expected data (N, ...) and target (N, ...)");
@@ -43,6 +47,8 @@ TensorLoader::TensorLoader(Batch samples, TensorLoaderOptions options)
   HALFTONE_CHECK(!options_.drop_last || options_.batch_size <= data.size(0),
                  "[tensor_loader] expected at least one whole batch with drop_last, got ",
                  data.size(0), " samples for a batch_size of ", options_.batch_size);
+  HALFTONE_CHECK(options_.num_workers >= 0, "[tensor_loader] expected num_workers from 0 on, got ",
+                 options_.num_workers);
 }
 
 std::int64_t TensorLoader::batches_per_epoch() const {
@@ -71,7 +77,11 @@ TensorLoader::Batch TensorLoader::batch_at(std::int64_t position) const {
   const auto pick = [&](const torch::Tensor& all) {
     return all.index_select(0, rows.to(all.device()));
   };
-  return {pick(samples_.data), pick(samples_.target)};
+  Batch batch(pick(samples_.data), pick(samples_.target));
+  if (!options_.transform) return batch;
+  const std::uint64_t stream = random_word(options_.seed, kOfTransforms);
+  return options_.transform(std::move(batch),
+                            {random_word(stream, static_cast<std::uint64_t>(position))});
 }
 
 TensorLoader::Iterator TensorLoader::begin() { return Iterator(*this); }
@@ -102,6 +112,7 @@ StateDict TensorLoader::state_dict() const {
   state.values["shuffle"] = options_.shuffle;
   state.values["seed"] = static_cast<std::int64_t>(options_.seed);
   state.values["drop_last"] = options_.drop_last;
+  if (options_.transform) state.values[kTransform] = true;
   return state;
 }
 
@@ -118,6 +129,13 @@ void TensorLoader::load_state_dict(const StateDict& state) {
                       "back as it was, or start a new run",
                       name, value_text(found->second), value_text(current)));
   }
+  if (const bool had = state.values.contains(kTransform),
+      has = static_cast<bool>(options_.transform);
+      had != has)
+    throw UserError(
+        fmt::format("cannot resume: the saved run had {} transform, now there is {}; put it back "
+                    "as it was, or start a new run",
+                    had ? "a" : "no", has ? "one" : "none"));
   const auto position = state.get<std::int64_t>("position");
   if (position < 0)
     throw UserError(fmt::format("the saved data position is {}, expected 0 or more", position));

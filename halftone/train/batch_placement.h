@@ -11,8 +11,10 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <variant>
 
 #include "halftone/core/device.h"
+#include "halftone/data/batch_parts.h"
 
 namespace halftone {
 
@@ -23,16 +25,22 @@ struct BatchPlacement {
   std::optional<torch::ScalarType> floating;
 };
 
-/// std::pair, std::tuple, std::array: a fixed number of parts.
 template <class Batch>
-concept TupleBatch = requires {
-  std::tuple_size<Batch>::value;
-};
+Batch placed(const Batch& batch, const BatchPlacement& place);
+
+/// A copy of `batch` whose listed parts are placed.
+template <ListedBatch Batch>
+Batch placed_parts(Batch batch, const BatchPlacement& place) {
+  std::apply([&](auto&... parts) { ((parts = placed(std::as_const(parts), place)), ...); },
+             listed_parts(batch));
+  return batch;
+}
 
 /// `batch` on the device, its floating-point tensors in the dtype; integer, bool and complex ones
 /// keep theirs. Takes tensors, torch::data::Example, tuples, containers and maps of them; numbers
-/// and strings in them are copied. A type with a member to(torch::Device) is moved by it and cast
-/// nowhere, unless it has to(torch::Device, torch::ScalarType) too.
+/// and strings in them are copied. A struct that lists its parts by tensors() (ListedBatch), a
+/// std::optional and a std::variant are placed part by part. A type with a member to(torch::Device)
+/// is moved by it and cast nowhere, unless it has to(torch::Device, torch::ScalarType) too.
 template <class Batch>
 Batch placed(const Batch& batch, const BatchPlacement& place) {
   if constexpr (std::is_same_v<Batch, torch::Tensor>) {
@@ -50,6 +58,12 @@ Batch placed(const Batch& batch, const BatchPlacement& place) {
                   })
       if (place.floating) return batch.to(place.device, *place.floating);
     return batch.to(place.device);
+  } else if constexpr (ListedBatch<Batch>) {
+    return placed_parts(batch, place);
+  } else if constexpr (VariantBatch<Batch>) {
+    return std::visit([&](const auto& held) { return Batch(placed(held, place)); }, batch);
+  } else if constexpr (OptionalBatch<Batch>) {
+    return batch ? Batch(placed(*batch, place)) : batch;
   } else if constexpr (requires { Batch(batch.data, batch.target); }) {
     return Batch(placed(batch.data, place), placed(batch.target, place));
   } else if constexpr (requires { Batch(batch.data); }) {
@@ -63,6 +77,7 @@ Batch placed(const Batch& batch, const BatchPlacement& place) {
   } else {
     static_assert(sizeof(Batch) == 0,
                   "this batch can't be moved to a device: give its type a member "
+                  "`auto tensors() { return std::tie(...); }` that lists its tensors, or "
                   "`Batch to(torch::Device) const`");
   }
 }

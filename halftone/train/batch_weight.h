@@ -10,8 +10,13 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
+#include <utility>
+#include <variant>
 #include <vector>
+
+#include "halftone/data/batch_parts.h"
 
 namespace halftone {
 
@@ -39,9 +44,10 @@ struct BatchWeight {
 std::vector<BatchWeight> relative_weights(std::span<const double> losses,
                                           std::span<const double> samples);
 
-/// The samples of `batch`: what its samples() says; the first dimension of a tensor; the elements
-/// of a container, as LibTorch's loaders give without Stack; those of its `data` or `first`.
-/// Otherwise 1.
+/// The samples of `batch`: what its samples() says; the first dimension of a tensor; those of the
+/// `data`, of the first part of a pair, tuple, array or struct with tensors(), of the first value
+/// of a map, and of what an optional or variant holds; the elements of another container, as
+/// LibTorch's loaders give without Stack. Otherwise 1.
 template <class Batch>
 std::int64_t sample_count(const Batch& batch) {
   if constexpr (requires {
@@ -50,8 +56,20 @@ std::int64_t sample_count(const Batch& batch) {
     return batch.samples();
   } else if constexpr (std::is_same_v<Batch, torch::Tensor>) {
     return batch.defined() && batch.dim() > 0 ? batch.size(0) : 1;
+  } else if constexpr (ListedBatch<Batch>) {
+    Batch copy = batch;  // its tensors are shared
+    return sample_count(std::as_const(std::get<0>(listed_parts(copy))));
+  } else if constexpr (TupleBatch<Batch>) {
+    if constexpr (std::tuple_size_v < Batch >> 0) return sample_count(std::get<0>(batch));
+    return 1;
+  } else if constexpr (MapBatch<Batch>) {
+    return batch.empty() ? 1 : sample_count(batch.begin()->second);
   } else if constexpr (std::ranges::sized_range<const Batch>) {
     return static_cast<std::int64_t>(std::ranges::size(batch));
+  } else if constexpr (VariantBatch<Batch>) {
+    return std::visit([](const auto& held) { return sample_count(held); }, batch);
+  } else if constexpr (OptionalBatch<Batch>) {
+    return batch ? sample_count(*batch) : 1;
   } else if constexpr (requires { batch.data; }) {
     return sample_count(batch.data);
   } else if constexpr (requires { batch.first; }) {

@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -117,6 +121,142 @@ TEST(Prefetcher, LeavesNoThreadBehind) {
   }
   EXPECT_FALSE(alive) << "the thread has ended, whatever it was waiting for";
   const Prefetcher<std::int64_t> never_asked([](std::int64_t position) { return position; }, 1);
+}
+
+// Waits until `count` threads are in arrive() at once; false when they don't come.
+class Meeting {
+ public:
+  explicit Meeting(int count) : missing_(count) {}
+  bool arrive() {
+    std::unique_lock lock(mutex_);
+    if (--missing_ <= 0) all_here_.notify_all();
+    return all_here_.wait_for(lock, std::chrono::seconds(60), [this] { return missing_ <= 0; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable all_here_;
+  int missing_;
+};
+
+TEST(PrefetcherThreads, MakeSeveralValuesAtOnce) {
+  Meeting meeting(3);
+  std::atomic<bool> met = true;
+  Prefetcher<std::int64_t> values(
+      [&](std::int64_t position) {
+        if (position < 3 && !meeting.arrive()) met = false;
+        return position;
+      },
+      1, {}, 3);
+  for (std::int64_t position = 0; position < 20; ++position)
+    EXPECT_EQ(values.take(position), position);
+  EXPECT_TRUE(met);
+}
+
+TEST(PrefetcherThreads, GiveValuesInOrderHoweverLongEachTakes) {
+  for (const std::size_t threads : {1, 2, 5}) {
+    Prefetcher<std::int64_t> values(
+        [](std::int64_t position) {
+          // The earlier of each four take longest.
+          std::this_thread::sleep_for(std::chrono::microseconds(100 * (3 - position % 4)));
+          return position * position;
+        },
+        2, 200, threads);
+    for (std::int64_t position = 0; position < 200; ++position)
+      ASSERT_EQ(values.take(position), position * position) << threads;
+    for (const std::int64_t position : {150, 151, 3, 4, 199, 0})
+      ASSERT_EQ(values.take(position), position * position) << threads;
+  }
+}
+
+TEST(PrefetcherThreads, WorkAheadButNotTooFar) {
+  constexpr std::int64_t kAhead = 2, kThreads = 3;
+  std::atomic<std::int64_t> taken = 0;
+  std::atomic<std::int64_t> made = 0;
+  std::atomic<bool> too_far = false;
+  Prefetcher<std::int64_t> values(
+      [&](std::int64_t position) {
+        // Those that wait, those being made, and the one just being taken.
+        if (position > taken + kAhead + kThreads) too_far = true;
+        ++made;
+        return position;
+      },
+      kAhead, {}, kThreads);
+  for (std::int64_t position = 0; position < 50; ++position) {
+    values.take(position);
+    ++taken;
+    while (made < taken + kAhead + kThreads) std::this_thread::yield();
+  }
+  EXPECT_FALSE(too_far);
+}
+
+TEST(PrefetcherThreads, AnErrorComesBehindTheValuesBeforeIt) {
+  for (int round = 0; round < 20; ++round) {
+    Prefetcher<std::int64_t> values(
+        [](std::int64_t position) {
+          if (position % 7 == 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          if (position % 7 == 4 || position % 7 == 5)
+            throw std::runtime_error(std::to_string(position));
+          return position;
+        },
+        3, {}, 4);
+    for (std::int64_t position = 0; position < 21; ++position) {
+      std::string error = "none";
+      try {
+        EXPECT_EQ(values.take(position), position);
+      } catch (const std::runtime_error& thrown) {
+        error = thrown.what();
+      }
+      const bool throws = position % 7 == 4 || position % 7 == 5;
+      EXPECT_EQ(error, throws ? std::to_string(position) : "none");
+    }
+  }
+}
+
+TEST(PrefetcherThreads, MakeEachPositionOnceUpToTheEnd) {
+  std::array<std::atomic<int>, 40> made{};
+  {
+    Prefetcher<std::int64_t> values(
+        [&](std::int64_t position) {
+          ++made.at(static_cast<std::size_t>(position));
+          return position;
+        },
+        8, 40, 4);
+    for (std::int64_t position = 0; position < 40; ++position) values.take(position);
+  }
+  for (const std::atomic<int>& count : made) EXPECT_EQ(count, 1);
+}
+
+TEST(PrefetcherThreads, EndWithTheirPrefetcherWhateverTheyDo) {
+  for (int round = 0; round < 50; ++round) {
+    std::atomic<int> making = 0;
+    {
+      Prefetcher<std::int64_t> values(
+          [&](std::int64_t position) {
+            ++making;
+            std::this_thread::sleep_for(std::chrono::microseconds(50 * (round % 4)));
+            --making;
+            if (position == 6) throw std::runtime_error("six");
+            return position;
+          },
+          1 + static_cast<std::size_t>(round) % 3, {}, 3);
+      for (std::int64_t position = 0; position < round % 6; ++position) values.take(position);
+    }
+    EXPECT_EQ(making, 0);
+  }
+}
+
+TEST(PrefetcherThreads, NeedsOne) {
+  EXPECT_THROW(Prefetcher<int>([](std::int64_t) { return 0; }, 1, {}, 0), c10::Error);
+}
+
+struct Unassignable {
+  const std::int64_t value;
+};
+
+TEST(Prefetcher, MovesWhatCannotBeAssigned) {
+  Prefetcher<Unassignable> values([](std::int64_t position) { return Unassignable{position}; }, 1);
+  EXPECT_EQ(values.take(7).value, 7);
 }
 
 }  // namespace

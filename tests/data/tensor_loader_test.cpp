@@ -184,6 +184,45 @@ TEST(TensorLoader, RefusesTheStateOfSomethingElse) {
               HasSubstr("drop_last differs"));
 }
 
+TEST(TensorLoader, TransformsABatchByItsSeed) {
+  const auto options = [](std::uint64_t seed) {
+    return TensorLoaderOptions{.batch_size = 4,
+                               .seed = seed,
+                               .transform = [](TensorLoader::Batch batch, SampleSeed of_batch) {
+                                 batch.data += torch::rand({2}, of_batch.generator());
+                                 return batch;
+                               }};
+  };
+  TensorLoader loader = loader_of(8, options(1));
+  const TensorLoader plain = loader_of(8, {.batch_size = 4, .seed = 1});
+  std::vector<torch::Tensor> noise;
+  for (std::int64_t position = 0; position < 4; ++position) {
+    const TensorLoader::Batch batch = loader.batch_at(position);
+    EXPECT_TRUE(batch.target.equal(plain.batch_at(position).target));
+    EXPECT_TRUE(batch.data.equal(loader.batch_at(position).data)) << "whenever it is asked";
+    noise.push_back(batch.data - plain.batch_at(position).data);
+    for (std::size_t i = 0; i + 1 < noise.size(); ++i)
+      EXPECT_FALSE(noise[i].allclose(noise.back())) << "another at each position";
+  }
+  EXPECT_FALSE(loader_of(8, options(2)).batch_at(0).data.equal(loader.batch_at(0).data));
+
+  loader.next();
+  TensorLoader resumed = loader_of(8, options(1));
+  resumed.load_state_dict(loader.state_dict());
+  EXPECT_TRUE(resumed.next().data.equal(loader.next().data));
+}
+
+TEST(TensorLoader, ATransformThatComesOrGoesIsRefused) {
+  TensorLoader plain = loader_of(8, {.batch_size = 4});
+  TensorLoader transformed = loader_of(
+      8,
+      {.batch_size = 4, .transform = [](TensorLoader::Batch batch, SampleSeed) { return batch; }});
+  EXPECT_THAT(message_of<UserError>([&] { plain.load_state_dict(transformed.state_dict()); }),
+              HasSubstr("the saved run had a transform, now there is none"));
+  EXPECT_THAT(message_of<UserError>([&] { transformed.load_state_dict(plain.state_dict()); }),
+              HasSubstr("the saved run had no transform, now there is one"));
+}
+
 TEST(TensorLoader, RefusesADamagedState) {
   TensorLoader loader = loader_of(30, {.batch_size = 4});
   loader.next();
@@ -210,6 +249,7 @@ TEST(TensorLoader, RefusesWhatCannotBeBatched) {
   EXPECT_THAT(refused(four, torch::Tensor(), {}), HasSubstr("expected data (N, ...)"));
   EXPECT_THAT(refused(four, torch::tensor(1), {}), HasSubstr("expected data (N, ...)"));
   EXPECT_THAT(refused(four, four, {.batch_size = 0}), HasSubstr("batch_size from 1 on, got 0"));
+  EXPECT_THAT(refused(four, four, {.num_workers = -1}), HasSubstr("num_workers from 0 on"));
   EXPECT_THAT(refused(four, four, {.batch_size = 5, .drop_last = true}),
               HasSubstr("got 4 samples for a batch_size of 5"));
 }

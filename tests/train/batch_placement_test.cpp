@@ -5,12 +5,22 @@
 #include <torch/data/example.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
+#include <unordered_map>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace halftone::batch_placement_test {
+
+/// Lists its tensors by a function of its namespace.
+struct Foreign {
+  torch::Tensor x;
+};
+inline auto batch_tensors(Foreign& one) { return std::tie(one.x); }
+
 namespace {
 
 using Example = torch::data::Example<>;
@@ -72,6 +82,48 @@ TEST(Placed, LeavesATypeThatMovesItselfToItself) {
   EXPECT_EQ(placed(Cast{{mask}}, half).mask.scalar_type(), torch::kHalf);
   EXPECT_EQ(placed(Cast{{mask}}, half).moves, 10);
   EXPECT_EQ(placed(Cast{{mask}}, as_it_is).moves, 1);
+}
+
+struct Inner {
+  torch::Tensor mask;
+  std::optional<torch::Tensor> extra;
+  auto tensors() { return std::tie(mask, extra); }
+};
+struct Outer {
+  torch::Tensor images, labels;
+  std::vector<Inner> inner;
+  int id = 0;
+  auto tensors() { return std::tie(images, labels, inner); }
+};
+
+TEST(Placed, ReachesTheTensorsThatAStructLists) {
+  const torch::Tensor floats = torch::ones({2}), labels = torch::ones({2}, torch::kLong);
+  const Outer batch{floats, labels, {{floats, floats}, {labels, {}}}, 7};
+  const Outer moved = placed(batch, {kCpu, torch::kHalf});
+  EXPECT_EQ(moved.images.scalar_type(), torch::kHalf);
+  EXPECT_EQ(moved.labels.scalar_type(), torch::kLong);
+  EXPECT_EQ(moved.inner.at(0).mask.scalar_type(), torch::kHalf);
+  EXPECT_EQ(moved.inner.at(0).extra->scalar_type(), torch::kHalf);
+  EXPECT_EQ(moved.inner.at(1).mask.scalar_type(), torch::kLong);
+  EXPECT_FALSE(moved.inner.at(1).extra.has_value());
+  EXPECT_EQ(moved.id, 7);
+  EXPECT_EQ(batch.images.scalar_type(), torch::kFloat) << "the loader's batch is as it was";
+  EXPECT_EQ(batch.inner.at(0).extra->scalar_type(), torch::kFloat);
+  EXPECT_EQ(placed(Foreign{floats}, {kCpu, torch::kHalf}).x.scalar_type(), torch::kHalf);
+  EXPECT_TRUE(placed(Foreign{floats}, {kCpu, {}}).x.is_same(floats));
+}
+
+TEST(Placed, ReachesWhatOptionalsVariantsAndHashedMapsHold) {
+  const BatchPlacement half{kCpu, torch::kHalf};
+  const torch::Tensor floats = torch::ones({2});
+  using Either = std::variant<torch::Tensor, std::string, Example>;
+  EXPECT_EQ(std::get<0>(placed(Either(floats), half)).scalar_type(), torch::kHalf);
+  EXPECT_EQ(std::get<1>(placed(Either(std::string("a")), half)), "a");
+  EXPECT_EQ(std::get<2>(placed(Either(Example(floats, floats)), half)).target.scalar_type(),
+            torch::kHalf);
+  EXPECT_FALSE(placed(std::optional<torch::Tensor>(), half).has_value());
+  const std::unordered_map<std::string, Inner> named = {{"x", {floats, floats}}};
+  EXPECT_EQ(placed(named, half).at("x").mask.scalar_type(), torch::kHalf);
 }
 
 }  // namespace

@@ -3,9 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
@@ -76,6 +80,34 @@ TEST_F(TokenStream, ADataErrorSurfacesWhereTheBatchIsTaken) {
     EXPECT_THROW(stream.next(), SystemError);
     EXPECT_EQ(stream.index(), 0) << "no batch was taken";
   }
+}
+
+/// Gives the thread that made each of its five batches.
+struct ByThread {
+  std::int64_t num_workers() const { return workers; }
+  std::int64_t batches_ahead() const { return 1; }
+  std::int64_t batches_per_epoch() const { return 5; }
+  std::pair<std::int64_t, std::thread::id> batch_at(std::int64_t position) const {
+    furthest = std::max<std::int64_t>(furthest, position);
+    return {position, std::this_thread::get_id()};
+  }
+  std::int64_t workers = 0;
+  mutable std::atomic<std::int64_t> furthest = 0;
+};
+
+TEST(IndexedStream, ALoaderSaysOnHowManyThreadsItsBatchesAreMade) {
+  for (const std::int64_t workers : {0, 1, 4}) {
+    ByThread loader{workers};
+    BatchStream stream(loader);
+    for (std::int64_t position = 0; position < 12; ++position) {
+      const auto [made, thread] = stream.next();
+      EXPECT_EQ(made, position);
+      EXPECT_EQ(thread == std::this_thread::get_id(), workers == 0);
+      EXPECT_LE(loader.furthest, position + 1 + (workers == 0 ? -1 : workers));
+    }
+  }
+  ByThread wrong{-1};
+  EXPECT_THROW(BatchStream stream(wrong), c10::Error);
 }
 
 StateDict position_of(std::int64_t epoch, std::int64_t index) {

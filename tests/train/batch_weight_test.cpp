@@ -5,8 +5,14 @@
 #include <gtest/gtest.h>
 #include <torch/data/example.h>
 
+#include <array>
 #include <cmath>
+#include <map>
+#include <optional>
+#include <string>
+#include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "halftone/core/error.h"
@@ -39,6 +45,25 @@ TEST(SampleCount, IsTheFirstDimensionOrTheElements) {
   EXPECT_EQ(sample_count(std::vector<torch::data::Example<>>{example, example}), 2);
   EXPECT_EQ(sample_count(Own()), 7);
   EXPECT_EQ(sample_count(Other()), 1);
+}
+
+TEST(SampleCount, IsThatOfTheFirstPart) {
+  struct Listed {
+    Tensor images = torch::zeros({3, 2}), scale = torch::zeros({});
+    auto tensors() { return std::tie(images, scale); }
+  };
+  const Tensor rows = torch::zeros({3, 2}), one = torch::zeros({});
+  EXPECT_EQ(sample_count(Listed()), 3);
+  EXPECT_EQ(sample_count(std::tuple(rows, one, 4)), 3);
+  EXPECT_EQ(sample_count(std::tuple(Listed(), one)), 3);
+  EXPECT_EQ(sample_count(std::tuple<>()), 1);
+  EXPECT_EQ(sample_count(std::array{rows, rows}), 3);
+  EXPECT_EQ(sample_count(std::map<std::string, Tensor>{{"x", rows}, {"y", rows}}), 3);
+  EXPECT_EQ(sample_count(std::map<std::string, Tensor>()), 1);
+  EXPECT_EQ(sample_count(std::optional(rows)), 3);
+  EXPECT_EQ(sample_count(std::optional<Tensor>()), 1);
+  EXPECT_EQ(sample_count(std::variant<int, Tensor>(rows)), 3);
+  EXPECT_EQ(sample_count(std::vector<Listed>(2)), 2);
 }
 
 TEST(RelativeWeights, AreByTheMeanAndExactlyOneWhereAllAreEqual) {
