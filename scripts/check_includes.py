@@ -42,7 +42,7 @@ LAYERS = {
 # Outside the library: these may include all of its headers, what is named here, and files of their own folder.
 USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}
 # Libraries that a user of the installed headers need not have.
-PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash.h", "zlib.h", "hwy/", "re2/", "CLI/")
+PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash.h", "zlib.h", "hwy/", "re2/", "protozero/", "CLI/")
 # at::RecordFunction has a member that only builds without NDEBUG know, and LibTorch is a release build: these files
 # are compiled as one, whatever the others are.
 RECORD_FUNCTION = "ATen/record_function.h"

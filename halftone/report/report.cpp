@@ -9,6 +9,7 @@
 
 #include "halftone/core/text.h"
 #include "halftone/report/chart.h"
+#include "halftone/report/logged_charts.h"
 #include "halftone/report/report_charts.h"
 #include "halftone/report/report_style.h"
 #include "halftone/system/atomic_file.h"
@@ -95,6 +96,14 @@ std::string notes(const RunHistory& history, bool ends_torn) {
     text +=
         fmt::format("<p class=\"note\">In {} the loss was not finite: a gap in its curve.</p>\n",
                     broken == 1 ? "1 step" : with_separators(broken) + " steps");
+  if (const std::size_t left_out = history.names_left_out(); left_out > 0)
+    text += fmt::format(
+        "<p class=\"note\">{} that metrics.jsonl has {} not drawn: a page shows the first {} "
+        "logged "
+        "values, with names of up to {} bytes.</p>\n",
+        left_out == 1 ? "1 value"
+                      : with_separators(static_cast<std::int64_t>(left_out)) + " values",
+        left_out == 1 ? "is" : "are", RunHistory::kKeptNames, RunHistory::kLongestName);
   return text;
 }
 
@@ -156,7 +165,12 @@ std::string charts(const RunHistory& history) {
   if (history.steps().empty()) return "<p class=\"note\">No step has been taken yet.</p>\n";
   std::string text = "<section class=\"charts\">\n";
   for (const Chart& chart : report_charts(history)) text += figure_of(chart);
-  return text + "</section>\n";
+  text += "</section>\n";
+  const std::vector<Chart> logged = logged_charts(history);
+  if (logged.empty()) return text;
+  text += "<section><h2>Logged values</h2>\n<div class=\"charts\">\n";
+  for (const Chart& chart : logged) text += figure_of(chart);
+  return text + "</div></section>\n";
 }
 
 }  // namespace

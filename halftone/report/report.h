@@ -24,8 +24,8 @@ struct RunDescription {
 };
 
 /// One HTML document with pictures inside, which needs no script and no network: loss, learning
-/// rate, gradient norm, loss scale, speed and memory over the steps, what was skipped and why.
-/// `ends_torn`: the metrics end in a line that is not whole.
+/// rate, gradient norm, loss scale, speed, memory and logged values over the steps, what was
+/// skipped and why. `ends_torn`: the metrics end in a line that is not whole.
 std::string report_page(const RunHistory& history, const RunDescription& description,
                         bool ends_torn = false);
 

@@ -5,25 +5,18 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 #include <utility>
 
+#include "halftone/report/chart_parts.h"
+#include "halftone/report/logged_charts.h"
 #include "halftone/report/report_curves.h"
 
 namespace halftone {
 namespace {
 
-constexpr double kDecades = 100;  // high / low from which on a logarithm shows more
 constexpr double kMibPerGib = 1024;
-
-enum class Height { kFromZero, kFitted };  // kFitted: a logarithm where it spans decades
-
-Axis height_axis(ValueRange range, Height height, int ticks) {
-  if (height == Height::kFitted && range.low > 0 && range.high / range.low >= kDecades)
-    return Axis::log10(range.low, range.high);
-  if (height == Height::kFromZero) range.low = std::min(range.low, 0.0);
-  return Axis::linear(range.low, range.high, ticks);
-}
 
 struct MemoryKind {
   StepField field;
@@ -63,55 +56,27 @@ std::vector<Point> divided(std::vector<Point> points, double divisor) {
 class Charts {
  public:
   explicit Charts(const RunHistory& run)
-      : run_(run),
-        steps_(run.steps()),
-        first_(static_cast<double>(steps_.buckets().front().first_step)),
-        last_(static_cast<double>(steps_.buckets().back().last_step)) {}
+      : run_(run), steps_(run.steps()), range_(steps_of(steps_)) {}
 
   std::vector<Chart> all() {
-    if (steps_.has(StepField::kLoss) || !run_.validation().empty()) charts_.push_back(loss());
+    if (steps_.has(StepField::kLoss) || !other_losses().empty()) charts_.push_back(loss());
     if (steps_.has(StepField::kLr)) charts_.push_back(learning_rate());
     if (steps_.has(StepField::kGradNorm)) charts_.push_back(gradient_norm());
     if (steps_.has(StepField::kScale)) charts_.push_back(scale());
     if (steps_.has(StepField::kTokensPerS) || steps_.has(StepField::kStepMs))
       charts_.push_back(speed());
-    if (std::count_if(charts_.begin(), charts_.end(), is_narrow) % 2 == 1)
-      charts_.back() = widened(charts_.back());  // two of them stand side by side
+    widen_the_odd_one(charts_, range_);
     if (steps_.has(StepField::kRssMib) || !kinds_in(steps_).empty()) charts_.push_back(memory());
     return std::move(charts_);
   }
 
  private:
-  static bool is_narrow(const Chart& chart) { return !chart.is_wide; }
-
   Chart chart(std::string title, std::string unit, const Axis& y, bool is_wide = false) const {
-    return {.title = std::move(title),
-            .unit = std::move(unit),
-            .is_wide = is_wide,
-            .x = Axis::steps(first_, last_, is_wide ? 10 : 5),
-            .y = y,
-            .areas = {},
-            .curves = {},
-            .marks = {},
-            .mark_name = {}};
-  }
-
-  Chart widened(Chart narrow) const {
-    narrow.is_wide = true;
-    narrow.x = Axis::steps(first_, last_, 10);
-    return narrow;
+    return chart_over(range_, std::move(title), std::move(unit), y, is_wide);
   }
 
   void add_pair(Chart& chart, StepField field, const std::string& name) const {
-    const std::int64_t reach = smoothing_reach(steps_);
-    if (reach == 0) {
-      chart.curves.push_back({name, "c1", CurveStyle::kStrong, values_of(steps_, field), ""});
-      return;
-    }
-    chart.curves.push_back({name, "c1", CurveStyle::kLight, values_of(steps_, field), ""});
-    chart.curves.push_back({fmt::format("mean of {} steps", short_number(static_cast<double>(
-                                                                (2 * reach + 1) * steps_.width()))),
-                            "c1", CurveStyle::kStrong, smoothed(steps_, field), ""});
+    add_with_mean(chart, steps_.values(field), steps_.width(), name);
   }
 
   // "weights 6.1"
@@ -126,6 +91,7 @@ class Charts {
     chart.mark_name = "skipped step";
   }
 
+  std::vector<LoggedCurve> other_losses() const;
   Chart loss() const;
   Chart learning_rate() const;
   Chart gradient_norm() const;
@@ -135,25 +101,31 @@ class Charts {
 
   const RunHistory& run_;
   const StepHistory& steps_;
-  double first_, last_;
+  StepRange range_;
   std::vector<Chart> charts_;
 };
 
+// val_loss, and what the module has logged beside it: test_loss, train_loss.
+std::vector<LoggedCurve> Charts::other_losses() const {
+  std::vector<LoggedCurve> curves;
+  if (!run_.validation().empty()) curves.push_back({"validation", "c2", false, &run_.validation()});
+  const auto logged = logged_curves(run_);
+  if (const auto losses = logged.find("loss"); losses != logged.end())
+    curves.insert(curves.end(), losses->second.begin(), losses->second.end());
+  return curves;
+}
+
 Chart Charts::loss() const {
-  const StepHistory& validation = run_.validation();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const bool trains = steps_.has(StepField::kLoss);
-  ValueRange range = range_of(trains ? steps_ : validation, StepField::kLoss);
-  if (!validation.empty()) {
-    const ValueRange other = range_of(validation, StepField::kLoss);
-    range = {std::min(range.low, other.low), std::max(range.high, other.high)};
-  }
+  const std::vector<LoggedCurve> others = other_losses();
+  const ValueRange range =
+      trains ? range_of(steps_, StepField::kLoss) : ValueRange{kInfinity, -kInfinity};
   Chart picture = chart("Loss", "mean over the step's micro-batches, without the scale",
-                        height_axis(range, Height::kFitted, 6), true);
+                        height_axis(range_with(range, others), Height::kFitted, 6), true);
   if (trains) add_pair(picture, StepField::kLoss, "training");
-  if (!validation.empty())
-    picture.curves.insert(
-        picture.curves.begin() + (trains ? 1 : 0),
-        {"validation", "c2", CurveStyle::kDots, values_of(validation, StepField::kLoss), ""});
+  for (const LoggedCurve& curve : others)
+    picture.curves.insert(picture.curves.end() - (trains ? 1 : 0), dotted(curve));
   mark_skips(picture);
   return picture;
 }

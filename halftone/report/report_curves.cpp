@@ -10,7 +10,8 @@ namespace {
 
 Point point_of(const StepValue& value) { return {static_cast<double>(value.step), value.value}; }
 
-double middle_of(const StepBucket& bucket) {
+template <class Bucket>
+double middle_of(const Bucket& bucket) {
   return (static_cast<double>(bucket.first_step) + static_cast<double>(bucket.last_step)) / 2;
 }
 
@@ -24,25 +25,29 @@ void add_level(std::vector<Point>& points, std::int64_t step, double value) {
 
 }  // namespace
 
-std::vector<Point> values_of(const StepHistory& history, StepField field) {
+std::vector<Point> values_of(const std::vector<ValueBucket>& buckets) {
   std::vector<Point> points;
   const auto add = [&](const StepValue& value) {
     if (points.empty() || static_cast<double>(value.step) > points.back().step)
       points.push_back(point_of(value));
   };
-  for (const StepBucket& bucket : history.buckets()) {
-    const FieldSummary& summary = bucket[field];
+  for (const ValueBucket& bucket : buckets) {
+    const FieldSummary& summary = bucket.summary;
     if (summary.count == 0) {
       points.push_back({middle_of(bucket), StepNumbers::kNone});
       continue;
     }
     const bool falls = summary.most.step < summary.least.step;
-    if (&bucket == &history.buckets().front()) add(summary.first);
+    if (&bucket == &buckets.front()) add(summary.first);
     add(falls ? summary.most : summary.least);
     add(falls ? summary.least : summary.most);
-    if (&bucket == &history.buckets().back()) add(summary.last);
+    if (&bucket == &buckets.back()) add(summary.last);
   }
   return points;
+}
+
+std::vector<Point> values_of(const StepHistory& history, StepField field) {
+  return values_of(history.values(field));
 }
 
 std::vector<std::vector<Point>> stacked(const StepHistory& history,
@@ -59,13 +64,12 @@ std::vector<std::vector<Point>> stacked(const StepHistory& history,
   return layers;
 }
 
-std::int64_t smoothing_reach(const StepHistory& history) {
-  return std::ssize(history.buckets()) / 50;
+std::int64_t smoothing_reach(const std::vector<ValueBucket>& buckets) {
+  return std::ssize(buckets) / 50;
 }
 
-std::vector<Point> smoothed(const StepHistory& history, StepField field) {
-  const auto& buckets = history.buckets();
-  const std::int64_t reach = smoothing_reach(history);
+std::vector<Point> smoothed(const std::vector<ValueBucket>& buckets) {
+  const std::int64_t reach = smoothing_reach(buckets);
   std::vector<Point> points;
   for (std::int64_t i = 0; i < std::ssize(buckets); ++i) {
     const std::int64_t first = std::max<std::int64_t>(i - reach, 0);
@@ -73,7 +77,7 @@ std::vector<Point> smoothed(const StepHistory& history, StepField field) {
     double sum = 0;
     std::int64_t count = 0;
     for (std::int64_t j = first; j <= last; ++j) {
-      const FieldSummary& summary = buckets[static_cast<std::size_t>(j)][field];
+      const FieldSummary& summary = buckets[static_cast<std::size_t>(j)].summary;
       sum += summary.sum;
       count += summary.count;
     }
@@ -98,15 +102,19 @@ StepValue last_of(const StepHistory& history, StepField field) {
       .last;
 }
 
-ValueRange range_of(const StepHistory& history, StepField field) {
+ValueRange range_of(const std::vector<ValueBucket>& buckets) {
   ValueRange range{std::numeric_limits<double>::infinity(),
                    -std::numeric_limits<double>::infinity()};
-  for (const StepBucket& bucket : history.buckets()) {
-    if (bucket[field].count == 0) continue;
-    range.low = std::min(range.low, bucket[field].least.value);
-    range.high = std::max(range.high, bucket[field].most.value);
+  for (const auto& [first_step, last_step, summary] : buckets) {
+    if (summary.count == 0) continue;
+    range.low = std::min(range.low, summary.least.value);
+    range.high = std::max(range.high, summary.most.value);
   }
   return range;
+}
+
+ValueRange range_of(const StepHistory& history, StepField field) {
+  return range_of(history.values(field));
 }
 
 }  // namespace halftone

@@ -49,12 +49,13 @@ section > p { color: var(--soft); margin-bottom: 12px; }
 figure { background: var(--surface); border: 1px solid var(--grid); border-radius: 8px;
   padding: 14px 16px 10px; min-width: 0; }
 figure.wide { grid-column: 1 / -1; }
+h2 + .charts { margin-top: 12px; }
 figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 2px 20px;
   align-items: baseline; margin-bottom: 6px; }
-h3 { font-size: 15.5px; font-weight: 620; }
+h3 { font-size: 15.5px; font-weight: 620; overflow-wrap: anywhere; }
 h3 small { color: var(--faint); font-size: 13px; font-weight: 400; margin-left: 6px; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 0; list-style: none;
-  color: var(--soft); font-size: 13px; }
+  color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
 .key { display: inline-block; width: 16px; height: 0; border-top: 2.5px solid var(--c);
   margin-right: 6px; vertical-align: middle; }
 .key.pale { opacity: .45; }

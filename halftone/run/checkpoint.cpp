@@ -169,11 +169,11 @@ bool is_whole(const fs::path& folder) try {
 }  // namespace
 
 void save_checkpoint(const fs::path& run_dir, const Checkpoint& checkpoint,
-                     std::int64_t keep_last) {
+                     const KeepCheckpoints& keep) {
   HALFTONE_CHECK(checkpoint.step >= 0, "[save_checkpoint] expected a step of 0 or more, got ",
                  checkpoint.step);
   remove_leftovers(run_dir / "checkpoints");
-  CheckpointRetention retention(run_dir, checkpoint.step, keep_last, is_whole);
+  CheckpointRetention retention(run_dir, checkpoint.step, keep, is_whole);
   retention.make_room();
   AtomicFolder folder(checkpoint_folder(run_dir, checkpoint.step));
   StateDict both;
@@ -195,6 +195,10 @@ void save_checkpoint(const fs::path& run_dir, const Checkpoint& checkpoint,
     note_verified(checkpoint_folder(run_dir, checkpoint.step) / name);
   retention.prune();
 }
+
+Checkpoint load_checkpoint(const fs::path& folder) { return read_checkpoint(folder, Part::kAll); }
+
+Checkpoint load_model_of(const fs::path& folder) { return read_checkpoint(folder, Part::kModel); }
 
 Checkpoint load_latest_checkpoint(const fs::path& run_dir) {
   return load_latest(run_dir, Part::kAll);

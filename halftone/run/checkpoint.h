@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <vector>
 
 #include "halftone/core/state_dict.h"
@@ -28,13 +29,24 @@ struct Checkpoint {
   std::int64_t step = 0;
 };
 
-/// Writes `checkpoint` below `run_dir` and keeps the `keep_last` newest, of which only whole ones
-/// count. The others go before it is written, so that a full disk has room for it, but never the
-/// last whole one; those of later steps, which the run went back from, go afterwards. A checkpoint
-/// of the same step is replaced. Throws SystemError when the disk is full and UserError when the
-/// folder can't be written; the checkpoints that stay are then as they were.
+/// Which checkpoints stay when another is written.
+struct KeepCheckpoints {
+  std::int64_t last = 2;  // the newest
+  /// Instead, where it is given: those of these steps.
+  std::optional<std::vector<std::int64_t>> steps = {};
+};
+
+/// Writes `checkpoint` below `run_dir` and keeps of the others what `keep` says, of which only
+/// whole ones count. The rest goes before it is written, so that a full disk has room for it, but
+/// never the last whole one; those of later steps, which the run went back from, go afterwards. A
+/// checkpoint of the same step is replaced. Throws SystemError when the disk is full and UserError
+/// when the folder can't be written; the checkpoints that stay are then as they were.
 void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& checkpoint,
-                     std::int64_t keep_last = 2);
+                     const KeepCheckpoints& keep = {});
+inline void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& checkpoint,
+                            std::int64_t keep_last) {
+  save_checkpoint(run_dir, checkpoint, KeepCheckpoints{.last = keep_last});
+}
 
 /// The newest checkpoint that is whole; each newer, damaged one is named in a warning. Throws
 /// UserError when there is none. The tensors of model and optimizer are lazy (StateDict): no more
@@ -43,6 +55,15 @@ Checkpoint load_latest_checkpoint(const std::filesystem::path& run_dir);
 
 /// As load_latest_checkpoint, but with the model and the trainer's values only.
 Checkpoint load_latest_model(const std::filesystem::path& run_dir);
+
+/// That of a folder such as RUN/checkpoints/step-00000100. Throws UserError for one that is
+/// damaged.
+Checkpoint load_checkpoint(const std::filesystem::path& folder);
+/// The same with the model and the trainer's values only.
+Checkpoint load_model_of(const std::filesystem::path& folder);
+
+/// Where the checkpoint of `step` stands below a run directory.
+std::filesystem::path checkpoint_folder(const std::filesystem::path& run_dir, std::int64_t step);
 
 /// Steps that have a checkpoint folder, ascending.
 std::vector<std::int64_t> checkpoint_steps(const std::filesystem::path& run_dir);

@@ -37,13 +37,22 @@ fs::path checkpoint_folder(const fs::path& run_dir, std::int64_t step) {
   return run_dir / "checkpoints" / fmt::format("step-{:08}", step);
 }
 
-CheckpointRetention::CheckpointRetention(fs::path run_dir, std::int64_t step,
-                                         std::int64_t keep_last,
+CheckpointRetention::CheckpointRetention(fs::path run_dir, std::int64_t step, KeepCheckpoints keep,
                                          std::function<bool(const fs::path& folder)> is_whole)
     : run_dir_(std::move(run_dir)),
       step_(step),
-      keep_last_(keep_last),
+      keep_(std::move(keep)),
       is_whole_(std::move(is_whole)) {}
+
+bool CheckpointRetention::is_wanted(std::int64_t step) const {
+  return !keep_.steps || holds(*keep_.steps, step);
+}
+
+// How many may stay beside the new one.
+std::size_t CheckpointRetention::most_others() const {
+  if (keep_.steps) return keep_.steps->size();
+  return static_cast<std::size_t>(std::max<std::int64_t>(0, keep_.last - 1));
+}
 
 // The newest first; those of later steps come after all others. One of the same step, which the new
 // one will replace, is not among them.
@@ -57,23 +66,29 @@ std::vector<std::int64_t> CheckpointRetention::others() const {
 }
 
 void CheckpointRetention::make_room() {
-  const std::vector<std::int64_t> steps = others();
-  const auto room = static_cast<std::size_t>(std::max<std::int64_t>(1, keep_last_ - 1));
-  if (steps.size() <= room) {  // nothing has to go, so nothing has to be read
+  std::vector<std::int64_t> steps = others();
+  const std::size_t room = std::max<std::size_t>(1, most_others());
+  const bool all_wanted = std::all_of(steps.begin(), steps.end(),
+                                      [this](std::int64_t step) { return is_wanted(step); });
+  if (steps.size() <= room && all_wanted) {  // nothing has to go, so nothing has to be read
     kept_ = steps;
     return;
   }
+  std::stable_partition(steps.begin(), steps.end(),
+                        [this](std::int64_t step) { return is_wanted(step); });
   for (const std::int64_t step : steps)
-    if (kept_.size() < room && is_whole_(checkpoint_folder(run_dir_, step))) kept_.push_back(step);
+    if (kept_.size() < room && (kept_.empty() || is_wanted(step)) &&
+        is_whole_(checkpoint_folder(run_dir_, step)))
+      kept_.push_back(step);
   if (kept_.empty()) return;
   for (const std::int64_t step : steps)
     if (!holds(kept_, step)) remove_checkpoint(checkpoint_folder(run_dir_, step));
 }
 
 void CheckpointRetention::prune() const {
-  std::int64_t count = 1;  // the new one
+  std::size_t stay = 0;
   for (const std::int64_t step : others())
-    if (step > step_ || !holds(kept_, step) || ++count > keep_last_)
+    if (step > step_ || !holds(kept_, step) || !is_wanted(step) || ++stay > most_others())
       remove_checkpoint(checkpoint_folder(run_dir_, step));
 }
 

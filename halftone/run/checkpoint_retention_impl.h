@@ -6,17 +6,16 @@
 #include <functional>
 #include <vector>
 
-namespace halftone {
+#include "halftone/run/checkpoint.h"
 
-/// Where the checkpoint of `step` stands below a run directory.
-std::filesystem::path checkpoint_folder(const std::filesystem::path& run_dir, std::int64_t step);
+namespace halftone {
 
 /// Which checkpoints stay when another is written. Only whole ones count, and those of later steps,
 /// which the run went back from, only until the new one is there.
 class CheckpointRetention {
  public:
-  /// Keeps the `keep_last` newest with that of `step`. `is_whole` may read a whole checkpoint.
-  CheckpointRetention(std::filesystem::path run_dir, std::int64_t step, std::int64_t keep_last,
+  /// Keeps what `keep` says with that of `step`. `is_whole` may read a whole checkpoint.
+  CheckpointRetention(std::filesystem::path run_dir, std::int64_t step, KeepCheckpoints keep,
                       std::function<bool(const std::filesystem::path& folder)> is_whole);
 
   /// Before the new checkpoint is written: removes what would go afterwards, so that a full disk
@@ -27,10 +26,12 @@ class CheckpointRetention {
 
  private:
   std::vector<std::int64_t> others() const;
+  bool is_wanted(std::int64_t step) const;
+  std::size_t most_others() const;
 
   std::filesystem::path run_dir_;
   std::int64_t step_;
-  std::int64_t keep_last_;
+  KeepCheckpoints keep_;
   std::function<bool(const std::filesystem::path& folder)> is_whole_;
   std::vector<std::int64_t> kept_;  // by make_room(), in the order of others()
 };

@@ -23,9 +23,9 @@ namespace {
 constexpr const char* kLockFile = "run.lock";
 
 // What a run consists of, beside the lock: nothing else is ever removed.
-constexpr std::array<std::string_view, 7> kOwnFiles = {
-    "config.toml",    "metrics.jsonl",         "checkpoints", "best",
-    "tokenizer.json", "tokenizer_config.json", "report.html"};
+constexpr std::array<std::string_view, 9> kOwnFiles = {
+    "config.toml", "metrics.jsonl",  "metrics.csv",           "tensorboard", "checkpoints",
+    "best",        "tokenizer.json", "tokenizer_config.json", "report.html"};
 
 bool is_empty_folder(const fs::path& path) {
   std::error_code error;

@@ -20,8 +20,7 @@ constexpr double kLargestNumber = 1e100;
 constexpr std::int64_t kLargestStep = std::int64_t{1} << 53;  // exact in a double
 constexpr std::size_t kLongestLine = std::size_t{4} << 20;
 constexpr std::size_t kShownTensors = 3;
-constexpr std::size_t kMostTensorNames = 10000;
-constexpr std::size_t kLongestName = 200;
+constexpr std::size_t kMostNames = 10000;  // that are counted, of tensors and of values
 
 constexpr std::array<std::pair<StepField, const char*>, kStepFields> kKeys{
     {{StepField::kLoss, "loss"},
@@ -37,12 +36,25 @@ constexpr std::array<std::pair<StepField, const char*>, kStepFields> kKeys{
      {StepField::kStatesMib, "states_mib"},
      {StepField::kTensorsMib, "tensors_mib"}}};
 
-double number_in(const json& line, const char* key) {
-  const auto found = line.find(key);
-  if (found == line.end() || !found->is_number()) return StepNumbers::kNone;
-  const double value = found->get<double>();
+// nan for what is no number, or none that can be drawn.
+double number_of(const json& field) {
+  if (!field.is_number()) return StepNumbers::kNone;
+  const auto value = field.get<double>();
   if (std::abs(value) < 1 / kLargestNumber) return 0;
   return std::abs(value) <= kLargestNumber ? value : StepNumbers::kNone;
+}
+
+double number_in(const json& line, const char* key) {
+  const auto found = line.find(key);
+  return found == line.end() ? StepNumbers::kNone : number_of(*found);
+}
+
+// Whether each step's line has `key` of its own, and what it says is told elsewhere or of no use.
+bool is_own_key(const std::string& key) {
+  constexpr std::array<std::string_view, 4> kOthers{"step", "epoch", "tokens", "tokens_total"};
+  return std::find(kOthers.begin(), kOthers.end(), key) != kOthers.end() ||
+         std::any_of(kKeys.begin(), kKeys.end(),
+                     [&](const auto& own) { return own.second == key; });
 }
 
 // 0 where there is none.
@@ -63,12 +75,22 @@ std::vector<std::string> overflow_in(const json& line) {
   const auto found = line.find("overflow");
   if (found == line.end() || !found->is_array()) return names;
   for (const json& name : *found)
-    if (name.is_string()) names.push_back(name.get<std::string>().substr(0, kLongestName));
+    if (name.is_string())
+      names.push_back(name.get<std::string>().substr(0, RunHistory::kLongestName));
   return names;
 }
 
 std::optional<double> as_optional(double value) {
   return std::isnan(value) ? std::nullopt : std::optional(value);
+}
+
+// Whether `value` is of a later step than those before it; else it is passed over. A history begins
+// with a number: what has none is no curve.
+bool add_in_order(ValueHistory& history, const StepValue& value) {
+  if (history.empty() ? std::isnan(value.value) : value.step <= history.last_step())
+    return history.empty();
+  history.add(value);
+  return true;
 }
 
 }  // namespace
@@ -77,13 +99,23 @@ void RunHistory::add_line(std::string_view line) {
   const json object = parse_json_if_valid(line).value_or(nullptr);
   const std::int64_t step = object.is_object() ? step_in(object) : 0;
   const bool is_step = step > 0 && object.contains("loss");
-  if (step == 0 || step <= (is_step ? last_step_ : last_validation_)) {
+  // Several lines may stand between those of two steps, but none twice.
+  if (step == 0 || (is_step ? step <= last_step_ : step < last_between_)) {
     ++unusable_lines_;
     return;
   }
+  bool is_new = true;
+  for (const auto& [key, field] : object.items()) {
+    const bool is_value = field.is_number() || field.is_null();
+    if (!is_value || key == "step" || (is_step && is_own_key(key))) continue;
+    const StepValue value{step, number_of(field)};
+    const bool is_loss = !is_step && key == "val_loss";
+    const LineKind kind = is_step ? LineKind::kStep : LineKind::kBetween;
+    is_new = (is_loss ? add_validation(value) : add_logged({kind, key}, value)) && is_new;
+  }
+  if (!is_new) ++unusable_lines_;
   if (!is_step) {
-    const double loss = number_in(object, "val_loss");
-    if (!std::isnan(loss)) add_validation({step, loss});
+    last_between_ = step;
     return;
   }
   StepNumbers numbers;
@@ -94,7 +126,7 @@ void RunHistory::add_line(std::string_view line) {
   if (!numbers.skipped) return;
   std::vector<std::string> names = overflow_in(object);
   for (const std::string& name : names)
-    if (overflows_.size() < kMostTensorNames || overflows_.contains(name)) ++overflows_[name];
+    if (overflows_.size() < kMostNames || overflows_.contains(name)) ++overflows_[name];
   const std::int64_t count = std::ssize(names);
   names.resize(std::min(names.size(), kShownTensors));
   add_skip({step, as_optional(numbers[StepField::kScale]), std::move(names), count});
@@ -128,14 +160,28 @@ void RunHistory::add_skip(SkippedStep skip) {
   last_skips_.push_back(std::move(skip));
 }
 
-void RunHistory::add_validation(StepValue loss) {
-  last_validation_ = loss.step;
-  StepNumbers numbers;
-  numbers.step = loss.step;
-  numbers[StepField::kLoss] = loss.value;
-  validation_.add(numbers);
-  if (!totals_.best_validation || loss.value < totals_.best_validation->value)
-    totals_.best_validation = loss;
+bool RunHistory::add_validation(const StepValue& loss) {
+  if (!add_in_order(validation_, loss)) return false;
+  const bool is_best =
+      !totals_.best_validation || loss.value < totals_.best_validation->value;  // no nan is
+  if (!std::isnan(loss.value) && is_best) totals_.best_validation = loss;
+  return true;
+}
+
+// Nothing where there is no room for the name, or no use of it yet.
+ValueHistory* RunHistory::history_of(const LoggedName& name, bool is_number) {
+  const auto known = logged_.find(name);
+  if (known != logged_.end()) return &known->second;
+  if (!is_number) return nullptr;
+  if (logged_.size() < kKeptNames && name.name.size() <= kLongestName) return &logged_[name];
+  if (left_out_.size() < kMostNames)
+    left_out_.insert({name.kind, name.name.substr(0, kLongestName)});
+  return nullptr;
+}
+
+bool RunHistory::add_logged(const LoggedName& name, const StepValue& value) {
+  ValueHistory* const history = history_of(name, !std::isnan(value.value));
+  return history == nullptr || add_in_order(*history, value);
 }
 
 void MetricsReader::read_on() {

@@ -3,10 +3,12 @@
 // state: torn, damaged and foreign lines are counted and skipped.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,8 +36,25 @@ struct RunTotals {
   double peak_rss_mib = 0, peak_cuda_mib = 0;
 };
 
+/// Which lines of metrics.jsonl a value stood in.
+enum class LineKind {
+  kStep,     ///< those of steps
+  kBetween,  ///< those of a validation or of the end of an epoch
+};
+
+/// A value that the module or a callback has logged.
+struct LoggedName {
+  LineKind kind;
+  std::string name;
+  auto operator<=>(const LoggedName&) const = default;
+};
+
 class RunHistory {
  public:
+  /// At most so many logged values are kept, those that come first; their names are at most so
+  /// long, in bytes.
+  static constexpr std::size_t kKeptNames = 64;
+  static constexpr std::size_t kLongestName = 200;
   /// At most so many skipped steps are kept from the start, and as many from the end.
   static constexpr std::size_t kKeptSkips = 15;
 
@@ -45,8 +64,13 @@ class RunHistory {
   void pass_over_line() { ++unusable_lines_; }
 
   const StepHistory& steps() const { return steps_; }
-  /// Only the field kLoss.
-  const StepHistory& validation() const { return validation_; }
+  /// val_loss of the lines between those of steps.
+  const ValueHistory& validation() const { return validation_; }
+  /// All other numbers but those that StepField, `epoch` and the tokens name.
+  const std::map<LoggedName, ValueHistory>& logged() const { return logged_; }
+  /// How many logged values were left out because there are too many or their name is too long;
+  /// from some thousands on, at least so many.
+  std::size_t names_left_out() const { return left_out_.size(); }
   const RunTotals& totals() const { return totals_; }
   const std::vector<SkippedStep>& first_skips() const { return first_skips_; }
   /// Those after first_skips().
@@ -58,14 +82,19 @@ class RunHistory {
  private:
   void add_step(const StepNumbers& numbers, double tokens_total);
   void add_skip(SkippedStep skip);
-  void add_validation(StepValue loss);
+  bool add_validation(const StepValue& loss);
+  ValueHistory* history_of(const LoggedName& name, bool is_number);
+  bool add_logged(const LoggedName& name, const StepValue& value);
 
-  StepHistory steps_, validation_;
+  StepHistory steps_;
+  ValueHistory validation_;
+  std::map<LoggedName, ValueHistory> logged_;
+  std::set<LoggedName> left_out_;
   RunTotals totals_;
   std::vector<SkippedStep> first_skips_, last_skips_;
   std::map<std::string, std::int64_t> overflows_;
   std::int64_t unusable_lines_ = 0;
-  std::int64_t last_step_ = 0, last_validation_ = 0;
+  std::int64_t last_step_ = 0, last_between_ = 0;
 };
 
 /// Follows a metrics.jsonl that grows.

@@ -29,17 +29,30 @@ StepBucket merged(const StepBucket& a, const StepBucket& b) {
   return both;
 }
 
+FieldSummary summary_of(const StepValue& value) {
+  if (std::isnan(value.value)) return {};
+  return {1, value.value, value, value, value, value};
+}
+
+ValueBucket merged(const ValueBucket& a, const ValueBucket& b) {
+  return {a.first_step, b.last_step, merged(a.summary, b.summary)};
+}
+
+template <class Bucket>
+void join_pairs(std::vector<Bucket>& buckets) {
+  for (std::size_t i = 0; i < buckets.size() / 2; ++i)
+    buckets[i] = merged(buckets[2 * i], buckets[2 * i + 1]);
+  buckets.resize(buckets.size() / 2);
+}
+
 StepBucket bucket_of(const StepNumbers& numbers) {
   StepBucket bucket{.first_step = numbers.step,
                     .last_step = numbers.step,
                     .steps = 1,
                     .skipped = numbers.skipped ? 1 : 0,
                     .fields = {}};
-  for (std::size_t i = 0; i < kStepFields; ++i) {
-    if (std::isnan(numbers.values[i])) continue;
-    const StepValue value{numbers.step, numbers.values[i]};
-    bucket.fields[i] = {1, value.value, value, value, value, value};
-  }
+  for (std::size_t i = 0; i < kStepFields; ++i)
+    bucket.fields[i] = summary_of({numbers.step, numbers.values[i]});
   return bucket;
 }
 
@@ -58,10 +71,31 @@ void StepHistory::add(const StepNumbers& numbers) {
 }
 
 void StepHistory::halve() {
-  for (std::size_t i = 0; i < buckets_.size() / 2; ++i)
-    buckets_[i] = merged(buckets_[2 * i], buckets_[2 * i + 1]);
-  buckets_.resize(buckets_.size() / 2);
+  join_pairs(buckets_);
   width_ *= 2;
+}
+
+std::vector<ValueBucket> StepHistory::values(StepField field) const {
+  std::vector<ValueBucket> values;
+  values.reserve(buckets_.size());
+  for (const StepBucket& bucket : buckets_)
+    values.push_back({bucket.first_step, bucket.last_step, bucket[field]});
+  return values;
+}
+
+void ValueHistory::add(const StepValue& value) {
+  const ValueBucket bucket{value.step, value.step, summary_of(value)};
+  if (!buckets_.empty() && values_in_last_ < width_) {
+    buckets_.back() = merged(buckets_.back(), bucket);
+    ++values_in_last_;
+    return;
+  }
+  if (buckets_.size() == kMaxBuckets) {
+    join_pairs(buckets_);
+    width_ *= 2;
+  }
+  buckets_.push_back(bucket);
+  values_in_last_ = 1;
 }
 
 bool StepHistory::has(StepField field) const {

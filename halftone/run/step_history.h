@@ -63,6 +63,34 @@ struct StepBucket {
   }
 };
 
+/// One number over neighbouring steps.
+struct ValueBucket {
+  std::int64_t first_step = 0, last_step = 0;
+  FieldSummary summary;
+};
+
+/// One number that some steps have, in bounded memory.
+class ValueHistory {
+ public:
+  /// Up to so many values, each has a bucket of its own.
+  static constexpr std::size_t kMaxBuckets = 256;
+
+  /// nan: a value that can't be drawn, and is a gap. REQUIRES steps in ascending order.
+  void add(const StepValue& value);
+
+  /// In the order of their steps, all but the last of width() values.
+  const std::vector<ValueBucket>& buckets() const { return buckets_; }
+  std::int64_t width() const { return width_; }
+  bool empty() const { return buckets_.empty(); }
+  /// REQUIRES a value.
+  std::int64_t last_step() const { return buckets_.back().last_step; }
+
+ private:
+  std::vector<ValueBucket> buckets_;
+  std::int64_t width_ = 1;
+  std::int64_t values_in_last_ = 0;  // bucket
+};
+
 class StepHistory {
  public:
   /// Up to so many steps, each has a bucket of its own.
@@ -77,6 +105,8 @@ class StepHistory {
   bool empty() const { return buckets_.empty(); }
   /// Whether any step has the number.
   bool has(StepField field) const;
+  /// The buckets of one number.
+  std::vector<ValueBucket> values(StepField field) const;
 
  private:
   void halve();

@@ -188,6 +188,81 @@ TEST(Report, ValidationStandsBesideTheTraining) {
   EXPECT_THAT(page, HasSubstr("best validation loss"));
 }
 
+TEST(Report, WhatIsLoggedSharesAChartWithItsValidation) {
+  std::string metrics;
+  for (int step = 1; step <= 4; ++step)
+    metrics += line(step, "1", ",\"acc\":" + std::to_string(step * 0.1) + ",\"aux\":7");
+  metrics +=
+      "{\"step\":2,\"val_acc\":0.3,\"val_f1\":0.5}\n{\"step\":4,\"val_acc\":0.1}\n"
+      "{\"step\":4,\"test_acc\":0.2}\n";
+  const std::string page = page_of(metrics);
+  expect_sound(page);
+  EXPECT_THAT(page, HasSubstr("<h2>Logged values</h2>"));
+  const std::string acc = figure(page, "acc");
+  const std::vector<Place> training = curve(acc, "strong"), validation = curve(acc, "thin");
+  ASSERT_EQ(training.size(), 4U);
+  ASSERT_EQ(validation.size(), 1U);  // test_acc, which comes first by its name
+  EXPECT_NEAR(validation[0].x, training[3].x, 0.01);
+  EXPECT_NEAR(validation[0].y, training[1].y, 0.11);
+  std::smatch dots;
+  ASSERT_TRUE(std::regex_search(
+      acc, dots, std::regex("curve thin c2\" d=\"M([0-9.]+) ([0-9.]+)h0L([0-9.]+) ([0-9.]+)\"")));
+  EXPECT_NEAR(std::stod(dots[1]), training[1].x, 0.01);
+  EXPECT_NEAR(std::stod(dots[2]), training[2].y, 0.11);
+  EXPECT_NEAR(std::stod(dots[4]), training[0].y, 0.11);
+  for (const char* name : {">acc</li>", ">val_acc</li>", ">test_acc</li>"})
+    EXPECT_THAT(acc, HasSubstr(name));
+  EXPECT_EQ(curve(figure(page, "aux"), "strong").size(), 4U);
+  EXPECT_EQ(curve(figure(page, "f1"), "thin").size(), 1U);
+  EXPECT_EQ(figure(page, "val_acc"), "");
+}
+
+TEST(Report, CurvesOfOneChartDifferInColourAndName) {
+  const std::string page = page_of(line(1, "1", R"(,"acc":1,"train_acc":2,"train/acc":3)") +
+                                   "{\"step\":1,\"acc\":4,\"train_\":1,\"val_\":1}\n");
+  const std::string acc = figure(page, "acc");
+  for (const char* color : {"c1", "c2", "c3", "c4"})
+    EXPECT_TRUE(std::regex_search(acc, std::regex(std::string("class=\"curve \\w+ ") + color)));
+  EXPECT_THAT(acc, HasSubstr(">acc (epochs)</li>"));
+  EXPECT_NE(figure(page, "train_"), "");
+  EXPECT_NE(figure(page, "val_"), "");
+}
+
+TEST(Report, OtherLossesStandInTheChartOfTheLoss) {
+  const std::string page =
+      page_of(line(1, "4", ",\"train_loss\":2") + "{\"step\":1,\"val_loss\":3,\"test_loss\":8}\n");
+  expect_sound(page);
+  const std::string loss = figure(page, "Loss");
+  for (const char* name :
+       {">training</li>", ">validation</li>", ">test_loss</li>", ">train_loss</li>"})
+    EXPECT_THAT(loss, HasSubstr(name));
+  EXPECT_THAT(loss, HasSubstr(">8</text>"));
+  EXPECT_EQ(figure(page, "loss"), "");
+  EXPECT_THAT(page, Not(HasSubstr("Logged values")));
+}
+
+TEST(Report, NamesOfLoggedValuesAreEscapedAndBounded) {
+  std::string more = R"(,"<b>&":1)";
+  for (int i = 0; i < 65; ++i) more += ",\"v" + std::to_string(i) + "\":1";
+  const std::string page = page_of(line(1, "1", more));
+  expect_sound(page);
+  EXPECT_NE(figure(page, "&lt;b&gt;&amp;"), "");
+  EXPECT_THAT(
+      page, HasSubstr("2 values that metrics.jsonl has are not drawn: a page shows the first 64"));
+}
+
+TEST(Report, LoggedValuesOfALongRunStaySmall) {
+  std::string metrics;
+  for (int step = 1; step <= 20'000; ++step)
+    metrics += line(step, "4", ",\"acc\":" + std::to_string(std::sin(step)));
+  const std::string page = page_of(metrics);
+  expect_sound(page);
+  const std::string acc = figure(page, "acc");
+  EXPECT_LT(acc.size(), 20'000U);
+  EXPECT_LE(curve(acc, "light").size(), 2 * ValueHistory::kMaxBuckets + 2);
+  EXPECT_THAT(acc, HasSubstr("mean of "));
+}
+
 TEST(Report, LongRunsAreSmoothedAndStaySmall) {
   std::string metrics;
   for (int step = 1; step <= 20'000; ++step)
@@ -304,13 +379,14 @@ TEST(Report, NoDamageToTheMetricsIsACrash) {
   std::string whole;
   for (int step = 1; step <= 12; ++step)
     whole +=
-        line(step, std::to_string(9.0 / step),
-             R"(,"lr":0.001,"grad_norm":3.5,"scale":1024.0,"skipped":)" +
-                 std::string(step % 5 == 0 ? "true" : "false") +
-                 R"(,"overflow":["a.weight","b"],"tokens":64,"tokens_total":640,)"
-                 R"("tokens_per_s":99.5,"step_ms":12.5,"rss_mib":250.0,"cuda_mib":null,)"
-                 R"("weights_mib":10.0,"gradients_mib":5.0,"states_mib":20,"tensors_mib":7})") +
-        "{\"step\":" + std::to_string(step) + ",\"val_loss\":2.5}\n";
+        line(
+            step, std::to_string(9.0 / step),
+            R"(,"lr":0.001,"grad_norm":3.5,"scale":1024.0,"skipped":)" +
+                std::string(step % 5 == 0 ? "true" : "false") +
+                R"(,"overflow":["a.weight","b"],"tokens":64,"tokens_total":640,)"
+                R"("tokens_per_s":99.5,"step_ms":12.5,"rss_mib":250.0,"cuda_mib":null,)"
+                R"("weights_mib":10.0,"gradients_mib":5.0,"states_mib":20,"tensors_mib":7,"acc":0.5})") +
+        "{\"step\":" + std::to_string(step) + ",\"val_loss\":2.5,\"val_acc\":0.25}\n";
   for (std::uint64_t seed = 0; seed < 1500 && !testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
     expect_sound(page_of(Damage(seed)(whole)));

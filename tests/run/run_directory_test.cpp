@@ -76,12 +76,17 @@ TEST(RunDirectory, ARestartEmptiesARunWithoutACheckpointOnly) {
 TEST(RunDirectory, OverwriteRemovesTheRunAndNothingElse) {
   const TempFolder folder;
   make_run(folder / "run");
+  write_text(folder / "run/metrics.csv", "step\n");
+  fs::create_directories(folder / "run/tensorboard");
+  write_text(folder / "run/tensorboard/events.out.tfevents.1", "");
   write_text(folder / "run/notes.txt", "mine");
   write_text(folder / "run/events.out.tfevents.1", "of another program");
   fs::create_directories(folder / "run/exports");
   const RunDirectory run = RunDirectory::create(folder / "run", ExistingRun::kReplace);
   EXPECT_FALSE(fs::exists(run.paths().metrics()));
   EXPECT_FALSE(fs::exists(run.paths().config()));
+  EXPECT_FALSE(fs::exists(folder / "run/metrics.csv"));
+  EXPECT_FALSE(fs::exists(folder / "run/tensorboard"));
   EXPECT_TRUE(fs::is_empty(run.paths().checkpoints()));
   EXPECT_TRUE(fs::exists(folder / "run/events.out.tfevents.1"));
   EXPECT_TRUE(fs::exists(folder / "run/exports"));

@@ -84,6 +84,70 @@ TEST(RunHistory, ValuesOfAnotherTypeAreMissing) {
   EXPECT_THAT(history.first_skips().back().tensors, ElementsAre("w"));
 }
 
+std::vector<double> logged(const RunHistory& history, LineKind kind, const std::string& name) {
+  std::vector<double> values;
+  const auto found = history.logged().find({kind, name});
+  if (found == history.logged().end()) return values;
+  for (const Point& point : values_of(found->second.buckets())) values.push_back(point.value);
+  return values;
+}
+
+TEST(RunHistory, KeepsEveryOtherNumberByItsNameAndLine) {
+  RunHistory history;
+  history.add_line(line(1, "4", R"(,"epoch":1,"acc":0.25,"tokens":8,"tokens_total":8,"lr":1)"));
+  history.add_line(line(2, "3", R"(,"acc":0.5,"name":"x","ok":true,"list":[1],"never":null)"));
+  history.add_line(R"({"step":2,"acc":0.375})");
+  history.add_line(R"({"step":2,"val_loss":5,"val_acc":0.75,"epoch":1})");
+  history.add_line(line(3, "2", R"(,"acc":null,"underflow_share":0.125)"));
+  history.add_line(line(4, "2"));
+  history.add_line(line(5, "2", R"(,"acc":1e300)"));
+  history.add_line(line(6, "2", R"(,"acc":1)"));
+  history.add_line(R"({"step":6,"val_loss":null,"val_acc":null})");
+  EXPECT_EQ(history.unusable_lines(), 0);
+  EXPECT_THAT(logged(history, LineKind::kStep, "acc"),
+              ElementsAre(0.25, 0.5, testing::IsNan(), testing::IsNan(), 1));
+  EXPECT_THAT(logged(history, LineKind::kBetween, "acc"), ElementsAre(0.375));
+  EXPECT_THAT(logged(history, LineKind::kBetween, "val_acc"), ElementsAre(0.75, testing::IsNan()));
+  EXPECT_THAT(logged(history, LineKind::kStep, "underflow_share"), ElementsAre(0.125));
+  EXPECT_THAT(logged(history, LineKind::kBetween, "epoch"), ElementsAre(1));
+  EXPECT_EQ(history.logged().size(), 5U);
+  EXPECT_EQ(history.validation().buckets().size(), 2U);
+  EXPECT_EQ(history.totals().best_validation->value, 5);
+}
+
+TEST(RunHistory, ALineThatStandsTwiceIsPassedOver) {
+  RunHistory history;
+  history.add_line(line(1, "4"));
+  for (const char* text : {R"({"step":3,"val_acc":0.5})", R"({"step":3,"val_acc":0.25})",
+                           R"({"step":2,"val_acc":0.125})", R"({"step":3,"val_loss":1})",
+                           R"({"step":3,"val_loss":0.5})"})
+    history.add_line(text);
+  EXPECT_EQ(history.unusable_lines(), 3);
+  EXPECT_THAT(logged(history, LineKind::kBetween, "val_acc"), ElementsAre(0.5));
+  EXPECT_EQ(history.totals().best_validation->value, 1);
+}
+
+TEST(RunHistory, KeepsAsManyNamesAsItHasRoomFor) {
+  RunHistory history;
+  for (int step = 1; step <= 3; ++step) {
+    std::string more;
+    for (int i = 0; i < 70; ++i) more += ",\"v" + std::to_string(100 + i) + "\":1";
+    history.add_line(line(step, "1", more + ",\"" + std::string(201, 'n') + "\":1"));
+    history.add_line("{\"step\":" + std::to_string(step) + ",\"v169\":1}");
+  }
+  EXPECT_EQ(history.logged().size(), RunHistory::kKeptNames);
+  EXPECT_EQ(history.names_left_out(), 70U - 64 + 1 + 1);
+  EXPECT_THAT(logged(history, LineKind::kStep, "v100"), ElementsAre(1, 1, 1));
+}
+
+TEST(RunHistory, NamesWithoutEndTakeBoundedRoom) {
+  RunHistory history;
+  for (int step = 1; step <= 12'000; ++step)
+    history.add_line(line(step, "1", ",\"n" + std::to_string(step) + "\":1"));
+  EXPECT_EQ(history.logged().size(), RunHistory::kKeptNames);
+  EXPECT_EQ(history.names_left_out(), 10'000U);
+}
+
 TEST(RunHistory, KeepsTheFirstAndTheLastSkippedSteps) {
   RunHistory history;
   for (int step = 1; step <= 100; ++step)
@@ -146,6 +210,45 @@ TEST(StepHistory, ALongRunKeepsItsExtremesAndItsEnds) {
   EXPECT_NEAR(skipped_steps(history).front(), 50'000, history.width());
 }
 
+TEST(ValueHistory, ALongOneKeepsItsExtremesAndItsEnds) {
+  constexpr int kValues = 10'001;
+  ValueHistory history;
+  for (int i = 1; i <= kValues; ++i) {
+    double value = i == 1 ? 0.25 : i == kValues ? 0.75 : 0.5;
+    if (i == 3'333) value = 99;
+    if (i == 7'777) value = -99;
+    history.add({10 * i, value});
+  }
+  EXPECT_LE(history.buckets().size(), ValueHistory::kMaxBuckets);
+  EXPECT_GT(history.buckets().size(), ValueHistory::kMaxBuckets / 3);
+  EXPECT_EQ(history.last_step(), 10 * kValues);
+  const std::vector<Point> points = values_of(history.buckets());
+  EXPECT_EQ(points.front().value, 0.25);
+  EXPECT_EQ(points.back().value, 0.75);
+  const auto [least, most] =
+      std::minmax_element(points.begin(), points.end(),
+                          [](const Point& a, const Point& b) { return a.value < b.value; });
+  EXPECT_EQ(least->step, 77'770);
+  EXPECT_EQ(most->step, 33'330);
+  std::int64_t count = 0;
+  for (const ValueBucket& bucket : history.buckets()) count += bucket.summary.count;
+  EXPECT_EQ(count, kValues);
+}
+
+TEST(ValueHistory, AShortOneKeepsEveryValueAndItsGaps) {
+  ValueHistory history;
+  EXPECT_TRUE(history.empty());
+  const int kept = static_cast<int>(ValueHistory::kMaxBuckets);
+  for (int i = 1; i <= kept; ++i) history.add({3 * i, i % 7 == 0 ? NAN : i});
+  const std::vector<Point> points = values_of(history.buckets());
+  ASSERT_EQ(std::ssize(points), kept);
+  for (int i = 1; i <= kept; ++i) {
+    const Point& point = points[static_cast<std::size_t>(i - 1)];
+    EXPECT_EQ(point.step, 3 * i);
+    EXPECT_TRUE(i % 7 == 0 ? std::isnan(point.value) : point.value == i) << i;
+  }
+}
+
 TEST(StepHistory, AShortRunKeepsEveryStep) {
   StepHistory history;
   StepNumbers numbers;
@@ -168,8 +271,9 @@ TEST(ReportCurves, AStraightLineStaysSoWhenSmoothedButForItsEnd) {
     numbers[StepField::kLoss] = 3.0 * step;
     history.add(numbers);
   }
-  ASSERT_EQ(smoothing_reach(history), 4);
-  const std::vector<Point> points = smoothed(history, StepField::kLoss);
+  const std::vector<ValueBucket> losses = history.values(StepField::kLoss);
+  ASSERT_EQ(smoothing_reach(losses), 4);
+  const std::vector<Point> points = smoothed(losses);
   for (std::size_t i = 0; i + 4 < points.size(); ++i)
     EXPECT_DOUBLE_EQ(points[i].value, 3 * points[i].step);
   EXPECT_DOUBLE_EQ(points.back().value, 3 * (196 + 200) / 2.0);  // the last five
