@@ -26,6 +26,7 @@ endif()
 target_compile_options(halftone_options INTERFACE "$<BUILD_INTERFACE:${_flags}>")
 # Whoever links the installed library links these too; the header-only one is ours alone.
 target_link_libraries(halftone_options INTERFACE fmt::fmt spdlog::spdlog tomlplusplus::tomlplusplus ICU::uc ZLIB::ZLIB
-                                                 PkgConfig::hwy PkgConfig::re2
+                                                 PkgConfig::HALFTONE_HWY PkgConfig::HALFTONE_RE2
                                                  $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
-target_include_directories(halftone_options SYSTEM INTERFACE $<BUILD_INTERFACE:${XXHASH_INCLUDE_DIR}>)
+target_include_directories(halftone_options SYSTEM INTERFACE
+                           "$<BUILD_INTERFACE:${HALFTONE_XXHASH_DIR};${HALFTONE_PROTOZERO_DIR}>")

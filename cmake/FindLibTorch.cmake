@@ -6,6 +6,8 @@ built with CUDA, even for a program that only uses the CPU.
 Looks, in this order, at
   HALFTONE_LIBTORCH            CMake variable, then environment variable: a folder that holds
                                lib/libtorch_cpu.so, or torch/lib/libtorch_cpu.so
+  the target torch             what find_package(Torch) found in the same project before
+  LibTorch_BUILT_WITH          the folder that an installed halftone was built with
   the download cache           what scripts/setup.sh fetched
   python3 -m pip's torch       when importable by python3
 
@@ -15,6 +17,8 @@ its headers.
 Defines the imported targets LibTorch::LibTorch (libtorch_cpu + libc10 and their OpenMP runtime; with
 HALFTONE_CUDA also libtorch_cuda + libc10_cuda + libcudart) and the variables LibTorch_ROOT_DIR and
 LibTorch_VERSION.
+
+A program can load one LibTorch only. It is an error if find_package(Torch) finds another one, before or after.
 ]]
 if(NOT HALFTONE_LIBTORCH AND DEFINED ENV{HALFTONE_LIBTORCH})
   set(HALFTONE_LIBTORCH "$ENV{HALFTONE_LIBTORCH}")
@@ -31,7 +35,52 @@ function(_libtorch_root_of folder result)
   set(${result} "" PARENT_SCOPE)
 endfunction()
 
+function(_libtorch_root_of_torch result)
+  set(${result} "" PARENT_SCOPE)
+  if(TARGET torch)
+    get_target_property(imported torch IMPORTED)
+    get_target_property(includes torch INTERFACE_INCLUDE_DIRECTORIES)
+    if(imported AND includes)
+      list(GET includes 0 include)
+      get_filename_component(root "${include}/.." ABSOLUTE)
+      set(${result} "${root}" PARENT_SCOPE)
+    endif()
+  endif()
+endfunction()
+
+# Links may lead to the same library.
+function(_libtorch_check_torch root)
+  _libtorch_root_of_torch(torch)
+  if(torch)
+    file(REAL_PATH "${root}/lib/libtorch_cpu.so" ours)
+    file(REAL_PATH "${torch}/lib/libtorch_cpu.so" theirs)
+    if(NOT ours STREQUAL theirs)
+      _libtorch_version_of("${root}" our_version)
+      _libtorch_version_of("${torch}" their_version)
+      message(FATAL_ERROR
+        "halftone takes LibTorch ${our_version} in ${root}, but find_package(Torch) found ${their_version} in ${torch}; "
+        "set HALFTONE_LIBTORCH or Torch_DIR so that both are one.")
+    endif()
+  endif()
+endfunction()
+
+function(_libtorch_version_of root result)
+  set(${result} "" PARENT_SCOPE)
+  foreach(header IN ITEMS torch/csrc/api/include/torch/version.h torch/headeronly/version.h)
+    if(EXISTS "${root}/include/${header}")
+      file(STRINGS "${root}/include/${header}" lines REGEX "define TORCH_VERSION_(MAJOR|MINOR|PATCH) ")
+      string(REGEX REPLACE "[^0-9;]" "" numbers "${lines}")
+      list(LENGTH numbers count)
+      if(count EQUAL 3)
+        list(JOIN numbers "." version)
+        set(${result} "${version}" PARENT_SCOPE)
+      endif()
+    endif()
+  endforeach()
+endfunction()
+
 set(LibTorch_ROOT_DIR "")
+_libtorch_root_of_torch(_torch)
 if(HALFTONE_LIBTORCH)
   _libtorch_root_of("${HALFTONE_LIBTORCH}" LibTorch_ROOT_DIR)
   if(NOT LibTorch_ROOT_DIR)
@@ -40,14 +89,28 @@ if(HALFTONE_LIBTORCH)
       "torch/lib/libtorch_cpu.so is below it (HALFTONE_CUDA needs libtorch_cuda.so beside it). Name the folder "
       "of an unpacked LibTorch or torch wheel.")
   endif()
-else()
+elseif(_torch)
+  _libtorch_root_of("${_torch}" LibTorch_ROOT_DIR)
+  if(NOT LibTorch_ROOT_DIR)
+    message(FATAL_ERROR
+      "find_package(Torch) found ${_torch}, but its lib has no libtorch_cpu.so (HALFTONE_CUDA needs libtorch_cuda.so "
+      "beside it). Name another LibTorch with Torch_DIR.")
+  endif()
+elseif(LibTorch_BUILT_WITH)
+  _libtorch_root_of("${LibTorch_BUILT_WITH}" LibTorch_ROOT_DIR)
+endif()
+if(NOT LibTorch_ROOT_DIR)
   set(_cache "$ENV{XDG_CACHE_HOME}")
   if(NOT _cache)
     set(_cache "$ENV{HOME}/.cache")
   endif()
   file(GLOB _cached "${_cache}/halftone/libtorch-*")
   list(SORT _cached COMPARE NATURAL ORDER DESCENDING)
-  foreach(_folder IN LISTS _cached)
+  # Without HALFTONE_CUDA the CUDA half would only be loaded for nothing.
+  set(_cached_cuda ${_cached})
+  list(FILTER _cached EXCLUDE REGEX "-cuda$")
+  list(FILTER _cached_cuda INCLUDE REGEX "-cuda$")
+  foreach(_folder IN LISTS _cached _cached_cuda)
     if(NOT LibTorch_ROOT_DIR)
       _libtorch_root_of("${_folder}" LibTorch_ROOT_DIR)
     endif()
@@ -63,15 +126,14 @@ else()
 endif()
 
 if(LibTorch_ROOT_DIR)
-  foreach(_header IN ITEMS torch/headeronly/version.h torch/csrc/api/include/torch/version.h)
-    if(NOT LibTorch_VERSION AND EXISTS "${LibTorch_ROOT_DIR}/include/${_header}")
-      file(STRINGS "${LibTorch_ROOT_DIR}/include/${_header}" _lines REGEX "define TORCH_VERSION_(MAJOR|MINOR|PATCH) ")
-      string(REGEX REPLACE "[^0-9;]" "" _numbers "${_lines}")
-      list(LENGTH _numbers _count)
-      if(_count EQUAL 3)
-        list(JOIN _numbers "." LibTorch_VERSION)
-      endif()
-    endif()
+  _libtorch_version_of("${LibTorch_ROOT_DIR}" LibTorch_VERSION)
+  _libtorch_check_torch("${LibTorch_ROOT_DIR}")
+  # And once more when the project has found all that it wants. (EVAL: a deferred call reads variables late.)
+  set(_scopes "${CMAKE_SOURCE_DIR}" "${CMAKE_CURRENT_SOURCE_DIR}")
+  list(REMOVE_DUPLICATES _scopes)
+  foreach(_scope IN LISTS _scopes)
+    cmake_language(EVAL CODE "
+      cmake_language(DEFER DIRECTORY [[${_scope}]] CALL _libtorch_check_torch [[${LibTorch_ROOT_DIR}]])")
   endforeach()
 endif()
 

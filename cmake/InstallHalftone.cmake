@@ -33,4 +33,9 @@ configure_package_config_file(cmake/halftoneConfig.cmake.in "${CMAKE_CURRENT_BIN
                               INSTALL_DESTINATION ${_package_dir})
 write_basic_package_version_file("${CMAKE_CURRENT_BINARY_DIR}/halftoneConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/halftoneConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/halftoneConfigVersion.cmake"
-              cmake/FindLibTorch.cmake DESTINATION ${_package_dir})
+              cmake/FindLibTorch.cmake cmake/HalftoneDependencies.cmake DESTINATION ${_package_dir})
+set(_torch "${CMAKE_CURRENT_BINARY_DIR}/Torch")  # what Torch_DIR can name
+configure_file(cmake/TorchConfig.cmake.in "${_torch}/TorchConfig.cmake" @ONLY)
+write_basic_package_version_file("${_torch}/TorchConfigVersion.cmake" VERSION ${LibTorch_VERSION}
+                                 COMPATIBILITY AnyNewerVersion)
+install(FILES "${_torch}/TorchConfig.cmake" "${_torch}/TorchConfigVersion.cmake" DESTINATION ${_package_dir}/Torch)

@@ -8,11 +8,11 @@ halftone_add_sources([LIBTORCH a.cpp ...] [PLAIN b.cpp ...] [ALONE c.cpp ...] [N
   LIBTORCH  uses LibTorch, hence the precompiled header
   PLAIN     needs no LibTorch and does not find its headers: a target of its own, without the precompiled header
   ALONE     is never in a batch: Highway compiles it once per instruction set, or its macros must not meet others
-  NDEBUG    defines NDEBUG for itself: as LIBTORCH in a release build, where all sources have it, else as ALONE
+  NDEBUG    defines NDEBUG for itself: as LIBTORCH in a release build whose flags have it for all sources, else as ALONE
 ]]
 function(halftone_add_sources)
   cmake_parse_arguments(PARSE_ARGV 0 sources "" "" "LIBTORCH;PLAIN;ALONE;NDEBUG")
-  if(CMAKE_BUILD_TYPE STREQUAL "Release")
+  if(CMAKE_BUILD_TYPE STREQUAL "Release" AND "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}" MATCHES "-DNDEBUG")
     list(APPEND sources_LIBTORCH ${sources_NDEBUG})
   else()
     list(APPEND sources_ALONE ${sources_NDEBUG})

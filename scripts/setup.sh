@@ -35,7 +35,7 @@ done
 # Programs are looked for by name, so that one installed by other means counts; libraries by package.
 programs=(g++:g++ cmake:cmake ninja:ninja-build ccache:ccache pkg-config:pkg-config python3:python3)
 libraries=(ca-certificates libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
-  libhwy-dev libicu-dev libre2-dev libxxhash-dev zlib1g-dev)
+  libhwy-dev libicu-dev libre2-dev libxxhash-dev libprotozero-dev zlib1g-dev)
 if ((tests)); then
   programs+=(clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14)
   libraries+=(libgtest-dev libgmock-dev libbenchmark-dev)
