@@ -80,6 +80,8 @@ Autocast::~Autocast() {
   at::autocast::set_autocast_cache_enabled(previous_cache_enabled_);
 }
 
+void clear_autocast_cache() { at::autocast::clear_cache(); }
+
 torch::DeviceType autocast_device(torch::DeviceType device) {
   return device == torch::kMeta ? torch::kCPU : device;
 }

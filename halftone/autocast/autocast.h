@@ -38,6 +38,11 @@ class Autocast {
   bool previous_cache_enabled_;
 };
 
+/// Drops the weights that autocast has cast in the regions that are open. Call it within a region
+/// after an update of weights, or after a backward pass that freed their graph: autocast does not
+/// notice either.
+void clear_autocast_cache();
+
 /// The device whose autocast tensors of `device` obey: the CPU for tensors without data (meta).
 torch::DeviceType autocast_device(torch::DeviceType device);
 

@@ -6,6 +6,7 @@
 #include <torch/data/dataloader/base.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
@@ -27,6 +29,8 @@ namespace halftone {
 /// epoch * batches_per_epoch() + index. batch_at() is a function of the loader and the position
 /// alone and may run on another thread, so that batches are made ahead while a step runs, and a run
 /// resumes exactly. `static constexpr bool kPrefetch = false` keeps it on the calling thread.
+/// `std::int64_t num_workers() const` says how many threads make batches ahead instead of one, 0
+/// for the calling thread; `std::int64_t batches_ahead() const`, how many wait.
 template <class Loader>
 concept IndexedLoader = requires(const Loader& loader, std::int64_t position) {
   loader.batch_at(position);
@@ -41,11 +45,36 @@ concept EpochLoader = !IndexedLoader<Loader> && requires(Loader & loader) {
   ++std::declval<decltype(loader.begin())&>();
 };
 
-/// One whose batches are made ahead.
+/// One whose batches are made ahead unless its num_workers() says otherwise.
 template <class Loader>
 concept PrefetchableLoader = IndexedLoader<Loader> && !requires {
   requires !Loader::kPrefetch;
 };
+
+/// The threads that make the batches of `loader` ahead; 0: the calling thread makes them.
+template <IndexedLoader Loader>
+std::size_t worker_count(const Loader& loader) {
+  if constexpr (requires {
+                  { loader.num_workers() } -> std::convertible_to<std::int64_t>;
+                }) {
+    const std::int64_t workers = loader.num_workers();
+    HALFTONE_CHECK(workers >= 0, "[trainer] expected num_workers() from 0 on, got ", workers);
+    return static_cast<std::size_t>(workers);
+  } else {
+    return PrefetchableLoader<Loader> ? 1 : 0;
+  }
+}
+
+/// The batches that wait before a training step takes them.
+template <IndexedLoader Loader>
+std::size_t batches_ahead_of(const Loader& loader) {
+  if constexpr (requires {
+                  { loader.batches_ahead() } -> std::convertible_to<std::int64_t>;
+                })
+    return static_cast<std::size_t>(std::max<std::int64_t>(loader.batches_ahead(), 1));
+  else
+    return kBatchesAhead;
+}
 
 /// A loader that tells another data set from its own: state_dict() has what its batches depend on,
 /// and load_state_dict() throws UserError where the saved values differ.
@@ -91,17 +120,22 @@ class BatchStream {
     HALFTONE_CHECK(batches_per_epoch().value_or(1) > 0, kEmptyLoader);
   }
 
+  /// Ends each epoch after its first `batches`. `repeats`: all epochs have the batches of the
+  /// first. REQUIRES that none was taken, and a positive number.
+  void limit(std::int64_t batches, bool repeats) {
+    limit_ = batches;
+    repeats_ = repeats;
+  }
+
   auto next() {
+    if (repeats_ && index_ < std::ssize(repeated_)) return repeated(index_);
     if (!iterator_) begin_epoch();
     HALFTONE_CHECK(*iterator_ != loader_.end(), kEmptyLoader);
     auto batch = **iterator_;
     ++*iterator_;
+    if (repeats_) repeated_.push_back(batch);
     ++index_;
-    if (!(*iterator_ != loader_.end())) {
-      iterator_.reset();
-      counted_ = std::exchange(index_, 0);
-      ++epochs_;
-    }
+    if (!(*iterator_ != loader_.end()) || index_ == limit_) end_epoch();
     return batch;
   }
 
@@ -111,6 +145,7 @@ class BatchStream {
   /// What the loader tells: batches_per_epoch() or size(); else the length of the last epoch.
   std::optional<std::int64_t> batches_per_epoch() const {
     const std::optional<std::int64_t> told = told_length();
+    if (told && limit_) return std::min(*told, *limit_);
     return told ? told : counted_;
   }
   /// Runs through an epoch of a loader that does not tell. REQUIRES that none was taken. The random
@@ -127,7 +162,7 @@ class BatchStream {
   StateDict state_dict() const {
     StateDict state;
     state.values = {{"epoch", epochs_}, {"index", index_}};
-    if (index_ > 0) state.insert(kGenerators, generators_);
+    if (index_ > 0 || repeats_) state.insert(kGenerators, generators_);
     return state;
   }
   /// Skips the epoch's batches up to the position: the loader must give the same ones again. Throws
@@ -140,10 +175,15 @@ class BatchStream {
     if (const auto told = told_length(); told && index > 0 && index >= *told)
       throw too_short(index, *told);
     iterator_.reset();
+    repeated_.clear();
     index_ = 0;
     epochs_ = 0;
     const StateDict generators = state.extract(kGenerators);
     if (!generators.tensors.empty()) set_rng_state(torch::kCPU, generators);
+    if (repeats_ && epoch > 0) {
+      while (epochs_ == 0) next();  // reads what is repeated
+      epochs_ = 0;
+    }
     skip_to(index);
     if (index_ != index) throw too_short(index, *counted_);
     epochs_ = epoch;
@@ -151,6 +191,7 @@ class BatchStream {
 
  private:
   using Iterator = decltype(std::declval<Loader&>().begin());
+  using Batch = std::remove_cvref_t<decltype(*std::declval<Iterator&>())>;
 
   static constexpr const char* kGenerators = "epoch_rng.";
 
@@ -175,12 +216,29 @@ class BatchStream {
   void skip_to(std::int64_t index) {
     if constexpr (std::contiguous_iterator<Iterator> && std::ranges::sized_range<Loader>) {
       if (index == 0) return;
+      if (repeats_) return skip_one_by_one(index);
       begin_epoch();
       *iterator_ += index;
       index_ = index;
     } else {
-      while (index_ < index && epochs_ == 0) next();
+      skip_one_by_one(index);
     }
+  }
+
+  void skip_one_by_one(std::int64_t index) {
+    while (index_ < index && epochs_ == 0) next();
+  }
+
+  Batch repeated(std::int64_t index) {
+    Batch batch = repeated_[static_cast<std::size_t>(index)];
+    if (++index_ == std::ssize(repeated_)) end_epoch();
+    return batch;
+  }
+
+  void end_epoch() {
+    iterator_.reset();
+    counted_ = std::exchange(index_, 0);
+    ++epochs_;
   }
 
   void begin_epoch() {
@@ -195,6 +253,9 @@ class BatchStream {
   std::int64_t index_ = 0;
   std::int64_t epochs_ = 0;
   std::optional<std::int64_t> counted_;
+  std::optional<std::int64_t> limit_;
+  bool repeats_ = false;
+  std::vector<Batch> repeated_;  // the first epoch's, where every epoch has them
 };
 
 /// Of an IndexedLoader. The position is that of the batches that were taken, whatever was made
@@ -203,28 +264,31 @@ template <IndexedLoader Loader>
 class BatchStream<Loader> {
  public:
   /// `epochs`: how many will be taken; nothing beyond them is made ahead.
-  explicit BatchStream(Loader& loader, std::optional<std::int64_t> epochs = {})
-      : loader_(loader),
-        ahead_([&loader](std::int64_t at) { return std::as_const(loader).batch_at(at); },
-               kBatchesAhead, epochs ? std::optional(*epochs * length()) : std::nullopt) {
+  explicit BatchStream(Loader& loader, std::optional<std::int64_t> epochs = {}) : loader_(loader) {
     HALFTONE_CHECK(length() > 0, kEmptyLoader);
+    if (const std::size_t workers = worker_count(std::as_const(loader)); workers > 0)
+      ahead_.emplace([&loader](std::int64_t at) { return std::as_const(loader).batch_at(at); },
+                     batches_ahead_of(std::as_const(loader)),
+                     epochs ? std::optional(*epochs * length()) : std::nullopt, workers);
+  }
+
+  /// As that of the other kind.
+  void limit(std::int64_t batches, bool repeats) {
+    limit_ = std::min(batches, length());
+    repeats_ = repeats;
   }
 
   auto next() {
-    if constexpr (PrefetchableLoader<Loader>) {
-      auto batch = ahead_.take(position_);
-      ++position_;
-      return batch;
-    } else {
-      auto batch = std::as_const(loader_).batch_at(position_);
-      ++position_;
-      return batch;
-    }
+    const std::int64_t at = repeats_ ? index() : position_;
+    auto batch = ahead_ ? ahead_->take(at) : std::as_const(loader_).batch_at(at);
+    ++position_;
+    if (index() == limit_) position_ += length() - *limit_;  // to the next epoch's first
+    return batch;
   }
 
   std::int64_t index() const { return position_ % length(); }
   std::int64_t epochs() const { return position_ / length(); }
-  std::optional<std::int64_t> batches_per_epoch() const { return length(); }
+  std::optional<std::int64_t> batches_per_epoch() const { return limit_.value_or(length()); }
   void count_batches() {}
 
   StateDict state_dict() const {
@@ -250,6 +314,8 @@ class BatchStream<Loader> {
   }
 
  private:
+  using Batch = std::remove_cvref_t<decltype(std::declval<const Loader&>().batch_at(0))>;
+
   static constexpr const char* kPosition = "position";
   static constexpr const char* kLength = "batches_per_epoch";
 
@@ -257,7 +323,9 @@ class BatchStream<Loader> {
 
   Loader& loader_;
   std::int64_t position_ = 0;
-  Prefetcher<std::remove_cvref_t<decltype(std::declval<const Loader&>().batch_at(0))>> ahead_;
+  std::optional<std::int64_t> limit_;
+  bool repeats_ = false;
+  std::optional<Prefetcher<Batch>> ahead_;
 };
 
 }  // namespace halftone

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -14,20 +15,37 @@ namespace halftone {
 
 EarlyStopping::EarlyStopping(EarlyStoppingOptions options)
     : options_(std::move(options)), best_(options_.monitor, options_.mode, options_.min_delta) {
-  HALFTONE_CHECK(options_.patience >= 1, "[early_stopping] expected patience >= 1, got ",
+  HALFTONE_CHECK(options_.patience >= 0, "[early_stopping] expected patience >= 0, got ",
                  options_.patience);
+  options_.patience = std::max<std::int64_t>(1, options_.patience);
 }
 
-/// Why the run ends here; empty: it does not.
-std::string EarlyStopping::reason_to_stop() const {
+bool EarlyStopping::is_better(double value, double other) const {
+  return options_.mode == MonitorMode::kMin ? value < other : value > other;
+}
+
+EarlyStopping::Reason EarlyStopping::reason_to_stop() const {
+  const std::string& name = options_.monitor;
   if (options_.check_finite && !std::isfinite(last_))
-    return fmt::format("{} is {}, which is not finite{}", options_.monitor, last_,
-                       best_.best() ? fmt::format("; the best was {:.6g}", *best_.best()) : "");
-  if (waited_ < options_.patience) return "";
+    return {fmt::format("{} is {}, which is not finite{}", name, last_,
+                        best_.best() ? fmt::format("; the best was {:.6g}", *best_.best()) : ""),
+            "set check_finite to false"};
+  if (has_last_ && options_.stopping_threshold && is_better(last_, *options_.stopping_threshold))
+    return {fmt::format("{} is {:.6g}, better than the {:.6g} that was asked for", name, last_,
+                        *options_.stopping_threshold),
+            "move stopping_threshold"};
+  if (has_last_ && options_.divergence_threshold &&
+      is_better(*options_.divergence_threshold, last_))
+    return {fmt::format("{} is {:.6g}, worse than the {:.6g} at which a run is lost", name, last_,
+                        *options_.divergence_threshold),
+            "move divergence_threshold"};
+  if (waited_ < options_.patience) return {};
   if (!best_.best())
-    return fmt::format("{} has not been finite for {} validations", options_.monitor, waited_);
-  return fmt::format("{} has not been better than {:.6g} for {} validations", options_.monitor,
-                     *best_.best(), waited_);
+    return {fmt::format("{} has not been finite for {} validations", name, waited_),
+            "raise patience"};
+  return {fmt::format("{} has not been better than {:.6g} for {} validations", name, *best_.best(),
+                      waited_),
+          "raise patience"};
 }
 
 void EarlyStopping::setup(const Trainer& trainer) {
@@ -38,11 +56,10 @@ void EarlyStopping::setup(const Trainer& trainer) {
 }
 
 void EarlyStopping::on_fit_start(Trainer& trainer) {
-  const std::string reason = reason_to_stop();
-  if (reason.empty()) return;
+  const Reason reason = reason_to_stop();
+  if (reason.why.empty()) return;
   log_note(
-      fmt::format("early stopping has ended this run: {}; {} to go on", reason,
-                  waited_ < options_.patience ? "set check_finite to false" : "raise patience"));
+      fmt::format("early stopping has ended this run: {}; {} to go on", reason.why, reason.remedy));
   trainer.stop();
 }
 
@@ -54,10 +71,11 @@ void EarlyStopping::on_validation_end(Trainer& trainer,
                     "run",
                     options_.monitor));
   last_ = best_.value_in(values);
+  has_last_ = true;
   waited_ = best_.improves(last_) ? 0 : waited_ + 1;
-  const std::string reason = reason_to_stop();
-  if (reason.empty()) return;
-  log_note(reason + ": the run ends here");
+  const Reason reason = reason_to_stop();
+  if (reason.why.empty()) return;
+  log_note(reason.why + ": the run ends here");
   trainer.stop();
 }
 
@@ -69,14 +87,15 @@ void EarlyStopping::on_fit_end(Trainer& trainer) {
 StateDict EarlyStopping::state_dict() const {
   StateDict state = best_.state_dict();
   state.values["waited"] = waited_;
-  state.values["last"] = last_;
+  if (has_last_) state.values["last"] = last_;
   return state;
 }
 
 void EarlyStopping::load_state_dict(const StateDict& state) {
   best_.load_state_dict(state);
   waited_ = state.get<std::int64_t>("waited");
-  last_ = state.values.contains("last") ? state.get<double>("last") : 0.0;
+  has_last_ = state.values.contains("last");
+  last_ = has_last_ ? state.get<double>("last") : 0.0;
 }
 
 }  // namespace halftone

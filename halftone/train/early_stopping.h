@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "halftone/train/callback.h"
@@ -14,8 +15,10 @@ struct EarlyStoppingOptions {
   std::string monitor = "val_loss";  // a value that validation logs
   MonitorMode mode = MonitorMode::kMin;
   double min_delta = 0.0;
-  std::int64_t patience = 3;  // validations without a better value after which the run ends
+  std::int64_t patience = 3;  // validations without a better value after which the run ends; 0 is 1
   bool check_finite = true;   // a nan or an inf ends the run at once
+  std::optional<double> stopping_threshold;    // a value better than that ends the run: it is done
+  std::optional<double> divergence_threshold;  // one worse than that does, too: it is lost
   /// Without validation data, and where validation does not log the value: a UserError. If false, a
   /// warning; the run then goes on to its other limits.
   bool strict = true;
@@ -37,12 +40,18 @@ class EarlyStopping : public Callback {
   void load_state_dict(const StateDict& state) override;
 
  private:
-  std::string reason_to_stop() const;
+  struct Reason {
+    std::string why;  // empty: the run goes on
+    const char* remedy = "";
+  };
+  Reason reason_to_stop() const;
+  bool is_better(double value, double other) const;
 
   EarlyStoppingOptions options_;
   Monitor best_;
   std::int64_t waited_ = 0;  // validations without a better value
-  double last_ = 0.0;        // value of the last validation
+  double last_ = 0.0;        // value of the last validation, if there was one
+  bool has_last_ = false;
 };
 
 }  // namespace halftone

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -23,6 +25,8 @@
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/system/memory.h"
 #include "halftone/system/pooled_allocator.h"
+#include "halftone/train/evaluation.h"
+#include "halftone/train/monitor.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/optimizer_state.h"
 
@@ -33,6 +37,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kMebibyte = 1024.0 * 1024.0;
 constexpr const char* kMatmulPaths = "matmul_paths";
+constexpr const char* kModule = "module.";       // its extra state
+constexpr const char* kGradients = "gradient.";  // of steps that have begun
 
 std::vector<OptimizerSetup> configured_optimizers(TrainingModuleBase& module,
                                                   MixedPrecision& precision) {
@@ -63,17 +69,25 @@ std::optional<std::int64_t> epoch_length(TrainingTask& task,
   return task.batches_per_epoch();
 }
 
-// AdamW keeps its gradients where they are; LibTorch's optimizers would free them.
-void zero_grad(torch::optim::Optimizer& optimizer) {
-  if (auto* fused = dynamic_cast<AdamW*>(&optimizer))
-    fused->zero_grad();
-  else
-    optimizer.zero_grad();
-}
+/// While it lives, the module may step its optimizers.
+class ManualScope {
+ public:
+  ManualScope(TrainingModuleBase& module, ManualOptimization* manual) : module_(module) {
+    module_.set_manual_optimization(manual);
+  }
+  ~ManualScope() { module_.set_manual_optimization(nullptr); }
+  ManualScope(const ManualScope&) = delete;
+  ManualScope& operator=(const ManualScope&) = delete;
+
+ private:
+  TrainingModuleBase& module_;
+};
 
 std::string optimizer_prefix(std::size_t index) {
   return "optimizer." + std::to_string(index) + ".";
 }
+
+std::string plateau_prefix(std::size_t index) { return "plateau." + std::to_string(index) + "."; }
 
 }  // namespace
 
@@ -82,13 +96,33 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       precision_(precision),
       options_(options),
       setups_(configured_optimizers(task.module(), precision)),
+      plateaus_(setups_.size()),
       length_(options.limits, epoch_length(task, setups_, options.limits), options.accumulate) {
   check_release();
   check_offload();
+  check_manual();
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
     base_rates_.push_back(learning_rates(*setup.optimizer));
   }
+  if (!task.module().automatic_optimization())
+    manual_ = std::make_unique<ManualOptimization>(precision_, optimizers_);
+}
+
+void FitLoop::check_manual() const {
+  if (task_.module().automatic_optimization()) return;
+  const auto refuse = [](const char* option, const char* remedy) {
+    throw UserError(
+        fmt::format("trainer: {} does not go with a module that steps its optimizers "
+                    "itself (automatic_optimization() is false): {}",
+                    option, remedy));
+  };
+  if (options_.accumulate > 1)
+    refuse("accumulate_grad_batches", "call step() and zero_grad() every few batches instead");
+  if (options_.clip.value > 0.0)
+    refuse("gradient_clip_val", "give it to step() instead: optimizer(0).step({.value = 1.0})");
+  if (precision_.memory().release_gradients)
+    refuse("release_gradients", "set it to off, or name another memory recipe");
 }
 
 void FitLoop::check_release() const {
@@ -150,10 +184,17 @@ std::string FitLoop::origin_of_non_finite() {
 
 std::optional<NonFiniteOrigin> FitLoop::replayed(std::size_t i) {
   const GeneratorScope generators(precision_.device(), micro_batches_[i].generators);
-  return find_first_non_finite(network(), [&] {
+  return find_first_non_finite(network(), [&]() -> torch::Tensor {
     const auto number = static_cast<std::int64_t>(i);
-    const auto region = precision_.forward_context(counters_.micro_step + number, options_.seed);
-    const torch::Tensor loss = task_.training_step(number, precision_.batch_placement());
+    torch::Tensor loss;
+    const auto compute = [&] {
+      const auto region =
+          precision_.forward_context(counters_.micro_step + number, options_.seed, !manual_);
+      loss = task_.training_step(number, precision_.batch_placement());
+    };
+    const ManualScope manual(task_.module(), manual_.get());
+    if (manual_) return manual_->collect_losses(compute);
+    compute();
     const double weight = task_.loss_weight(number);
     return precision_.scaled(weight > 0.0 ? loss * (weight / std::ssize(micro_batches_)) : loss);
   });
@@ -162,18 +203,43 @@ std::optional<NonFiniteOrigin> FitLoop::replayed(std::size_t i) {
 void FitLoop::set_learning_rates(std::int64_t group) {
   for (std::size_t i = 0; i < setups_.size(); ++i) {
     if (!setups_[i].schedule) continue;
-    LrScheduleOptions schedule = *setups_[i].schedule;
     halftone::set_learning_rates(*optimizers_[i], base_rates_[i], [&](double base) {
-      schedule.lr = base;
-      return length_.learning_rate(schedule, counters_, group);
+      return length_.learning_rate(*setups_[i].schedule, base, counters_, group,
+                                   plateaus_[i].reductions);
     });
   }
+}
+
+void FitLoop::observe_validation(const std::map<std::string, double>& values) {
+  for (std::size_t i = 0; i < setups_.size(); ++i) {
+    const PlateauLr* const plateau = setups_[i].schedule ? setups_[i].schedule->plateau() : nullptr;
+    if (plateau == nullptr) continue;
+    plateaus_[i].observe(*plateau, Monitor(plateau->monitor, MonitorMode::kMin).value_in(values));
+  }
+}
+
+void FitLoop::pass_over_data() {
+  if (manual_)
+    throw UserError(
+        "trainer: a pass over the training data calls training_step(), which steps the optimizers "
+        "of this module itself; compute what the pass is for in the module");
+  const torch::NoGradGuard no_grad;
+  const StateDict position = task_.data_state();
+  const GeneratorScope generators(precision_.device(), rng_state(precision_.device()));
+  const TrainingRecord record(task_.module());
+  const auto region = precision_.forward_context();
+  const std::int64_t epochs = task_.epochs();
+  while (task_.epochs() == epochs) {
+    task_.load_group(1, LossAverage::kMicroBatches);
+    task_.training_step(0, precision_.batch_placement());
+  }
+  task_.load_data_state(position);
 }
 
 void FitLoop::warn_of_warmup() const {
   double warmup = 0.0;
   for (const OptimizerSetup& setup : setups_)
-    if (setup.schedule) warmup = std::max(warmup, setup.schedule->warmup);
+    if (setup.schedule) warmup = std::max(warmup, setup.schedule->warmup());
   const std::optional<std::int64_t> planned = length_.total_steps();
   const bool planned_too_few = planned && static_cast<double>(*planned) <= warmup;
   if (!finished() && planned_too_few) warn_of_long_warmup(warmup, *planned);
@@ -183,8 +249,9 @@ void FitLoop::warn_of_warmup() const {
 torch::Tensor FitLoop::loss_of(std::int64_t i) {
   micro_batches_.resize(static_cast<std::size_t>(i));  // the first one begins a step
   micro_batches_.push_back({.generators = rng_state(precision_.device())});
-  const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed);
+  const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed, !manual_);
   const torch::Tensor loss = task_.training_step(i, precision_.batch_placement());
+  if (manual_ && !loss.defined()) return loss;
   HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
                  "[trainer] expected a scalar loss from training_step(), got ",
                  loss.defined() ? c10::str(loss.sizes()) : "an undefined tensor");
@@ -192,36 +259,73 @@ torch::Tensor FitLoop::loss_of(std::int64_t i) {
   return loss;
 }
 
-torch::Tensor FitLoop::accumulate_gradients(std::int64_t group) {
+void FitLoop::zero_gradients(StepHooks& hooks) {
+  if (manual_) return;
+  hooks.on_before_zero_grad();
+  for (const auto& optimizer : optimizers_) zero_grad(*optimizer);
+}
+
+torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks) {
   torch::Tensor total = torch::zeros({}, torch::device(precision_.device()));
   // The weights do not change before the update: each is rounded once for all micro-batches.
   ComputeContext context = compute_context();
   if (group > 1) context.weight_cache = std::make_shared<WeightCache>();
   const ComputeScope scope(std::move(context));
   for (std::int64_t i = 0; i < group; ++i) {
+    hooks.on_train_batch_start(task_.group_index() + i);
     const torch::Tensor loss = loss_of(i);
     const double weight = task_.loss_weight(i);
-    if (weight == 0.0) continue;  // the mean over nothing may be nan
-    const double parts = static_cast<double>(group) / weight;
-    precision_.backward(loss / parts);
-    total += loss.detach().reshape({}) / parts;
+    if (weight > 0.0) {  // the mean over nothing may be nan
+      const torch::Tensor share = loss / (static_cast<double>(group) / weight);
+      hooks.on_before_backward(share);
+      precision_.backward(share);
+      hooks.on_after_backward();
+      total += share.detach().reshape({});
+    }
+    if (i + 1 < group) hooks.on_train_batch_end(task_.group_index() + i);
   }
   return total;
 }
 
-FitLoop::Update FitLoop::update(std::int64_t group) {
-  TrainingModuleBase& module = task_.module();
-  if (!precision_.memory().release_gradients) {
-    const torch::Tensor loss = accumulate_gradients(group);
-    module.on_before_optimizer_step();
-    const torch::Tensor host_loss = start_reading(loss);
-    return {host_loss, precision_.step(optimizers_, options_.clip)};
-  }
-  task_.join_group();
-  const torch::Tensor loss = loss_of(0);
-  module.on_before_optimizer_step();
+FitLoop::Update FitLoop::update(std::int64_t group, StepHooks& hooks) {
+  if (manual_) return manual_update(hooks);
+  if (precision_.memory().release_gradients) return released_update(hooks);
+  const torch::Tensor loss = accumulate_gradients(group, hooks);
+  hooks.on_before_optimizer_step();
   const torch::Tensor host_loss = start_reading(loss);
-  return {host_loss, precision_.backward_and_step(loss, optimizers_, options_.clip)};
+  const Update finished = finished_update(host_loss, precision_.step(optimizers_, options_.clip));
+  hooks.on_train_batch_end(task_.group_index() + group - 1);
+  return finished;
+}
+
+// The scale that the step used is known once its result is; update() moves it.
+FitLoop::Update FitLoop::finished_update(const torch::Tensor& loss, const StepResult& result) {
+  const std::optional<double> scale = precision_.loss_scale();
+  return {loss, result, scale, precision_.update()};
+}
+
+FitLoop::Update FitLoop::released_update(StepHooks& hooks) {
+  task_.join_group();
+  hooks.on_train_batch_start(task_.group_index());
+  const torch::Tensor loss = loss_of(0);
+  hooks.on_before_optimizer_step();
+  const torch::Tensor host_loss = start_reading(loss);
+  hooks.on_before_backward(loss);
+  const StepResult result = precision_.backward_and_step(loss, optimizers_, options_.clip);
+  hooks.on_after_backward();
+  hooks.on_train_batch_end(task_.group_index());
+  return finished_update(host_loss, result);
+}
+
+FitLoop::Update FitLoop::manual_update(StepHooks& hooks) {
+  hooks.on_train_batch_start(task_.group_index());
+  manual_->begin(hooks);
+  const ManualScope scope(task_.module(), manual_.get());
+  const torch::Tensor loss = loss_of(0);
+  const torch::Tensor host_loss = loss.defined() ? start_reading(loss) : loss;
+  const auto [result, scale, verdict] = manual_->end();
+  hooks.on_train_batch_end(task_.group_index());
+  return {host_loss, result, scale, verdict};
 }
 
 // The optimizer step waits for the device: these numbers are on the host by then, at no wait of
@@ -231,37 +335,54 @@ torch::Tensor FitLoop::start_reading(const torch::Tensor& loss) {
   return loss.detach().to(torch::kCPU, /*non_blocking=*/true);
 }
 
-StepMetrics FitLoop::step(const std::function<void(StepMetrics&)>& record) {
+StepMetrics FitLoop::step(StepHooks& hooks) {
   const Clock::time_point start = Clock::now();
   TrainingModuleBase& module = task_.module();
   StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};
   const std::int64_t group = task_.load_group(options_.accumulate, options_.loss_average);
   set_learning_rates(group);
-  for (const auto& optimizer : optimizers_) zero_grad(*optimizer);
-  const auto [loss, result] = update(group);
+  zero_gradients(hooks);
+  const Update updated = update(group, hooks);
+  const StepResult& result = updated.result;
+  metrics.scale = updated.scale;
   metrics.lr = optimizers_.front()->param_groups().front().options().get_lr();
-  metrics.scale = precision_.loss_scale();
   metrics.tokens = module.take_tokens();
   metrics.logged = module.logged().take();
-  const ScalerVerdict verdict = precision_.update();
   // Before the counters move: the search computes the last batch once more.
-  const std::string origin = verdict.hopeless ? origin_of_non_finite() : "";
+  const std::string anomaly = anomaly_in(updated);
+  const std::string origin = anomaly.empty() ? "" : origin_of_non_finite();
 
   ++counters_.step;
   counters_.micro_step += group;
   counters_.epochs = task_.epochs();
-  if (result.stepped) counters_.schedule_step += length_.schedule_steps(group);
+  if (result.stepped) {
+    counters_.schedule_step += length_.schedule_steps(group);
+    ++counters_.updates;
+  }
   counters_.tokens += metrics.tokens;
-  metrics.loss = loss.item<double>();
+  metrics.loss = updated.loss.defined() ? updated.loss.item<double>()
+                                        : std::numeric_limits<double>::quiet_NaN();
   metrics.grad_norm = result.grad_norm;
   metrics.skipped = !result.stepped;
   metrics.overflow = result.overflow;
   metrics.underflow_share = precision_.underflow_share();
   finish_metrics(metrics, std::chrono::duration<double>(Clock::now() - start).count());
-  if (record) record(metrics);
-  if (verdict.hopeless)
-    throw SystemError(origin.empty() ? verdict.reason : verdict.reason + "; " + origin);
+  hooks.add_metrics(metrics);
+  if (!anomaly.empty()) throw SystemError(origin.empty() ? anomaly : anomaly + "; " + origin);
   return metrics;
+}
+
+// Why the run can't go on, or nothing.
+std::string FitLoop::anomaly_in(const Update& update) const {
+  if (update.verdict.hopeless) return update.verdict.reason;
+  if (!options_.detect_anomaly) return "";
+  if (update.loss.defined() && !std::isfinite(update.loss.item<double>()))
+    return fmt::format("detect_anomaly: the loss of step {} is {}", counters_.step + 1,
+                       update.loss.item<double>());
+  if (update.result.stepped || precision_.policy().loss_scaling) return "";
+  return fmt::format("detect_anomaly: in step {} the gradient of {} is not finite",
+                     counters_.step + 1,
+                     update.result.overflow.empty() ? "a parameter" : update.result.overflow[0]);
 }
 
 void FitLoop::finish_metrics(StepMetrics& metrics, double seconds) {
@@ -309,6 +430,7 @@ Checkpoint FitLoop::checkpoint() const {
   trainer.values = {{"step", counters_.step},
                     {"micro_step", counters_.micro_step},
                     {"schedule_step", counters_.schedule_step},
+                    {"updates", counters_.updates},
                     {"tokens", counters_.tokens},
                     {"seconds", counters_.seconds},
                     {"precision", precision_.policy().name}};
@@ -318,6 +440,12 @@ Checkpoint FitLoop::checkpoint() const {
   trainer.insert("scaler.", precision_.state_dict());
   trainer.insert("data.", task_.data_state());
   trainer.insert("rng.", rng_state(precision_.device()));
+  trainer.insert(kModule, task_.module().extra_state());
+  for (std::size_t i = 0; i < plateaus_.size(); ++i)
+    if (setups_[i].schedule && setups_[i].schedule->plateau() != nullptr)
+      trainer.insert(plateau_prefix(i), plateaus_[i].state_dict());
+  checkpoint.model.values = task_.module().hyper_parameters().values;
+  if (manual_) trainer.insert(kGradients, manual_->state_dict());
   return checkpoint;
 }
 
@@ -335,11 +463,19 @@ void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
   else
     for (std::size_t i = 0; i < optimizers_.size(); ++i)
       load_optimizer_state(*optimizers_[i], checkpoint.optimizer.extract(optimizer_prefix(i)));
+  if (manual_) manual_->load_state_dict(trainer.extract(kGradients));
+  task_.module().load_extra_state(trainer.extract(kModule));
+  for (std::size_t i = 0; i < plateaus_.size(); ++i)
+    if (const StateDict state = trainer.extract(plateau_prefix(i)); !state.values.empty())
+      plateaus_[i].load_state_dict(state);
   precision_.load_state_dict(trainer.extract("scaler."));
   counters_ = {.step = trainer.get<std::int64_t>("step"),
                .micro_step = trainer.get<std::int64_t>("micro_step"),
                .epochs = task_.epochs(),
                .schedule_step = trainer.get<std::int64_t>("schedule_step"),
+               .updates = trainer.values.contains("updates")  // older runs lack it
+                              ? trainer.get<std::int64_t>("updates")
+                              : trainer.get<std::int64_t>("step"),
                .tokens = trainer.get<std::int64_t>("tokens"),
                .seconds = trainer.get<double>("seconds")};
   // Another GEMM is another order of summation, hence other bits.

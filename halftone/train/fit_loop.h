@@ -6,7 +6,8 @@
 #include <torch/types.h>
 
 #include <cstdint>
-#include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,7 +16,9 @@
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/step_metrics.h"
+#include "halftone/train/manual_optimization.h"
 #include "halftone/train/mixed_precision.h"
+#include "halftone/train/step_hooks.h"
 #include "halftone/train/training_length.h"
 #include "halftone/train/training_task.h"
 
@@ -27,6 +30,8 @@ struct FitLoopOptions {
   LossAverage loss_average = LossAverage::kTokens;
   GradientClip clip;
   std::uint64_t seed = 0;  // of the random rounding in int8 matmuls
+  /// A loss that is not finite ends the run, and so does a gradient where there is no loss scale.
+  bool detect_anomaly = false;
 };
 
 /// Trains one optimizer step at a time. Everything that decides the next step (weights, moments,
@@ -44,13 +49,25 @@ class FitLoop {
   /// One update from `accumulate` micro-batches: losses under autocast, scaled backward, then
   /// unscale, clip and step. The loss is the mean over what the batches' loss_weight() counts,
   /// however it is split. Where gradients are released, the micro-batches are one pass. Waits
-  /// for the device once, for the returned numbers. `record` gets them first, and may add to them:
-  /// before SystemError says that no update is possible any more.
-  StepMetrics step(const std::function<void(StepMetrics&)>& record = {});
+  /// for the device once, for the returned numbers. A module that steps its optimizers itself has
+  /// one batch a step. `hooks` get the numbers before SystemError says that no update is possible
+  /// any more.
+  StepMetrics step(StepHooks& hooks);
+  StepMetrics step() {
+    StepHooks none;
+    return step(none);
+  }
+
+  /// As Trainer::pass_over_training_data().
+  void pass_over_data();
 
   /// Warns of a warm-up that the run doesn't end: of the steps that are planned when it begins, of
   /// those that were made when time has ended it.
   void warn_of_warmup() const;
+
+  /// Lets schedules that wait for a plateau see what a validation has logged. Throws UserError
+  /// where it lacks the value that they look at.
+  void observe_validation(const std::map<std::string, double>& values);
 
   bool finished() const { return length_.finished(counters_); }
   double progress() const { return length_.progress(counters_); }
@@ -63,9 +80,12 @@ class FitLoop {
   void load_checkpoint(const Checkpoint& checkpoint);
 
  private:
+  /// What a step came to.
   struct Update {
-    torch::Tensor loss;  // on the host
+    torch::Tensor loss;  // on the host; undefined: none is known
     StepResult result;
+    std::optional<double> scale;  // that it used
+    ScalerVerdict verdict;
   };
 
   /// What a micro-batch is computed with once more, beside the batch and the weights.
@@ -75,14 +95,20 @@ class FitLoop {
   };
 
   torch::nn::Module& network() const { return task_.module().network(); }
+  std::string anomaly_in(const Update& update) const;
   std::string origin_of_non_finite();
   std::optional<NonFiniteOrigin> replayed(std::size_t micro_batch);
   void set_learning_rates(std::int64_t group);
   void check_release() const;
   void check_offload() const;
+  void check_manual() const;
   torch::Tensor loss_of(std::int64_t i);
-  torch::Tensor accumulate_gradients(std::int64_t group);
-  Update update(std::int64_t group);
+  torch::Tensor accumulate_gradients(std::int64_t group, StepHooks& hooks);
+  Update update(std::int64_t group, StepHooks& hooks);
+  Update released_update(StepHooks& hooks);
+  Update manual_update(StepHooks& hooks);
+  Update finished_update(const torch::Tensor& loss, const StepResult& result);
+  void zero_gradients(StepHooks& hooks);
   torch::Tensor start_reading(const torch::Tensor& loss);
   void finish_metrics(StepMetrics& metrics, double seconds);
   void note_memory_kinds(StepMetrics& metrics) const;
@@ -93,6 +119,8 @@ class FitLoop {
   std::vector<OptimizerSetup> setups_;
   Optimizers optimizers_;
   std::vector<std::vector<double>> base_rates_;  // of each optimizer's groups
+  std::unique_ptr<ManualOptimization> manual_;   // of a module that steps them itself
+  std::vector<PlateauState> plateaus_;           // of each optimizer's schedule
   TrainingLength length_;
   RunCounters counters_;
   std::vector<MicroBatch> micro_batches_;  // of the last step

@@ -106,6 +106,15 @@ AdamW& releasing_optimizer(const Optimizers& optimizers, const GradientClip& cli
 
 }  // namespace
 
+void add_step(StepResult& all, const StepResult& one) {
+  all.stepped = all.stepped && one.stepped;
+  all.overflow.insert(all.overflow.end(), one.overflow.begin(), one.overflow.end());
+  all.non_finite_shares.insert(all.non_finite_shares.end(), one.non_finite_shares.begin(),
+                               one.non_finite_shares.end());
+  all.grad_norm = std::hypot(all.grad_norm, one.grad_norm);
+  all.skips_at_floor = std::max(all.skips_at_floor, one.skips_at_floor);
+}
+
 MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
                                torch::Device device, MemoryPolicy memory)
     : policy_(std::move(policy)),
@@ -127,21 +136,24 @@ void MixedPrecision::convert_module(torch::nn::Module& module) {
   scaler_.name_parameters(module);
 }
 
-ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t seed) const {
+ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t seed,
+                                               bool fused_grads) const {
   ComputeContext context = compute_context();
   context.compute = policy_.compute;
   context.streams = RoundingStreams(seed, static_cast<std::uint64_t>(pass));
   context.recompute_blocks = memory_.recompute_blocks;
   // Released gradients are taken from .grad by hooks, a parameter at a time.
-  context.fused_grad_accumulation = !memory_.release_gradients;
+  context.fused_grad_accumulation = fused_grads && !memory_.release_gradients;
   return {.autocast = Autocast(autocast_device(device_.type()), policy_.autocast_dtype(),
                                policy_.autocast()),
           .compute = ComputeScope(std::move(context))};
 }
 
-void MixedPrecision::backward(const torch::Tensor& loss) { scaled(loss).backward(); }
+void MixedPrecision::backward(const torch::Tensor& loss, bool retain_graph) {
+  scaled(loss).backward({}, retain_graph);
+}
 
-StepResult MixedPrecision::step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip) {
+StepResult MixedPrecision::step(torch::optim::Optimizer& optimizer, const GradientClip& clip) {
   auto* fused = dynamic_cast<AdamW*>(&optimizer);
   const bool by_value = clip.value > 0.0 && clip.algorithm == ClipAlgorithm::kValue;
   if (fused != nullptr && !by_value) return scaler_.step(*fused, {.clip_norm = clip.value});
@@ -160,13 +172,9 @@ StepResult MixedPrecision::step_one(torch::optim::Optimizer& optimizer, const Gr
 StepResult MixedPrecision::step(const Optimizers& optimizers, const GradientClip& clip) {
   StepResult all{.grad_norm = 0.0};
   for (const auto& optimizer : optimizers) {
-    StepResult one = step_one(*optimizer, clip);
-    all.stepped = all.stepped && one.stepped;
-    all.overflow.insert(all.overflow.end(), one.overflow.begin(), one.overflow.end());
-    all.non_finite_shares.insert(all.non_finite_shares.end(), one.non_finite_shares.begin(),
-                                 one.non_finite_shares.end());
-    all.grad_norm =
-        optimizers.size() == 1 ? one.grad_norm : std::hypot(all.grad_norm, one.grad_norm);
+    const StepResult one = step(*optimizer, clip);
+    if (optimizers.size() == 1) return one;
+    add_step(all, one);
   }
   return all;
 }

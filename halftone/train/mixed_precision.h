@@ -35,6 +35,10 @@ struct ForwardContext {
   ComputeScope compute;
 };
 
+/// Adds another optimizer's step to the outcome of a training step: it stepped if all did, and its
+/// norm is that of all gradients.
+void add_step(StepResult& all, const StepResult& one);
+
 using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 
 /// A named precision put to work in a training step: the dtype of the weights, autocast around the
@@ -57,18 +61,22 @@ class MixedPrecision {
 
   /// The region for the forward pass and the loss; end it before backward(). `pass` counts the
   /// run's passes that train: gradients are rounded by random numbers of their own in each,
-  /// which `seed` fixes.
-  ForwardContext forward_context(std::int64_t pass = 0, std::uint64_t seed = 0) const;
+  /// which `seed` fixes. `fused_grads`: whether backward() may add gradients to .grad as it
+  /// computes them.
+  ForwardContext forward_context(std::int64_t pass = 0, std::uint64_t seed = 0,
+                                 bool fused_grads = true) const;
 
   /// loss * scale.
   torch::Tensor scaled(const torch::Tensor& loss) { return scaler_.scale(loss); }
   /// Back-propagates it.
-  void backward(const torch::Tensor& loss);
+  void backward(const torch::Tensor& loss, bool retain_graph = false);
 
   /// Unscales and clips the gradients of each optimizer, and updates unless one of them overflowed.
   /// Without a loss scale as well, gradients that are not finite skip the update. In the result
   /// `stepped` says that all have stepped; grad_norm is that of all gradients. Call update() next.
   StepResult step(const Optimizers& optimizers, const GradientClip& clip = {});
+  /// The same of one optimizer.
+  StepResult step(torch::optim::Optimizer& optimizer, const GradientClip& clip = {});
   /// backward() and step() in one, where the memory recipe releases gradients: they are applied as
   /// they come (optim/optimizer_in_backward.h). Of one optimizer, an AdamW whose options have
   /// release_gradients; clips by the norm, the recipe's. Where clip_mode is previous and no norm
@@ -96,8 +104,6 @@ class MixedPrecision {
   void load_state_dict(const StateDict& state);
 
  private:
-  StepResult step_one(torch::optim::Optimizer& optimizer, const GradientClip& clip);
-
   PrecisionPolicy policy_;
   MemoryPolicy memory_;
   torch::Device device_;

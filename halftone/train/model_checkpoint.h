@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "halftone/train/callback.h"
 #include "halftone/train/monitor.h"
@@ -12,13 +15,15 @@
 namespace halftone {
 
 struct ModelCheckpointOptions {
-  std::int64_t every_n_steps = 0;   // 0: not by steps
-  std::int64_t every_n_epochs = 1;  // 0: not by epochs
-  std::int64_t keep_last = 2;       // newest checkpoints that stay
-  /// A value that validation logs, such as "val_loss": the best checkpoint by it is kept in
-  /// RUN/best beside the newest ones. A nan or an inf is never the best.
+  std::int64_t every_n_steps = 0;    // 0: not by steps
+  std::int64_t every_n_epochs = 1;   // 0: not by epochs
+  double train_time_interval = 0.0;  // seconds of training; 0: not by time
+  std::int64_t keep_last = 2;        // newest checkpoints that stay
+  /// A value that validation logs, such as "val_loss": the best checkpoints by it are kept in
+  /// RUN/best beside the newest ones. A nan or an inf is never among them.
   std::string monitor;
   MonitorMode mode = MonitorMode::kMin;
+  std::int64_t save_top_k = 1;  // best checkpoints that stay; -1: all, 0: none
   /// Told after each save.
   std::function<void(const std::filesystem::path& run, std::int64_t step)> on_saved;
 };
@@ -40,16 +45,25 @@ class ModelCheckpoint : public Callback {
   void on_fit_end(Trainer& trainer) override;
 
   std::string state_key() const override { return "model_checkpoint"; }
-  StateDict state_dict() const override { return best_.state_dict(); }
-  void load_state_dict(const StateDict& state) override { best_.load_state_dict(state); }
+  StateDict state_dict() const override;
+  void load_state_dict(const StateDict& state) override;
+
+  /// The step of the best checkpoint and its value; nothing before the first finite value.
+  std::optional<std::pair<std::int64_t, double>> best() const;
 
  private:
   void save(Trainer& trainer);
   void keep_if_best(Trainer& trainer, double value);
+  bool is_better(double value, double other) const;
 
   ModelCheckpointOptions options_;
-  Monitor best_;
+  Monitor looked_at_;
+  std::map<std::int64_t, double> top_;  // the values of the best checkpoints, by their steps
   std::int64_t saved_step_ = 0;
+  double saved_seconds_ = 0.0;
 };
+
+/// The best checkpoint in a RUN/best that a ModelCheckpoint wrote; nothing in another folder.
+std::optional<std::filesystem::path> best_checkpoint(const std::filesystem::path& folder);
 
 }  // namespace halftone

@@ -15,6 +15,18 @@ namespace {
 
 constexpr const char* kArchive = "archive";
 
+std::vector<torch::Tensor> parameters_in(const torch::optim::Optimizer& optimizer) {
+  std::vector<torch::Tensor> parameters;
+  if (const auto* adamw = dynamic_cast<const AdamW*>(&optimizer)) {
+    for (std::size_t i = 0; i < adamw->parameter_names().size(); ++i)
+      parameters.push_back(adamw->parameter(i));
+    return parameters;
+  }
+  for (const auto& group : optimizer.param_groups())
+    parameters.insert(parameters.end(), group.params().begin(), group.params().end());
+  return parameters;
+}
+
 torch::Device device_of(const torch::optim::Optimizer& optimizer) {
   for (const auto& group : optimizer.param_groups())
     if (!group.params().empty()) return group.params().front().device();
@@ -50,6 +62,52 @@ void load_optimizer_state(torch::optim::Optimizer& optimizer, const StateDict& s
                     error.what_without_backtrace() +
                     "; resume with the optimizer and the model that the run began with");
   }
+}
+
+std::vector<torch::Tensor> gradients_of(const torch::optim::Optimizer& optimizer) {
+  const auto* const adamw = dynamic_cast<const AdamW*>(&optimizer);
+  const std::vector<torch::Tensor> parameters = parameters_in(optimizer);
+  std::vector<torch::Tensor> gradients(parameters.size());
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    if (adamw == nullptr || adamw->has_gradient(i)) gradients[i] = parameters[i].grad();
+  return gradients;
+}
+
+void zero_grad(torch::optim::Optimizer& optimizer) {
+  if (auto* adamw = dynamic_cast<AdamW*>(&optimizer))
+    adamw->zero_grad();
+  else
+    optimizer.zero_grad();
+}
+
+StateDict gradient_state(const torch::optim::Optimizer& optimizer) {
+  StateDict state;
+  const std::vector<torch::Tensor> gradients = gradients_of(optimizer);
+  for (std::size_t i = 0; i < gradients.size(); ++i)
+    if (gradients[i].defined()) state.tensors[std::to_string(i)] = gradients[i];
+  return state;
+}
+
+void load_gradient_state(torch::optim::Optimizer& optimizer, const StateDict& state) {
+  const torch::NoGradGuard no_grad;
+  zero_grad(optimizer);
+  std::vector<torch::Tensor> parameters = parameters_in(optimizer);
+  std::size_t loaded = 0;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const std::string number = std::to_string(i);
+    if (!state.tensors.contains(number)) continue;
+    const torch::Tensor saved = state.tensor(number);
+    if (saved.sizes() != parameters[i].sizes()) break;
+    if (parameters[i].grad().defined())
+      parameters[i].mutable_grad().copy_(saved);
+    else
+      parameters[i].mutable_grad() = saved.to(parameters[i].device()).clone();
+    ++loaded;
+  }
+  if (loaded != state.tensors.size())
+    throw UserError(
+        "the saved gradients do not fit this optimizer's parameters; resume with the optimizer and "
+        "the model that the run began with");
 }
 
 }  // namespace halftone

@@ -61,8 +61,10 @@ std::string run_config(const TrainerOptions& options) {
   toml += line("precision", options.precision) + line("device", options.accelerator);
   toml += line("accumulate", options.accumulate_grad_batches) +
           line("loss_average", options.loss_average) + clipping(options) + limits(options);
-  if (options.val_check_interval > 0)
-    toml += fmt::format("# validated every {} steps\n", options.val_check_interval);
+  if (options.val_check_interval.count())
+    toml += fmt::format("# validated every {} steps\n", *options.val_check_interval.count());
+  else if (!options.val_check_interval.is_all())
+    toml += fmt::format("# validated at each {} of an epoch\n", options.val_check_interval.share());
   toml += memory(options.memory) + line("keep_fp32", options.keep_fp32) + seed(options.seed);
   if (!parse_precision(options.precision).loss_scaling) return toml;
   toml += line("loss_scale", options.scaler.adaptive ? "adaptive" : "dynamic");

@@ -4,18 +4,22 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <exception>
 #include <set>
+#include <typeinfo>
 #include <utility>
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/message.h"
+#include "halftone/core/random.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/evaluation.h"
-#include "halftone/train/model_checkpoint.h"
+#include "halftone/train/monitor.h"
 #include "halftone/train/precision_hints.h"
 #include "halftone/train/run_config.h"
 #include "halftone/train/run_report.h"
@@ -31,41 +35,10 @@ torch::Device device_for(const TrainerOptions& options) {
   return resolve_device(options.accelerator);
 }
 
-void check_positive(const char* name, double value) {
-  if (!(value > 0))
-    throw UserError(
-        fmt::format("trainer: expected {} to be positive, got {:g}; leave it out for no "
-                    "limit",
-                    name, value));
-}
-
 GradientClip clip_for(const TrainerOptions& options) {
-  const std::string& algorithm = options.gradient_clip_algorithm;
-  if (algorithm != "norm" && algorithm != "value")
-    throw UserError(fmt::format(
-        "trainer: expected gradient_clip_algorithm \"norm\" or \"value\", got \"{}\"", algorithm));
-  if (!(options.gradient_clip_val >= 0))
-    throw UserError(
-        fmt::format("trainer: expected gradient_clip_val >= 0 (0: no clipping), got {:g}",
-                    options.gradient_clip_val));
+  const bool by_norm = options.gradient_clip_algorithm == "norm";
   return {.value = options.gradient_clip_val,
-          .algorithm = algorithm == "norm" ? ClipAlgorithm::kNorm : ClipAlgorithm::kValue};
-}
-
-const TrainerOptions& checked(const TrainerOptions& options) {
-  if (options.max_epochs) check_positive("max_epochs", static_cast<double>(*options.max_epochs));
-  if (options.max_steps) check_positive("max_steps", static_cast<double>(*options.max_steps));
-  if (options.max_time) check_positive("max_time", *options.max_time);
-  if (options.accumulate_grad_batches < 1)
-    throw UserError(fmt::format("trainer: expected accumulate_grad_batches >= 1, got {}",
-                                options.accumulate_grad_batches));
-  if (options.val_check_interval < 0)
-    throw UserError(
-        fmt::format("trainer: expected val_check_interval >= 0 (0: after each epoch), got {}",
-                    options.val_check_interval));
-  clip_for(options);
-  parse_loss_average(options.loss_average);
-  return options;
+          .algorithm = by_norm ? ClipAlgorithm::kNorm : ClipAlgorithm::kValue};
 }
 
 void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
@@ -77,15 +50,6 @@ void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
         "in -mixed, or leave it out",
         policy.name));
   keep_fp32(network, options.keep_fp32);
-}
-
-template <class Kind>
-void add_unless_there(std::vector<std::shared_ptr<Callback>>& callbacks) {
-  const auto is_kind = [](const auto& callback) {
-    return dynamic_cast<const Kind*>(callback.get()) != nullptr;
-  };
-  if (std::none_of(callbacks.begin(), callbacks.end(), is_kind))
-    callbacks.push_back(std::make_shared<Kind>());
 }
 
 bool resumes_run(const TrainerOptions& options, const FitOptions& how) {
@@ -109,24 +73,74 @@ void note_eval_mode(const torch::nn::Module& module) {
         "move; call train() before fit() to train in train mode");
 }
 
+// REQUIRES a call from a handler of `error`. LibTorch's plain errors carry a page of stack in
+// what(): it goes, unless TORCH_SHOW_CPP_STACKTRACES asks for it.
+[[noreturn]] void rethrow_as_a_sentence(const std::exception& error) {
+  const auto* const plain =
+      typeid(error) == typeid(c10::Error) ? dynamic_cast<const c10::Error*>(&error) : nullptr;
+  if (plain == nullptr || std::getenv("TORCH_SHOW_CPP_STACKTRACES") != nullptr) throw;
+  throw c10::Error(std::string(plain->what_without_backtrace()));
+}
+
+Checkpoint whole_checkpoint(const std::filesystem::path& where) {
+  return std::filesystem::exists(where / "trainer.json") ? load_checkpoint(where)
+                                                         : load_latest_checkpoint(where);
+}
+
 std::string callback_prefix(const Callback& callback) {
   return "callback." + callback.state_key() + ".";
 }
 
 }  // namespace
 
-Trainer::Trainer(TrainerOptions options)
-    : options_(std::move(options)),
-      precision_(parse_precision(checked(options_).precision), options_.scaler,
-                 device_for(options_),
-                 memory_policy(options_.memory, parse_precision(options_.precision))) {
-  auto& callbacks = options_.callbacks;
-  if (!options_.default_root_dir.empty()) {
-    add_unless_there<ModelCheckpoint>(callbacks);
-    add_unless_there<RunReport>(callbacks);
+/// Tells the callbacks, and then the module, of what happens within a step.
+class Trainer::Hooks : public StepHooks {
+ public:
+  Hooks(Trainer& trainer, TrainingModuleBase& module) : trainer_(trainer), module_(module) {}
+
+  void on_before_zero_grad() override {
+    trainer_.call(&Callback::on_before_zero_grad);
+    module_.on_before_zero_grad();
   }
+  void on_train_batch_start(std::int64_t index) override {
+    trainer_.call(&Callback::on_train_batch_start, index);
+    module_.on_train_batch_start(index);
+  }
+  void on_before_backward(const torch::Tensor& loss) override {
+    trainer_.call(&Callback::on_before_backward, loss);
+    module_.on_before_backward(loss);
+  }
+  void on_after_backward() override {
+    trainer_.call(&Callback::on_after_backward);
+    module_.on_after_backward();
+  }
+  void on_train_batch_end(std::int64_t index) override {
+    trainer_.call(&Callback::on_train_batch_end, index);
+    module_.on_train_batch_end(index);
+  }
+  void on_before_optimizer_step() override {
+    trainer_.call(&Callback::on_before_optimizer_step);
+    module_.on_before_optimizer_step();
+  }
+  void add_metrics(StepMetrics& metrics) override {
+    trainer_.call(&Callback::add_metrics, metrics);
+    if (trainer_.metrics_log_) trainer_.metrics_log_->append(metrics);
+    if (metrics.step % trainer_.options_.log_every_n_steps == 0)
+      for (const auto& logger : trainer_.options_.loggers)
+        logger->log_metrics(metrics.step, metric_values(metrics));
+  }
+
+ private:
+  Trainer& trainer_;
+  TrainingModuleBase& module_;
+};
+
+Trainer::Trainer(TrainerOptions options)
+    : options_(resolved_options(std::move(options))),
+      precision_(parse_precision(options_.precision), options_.scaler, device_for(options_),
+                 memory_policy(options_.memory, parse_precision(options_.precision))) {
   std::set<std::string> keys;
-  for (const auto& callback : callbacks)
+  for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty() && !keys.insert(callback->state_key()).second)
       throw UserError(
           fmt::format("trainer: two callbacks save their state as '{}'; keep one of them",
@@ -140,13 +154,31 @@ const FitLoop& Trainer::loop() const {
   return *loop_;
 }
 
+void Trainer::pass_over_training_data() {
+  HALFTONE_CHECK(loop_ != nullptr, "[trainer] expected a call from within fit()");
+  loop_->pass_over_data();
+}
+
+TrainingModuleBase& Trainer::module() const {
+  HALFTONE_CHECK(module_ != nullptr,
+                 "[trainer] expected a call from within fit(), validate(), test() or predict(), "
+                 "such as from a callback");
+  return *module_;
+}
+
 void Trainer::check_own_position(const void* train, const void* validation) const {
-  if (train == validation && options_.val_check_interval > 0)
-    throw UserError(fmt::format(
-        "trainer: val_check_interval is {}, but training and validation share a loader that has "
-        "one position, and a validation within the epoch would lose it; give fit() a loader of "
-        "its own for validation, or set val_check_interval to 0",
-        options_.val_check_interval));
+  if (train == validation && !options_.val_check_interval.is_all())
+    throw UserError(
+        "trainer: val_check_interval asks for validation within an epoch, but training and "
+        "validation share a loader that has one position, which it would lose; give fit() a loader "
+        "of its own for validation, or leave val_check_interval at 1.0");
+}
+
+void Trainer::check_plateaus(const FitLoop& loop) const {
+  for (const OptimizerSetup& setup : loop.optimizers())
+    if (const PlateauLr* const plateau = setup.schedule ? setup.schedule->plateau() : nullptr;
+        plateau != nullptr && !validates_)
+      throw UserError(missing_validation("PlateauLr", plateau->monitor));
 }
 
 void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options) {
@@ -167,84 +199,134 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
                 .accumulate = options_.accumulate_grad_batches,
                 .loss_average = parse_loss_average(options_.loss_average),
                 .clip = clip_for(options_),
-                .seed = options_.seed});
+                .seed = options_.seed,
+                .detect_anomaly = options_.detect_anomaly});
+  check_plateaus(loop);
   loop_ = &loop;
+  module_ = &task.module();
   struct Closing {
     Trainer& trainer;
     ~Closing() {
       trainer.loop_ = nullptr;
+      trainer.module_ = nullptr;
       trainer.metrics_log_.reset();
+      for (const auto& logger : trainer.options_.loggers) logger->close();
       trainer.run_.reset();
     }
   } const closing{*this};
-  if (!options_.default_root_dir.empty()) open_run(loop, resumes, existing_run(options_, options));
+  open_run(loop, options, resumes);
   advise(task);
   note_eval_mode(task.module());
   task.module().logged() = {};  // of no step of this fit
   task.module().restore_tokens(0);
-  task.module().on_fit_start();
   try {
-    for (const auto& callback : options_.callbacks) callback->on_fit_start(*this);
-    write_checkpoints();
-    loop.warn_of_warmup();
-    train(task, validation);
-    loop.warn_of_warmup();
-    for (const auto& callback : options_.callbacks) callback->on_train_end(*this);
-    write_checkpoints();
-    for (const auto& callback : options_.callbacks) callback->on_fit_end(*this);
-    write_checkpoints();
+    run_loop(task, validation);
   } catch (const std::exception& error) {
     tell_of(error);
-    throw;
+    rethrow_as_a_sentence(error);
   }
+}
+
+void Trainer::run_loop(TrainingTask& task, EvaluationTask* validation) {
+  call(&Callback::on_fit_start);
+  task.module().on_fit_start();
+  if (validation != nullptr && loop_->counters().step == 0) check_sanity(*validation);
+  write_checkpoints();
+  loop_->warn_of_warmup();
+  train(task, validation);
+  loop_->warn_of_warmup();
+  call(&Callback::on_train_end);
+  write_checkpoints();
+  call(&Callback::on_fit_end);
+  write_checkpoints();
   task.module().on_fit_end();
 }
 
-void Trainer::open_run(FitLoop& loop, bool resumes, ExistingRun existing) {
+void Trainer::open_run(FitLoop& loop, const FitOptions& options, bool resumes) {
   const std::filesystem::path& root = options_.default_root_dir;
+  if (!options.ckpt_path.empty()) {
+    if (resumes && !options.resume_or_start)
+      throw UserError("trainer: expected resume or ckpt_path, got both; resume takes the newest");
+    if (!resumes) restore(loop, whole_checkpoint(resolved_checkpoint(options.ckpt_path)));
+  }
+  if (root.empty()) return;
   if (resumes) {
     run_.emplace(RunDirectory::resume(root));
-    resume(loop);
+    restore(loop, load_latest_checkpoint(root));
   } else {
-    run_.emplace(RunDirectory::create(root, existing));
+    run_.emplace(RunDirectory::create(root, existing_run(options_, options)));
   }
   run_->write_config(options_.config_toml.empty() ? run_config(options_) : options_.config_toml);
   metrics_log_.emplace(run_->paths().metrics(), loop.counters().step);
+  for (const auto& logger : options_.loggers) {
+    logger->open(root, loop.counters().step);
+    if (!module().hyper_parameters().values.empty())
+      logger->log_hyper_parameters(module().hyper_parameters());
+  }
 }
 
-void Trainer::resume(FitLoop& loop) {
-  const Checkpoint checkpoint = load_latest_checkpoint(options_.default_root_dir);
-  loop.load_checkpoint(checkpoint);
+void Trainer::restore(FitLoop& loop, Checkpoint checkpoint) {
   for (const auto& callback : options_.callbacks) {
     if (callback->state_key().empty()) continue;
     const StateDict state = checkpoint.trainer.extract(callback_prefix(*callback));
     const bool is_new = state.values.empty() && state.tensors.empty();
     if (!is_new) callback->load_state_dict(state);
   }
+  call(&Callback::on_load_checkpoint, checkpoint);
+  loop.load_checkpoint(checkpoint);
+}
+
+void Trainer::check_sanity(EvaluationTask& validation) {
+  const std::int64_t batches = options_.num_sanity_val_steps;
+  if (batches == 0) return;
+  const GeneratorScope generators(device(), rng_state(device()));
+  sanity_checking_ = true;
+  const struct Closing {
+    bool& sanity_checking;
+    ~Closing() { sanity_checking = false; }
+  } closing{sanity_checking_};
+  call(&Callback::on_sanity_check_start);
+  run_evaluation(validation, precision_,
+                 {options_.limit_val_batches, batches < 0 ? std::nullopt : std::optional(batches)});
+  call(&Callback::on_sanity_check_end);
+}
+
+bool Trainer::validates_now(const StepMetrics& metrics, std::int64_t batches_before,
+                            bool epoch_ended, const TrainingTask& task) const {
+  const EpochPart& interval = options_.val_check_interval;
+  if (interval.count()) return metrics.step % *interval.count() == 0;
+  if (metrics.epoch % options_.check_val_every_n_epoch != 0) return false;
+  if (interval.is_all()) return epoch_ended;
+  const std::optional<std::int64_t> length = task.batches_per_epoch();
+  if (!length) interval.batches(length, "val_check_interval");  // throws
+  const auto every = std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(static_cast<double>(*length) * interval.share()));
+  const std::int64_t now = epoch_ended ? *length : task.batch_index();
+  return now / every > batches_before / every;
 }
 
 void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
   TrainingModuleBase& module = task.module();
+  Hooks hooks(*this, module);
   // A resumed run may be in the middle of an epoch that it has begun before.
   bool epoch_is_new = loop_->counters().step == 0 || task.batch_index() == 0;
   bool batch_was_seen = device().is_cpu();  // where the hints do not depend on it
   while (!loop_->finished() && !stop_) {
     const std::int64_t epoch = loop_->counters().epochs + 1;
-    if (std::exchange(epoch_is_new, false)) module.on_train_epoch_start(epoch);
-    StepMetrics metrics = loop_->step([this](StepMetrics& recorded) {
-      for (const auto& callback : options_.callbacks) callback->add_metrics(*this, recorded);
-      if (metrics_log_) metrics_log_->append(recorded);
-    });
+    if (std::exchange(epoch_is_new, false)) {
+      call(&Callback::on_train_epoch_start, epoch);
+      module.on_train_epoch_start(epoch);
+    }
+    const std::int64_t batches_before = task.batch_index();
+    StepMetrics metrics = loop_->step(hooks);
     if (!std::exchange(batch_was_seen, true)) advise(task);
 
     epoch_is_new = loop_->counters().epochs >= epoch;
     if (epoch_is_new) end_epoch(module, metrics);
-    const std::int64_t interval = options_.val_check_interval;
-    const bool validates = interval > 0 ? metrics.step % interval == 0 : epoch_is_new;
-    if (validation != nullptr && validates) validate_and_report(*validation);
-    for (const auto& callback : options_.callbacks) callback->on_step_end(*this, metrics);
-    for (const auto& callback : options_.callbacks)
-      if (epoch_is_new) callback->on_epoch_end(*this, epoch);
+    if (validation != nullptr && validates_now(metrics, batches_before, epoch_is_new, task))
+      validate_and_report(*validation);
+    call(&Callback::on_step_end, metrics);
+    if (epoch_is_new) call(&Callback::on_epoch_end, epoch);
     stop_if_signalled();
     write_checkpoints();
   }
@@ -253,8 +335,14 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
 void Trainer::end_epoch(TrainingModuleBase& module, StepMetrics& last) {
   module.on_train_epoch_end(last.epoch);
   std::map<std::string, double> values = module.logged().take();
-  if (metrics_log_ && !values.empty()) metrics_log_->append_values(last.step, values);
+  if (!values.empty()) log_values(last.step, values);
   last.logged.merge(values);
+}
+
+void Trainer::log_values(std::int64_t step, const std::map<std::string, double>& values) {
+  if (metrics_log_) metrics_log_->append_values(step, values);
+  if (values.empty()) return;
+  for (const auto& logger : options_.loggers) logger->log_metrics(step, values);
 }
 
 void Trainer::stop_if_signalled() {
@@ -265,7 +353,8 @@ void Trainer::stop_if_signalled() {
 
 void Trainer::tell_of(const std::exception& error) {
   save_requests_.clear();  // of a step that was not finished
-  for (const auto& callback : options_.callbacks) callback->on_exception(*this, error);
+  call(&Callback::on_exception, error);
+  module().on_exception(error);
   try {
     write_checkpoints();
   } catch (const std::exception& failure) {
@@ -279,25 +368,72 @@ void Trainer::advise(TrainingTask& task) const {
 }
 
 void Trainer::validate_and_report(EvaluationTask& task) {
-  const std::map<std::string, double> values = evaluate(task);
-  if (metrics_log_) metrics_log_->append_values(loop_->counters().step, values);
-  for (const auto& callback : options_.callbacks) callback->on_validation_end(*this, values);
+  call(&Callback::on_validation_start);
+  task.module().on_validation_start();
+  const std::map<std::string, double> values =
+      run_evaluation(task, precision_, {options_.limit_val_batches});
+  log_values(loop_->counters().step, values);
+  loop_->observe_validation(values);
+  call(&Callback::on_validation_end, values);
+  task.module().on_validation_end();
 }
 
-std::map<std::string, double> Trainer::evaluate(EvaluationTask& task) {
+std::map<std::string, double> Trainer::evaluate(EvaluationTask& task, EvaluationKind kind,
+                                                const EvaluationOptions& options) {
   if (loop_ == nullptr) precision_.convert_module(task.module().network());
-  return run_evaluation(task, precision_);
+  if (!options.ckpt_path.empty()) load_into(task.module(), options.ckpt_path);
+  TrainingModuleBase* const outer = std::exchange(module_, &task.module());
+  const struct Closing {
+    TrainingModuleBase*& module;
+    TrainingModuleBase* outer;
+    ~Closing() { module = outer; }
+  } closing{module_, outer};
+  if (kind == EvaluationKind::kValidation)
+    return run_evaluation(task, precision_, {options_.limit_val_batches});
+  if (kind == EvaluationKind::kTest) {
+    call(&Callback::on_test_start);
+    const auto values = run_evaluation(task, precision_, {options_.limit_test_batches});
+    call(&Callback::on_test_end, values);
+    return values;
+  }
+  call(&Callback::on_predict_start);
+  const auto values = run_evaluation(task, precision_, {options_.limit_predict_batches});
+  call(&Callback::on_predict_end);
+  return values;
 }
 
-void Trainer::save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last) {
+std::filesystem::path Trainer::resolved_checkpoint(const std::string& where) const {
+  if (where != "best" && where != "last") return find_saved_model(where);
+  if (options_.default_root_dir.empty())
+    throw UserError(fmt::format(
+        "trainer: expected default_root_dir to say of which run the {} checkpoint is wanted, got "
+        "none; set it, or give the path of a checkpoint",
+        where));
+  const RunPaths run{options_.default_root_dir};
+  if (where == "best" && !std::filesystem::exists(run.best()))
+    throw UserError(fmt::format(
+        "trainer: '{}' has no best checkpoint; train with a ModelCheckpoint that has a monitor, "
+        "such as ModelCheckpointOptions{{.monitor = \"val_loss\"}}, or take \"last\"",
+        run.root.string()));
+  return find_saved_model(where == "best" ? run.best() : run.root);
+}
+
+SavedModel Trainer::load_into(TrainingModuleBase& module, const std::string& where) {
+  SavedModel saved = load_saved_model(resolved_checkpoint(where));
+  if (loop_ == nullptr) precision_.convert_module(module.network());
+  load_weights(module.network(), saved);
+  return saved;
+}
+
+void Trainer::save_checkpoint(const std::filesystem::path& folder, const KeepCheckpoints& keep) {
   HALFTONE_CHECK(loop_ != nullptr,
                  "[trainer] expected save_checkpoint() to be called from within fit()");
   const auto same = std::find_if(save_requests_.begin(), save_requests_.end(),
                                  [&](const SaveRequest& one) { return one.folder == folder; });
   if (same == save_requests_.end())
-    save_requests_.push_back({folder, keep_last});
+    save_requests_.push_back({folder, keep});
   else
-    same->keep_last = std::max(same->keep_last, keep_last);
+    same->keep.last = std::max(same->keep.last, keep.last);
 }
 
 void Trainer::write_checkpoints() {
@@ -306,11 +442,13 @@ void Trainer::write_checkpoints() {
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty())
       checkpoint.trainer.insert(callback_prefix(*callback), callback->state_dict());
+  call(&Callback::on_save_checkpoint, checkpoint);
   // A step that a checkpoint counts must have its line, also when the power goes.
   if (metrics_log_) metrics_log_->sync();
-  for (const auto& [folder, keep_last] : std::exchange(save_requests_, {})) {
-    halftone::save_checkpoint(folder, checkpoint, keep_last);
-    for (const auto& callback : options_.callbacks) callback->on_checkpoint_saved(*this, folder);
+  for (const auto& logger : options_.loggers) logger->sync();
+  for (const auto& [folder, keep] : std::exchange(save_requests_, {})) {
+    halftone::save_checkpoint(folder, checkpoint, keep);
+    call(&Callback::on_checkpoint_saved, folder);
   }
 }
 

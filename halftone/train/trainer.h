@@ -12,49 +12,18 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "halftone/precision/grad_scaler.h"
 #include "halftone/run/metrics_log.h"
 #include "halftone/run/run_directory.h"
-#include "halftone/train/callback.h"
 #include "halftone/train/fit_loop.h"
 #include "halftone/train/mixed_precision.h"
+#include "halftone/train/saved_model.h"
+#include "halftone/train/trainer_options.h"
 #include "halftone/train/training_task.h"
 
 namespace halftone {
-
-struct TrainerOptions {
-  std::optional<std::int64_t> max_epochs;  // no limit at all: one epoch
-  std::optional<std::int64_t> max_steps;   // optimizer steps, skipped ones included
-  std::optional<double> max_time;          // seconds of training
-  std::string precision = "32-true";       // docs/numerics.md lists them
-  std::string accelerator = "auto";        // "cpu", "cuda", "cuda:N"; auto: CUDA where there is one
-  std::int64_t devices = 1;
-  std::int64_t accumulate_grad_batches = 1;  // batches of one optimizer step
-  /// Over what the loss of such a step is the mean: "tokens", or whatever else loss_weight()
-  /// counts; or "micro-batches", which weigh the same.
-  std::string loss_average = "tokens";
-  double gradient_clip_val = 0.0;                // 0: no clipping
-  std::string gradient_clip_algorithm = "norm";  // or "value"
-  std::vector<std::shared_ptr<Callback>> callbacks;
-  /// The run directory: metrics, checkpoints, report. Empty: nothing is written. It must not exist
-  /// yet, unless `overwrite` is set or fit() resumes it.
-  std::filesystem::path default_root_dir;
-  bool overwrite = false;
-  /// Ctrl-C (SIGINT), SIGTERM and a closed terminal (SIGHUP) end fit() after the present step, with
-  /// a checkpoint, as stop() does; Trainer::stop_signal() tells. A second one ends the process.
-  /// Only where there is a default_root_dir, and not for a signal that the program handles itself.
-  bool save_on_signal = true;
-  std::int64_t val_check_interval = 0;  // steps between validations; 0: at the end of each epoch
-  GradScalerOptions scaler;             // of precisions with loss scaling
-  MemoryOptions
-      memory;  // what concerns the optimizer is up to the module: MemoryPolicy::apply_to()
-  /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32().
-  std::vector<std::string> keep_fp32;
-  std::uint64_t seed = 0;   // of the random rounding in int8 matmuls
-  std::string config_toml;  // what the run's config.toml says; empty: run_config(), these options
-};
 
 struct FitOptions {
   /// Goes on from the newest whole checkpoint in default_root_dir, bit by bit. Throws UserError
@@ -63,6 +32,14 @@ struct FitOptions {
   /// The same where there is a checkpoint, and a new run where there is none, whether or not one
   /// had begun (it is emptied; `overwrite` does not matter): what a job that is restarted needs.
   bool resume_or_start = false;
+  /// Begins a new run with all that this checkpoint holds: weights, optimizers, counters, position
+  /// in the data. What find_saved_model() takes.
+  std::string ckpt_path;
+};
+
+struct EvaluationOptions {
+  /// The weights to take: "best", "last", or a path, as for Trainer::load(). Empty: the module's.
+  std::string ckpt_path;
 };
 
 class Trainer {
@@ -73,13 +50,15 @@ class Trainer {
 
   /// Trains until a limit is reached or stop() is called. `module` is a TrainingModule or a pointer
   /// to one, its parts in the modes in which they are to be trained. A loader is a TokenLoader, a
-  /// TensorLoader, a torch::data loader, any range of batches or a class with batch_at()
-  /// (IndexedLoader), or a pointer to one. Training begins at its first batch, whatever it was used
-  /// for before; a validation is one pass. Throws UserError and SystemError.
+  /// TensorLoader, a DataLoader, a torch::data loader, any range of batches or a class with
+  /// batch_at() (IndexedLoader), or a pointer to one; for validation also several (Loaders).
+  /// Training begins at its first batch, whatever it was used for before; a validation is one pass.
+  /// Throws UserError and SystemError.
   template <class Module, class Loader>
   void fit(Module&& module, Loader&& train, const FitOptions& options = {}) {
     require_module_and_loader<Pointee<Module>, Pointee<Loader>>();
-    ModuleTrainingTask task(pointee(module), pointee(train));
+    ModuleTrainingTask task(pointee(module), pointee(train), options_.limit_train_batches,
+                            overfits());
     run(task, nullptr, options);
   }
   template <class Module, class Loader, class ValidationLoader>
@@ -87,29 +66,51 @@ class Trainer {
       Module&& module, Loader&& train, ValidationLoader&& validation,
       const FitOptions& options = {}) {
     require_module_and_loader<Pointee<Module>, Pointee<Loader>>();
-    require_module_and_loader<Pointee<Module>, Pointee<ValidationLoader>>();
-    if constexpr (SinglePositionLoader<Pointee<Loader>>)
-      check_own_position(&pointee(train), &pointee(validation));
-    ModuleTrainingTask task(pointee(module), pointee(train));
+    require_module_and_loaders<Pointee<Module>, Pointee<ValidationLoader>>();
+    for_each_loader(pointee(validation), [&](auto& one, std::size_t /*index*/) {
+      if constexpr (SinglePositionLoader<Pointee<Loader>>)
+        check_own_position(&pointee(train), &pointee(one));
+    });
+    ModuleTrainingTask task(pointee(module), pointee(train), options_.limit_train_batches,
+                            overfits());
     ModuleEvaluationTask evaluation(pointee(module), pointee(validation),
                                     EvaluationKind::kValidation);
     run(task, &evaluation, options);
   }
 
   /// The means of what validation_step logs over one pass: eval mode, no gradients, the Trainer's
-  /// precision.
+  /// precision. Also of several loaders (Loaders).
   template <class Module, class Loader>
-  std::map<std::string, double> validate(Module&& module, Loader&& loader) {
-    require_module_and_loader<Pointee<Module>, Pointee<Loader>>();
+  std::map<std::string, double> validate(Module&& module, Loader&& loader,
+                                         const EvaluationOptions& options = {}) {
+    require_module_and_loaders<Pointee<Module>, Pointee<Loader>>();
     ModuleEvaluationTask task(pointee(module), pointee(loader), EvaluationKind::kValidation);
-    return evaluate(task);
+    return evaluate(task, EvaluationKind::kValidation, options);
   }
   /// The same for test_step.
   template <class Module, class Loader>
-  std::map<std::string, double> test(Module&& module, Loader&& loader) {
-    require_module_and_loader<Pointee<Module>, Pointee<Loader>>();
+  std::map<std::string, double> test(Module&& module, Loader&& loader,
+                                     const EvaluationOptions& options = {}) {
+    require_module_and_loaders<Pointee<Module>, Pointee<Loader>>();
     ModuleEvaluationTask task(pointee(module), pointee(loader), EvaluationKind::kTest);
-    return evaluate(task);
+    return evaluate(task, EvaluationKind::kTest, options);
+  }
+  /// What predict_step gives of each batch, in the order of the data, on the CPU.
+  template <class Module, class Loader>
+  auto predict(Module&& module, Loader&& loader, const EvaluationOptions& options = {}) {
+    require_module_and_loaders<Pointee<Module>, Pointee<Loader>>();
+    ModuleEvaluationTask task(pointee(module), pointee(loader), EvaluationKind::kPredict);
+    evaluate(task, EvaluationKind::kPredict, options);
+    return task.take_predictions();
+  }
+
+  /// Gives the module the weights of a checkpoint, in the Trainer's precision and on its device.
+  /// `where`: "last" and "best" (ModelCheckpointOptions::monitor) of the default_root_dir, or what
+  /// find_saved_model() takes. Returns what was loaded. Throws UserError where it does not fit;
+  /// warm_start() takes what fits.
+  template <class Module>
+  SavedModel load(const std::string& where, Module&& module) {
+    return load_into(pointee(module), where);
   }
 
   /// Ends fit() after the present step.
@@ -121,44 +122,72 @@ class Trainer {
   const TrainerOptions& options() const { return options_; }
   const torch::Device& device() const { return precision_.device(); }
   const PrecisionPolicy& policy() const { return precision_.policy(); }
+  /// Nothing in a precision without one. Waits for the device.
+  std::optional<double> loss_scale() const { return precision_.loss_scale(); }
 
   /// REQUIRES a call from within fit(), as callbacks are: the loop, and the run directory or
   /// nothing.
   const FitLoop& loop() const;
   const RunDirectory* run_directory() const { return run_ ? &*run_ : nullptr; }
+  /// REQUIRES a call from within fit(), validate(), test() or predict().
+  TrainingModuleBase& module() const;
   /// Whether fit() got validation data.
   bool validates() const { return validates_; }
-  /// Has a checkpoint with the states of the callbacks written below `folder`, keeping the
-  /// `keep_last` newest. It is written when all callbacks have been called for the present step,
+  /// Whether the batches of before the training are being tried out.
+  bool sanity_checking() const { return sanity_checking_; }
+  /// REQUIRES a call from within fit(). Runs training_step() of each batch of an epoch, in the
+  /// modes that the module's parts have and without gradients: for statistics that layers gather.
+  /// The position in the data and the random state are afterwards what they were.
+  void pass_over_training_data();
+  /// Has a checkpoint with the states of the callbacks written below `folder`, where `keep` says
+  /// which others stay. It is written when all callbacks have been called for the present step,
   /// whichever asks for it, and what their hooks did to the model is in it.
-  void save_checkpoint(const std::filesystem::path& folder, std::int64_t keep_last);
+  void save_checkpoint(const std::filesystem::path& folder, const KeepCheckpoints& keep);
 
  private:
+  class Hooks;
   struct SaveRequest {
     std::filesystem::path folder;
-    std::int64_t keep_last;
+    KeepCheckpoints keep;
   };
 
+  bool overfits() const { return !options_.overfit_batches.is_none(); }
   void check_own_position(const void* train, const void* validation) const;
+  void check_plateaus(const FitLoop& loop) const;
   void run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options);
-  void open_run(FitLoop& loop, bool resumes, ExistingRun existing);
-  void resume(FitLoop& loop);
+  void run_loop(TrainingTask& task, EvaluationTask* validation);
+  void open_run(FitLoop& loop, const FitOptions& options, bool resumes);
+  void restore(FitLoop& loop, Checkpoint checkpoint);
   void train(TrainingTask& task, EvaluationTask* validation);
+  void check_sanity(EvaluationTask& validation);
+  bool validates_now(const StepMetrics& metrics, std::int64_t batches_before, bool epoch_ended,
+                     const TrainingTask& task) const;
   void end_epoch(TrainingModuleBase& module, StepMetrics& last);
   void stop_if_signalled();
   void write_checkpoints();
+  void log_values(std::int64_t step, const std::map<std::string, double>& values);
   void tell_of(const std::exception& error);
   void advise(TrainingTask& task) const;
   void validate_and_report(EvaluationTask& task);
-  std::map<std::string, double> evaluate(EvaluationTask& task);
+  std::map<std::string, double> evaluate(EvaluationTask& task, EvaluationKind kind,
+                                         const EvaluationOptions& options);
+  SavedModel load_into(TrainingModuleBase& module, const std::string& where);
+  std::filesystem::path resolved_checkpoint(const std::string& where) const;
+  /// Calls `hook` of each callback with the Trainer and `arguments`.
+  template <class... Parameters, class... Arguments>
+  void call(void (Callback::*hook)(Trainer&, Parameters...), Arguments&&... arguments) {
+    for (const auto& callback : options_.callbacks) (callback.get()->*hook)(*this, arguments...);
+  }
 
   TrainerOptions options_;
   MixedPrecision precision_;
-  FitLoop* loop_ = nullptr;  // while fit() runs
+  FitLoop* loop_ = nullptr;               // while fit() runs
+  TrainingModuleBase* module_ = nullptr;  // while anything runs
   std::optional<RunDirectory> run_;
   std::optional<MetricsLog> metrics_log_;
   std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming
   bool validates_ = false;
+  bool sanity_checking_ = false;
   bool stop_ = false;
   std::optional<int> stop_signal_;
 };

@@ -9,8 +9,10 @@
 
 namespace halftone {
 
-bool needs_epoch_length(const RunLimits& limits, const LrScheduleOptions& schedule) {
-  const bool constant = schedule.kind == Schedule::kConstant && schedule.warmup == 0;
+bool needs_epoch_length(const RunLimits& limits, const LrSchedule& schedule) {
+  const LrScheduleOptions* const over_run = schedule.over_run();
+  if (over_run == nullptr || schedule.interval() == LrInterval::kEpoch) return false;
+  const bool constant = over_run->kind == Schedule::kConstant && schedule.warmup() == 0;
   const bool one_epoch = !limits.max_steps && !limits.max_time;
   return !constant && (limits.max_epochs || one_epoch);
 }
@@ -31,19 +33,42 @@ bool TrainingLength::finished(const RunCounters& counters) const {
   return limits_.max_time && counters.seconds >= *limits_.max_time;
 }
 
-double TrainingLength::learning_rate(const LrScheduleOptions& schedule, const RunCounters& counters,
-                                     std::int64_t group) const {
-  LrScheduleOptions options = schedule;
-  if (options.kind == Schedule::kConstant && options.warmup == 0) return options.lr;
-  if (!limits_.max_steps && !limits_.max_epochs) {
-    options.warmup = 0;  // it counts steps, the position is a time
-    const double warming =
-        std::min(1.0, static_cast<double>(counters.step + 1) / (schedule.warmup + 1));
-    return warming * halftone::learning_rate(options, counters.seconds, *limits_.max_time);
+double TrainingLength::learning_rate(const LrSchedule& schedule, double base,
+                                     const RunCounters& counters, std::int64_t group,
+                                     std::int64_t reductions) const {
+  const double warmup = schedule.warmup();
+  if (const LrScheduleOptions* const over_run = schedule.over_run()) {
+    LrScheduleOptions options = *over_run;
+    options.lr = base;
+    if (options.kind == Schedule::kConstant && warmup == 0) return base;
+    if (schedule.interval() == LrInterval::kEpoch)
+      return warmup_factor(warmup, counters.updates) * rate_over_epochs(options, counters);
+    return rate_over_run(options, warmup, counters, group);
   }
-  options.warmup = micro_steps(schedule.warmup);
+  std::int64_t position =
+      schedule.interval() == LrInterval::kEpoch ? counters.epochs : counters.updates;
+  if (schedule.plateau() != nullptr) position = reductions;
+  return warmup_factor(warmup, counters.updates) * rate_at(schedule.shape(), base, position);
+}
+
+double TrainingLength::rate_over_run(LrScheduleOptions options, double warmup,
+                                     const RunCounters& counters, std::int64_t group) const {
+  if (!limits_.max_steps && !limits_.max_epochs)  // warmup counts steps, the position is a time
+    return warmup_factor(warmup, counters.step) *
+           halftone::learning_rate(options, counters.seconds, *limits_.max_time);
+  options.warmup = micro_steps(warmup);
   const std::int64_t last = counters.schedule_step + schedule_steps(group) - 1;
   return halftone::learning_rate(options, static_cast<double>(last), total_micro_steps());
+}
+
+double TrainingLength::rate_over_epochs(LrScheduleOptions options,
+                                        const RunCounters& counters) const {
+  if (!limits_.max_epochs)
+    throw UserError(
+        "a learning-rate schedule over the run that moves by epochs needs to know how many there "
+        "are: set max_epochs, or let it move by steps");
+  return halftone::learning_rate(options, static_cast<double>(counters.epochs),
+                                 static_cast<double>(*limits_.max_epochs));
 }
 
 std::int64_t TrainingLength::schedule_steps(std::int64_t group) const {

@@ -27,4 +27,31 @@ std::map<std::string, double> LoggedValues::take() {
   return means;
 }
 
+void TrainingModuleBase::save_hyper_parameters(
+    const std::map<std::string, StateDict::Value>& values) {
+  for (const auto& [name, value] : values) hyper_parameters_.values.insert_or_assign(name, value);
+}
+
+ManualOptimization& TrainingModuleBase::manual() const {
+  HALFTONE_CHECK(manual_ != nullptr,
+                 "[trainer] optimizer(), manual_backward() and gradients() are for the "
+                 "training_step() of a module whose automatic_optimization() returns false, while "
+                 "a Trainer trains it");
+  return *manual_;
+}
+
+void TrainingModuleBase::check_default_step(const char* name) const {
+  if (automatic_optimization()) return;
+  throw UserError(
+      std::string("trainer: the training_step() of this module steps its optimizers, so "
+                  "it can't serve as ") +
+      name + "(); override " + name + "()");
+}
+
+void throw_no_predict_step() {
+  throw UserError(
+      "trainer: predict() needs to know what this module predicts: override `Prediction "
+      "predict_step(const Batch& batch, std::int64_t index)`");
+}
+
 }  // namespace halftone

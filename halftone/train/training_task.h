@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -16,6 +18,7 @@
 #include "halftone/core/state_dict.h"
 #include "halftone/train/batch_placement.h"
 #include "halftone/train/batch_stream.h"
+#include "halftone/train/epoch_part.h"
 #include "halftone/train/training_module.h"
 
 namespace halftone {
@@ -41,6 +44,8 @@ class TrainingTask {
   /// Rows that the batches of the last group gave to a matmul; 0 where it is not known.
   virtual std::int64_t rows_per_batch() const = 0;
 
+  /// Of the group's first batch, in its epoch.
+  virtual std::int64_t group_index() const = 0;
   /// Of the next batch, in its epoch.
   virtual std::int64_t batch_index() const = 0;
   virtual std::int64_t epochs() const = 0;  // completed
@@ -53,13 +58,47 @@ class TrainingTask {
   virtual void load_data_state(const StateDict& state) = 0;
 };
 
+/// How many batches of each loader an evaluation takes: part of them, and no more than a number.
+struct EvaluationLimit {
+  EpochPart part;
+  std::optional<std::int64_t> most;
+};
+
 class EvaluationTask {
  public:
   virtual ~EvaluationTask() = default;
   virtual TrainingModuleBase& module() = 0;
-  /// Runs the step of every batch of the data, once.
-  virtual void run(const BatchPlacement& place) = 0;
+  /// Runs the step of every batch of the data, once, as far as `limit` says.
+  virtual void run(const BatchPlacement& place, const EvaluationLimit& limit) = 0;
 };
+
+/// Several loaders of one validation, test or prediction, one after the other:
+///   trainer.fit(module, train, halftone::Loaders(news, poems))
+/// The names of what the steps log then end in "/dataloader_idx_0" and so on. They must outlive it.
+template <class... Each>
+struct Loaders {
+  explicit Loaders(Each&... each) : loaders(each...) {}
+  std::tuple<Each&...> loaders;
+};
+
+template <class Loader>
+inline constexpr bool kIsLoaders = false;
+template <class... Each>
+inline constexpr bool kIsLoaders<Loaders<Each...>> = true;
+
+/// Calls `act(loader, i)` for each of `loader`'s loaders, or for it alone.
+template <class Loader, class Act>
+void for_each_loader(Loader& loader, const Act& act) {
+  if constexpr (kIsLoaders<std::remove_const_t<Loader>>)
+    std::apply(
+        [&](auto&... each) {
+          std::size_t i = 0;
+          (act(each, i++), ...);
+        },
+        loader.loaders);
+  else
+    act(loader, std::size_t{0});
+}
 
 /// `holder` itself, or what it points to: shared_ptr, unique_ptr, ModuleHolder.
 template <class Holder>
@@ -93,9 +132,9 @@ using Pointee = std::remove_reference_t<decltype(pointee(std::declval<Holder&>()
 /// Compiles for a module and a loader that go together, and else names what one of them lacks.
 template <class Module, class Loader>
 consteval void require_module_and_loader() {
-  using Source = std::remove_const_t<Loader>;
   static_assert(std::derived_from<Module, TrainingModuleBase>,
                 "expected a module that derives from halftone::TrainingModule<Batch>");
+  using Source = std::remove_const_t<Loader>;
   constexpr bool kHasBatchAt = requires(Source & loader) { loader.batch_at(std::int64_t{}); };
   constexpr bool kHasConstBatchAt = requires(const Source& loader) {
     loader.batch_at(std::int64_t{});
@@ -125,10 +164,36 @@ consteval void require_module_and_loader() {
                   "from halftone::TrainingModule<type of the loader's batches>");
 }
 
+/// The same for one loader or several.
+template <class Module, class Loader>
+struct RequireEach {
+  static consteval void check() { require_module_and_loader<Module, Loader>(); }
+};
+template <class Module, class... Each>
+struct RequireEach<Module, Loaders<Each...>> {
+  static consteval void check() { (require_module_and_loader<Module, Each>(), ...); }
+};
+template <class Module, class Loader>
+consteval void require_module_and_loaders() {
+  RequireEach<Module, std::remove_const_t<Loader>>::check();
+}
+
 template <class Module, class Loader>
 class ModuleTrainingTask final : public TrainingTask {
  public:
-  ModuleTrainingTask(Module& module, Loader& loader) : module_(module), stream_(loader) {}
+  /// `limit`: how many batches an epoch has, of those of the loader; `repeats`: the same ones in
+  /// each epoch.
+  ModuleTrainingTask(Module& module, Loader& loader, const EpochPart& limit = {},
+                     bool repeats = false)
+      : module_(module), stream_(loader) {
+    if (limit.is_all() && !repeats) return;
+    const std::int64_t batches =
+        limit.is_all() && !stream_.batches_per_epoch()
+            ? std::numeric_limits<std::int64_t>::max()
+            : limit.batches(stream_.batches_per_epoch(), "limit_train_batches");
+    HALFTONE_CHECK(batches > 0, "[trainer] expected limit_train_batches of at least one batch");
+    stream_.limit(batches, repeats);
+  }
 
   TrainingModuleBase& module() override { return module_; }
 
@@ -165,6 +230,7 @@ class ModuleTrainingTask final : public TrainingTask {
   std::int64_t rows_per_batch() const override {
     return group_.empty() ? 0 : rows_of(group_.front());
   }
+  std::int64_t group_index() const override { return first_index_; }
   std::int64_t batch_index() const override { return stream_.index(); }
   std::int64_t epochs() const override { return stream_.epochs(); }
   std::optional<std::int64_t> batches_per_epoch() const override {
@@ -216,7 +282,7 @@ class ModuleTrainingTask final : public TrainingTask {
   std::int64_t first_index_ = 0;
 };
 
-enum class EvaluationKind { kValidation, kTest };
+enum class EvaluationKind { kValidation, kTest, kPredict };
 
 template <class Module, class Loader>
 class ModuleEvaluationTask final : public EvaluationTask {
@@ -226,25 +292,52 @@ class ModuleEvaluationTask final : public EvaluationTask {
 
   TrainingModuleBase& module() override { return module_; }
 
-  void run(const BatchPlacement& place) override {
-    BatchStream<Loader> stream(loader_, /*epochs=*/1);
-    std::int64_t index = 0;
-    do {
-      const auto loaded = stream.next();
-      module_.set_batch_weight({.loss = module_.loss_weight(loaded),
-                                .samples = static_cast<double>(sample_count(loaded))});
-      const auto batch = placed<typename Module::Batch>(loaded, place);
-      if (kind_ == EvaluationKind::kValidation)
-        module_.validation_step(batch, index++);
-      else
-        module_.test_step(batch, index++);
-    } while (stream.epochs() == 0);
+  void run(const BatchPlacement& place, const EvaluationLimit& limit) override {
+    predictions_.clear();
+    for_each_loader(loader_, [&](auto& loader, std::size_t i) {
+      module_.set_dataloader(i, kIsLoaders<std::remove_const_t<Loader>>);
+      run_loader(loader, place, limit);
+    });
+    module_.set_dataloader(0, false);
   }
 
+  /// Of the last run(), on the CPU.
+  std::vector<typename Module::Prediction> take_predictions() { return std::move(predictions_); }
+
  private:
+  template <class One>
+  void run_loader(One& loader, const BatchPlacement& place, const EvaluationLimit& limit) {
+    BatchStream<One> stream(loader, /*epochs=*/1);
+    std::int64_t most = limit.most.value_or(std::numeric_limits<std::int64_t>::max());
+    if (!limit.part.is_all())
+      most = std::min(most, limit.part.batches(stream.batches_per_epoch(), name()));
+    for (std::int64_t index = 0; stream.epochs() == 0 && index < most; ++index)
+      step(stream.next(), index, place);
+  }
+
+  template <class Loaded>
+  void step(const Loaded& loaded, std::int64_t index, const BatchPlacement& place) {
+    module_.set_batch_weight({.loss = module_.loss_weight(loaded),
+                              .samples = static_cast<double>(sample_count(loaded))});
+    const auto batch = placed<typename Module::Batch>(loaded, place);
+    if (kind_ == EvaluationKind::kValidation)
+      module_.validation_step(batch, index);
+    else if (kind_ == EvaluationKind::kTest)
+      module_.test_step(batch, index);
+    else
+      predictions_.push_back(placed<typename Module::Prediction>(module_.predict_step(batch, index),
+                                                                 {torch::kCPU, std::nullopt}));
+  }
+
+  const char* name() const {
+    if (kind_ == EvaluationKind::kValidation) return "limit_val_batches";
+    return kind_ == EvaluationKind::kTest ? "limit_test_batches" : "limit_predict_batches";
+  }
+
   Module& module_;
   Loader& loader_;
   EvaluationKind kind_;
+  std::vector<typename Module::Prediction> predictions_;
 };
 
 }  // namespace halftone

@@ -121,7 +121,8 @@ class Callbacks : public testing::Test {
     return {.max_epochs = max_epochs,
             .accelerator = "cpu",
             .callbacks = std::move(callbacks),
-            .default_root_dir = folder_ / "run"};
+            .default_root_dir = folder_ / "run",
+            .num_sanity_val_steps = 0};
   }
 
   /// Epochs of `batches` steps, with a validation after each.
@@ -322,8 +323,8 @@ TEST_F(Callbacks, WhatTheyDoToTheModelInTheStepIsInItsCheckpoint) {
   };
   const auto asks = std::make_shared<AfterStep>([&](Trainer& trainer, std::int64_t step) {
     if (step != 3) return;
-    trainer.save_checkpoint(folder_ / "run/mine", 1);
-    trainer.save_checkpoint(folder_ / "run/mine", 2);
+    trainer.save_checkpoint(folder_ / "run/mine", {.last = 1});
+    trainer.save_checkpoint(folder_ / "run/mine", {.last = 2});
   });
   const auto changes = std::make_shared<AfterStep>([&](Trainer& trainer, std::int64_t step) {
     if (step == 3) scale(trainer, 0.0);

@@ -13,11 +13,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/data/data_loader.h"
 #include "halftone/data/tensor_loader.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/trainer.h"
@@ -116,12 +118,13 @@ TEST(FitData, ALoopOverTheLoaderTakesNothingAway) {
 
 TEST(FitData, TrainingDataMayBeValidatedOn) {
   TensorLoader loader = four_batches();
-  for (const std::int64_t interval : {0, 1, 3}) {
+  for (const EpochPart interval : {EpochPart(1.0), EpochPart(1), EpochPart(3)}) {
     Line module;
     Trainer({.max_epochs = 3, .accelerator = "cpu", .val_check_interval = interval})
         .fit(module, loader, loader);
     EXPECT_EQ(module.seen.size(), 12);
-    EXPECT_EQ(module.validations, interval == 0 ? 3 * 4 : 12 / interval * 4);
+    EXPECT_EQ(module.validations, (interval.count() ? 12 / *interval.count() : 3) * 4 + 2)
+        << "with two batches that are tried out";
   }
 }
 
@@ -156,7 +159,7 @@ TEST(FitData, OnePositionIsNotSharedWithinAnEpoch) {
   Line module;
   Trainer({.max_epochs = 2, .accelerator = "cpu"}).fit(module, loader, loader);
   EXPECT_EQ(module.seen.size(), 8);
-  EXPECT_EQ(module.validations, 8);
+  EXPECT_EQ(module.validations, 2 + 8);
   Trainer within({.max_epochs = 2, .accelerator = "cpu", .val_check_interval = 3});
   EXPECT_THAT(test::message_of<UserError>([&] { within.fit(module, loader, loader); }),
               HasSubstr("val_check_interval"));
@@ -212,30 +215,43 @@ TEST(FitData, AnEmptyLoaderIsSaidToBeEmpty) {
       HasSubstr("expected a loader with batches"));
 }
 
-/// Trains three epochs in one go, and in two parts; the loaders are made by `make`.
-template <class Make>
-void expect_equal_bits_after_resuming(const Make& make) {
+using Trained = std::pair<std::vector<double>, StateDict>;
+
+void expect_equal_bits(const Trained& got, const Trained& expected) {
+  EXPECT_EQ(got.first, expected.first);
+  for (const auto& [name, tensor] : expected.second.tensors)
+    EXPECT_TRUE(tensor.equal(got.second.tensor(name))) << name;
+}
+
+/// Trains three epochs in one go, and in two parts; the loaders are made by `make`, that of the
+/// second part by `make_again`. Returns what the one go gave.
+template <class Make, class MakeAgain>
+Trained expect_equal_bits_after_resuming(const Make& make, const MakeAgain& make_again) {
+  Trained in_one_go;
   for (const std::int64_t stop_at : {1, 4, 6}) {
     const test::TempFolder folder;
     const auto fit = [&](const char* name, std::int64_t step, bool resume) {
       Line module;
-      auto loader = make();
+      auto loader = resume ? make_again() : make();
       torch::manual_seed(resume ? 99 : 11);
       Trainer({.max_epochs = 3,
                .accelerator = "cpu",
                .callbacks = {std::make_shared<StopAt>(step)},
                .default_root_dir = folder / name})
           .fit(module, loader, {.resume = resume});
-      return std::pair(module.seen, network_state(module));
+      return Trained(module.seen, network_state(module));
     };
-    const auto [straight, expected] = fit("straight", 0, false);
-    auto [parts, ignored] = fit("parts", stop_at, false);
-    const auto [second, resumed] = fit("parts", 0, true);
-    parts.insert(parts.end(), second.begin(), second.end());
-    EXPECT_EQ(parts, straight) << stop_at;
-    for (const auto& [tensor_name, tensor] : expected.tensors)
-      EXPECT_TRUE(tensor.equal(resumed.tensor(tensor_name))) << tensor_name;
+    in_one_go = fit("straight", 0, false);
+    Trained parts = fit("parts", stop_at, false);
+    const Trained second = fit("parts", 0, true);
+    parts.first.insert(parts.first.end(), second.first.begin(), second.first.end());
+    expect_equal_bits({parts.first, second.second}, in_one_go);
   }
+  return in_one_go;
+}
+template <class Make>
+Trained expect_equal_bits_after_resuming(const Make& make) {
+  return expect_equal_bits_after_resuming(make, make);
 }
 
 TEST(FitData, ALoaderOfLibTorchThatShufflesIsResumedExactly) {
@@ -259,6 +275,94 @@ struct Squares {
 
 TEST(FitData, TwoMembersMakeALoaderThatIsResumedExactly) {
   expect_equal_bits_after_resuming([] { return std::make_unique<Squares>(); });
+}
+
+/// Rows with noise that is drawn from the sample's seed.
+struct NoisyRows {
+  std::int64_t size() const { return 32; }
+  Example get(std::int64_t index, SampleSeed seed) const {
+    const torch::Tensor row = samples().data[index] + 0.01 * torch::rand({4}, seed.generator());
+    return {row, row.sum(0, /*keepdim=*/true)};
+  }
+};
+
+// guide: DataLoader(num_workers)
+TEST(FitData, ADataLoaderGivesTheSameBitsWithAnyNumberOfWorkersAndResumed) {
+  const auto loader_with = [](std::int64_t workers) {
+    return [=] {
+      return DataLoader(NoisyRows(), {.batch_size = 6, .seed = 4, .num_workers = workers});
+    };
+  };
+  const Trained one_thread = expect_equal_bits_after_resuming(loader_with(0));
+  EXPECT_EQ(one_thread.first.size(), 3U * 6U);
+  expect_equal_bits(expect_equal_bits_after_resuming(loader_with(3)), one_thread);
+  expect_equal_bits(expect_equal_bits_after_resuming(loader_with(3), loader_with(1)), one_thread);
+}
+
+TEST(FitData, ADataLoaderMayBeValidatedOnWithinItsEpoch) {
+  const auto fit_with = [](std::int64_t workers) {
+    DataLoader loader(NoisyRows(), {.batch_size = 8, .num_workers = workers});
+    Line module;
+    Trainer({.max_epochs = 3, .accelerator = "cpu", .val_check_interval = 3})
+        .fit(module, loader, loader);
+    EXPECT_GE(module.validations, 12 / 3 * 4);
+    return std::pair(module.seen, module.validations);
+  };
+  const auto expected = fit_with(0);
+  EXPECT_EQ(expected.first.size(), 12);
+  EXPECT_EQ(fit_with(3), expected);
+}
+
+TEST(FitData, TransformsOfATensorLoaderAreResumedExactly) {
+  const auto loader_with = [](std::int64_t workers) {
+    return [=] {
+      return TensorLoader(samples(), {.batch_size = 8,
+                                      .seed = 2,
+                                      .transform =
+                                          [](Example batch, SampleSeed seed) {
+                                            batch.data += torch::rand({4}, seed.generator());
+                                            return batch;
+                                          },
+                                      .num_workers = workers});
+    };
+  };
+  const Trained one_thread = expect_equal_bits_after_resuming(loader_with(0));
+  expect_equal_bits(expect_equal_bits_after_resuming(loader_with(2)), one_thread);
+}
+
+/// A batch that lists its tensors.
+struct Listed {
+  torch::Tensor rows, sums;
+  auto tensors() { return std::tie(rows, sums); }
+};
+
+TEST(FitData, ABatchMayBeAStructThatListsItsTensors) {
+  struct Model : TrainingModule<Listed> {
+    torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+      EXPECT_EQ(batch.rows.scalar_type(), torch::kBFloat16);
+      weights.push_back(batch_weight().loss);
+      return (layer(batch.rows) - batch.sums).square().mean();
+    }
+    std::vector<OptimizerSetup> configure_optimizers() override {
+      return {{std::make_shared<torch::optim::SGD>(parameters(), 0.01)}};
+    }
+    torch::nn::Linear layer = register_module("layer", torch::nn::Linear(4, 1));
+    std::vector<double> weights;
+  };
+  struct Rows {
+    std::int64_t size() const { return 9; }
+    Listed get(std::int64_t index) const {
+      return {samples().data[index], samples().target[index]};
+    }
+  };
+  DataLoader loader(Rows(), {.batch_size = 6, .num_workers = 2});
+  Model module;
+  Trainer({.max_epochs = 1,
+           .precision = "bf16-true",
+           .accelerator = "cpu",
+           .accumulate_grad_batches = 2})
+      .fit(module, loader);
+  EXPECT_EQ(module.weights, (std::vector<double>{6 / 4.5, 3 / 4.5}));
 }
 
 TEST(FitData, AValidationReadsNoBatchBeyondItsPass) {
@@ -287,6 +391,9 @@ TEST(FitData, OtherDataIsNotResumedOn) {
   EXPECT_THAT(resume_with(four, five), HasSubstr("had 4 batches, now it has 5"));
   TensorLoader other(samples(24), {.batch_size = 8, .shuffle = false});
   EXPECT_THAT(resume_with(four_batches(), other), HasSubstr("cannot resume: data differs"));
+  EXPECT_THAT(resume_with(DataLoader(NoisyRows(), {.batch_size = 8}),
+                          DataLoader(NoisyRows(), {.batch_size = 4})),
+              HasSubstr("batch_size differs from the saved run (saved 8, now 4)"));
   EXPECT_THAT(resume_with(torch_loader(), torch_loader(0, 16)),
               HasSubstr("was at batch 3 of an epoch, but the data has 2"));
 }

@@ -64,11 +64,14 @@ std::pair<std::string, StepMetrics> failure(TrainingModule<>& module, const Tens
                            {.init_scale = 1, .max_skips_at_floor = recipe.skips}, torch::kCPU);
   FitLoop loop(task, precision,
                {.limits = {.max_steps = 20}, .accumulate = recipe.accumulate, .seed = 11});
-  StepMetrics last;
+  struct Last : StepHooks {
+    void add_metrics(StepMetrics& step) override { metrics = step; }
+    StepMetrics metrics;
+  } last;
   const std::string message = message_of<SystemError>([&] {
-    while (!loop.finished()) loop.step([&](StepMetrics& metrics) { last = metrics; });
+    while (!loop.finished()) loop.step(last);
   });
-  return {message, last};
+  return {message, last.metrics};
 }
 
 Tensor healthy_rows(std::int64_t rows) {

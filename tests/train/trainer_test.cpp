@@ -164,6 +164,7 @@ TEST(Trainer, AccumulatedBatchesEqualTheWholeOne) {
   EXPECT_EQ(collector->steps.back().step, 4);
 }
 
+// guide: accumulate_grad_batches
 TEST(Trainer, WhatIsLeftOfAnEpochIsAnUpdateOfItsOwn) {
   const auto module = regression();
   TensorLoader loader = loader_of(8, /*shuffle=*/false);  // five batches
@@ -412,6 +413,7 @@ TEST(Trainer, ValidatesWithTheMeanOverAllSamples) {
   EXPECT_EQ(values.size(), 2);
 }
 
+// guide: LearningRateMonitor
 TEST(Trainer, StopsEarlyKeepsTheBestAndLogsTheRates) {
   const TempFolder folder;
   const auto module = regression([](torch::nn::Module& network) -> std::vector<OptimizerSetup> {

@@ -34,6 +34,7 @@ class ScheduledRun {
       counters_.micro_step += group;
       counters_.epochs = counters_.micro_step / batches_;
       counters_.schedule_step += length_.schedule_steps(group);
+      ++counters_.updates;
     }
     return found;
   }

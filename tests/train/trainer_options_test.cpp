@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0
+// The habits of a Trainer's user: short runs to try things out, aliases, what is said of mistakes.
+#include "halftone/train/trainer_options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/data.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/optim/sgd.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+
+#include "halftone/core/error.h"
+#include "halftone/core/random.h"
+#include "halftone/data/tensor_loader.h"
+#include "halftone/train/early_stopping.h"
+#include "halftone/train/network_state.h"
+#include "halftone/train/progress_bar.h"
+#include "halftone/train/trainer.h"
+#include "support/temp_folder.h"
+
+namespace halftone::trainer_options_test {
+namespace {
+
+using test::message_of;
+using test::TempFolder;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using torch::Tensor;
+
+/// Remembers the batches that it saw.
+struct Line : TrainingModule<> {
+  Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+    trained.push_back(batch.data[0][0].item<double>());
+    return (line(batch.data) - batch.target).square().mean();
+  }
+  void validation_step(const Batch& batch, std::int64_t /*index*/) override {
+    validated.push_back(batch.data[0][0].item<double>());
+    dropped = dropped || torch::rand({1}).item<double>() < 0;  // draws a random number
+    log("val_loss", (line(batch.data) - batch.target).square().mean());
+  }
+  void test_step(const Batch& batch, std::int64_t /*index*/) override {
+    ++tested;
+    log("test_loss", (line(batch.data) - batch.target).square().mean());
+  }
+  Tensor predict_step(const Batch& batch, std::int64_t /*index*/) override {
+    return line(batch.data);
+  }
+  std::vector<OptimizerSetup> configure_optimizers() override {
+    return {std::make_shared<torch::optim::SGD>(parameters(), 0.05)};
+  }
+  torch::nn::Linear line = register_module("line", torch::nn::Linear(4, 1));
+  std::vector<double> trained, validated;
+  std::int64_t tested = 0;
+  bool dropped = false;
+};
+
+std::shared_ptr<Line> line() {
+  torch::manual_seed(7);
+  return std::make_shared<Line>();
+}
+
+torch::data::Example<> samples(std::int64_t count) {
+  torch::manual_seed(1);
+  const Tensor x = torch::randn({count, 4});
+  return {x, x.sum(1, /*keepdim=*/true)};
+}
+
+TensorLoader loader_of(std::int64_t batches, bool shuffle = true) {
+  return TensorLoader(samples(4 * batches), {.batch_size = 4, .shuffle = shuffle, .seed = 3});
+}
+
+TrainerOptions with(TrainerOptions options) {
+  options.accelerator = "cpu";
+  return options;
+}
+
+// guide: fast_dev_run
+TEST(TrainerOptions, AFastDevRunWritesAndStopsNothing) {
+  const TempFolder folder;
+  const auto module = line();
+  Trainer trainer(with({.max_epochs = 50,
+                        .callbacks = {std::make_shared<EarlyStopping>(
+                            EarlyStoppingOptions{.monitor = "nothing of the kind"})},
+                        .default_root_dir = folder / "run",
+                        .val_check_interval = 1,
+                        .fast_dev_run = true}));
+  TensorLoader loader = loader_of(5);
+  trainer.fit(module, loader, loader);
+  EXPECT_EQ(module->trained.size(), 1U);
+  EXPECT_EQ(module->validated.size(), 1U);
+  trainer.test(module, loader);
+  EXPECT_EQ(module->tested, 1);
+  EXPECT_EQ(trainer.predict(module, loader).size(), 1U);
+  EXPECT_FALSE(std::filesystem::exists(folder / "run"));
+}
+
+// guide: limit_train_batches and its like
+TEST(TrainerOptions, LimitsAreNumbersOrShares) {
+  TensorLoader loader = loader_of(5);
+  for (const EpochPart limit : {EpochPart(2), EpochPart(0.5)}) {
+    const auto module = line();
+    Trainer trainer(with({.max_epochs = 3,
+                          .num_sanity_val_steps = 0,
+                          .limit_train_batches = limit,
+                          .limit_val_batches = limit,
+                          .limit_test_batches = limit,
+                          .limit_predict_batches = limit}));
+    trainer.fit(module, loader, loader);
+    EXPECT_EQ(module->trained.size(), 6U);
+    EXPECT_EQ(module->validated.size(), 6U);
+    trainer.test(module, loader);
+    EXPECT_EQ(module->tested, 2);
+    EXPECT_EQ(trainer.predict(module, loader).size(), 2U);
+    const std::set<double> distinct(module->trained.begin(), module->trained.end());
+    EXPECT_GT(distinct.size(), 3U) << "each epoch is shuffled anew";
+  }
+  const auto module = line();
+  EXPECT_THAT(
+      message_of<UserError>(
+          [&] { Trainer(with({.limit_train_batches = 0.1})).fit(module, loader); }),
+      HasSubstr("limit_train_batches = 0.1 of 5 batches is less than one; expected at least 0.2"));
+  EXPECT_THAT(message_of<UserError>([] { Trainer(with({.limit_val_batches = 1.5})); }),
+              HasSubstr("a share from 0.0 to 1.0, got 1.5"));
+  // A loader that does not tell its length takes a number, and no share.
+  auto dataset =
+      torch::data::datasets::TensorDataset(torch::randn({20, 4}))
+          .map(torch::data::transforms::Lambda<torch::data::TensorExample, torch::data::Example<>>(
+              [](torch::data::TensorExample one) {
+                return torch::data::Example<>(one.data, one.data.sum().reshape({1}));
+              }))
+          .map(torch::data::transforms::Stack<>());
+  auto untold = torch::data::make_data_loader(std::move(dataset), 4);
+  Trainer(with({.max_epochs = 2, .limit_train_batches = 3})).fit(module, untold);
+  EXPECT_EQ(module->trained.size(), 6U);
+  EXPECT_THAT(message_of<UserError>(
+                  [&] { Trainer(with({.limit_train_batches = 0.5})).fit(module, untold); }),
+              HasSubstr("does not tell how many batches"));
+}
+
+TEST(TrainerOptions, LimitedRunsResumeToTheSameBits) {
+  for (const EpochPart overfit : {EpochPart(0.0), EpochPart(2)}) {
+    const TempFolder folder;
+    TensorLoader loader = loader_of(7);
+    const auto options = [&](const char* name, std::int64_t steps) {
+      return with({.max_steps = steps,
+                   .default_root_dir = folder / name,
+                   .limit_train_batches = 3,
+                   .overfit_batches = overfit});
+    };
+    const auto straight = line();
+    Trainer(options("straight", 11)).fit(straight, loader);
+    Trainer(options("parts", 4)).fit(line(), loader);
+    const auto resumed = line();
+    Trainer(options("parts", 11)).fit(resumed, loader, {.resume = true});
+    EXPECT_TRUE(straight->line->weight.equal(resumed->line->weight));
+    EXPECT_EQ(std::vector<double>(straight->trained.begin() + 4, straight->trained.end()),
+              resumed->trained);
+  }
+}
+
+// guide: overfit_batches
+TEST(TrainerOptions, OverfitsOnTheSameBatches) {
+  const auto module = line();
+  TensorLoader loader = loader_of(5);
+  Trainer(with({.max_epochs = 4, .num_sanity_val_steps = 0, .overfit_batches = 2}))
+      .fit(module, loader, loader);
+  ASSERT_EQ(module->trained.size(), 8U);
+  for (std::size_t i = 2; i < 8; ++i) EXPECT_EQ(module->trained[i], module->trained[i - 2]);
+  EXPECT_EQ(module->validated.size(), 8U);
+
+  // Of a loader by epochs that shuffles, too: also after a resume in the middle.
+  const TempFolder folder;
+  const auto torch_loader = [] {
+    auto dataset =
+        torch::data::datasets::TensorDataset(torch::arange(20.0).reshape({20, 1}).repeat({1, 4}))
+            .map(
+                torch::data::transforms::Lambda<torch::data::TensorExample, torch::data::Example<>>(
+                    [](torch::data::TensorExample one) {
+                      return torch::data::Example<>(one.data, one.data.sum().reshape({1}) * 0.0);
+                    }))
+            .map(torch::data::transforms::Stack<>());
+    return torch::data::make_data_loader<torch::data::samplers::RandomSampler>(
+        std::move(dataset), torch::data::DataLoaderOptions(4));
+  };
+  const auto fit = [&](std::int64_t steps, bool resume) {
+    const auto fitted = line();
+    auto data = torch_loader();
+    Trainer(with({.max_steps = steps, .default_root_dir = folder / "run", .overfit_batches = 2}))
+        .fit(fitted, data, {.resume = resume});
+    return fitted->trained;
+  };
+  const std::vector<double> first = fit(3, false);
+  EXPECT_EQ(first[0], first[2]);
+  EXPECT_NE(first[0], first[1]);
+  EXPECT_THAT(fit(6, true), ElementsAre(first[1], first[0], first[1]));
+}
+
+// guide: num_sanity_val_steps
+TEST(TrainerOptions, TriesValidationOutWithoutATrace) {
+  const auto fit = [](std::int64_t steps) {
+    const auto module = line();
+    TensorLoader train = loader_of(5), validation = loader_of(3, false);
+    Trainer(with({.max_epochs = 1, .num_sanity_val_steps = steps})).fit(module, train, validation);
+    return module;
+  };
+  EXPECT_EQ(fit(0)->validated.size(), 3U);
+  EXPECT_EQ(fit(2)->validated.size(), 5U);
+  EXPECT_EQ(fit(-1)->validated.size(), 6U);
+  EXPECT_TRUE(fit(0)->line->weight.equal(fit(2)->line->weight));
+  struct Bad : Line {
+    void validation_step(const Batch& /*batch*/, std::int64_t /*index*/) override {
+      throw UserError("a fault in validation_step");
+    }
+  } bad;
+  TensorLoader loader = loader_of(5);
+  EXPECT_THROW(Trainer(with({.max_epochs = 1})).fit(bad, loader, loader), UserError);
+  EXPECT_TRUE(bad.trained.empty()) << "it shows before the training";
+}
+
+// guide: val_check_interval; check_val_every_n_epoch
+TEST(TrainerOptions, ValidatesByStepsOrBySharesOfAnEpoch) {
+  const auto validations = [](TrainerOptions options) {
+    const auto module = line();
+    TensorLoader train = loader_of(5), validation = loader_of(1);
+    options.max_epochs = 4;
+    options.num_sanity_val_steps = 0;
+    Trainer(with(options)).fit(module, train, validation);
+    return module->validated.size();
+  };
+  EXPECT_EQ(validations({}), 4U);
+  EXPECT_EQ(validations({.val_check_interval = 1}), 20U);
+  EXPECT_EQ(validations({.val_check_interval = 1.0}), 4U);
+  EXPECT_EQ(validations({.val_check_interval = 7}), 2U);
+  EXPECT_EQ(validations({.val_check_interval = 0.5}), 8U);
+  EXPECT_EQ(validations({.check_val_every_n_epoch = 2}), 2U);
+  EXPECT_EQ(validations({.accumulate_grad_batches = 2, .val_check_interval = 0.5}), 8U);
+  EXPECT_THAT(message_of<UserError>([] { Trainer(with({.val_check_interval = 0})); }),
+              HasSubstr("val_check_interval"));
+}
+
+// guide: precision="16", "bf16", "32"; accelerator="gpu"
+TEST(TrainerOptions, KnowsLightningsNames) {
+  EXPECT_EQ(Trainer(with({.precision = "16"})).policy().name, "16-mixed");
+  EXPECT_EQ(Trainer(with({.precision = "bf16"})).policy().name, "bf16-mixed");
+  EXPECT_EQ(Trainer(with({.precision = "32"})).policy().name, "32-true");
+  EXPECT_THAT(message_of<UserError>([] { Trainer(with({.precision = "64-true"})); }),
+              HasSubstr("32-true"));
+  EXPECT_EQ(resolved_options({.accelerator = "gpu"}).accelerator, "cuda");
+}
+
+// guide: detect_anomaly
+TEST(TrainerOptions, DetectsTheFirstAnomalyAndNamesItsOperation) {
+  struct Dividing : Line {
+    explicit Dividing(std::int64_t bad_step_) : bad_step(bad_step_) {}
+    Tensor training_step(const Batch& batch, std::int64_t index) override {
+      const Tensor loss = Line::training_step(batch, index);
+      return std::ssize(trained) == bad_step ? torch::log(loss * 0.0 - 1.0) : loss;
+    }
+    std::int64_t bad_step;
+  };
+  TensorLoader loader = loader_of(5);
+  for (const std::string precision : {"32-true", "16-mixed"}) {
+    Dividing module(3);
+    const std::string message = message_of<SystemError>([&] {
+      Trainer(with({.max_epochs = 1,
+                    .precision = precision,
+                    .detect_anomaly = true,
+                    .scaler = {.init_scale = 2.0}}))
+          .fit(module, loader);
+    });
+    EXPECT_THAT(message, HasSubstr("the loss of step 3 is nan"));
+  }
+  Dividing tolerated(3);
+  EXPECT_NO_THROW(Trainer(with({.max_epochs = 1})).fit(tolerated, loader));
+}
+
+TEST(TrainerOptions, RefusesWhatMakesNoSense) {
+  const auto message = [](TrainerOptions options) {
+    return message_of<UserError>([&] { Trainer(with(options)); });
+  };
+  EXPECT_THAT(message({.max_epochs = 0}), HasSubstr("max_epochs to be positive, got 0"));
+  EXPECT_THAT(message({.max_time = -1.0}), HasSubstr("max_time"));
+  EXPECT_THAT(message({.accumulate_grad_batches = 0}), HasSubstr("accumulate_grad_batches >= 1"));
+  EXPECT_THAT(message({.gradient_clip_val = -1.0}), HasSubstr("gradient_clip_val >= 0"));
+  EXPECT_THAT(message({.gradient_clip_algorithm = "mean"}), HasSubstr("\"norm\" or \"value\""));
+  EXPECT_THAT(message({.log_every_n_steps = 0}), HasSubstr("log_every_n_steps >= 1"));
+  EXPECT_THAT(message({.check_val_every_n_epoch = 0}), HasSubstr("check_val_every_n_epoch >= 1"));
+  EXPECT_THAT(message({.num_sanity_val_steps = -2}), HasSubstr("num_sanity_val_steps >= -1"));
+  EXPECT_THAT(message({.fast_dev_run = -1}), HasSubstr("fast_dev_run >= 0"));
+}
+
+// guide: enable_progress_bar
+TEST(TrainerOptions, HasAProgressBarWhereItIsWanted) {
+  const auto bars = [](std::optional<bool> wanted, bool given = false) {
+    TrainerOptions options{.enable_progress_bar = wanted};
+    if (given) options.callbacks = {std::make_shared<ProgressBar>()};
+    const auto callbacks = resolved_options(options).callbacks;
+    return std::count_if(callbacks.begin(), callbacks.end(), [](const auto& callback) {
+      return dynamic_cast<const ProgressBar*>(callback.get()) != nullptr;
+    });
+  };
+  EXPECT_EQ(bars(true), 1);
+  EXPECT_EQ(bars(true, /*given=*/true), 1);
+  EXPECT_EQ(bars(false), 0);
+}
+
+// guide: seed_everything
+TEST(TrainerOptions, SeedsEverything) {
+  EXPECT_EQ(seed_everything(5), 5U);
+  const Tensor first = torch::randn({3});
+  const int number = std::rand();
+  seed_everything(5);
+  EXPECT_TRUE(torch::randn({3}).equal(first));
+  EXPECT_EQ(std::rand(), number);
+}
+
+// guide: several validation loaders
+TEST(TrainerOptions, ValidatesOnSeveralLoaders) {
+  struct Indexed : Line {
+    void validation_step(const Batch& batch, std::int64_t index) override {
+      Line::validation_step(batch, index);
+      loaders.push_back(dataloader_index());
+    }
+    std::vector<std::size_t> loaders;
+  } module;
+  TensorLoader train = loader_of(2), first = loader_of(2, false), second = loader_of(1, false);
+  Trainer trainer(with({.max_epochs = 1, .num_sanity_val_steps = 0}));
+  trainer.fit(module, train, Loaders(first, second));
+  EXPECT_THAT(module.loaders, ElementsAre(0, 0, 1));
+  const auto values = trainer.validate(module, Loaders(first, second));
+  EXPECT_EQ(values.size(), 2U);
+  EXPECT_EQ(values.at("val_loss/dataloader_idx_0"), trainer.validate(module, first).at("val_loss"));
+  EXPECT_EQ(values.at("val_loss/dataloader_idx_1"),
+            trainer.validate(module, second).at("val_loss"));
+  EXPECT_EQ(trainer.predict(module, Loaders(first, second)).size(), 3U);
+}
+
+// guide: errors
+TEST(TrainerOptions, ErrorsAreOneSentenceWithoutFrames) {
+  struct Wrong : Line {
+    Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+      return line(batch.data.narrow(1, 0, 3)).mean();
+    }
+  } module;
+  TensorLoader loader = loader_of(2);
+  try {
+    Trainer(with({.max_epochs = 1})).fit(module, loader);
+    FAIL() << "accepted";
+  } catch (const std::exception& error) {
+    const std::string what = error.what();
+    EXPECT_THAT(what, HasSubstr("shapes cannot be multiplied"));
+    EXPECT_EQ(what.find("frame #"), std::string::npos) << what;
+    EXPECT_EQ(what.find('\n'), std::string::npos) << what;
+  }
+  try {
+    HALFTONE_CHECK(false, "[unit] expected ", 3);
+  } catch (const std::exception& error) {
+    EXPECT_STREQ(error.what(), "[unit] expected 3");
+  }
+}
+
+}  // namespace
+}  // namespace halftone::trainer_options_test
