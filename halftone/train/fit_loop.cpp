@@ -193,7 +193,10 @@ std::optional<NonFiniteOrigin> FitLoop::replayed(std::size_t i) {
       loss = task_.training_step(number, precision_.batch_placement());
     };
     const ManualScope manual(task_.module(), manual_.get());
-    if (manual_) return manual_->collect_losses(compute);
+    if (manual_) {
+      const torch::Tensor losses = manual_->collect_losses(compute);
+      return losses.defined() ? losses : torch::zeros({}, torch::requires_grad());
+    }
     compute();
     const double weight = task_.loss_weight(number);
     return precision_.scaled(weight > 0.0 ? loss * (weight / std::ssize(micro_batches_)) : loss);
@@ -219,6 +222,9 @@ void FitLoop::observe_validation(const std::map<std::string, double>& values) {
 }
 
 void FitLoop::pass_over_data() {
+  HALFTONE_CHECK(!in_step_,
+                 "[trainer] expected pass_over_training_data() between two steps, such as in "
+                 "on_train_end()");
   if (manual_)
     throw UserError(
         "trainer: a pass over the training data calls training_step(), which steps the optimizers "
@@ -228,11 +234,15 @@ void FitLoop::pass_over_data() {
   const GeneratorScope generators(precision_.device(), rng_state(precision_.device()));
   const TrainingRecord record(task_.module());
   const auto region = precision_.forward_context();
-  const std::int64_t epochs = task_.epochs();
-  while (task_.epochs() == epochs) {
-    task_.load_group(1, LossAverage::kMicroBatches);
-    task_.training_step(0, precision_.batch_placement());
-  }
+  const auto take_epoch = [this](bool steps) {
+    const std::int64_t epochs = task_.epochs();
+    while (task_.epochs() == epochs) {
+      task_.load_group(1, LossAverage::kMicroBatches);
+      if (steps) task_.training_step(0, precision_.batch_placement());
+    }
+  };
+  if (task_.batch_index() > 0) take_epoch(/*steps=*/false);  // to the next one's first batch
+  take_epoch(/*steps=*/true);
   task_.load_data_state(position);
 }
 
@@ -272,6 +282,7 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks
   if (group > 1) context.weight_cache = std::make_shared<WeightCache>();
   const ComputeScope scope(std::move(context));
   for (std::int64_t i = 0; i < group; ++i) {
+    task_.announce(i);
     hooks.on_train_batch_start(task_.group_index() + i);
     const torch::Tensor loss = loss_of(i);
     const double weight = task_.loss_weight(i);
@@ -301,11 +312,12 @@ FitLoop::Update FitLoop::update(std::int64_t group, StepHooks& hooks) {
 // The scale that the step used is known once its result is; update() moves it.
 FitLoop::Update FitLoop::finished_update(const torch::Tensor& loss, const StepResult& result) {
   const std::optional<double> scale = precision_.loss_scale();
-  return {loss, result, scale, precision_.update()};
+  return {loss, result, result.stepped, scale, precision_.update()};
 }
 
 FitLoop::Update FitLoop::released_update(StepHooks& hooks) {
   task_.join_group();
+  task_.announce(0);
   hooks.on_train_batch_start(task_.group_index());
   const torch::Tensor loss = loss_of(0);
   hooks.on_before_optimizer_step();
@@ -318,14 +330,16 @@ FitLoop::Update FitLoop::released_update(StepHooks& hooks) {
 }
 
 FitLoop::Update FitLoop::manual_update(StepHooks& hooks) {
+  task_.announce(0);
   hooks.on_train_batch_start(task_.group_index());
   manual_->begin(hooks);
   const ManualScope scope(task_.module(), manual_.get());
   const torch::Tensor loss = loss_of(0);
-  const torch::Tensor host_loss = loss.defined() ? start_reading(loss) : loss;
-  const auto [result, scale, verdict] = manual_->end();
+  const auto [result, steps, scale, verdict] = manual_->end();
   hooks.on_train_batch_end(task_.group_index());
-  return {host_loss, result, scale, verdict};
+  // Nothing has to have waited for the device since the loss was queued: this does.
+  const torch::Tensor host_loss = loss.defined() ? loss.detach().cpu() : loss;
+  return {host_loss, result, steps > 0 && result.stepped, scale, verdict};
 }
 
 // The optimizer step waits for the device: these numbers are on the host by then, at no wait of
@@ -335,7 +349,14 @@ torch::Tensor FitLoop::start_reading(const torch::Tensor& loss) {
   return loss.detach().to(torch::kCPU, /*non_blocking=*/true);
 }
 
+struct FitLoop::InStep {
+  explicit InStep(bool& the_flag) : flag(the_flag) { flag = true; }
+  ~InStep() { flag = false; }
+  bool& flag;
+};
+
 StepMetrics FitLoop::step(StepHooks& hooks) {
+  const InStep in_step(in_step_);
   const Clock::time_point start = Clock::now();
   TrainingModuleBase& module = task_.module();
   StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};
@@ -355,10 +376,8 @@ StepMetrics FitLoop::step(StepHooks& hooks) {
   ++counters_.step;
   counters_.micro_step += group;
   counters_.epochs = task_.epochs();
-  if (result.stepped) {
-    counters_.schedule_step += length_.schedule_steps(group);
-    ++counters_.updates;
-  }
+  if (result.stepped) counters_.schedule_step += length_.schedule_steps(group);
+  if (updated.applied) ++counters_.updates;
   counters_.tokens += metrics.tokens;
   metrics.loss = updated.loss.defined() ? updated.loss.item<double>()
                                         : std::numeric_limits<double>::quiet_NaN();

@@ -84,6 +84,7 @@ class FitLoop {
   struct Update {
     torch::Tensor loss;  // on the host; undefined: none is known
     StepResult result;
+    bool applied = true;          // an optimizer has stepped
     std::optional<double> scale;  // that it used
     ScalerVerdict verdict;
   };
@@ -101,6 +102,7 @@ class FitLoop {
   void set_learning_rates(std::int64_t group);
   void check_release() const;
   void check_offload() const;
+  struct InStep;
   void check_manual() const;
   torch::Tensor loss_of(std::int64_t i);
   torch::Tensor accumulate_gradients(std::int64_t group, StepHooks& hooks);
@@ -124,6 +126,7 @@ class FitLoop {
   TrainingLength length_;
   RunCounters counters_;
   std::vector<MicroBatch> micro_batches_;  // of the last step
+  bool in_step_ = false;
 };
 
 }  // namespace halftone

@@ -140,6 +140,7 @@ StepResult ManualOptimization::step(std::size_t index, const GradientClip& clip)
   states_[index] = {.waiting = false, .stepped = true};
   clear_autocast_cache();
   add_step(outcome_.result, result);
+  ++outcome_.steps;
   return result;
 }
 

@@ -46,8 +46,9 @@ class ManualOptimizer {
  public:
   ManualOptimizer(ManualOptimization& owner, std::size_t index) : owner_(&owner), index_(index) {}
 
-  /// Forgets its gradients. Those that are not forgotten add up, over batches too, and over a run
-  /// that is stopped and resumed.
+  /// Forgets its gradients. Those that no step() has taken add up, over batches too, and over a run
+  /// that is stopped and resumed. Those that one has taken are to be forgotten before the next
+  /// manual_backward().
   void zero_grad();
   /// Unscales and clips its gradients, and updates unless one of them is not finite. Several steps
   /// within a batch are fine; gradients that wait meanwhile keep the loss scale's value right.
@@ -72,6 +73,7 @@ class ManualOptimization {
   /// What a batch's steps came to.
   struct Outcome {
     StepResult result;
+    std::int64_t steps = 0;       // how many there were
     std::optional<double> scale;  // of the first one
     ScalerVerdict verdict;
   };

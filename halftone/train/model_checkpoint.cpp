@@ -29,6 +29,8 @@ ModelCheckpoint::ModelCheckpoint(ModelCheckpointOptions options)
 }
 
 void ModelCheckpoint::setup(const Trainer& trainer) {
+  top_.clear();
+  looked_at_ = Monitor(options_.monitor, options_.mode);
   if (trainer.options().default_root_dir.empty())
     throw UserError(
         "model_checkpoint: expected a folder to save into, got none; set the Trainer's "
@@ -37,7 +39,20 @@ void ModelCheckpoint::setup(const Trainer& trainer) {
     throw UserError(missing_validation("model_checkpoint", options_.monitor));
 }
 
+// What is known of the best checkpoints holds for those that stand in this run.
+void ModelCheckpoint::forget_missing(const Trainer& trainer) {
+  if (trainer.run_directory() == nullptr) return;
+  const std::vector<std::int64_t> there = checkpoint_steps(trainer.run_directory()->paths().best());
+  // An older run knows the best value, not its step.
+  if (const auto older = top_.extract(-1); older && there.size() == 1)
+    top_[there.front()] = older.mapped();
+  std::erase_if(top_, [&](const auto& one) {
+    return std::find(there.begin(), there.end(), one.first) == there.end();
+  });
+}
+
 void ModelCheckpoint::on_fit_start(Trainer& trainer) {
+  forget_missing(trainer);
   saved_step_ = trainer.loop().counters().step;
   saved_seconds_ = trainer.loop().counters().seconds;
 }
@@ -84,18 +99,21 @@ std::optional<std::pair<std::int64_t, double>> ModelCheckpoint::best() const {
   return found;
 }
 
-// A value that is as good as the worst that is kept comes too late.
+// A value that is as good as the worst that is kept comes too late. A resumed run may keep fewer.
 void ModelCheckpoint::keep_if_best(Trainer& trainer, double value) {
-  if (options_.save_top_k == 0) return;
-  if (std::ssize(top_) == options_.save_top_k) {
-    const auto worst = std::max_element(
-        top_.begin(), top_.end(),
-        [this](const auto& a, const auto& b) { return is_better(a.second, b.second); });
-    if (!is_better(value, worst->second)) return;
-    top_.erase(worst);
+  const std::int64_t most = options_.save_top_k;
+  if (most == 0) return;
+  std::vector<std::pair<std::int64_t, double>> best(top_.begin(), top_.end());
+  std::stable_sort(best.begin(), best.end(),
+                   [this](const auto& a, const auto& b) { return is_better(a.second, b.second); });
+  if (most > 0 && std::ssize(best) >= most) {
+    best.resize(static_cast<std::size_t>(most));
+    if (!is_better(value, best.back().second)) return;
+    best.pop_back();
   }
   std::vector<std::int64_t> others;
-  for (const auto& [step, kept] : top_) others.push_back(step);
+  for (const auto& [step, kept] : best) others.push_back(step);
+  top_ = std::map<std::int64_t, double>(best.begin(), best.end());
   top_[trainer.loop().counters().step] = value;
   trainer.save_checkpoint(trainer.run_directory()->paths().best(), {.steps = std::move(others)});
 }
@@ -112,12 +130,13 @@ void ModelCheckpoint::load_state_dict(const StateDict& state) {
   top_.clear();
   for (const auto& [step, value] : state.extract(kTop).values)
     top_[std::stoll(step)] = std::get<double>(value);
-  // An older run knows the best value, not its step.
   if (top_.empty() && looked_at_.best()) top_[-1] = *looked_at_.best();
 }
 
-std::optional<std::filesystem::path> best_checkpoint(const std::filesystem::path& folder) {
-  if (folder.filename() != RunPaths().best().filename()) return std::nullopt;
+std::optional<std::filesystem::path> best_checkpoint(const std::filesystem::path& where) {
+  const std::filesystem::path folder = where.has_filename() ? where : where.parent_path();
+  const RunPaths run{folder.parent_path()};
+  if (folder != run.best() || !std::filesystem::exists(run.config())) return std::nullopt;
   const StateDict state = load_latest_model(folder).trainer.extract("callback.model_checkpoint.");
   const StateDict top = state.extract(kTop);
   if (top.values.empty()) return std::nullopt;

@@ -55,6 +55,7 @@ class ModelCheckpoint : public Callback {
   void save(Trainer& trainer);
   void keep_if_best(Trainer& trainer, double value);
   bool is_better(double value, double other) const;
+  void forget_missing(const Trainer& trainer);
 
   ModelCheckpointOptions options_;
   Monitor looked_at_;
@@ -64,6 +65,6 @@ class ModelCheckpoint : public Callback {
 };
 
 /// The best checkpoint in a RUN/best that a ModelCheckpoint wrote; nothing in another folder.
-std::optional<std::filesystem::path> best_checkpoint(const std::filesystem::path& folder);
+std::optional<std::filesystem::path> best_checkpoint(const std::filesystem::path& where);
 
 }  // namespace halftone

@@ -9,6 +9,10 @@
 
 namespace halftone {
 
+/// Of a checkpoint whose model.safetensors holds an average of the weights: the weights that
+/// training goes on from, among the trainer's tensors.
+inline constexpr const char* kTrainedWeights = "trained_weights.";
+
 /// The parameters and buffers by name; they share their storage with the module.
 StateDict network_state(const torch::nn::Module& module);
 

@@ -11,7 +11,8 @@ namespace halftone {
 
 /// What the loop calls within an optimizer step, in this order. Gradients carry the loss scale,
 /// where the precision has one, in all of them. Where the memory recipe releases gradients, each is
-/// applied and freed within the backward pass: no hook sees any.
+/// applied and freed within the backward pass: no hook sees any, on_before_optimizer_step() comes
+/// before that pass, and the batches of a step are one.
 class StepHooks {
  public:
   virtual ~StepHooks() = default;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <exception>
+#include <limits>
 #include <set>
 #include <typeinfo>
 #include <utility>
@@ -20,9 +21,10 @@
 #include "halftone/system/interrupt.h"
 #include "halftone/train/evaluation.h"
 #include "halftone/train/monitor.h"
+#include "halftone/train/network_state.h"
 #include "halftone/train/precision_hints.h"
 #include "halftone/train/run_config.h"
-#include "halftone/train/run_report.h"
+#include "halftone/train/weight_averaging.h"
 
 namespace halftone {
 namespace {
@@ -53,6 +55,7 @@ void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
 }
 
 bool resumes_run(const TrainerOptions& options, const FitOptions& how) {
+  if (options.fast_dev_run > 0) return false;  // it has no folder
   const std::filesystem::path& root = options.default_root_dir;
   if (root.empty() && (how.resume || how.resume_or_start))
     throw UserError("trainer: expected default_root_dir to say which run to resume, got none");
@@ -83,8 +86,23 @@ void note_eval_mode(const torch::nn::Module& module) {
 }
 
 Checkpoint whole_checkpoint(const std::filesystem::path& where) {
+  if (std::filesystem::is_regular_file(where))
+    throw UserError(
+        fmt::format("trainer: expected a checkpoint to go on from, got '{}', which holds weights "
+                    "only; give them "
+                    "to the module with load() or warm_start() before fit()",
+                    where.string()));
   return std::filesystem::exists(where / "trainer.json") ? load_checkpoint(where)
                                                          : load_latest_checkpoint(where);
+}
+
+/// What either wants; all, where one counts and the other names steps.
+KeepCheckpoints either(const KeepCheckpoints& a, const KeepCheckpoints& b) {
+  if (!a.steps && !b.steps) return {.last = std::max(a.last, b.last)};
+  if (!a.steps || !b.steps) return {.last = std::numeric_limits<std::int64_t>::max()};
+  KeepCheckpoints both = a;
+  both.steps->insert(both.steps->end(), b.steps->begin(), b.steps->end());
+  return both;
 }
 
 std::string callback_prefix(const Callback& callback) {
@@ -139,6 +157,14 @@ Trainer::Trainer(TrainerOptions options)
     : options_(resolved_options(std::move(options))),
       precision_(parse_precision(options_.precision), options_.scaler, device_for(options_),
                  memory_policy(options_.memory, parse_precision(options_.precision))) {
+  const auto averages = [](const auto& callback) {
+    return dynamic_cast<const WeightAveraging*>(callback.get()) != nullptr;
+  };
+  if (std::count_if(options_.callbacks.begin(), options_.callbacks.end(), averages) > 1)
+    throw UserError(
+        "trainer: expected one average of the weights, got several, each of which would stand in "
+        "for "
+        "them; keep one Ema or Swa");
   std::set<std::string> keys;
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty() && !keys.insert(callback->state_key()).second)
@@ -182,6 +208,7 @@ void Trainer::check_plateaus(const FitLoop& loop) const {
 }
 
 void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options) {
+  if (options_.limit_val_batches.is_none()) validation = nullptr;
   stop_ = false;
   stop_signal_.reset();
   save_requests_.clear();
@@ -210,7 +237,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
       trainer.loop_ = nullptr;
       trainer.module_ = nullptr;
       trainer.metrics_log_.reset();
-      for (const auto& logger : trainer.options_.loggers) logger->close();
+      trainer.close_loggers();
       trainer.run_.reset();
     }
   } const closing{*this};
@@ -260,8 +287,20 @@ void Trainer::open_run(FitLoop& loop, const FitOptions& options, bool resumes) {
   metrics_log_.emplace(run_->paths().metrics(), loop.counters().step);
   for (const auto& logger : options_.loggers) {
     logger->open(root, loop.counters().step);
+    open_loggers_.push_back(logger);
     if (!module().hyper_parameters().values.empty())
       logger->log_hyper_parameters(module().hyper_parameters());
+  }
+}
+
+// An error beside the one that ends the run, if there is one.
+void Trainer::close_loggers() {
+  for (const auto& logger : std::exchange(open_loggers_, {})) {
+    try {
+      logger->close();
+    } catch (const std::exception& error) {
+      log_warning("trainer: a logger could not be closed: " + error_text(error));
+    }
   }
 }
 
@@ -273,6 +312,10 @@ void Trainer::restore(FitLoop& loop, Checkpoint checkpoint) {
     if (!is_new) callback->load_state_dict(state);
   }
   call(&Callback::on_load_checkpoint, checkpoint);
+  for (const auto& [name, weight] : checkpoint.trainer.extract(kTrainedWeights).tensors) {
+    checkpoint.model.lazy.erase(name);
+    checkpoint.model.tensors[name] = weight;
+  }
   loop.load_checkpoint(checkpoint);
 }
 
@@ -433,7 +476,7 @@ void Trainer::save_checkpoint(const std::filesystem::path& folder, const KeepChe
   if (same == save_requests_.end())
     save_requests_.push_back({folder, keep});
   else
-    same->keep.last = std::max(same->keep.last, keep.last);
+    same->keep = either(same->keep, keep);
 }
 
 void Trainer::write_checkpoints() {

@@ -158,6 +158,7 @@ class Trainer {
   void run_loop(TrainingTask& task, EvaluationTask* validation);
   void open_run(FitLoop& loop, const FitOptions& options, bool resumes);
   void restore(FitLoop& loop, Checkpoint checkpoint);
+  void close_loggers();
   void train(TrainingTask& task, EvaluationTask* validation);
   void check_sanity(EvaluationTask& validation);
   bool validates_now(const StepMetrics& metrics, std::int64_t batches_before, bool epoch_ended,
@@ -185,6 +186,7 @@ class Trainer {
   TrainingModuleBase* module_ = nullptr;  // while anything runs
   std::optional<RunDirectory> run_;
   std::optional<MetricsLog> metrics_log_;
+  std::vector<std::shared_ptr<Logger>> open_loggers_;
   std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming
   bool validates_ = false;
   bool sanity_checking_ = false;

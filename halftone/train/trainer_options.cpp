@@ -45,6 +45,13 @@ void check_validation(const TrainerOptions& options) {
                      interval.count() ? static_cast<double>(*interval.count()) : interval.share()));
   expect(options.check_val_every_n_epoch > 0,
          fmt::format("check_val_every_n_epoch >= 1, got {}", options.check_val_every_n_epoch));
+  if (interval.count() && options.check_val_every_n_epoch > 1)
+    throw UserError(
+        "trainer: check_val_every_n_epoch goes with validation by epochs, but val_check_interval "
+        "is a "
+        "number of steps over the run; give it as a share of an epoch, such as 1.0, or leave one "
+        "of "
+        "them out");
   expect(options.num_sanity_val_steps >= -1,
          fmt::format("num_sanity_val_steps >= -1 (-1: all batches), got {}",
                      options.num_sanity_val_steps));

@@ -38,6 +38,8 @@ class TrainingTask {
   virtual void join_group() = 0;
   /// Whether it can.
   virtual bool joins_batches() const = 0;
+  /// Tells the module what batch `i` of the group counts.
+  virtual void announce(std::int64_t i) = 0;
   /// The loss of batch `i` of the group, computed where `place` says.
   virtual torch::Tensor training_step(std::int64_t i, const BatchPlacement& place) = 0;
 
@@ -72,14 +74,29 @@ class EvaluationTask {
   virtual void run(const BatchPlacement& place, const EvaluationLimit& limit) = 0;
 };
 
-/// Several loaders of one validation, test or prediction, one after the other:
+/// `holder` itself, or what it points to: shared_ptr, unique_ptr, ModuleHolder.
+template <class Holder>
+auto& pointee(Holder& holder) {
+  if constexpr (requires { holder.operator->(); })
+    return *holder;
+  else
+    return holder;
+}
+
+template <class Holder>
+using Pointee = std::remove_reference_t<decltype(pointee(std::declval<Holder&>()))>;
+
+/// Several loaders of one validation, test or prediction, or pointers to them, one after the other:
 ///   trainer.fit(module, train, halftone::Loaders(news, poems))
 /// The names of what the steps log then end in "/dataloader_idx_0" and so on. They must outlive it.
 template <class... Each>
 struct Loaders {
-  explicit Loaders(Each&... each) : loaders(each...) {}
+  template <class... Holders>
+  explicit Loaders(Holders&... holders) : loaders(pointee(holders)...) {}
   std::tuple<Each&...> loaders;
 };
+template <class... Holders>
+Loaders(Holders&...) -> Loaders<Pointee<Holders>...>;
 
 template <class Loader>
 inline constexpr bool kIsLoaders = false;
@@ -100,15 +117,6 @@ void for_each_loader(Loader& loader, const Act& act) {
     act(loader, std::size_t{0});
 }
 
-/// `holder` itself, or what it points to: shared_ptr, unique_ptr, ModuleHolder.
-template <class Holder>
-auto& pointee(Holder& holder) {
-  if constexpr (requires { holder.operator->(); })
-    return *holder;
-  else
-    return holder;
-}
-
 template <class Batch>
 std::int64_t rows_of(const Batch& batch) {
   if constexpr (requires { batch.rows(); })
@@ -125,9 +133,6 @@ template <class Batch>
 concept JoinableBatch = requires(std::span<const Batch> parts, std::span<const double> weights) {
   { Batch::joined(parts, weights) } -> std::convertible_to<Batch>;
 };
-
-template <class Holder>
-using Pointee = std::remove_reference_t<decltype(pointee(std::declval<Holder&>()))>;
 
 /// Compiles for a module and a loader that go together, and else names what one of them lacks.
 template <class Module, class Loader>
@@ -221,9 +226,12 @@ class ModuleTrainingTask final : public TrainingTask {
     }
   }
 
+  void announce(std::int64_t i) override {
+    module_.set_batch_weight(weights_[static_cast<std::size_t>(i)]);
+  }
   torch::Tensor training_step(std::int64_t i, const BatchPlacement& place) override {
     const auto& batch = group_[static_cast<std::size_t>(i)];
-    module_.set_batch_weight(weights_[static_cast<std::size_t>(i)]);
+    announce(i);
     return module_.training_step(placed<typename Module::Batch>(batch, place), first_index_ + i);
   }
 

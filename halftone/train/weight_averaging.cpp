@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numbers>
 #include <utility>
 
@@ -20,7 +21,6 @@ namespace {
 
 constexpr const char* kUpdates = "updates";
 constexpr const char* kAverage = "average.";
-constexpr const char* kTrained = "trained_weights.";  // in a checkpoint whose model is an average
 constexpr const char* kFirstRate = "first_rate.";
 
 std::vector<std::string> buffer_names(const torch::nn::Module& module) {
@@ -38,13 +38,18 @@ torch::Tensor to_average(const torch::Tensor& weight) {
   return is_half(weight.scalar_type()) ? copy.to(torch::kFloat) : copy;
 }
 
-/// Its batch-norm layers, whatever their number of dimensions.
+/// Its batch-norm layers that gather statistics, whatever their number of dimensions: one that was
+/// left in eval mode is frozen.
 template <class Act>
 void for_each_batch_norm(torch::nn::Module& module, const Act& act) {
+  const auto act_on = [&](auto* layer) {
+    if (layer != nullptr && layer->is_training() && layer->options.track_running_stats())
+      act(*layer);
+  };
   for (const auto& one : module.modules(/*include_self=*/false)) {
-    if (auto* d1 = dynamic_cast<torch::nn::BatchNorm1dImpl*>(one.get())) act(*d1);
-    if (auto* d2 = dynamic_cast<torch::nn::BatchNorm2dImpl*>(one.get())) act(*d2);
-    if (auto* d3 = dynamic_cast<torch::nn::BatchNorm3dImpl*>(one.get())) act(*d3);
+    act_on(dynamic_cast<torch::nn::BatchNorm1dImpl*>(one.get()));
+    act_on(dynamic_cast<torch::nn::BatchNorm2dImpl*>(one.get()));
+    act_on(dynamic_cast<torch::nn::BatchNorm3dImpl*>(one.get()));
   }
 }
 
@@ -53,6 +58,27 @@ bool has_batch_norm(torch::nn::Module& module) {
   for_each_batch_norm(module, [&](auto& /*layer*/) { found = true; });
   return found;
 }
+
+/// While it lives, the layers take the mean over all batches since it was made.
+class BatchNormMeans {
+ public:
+  explicit BatchNormMeans(torch::nn::Module& module) {
+    for_each_batch_norm(module, [this](auto& layer) {
+      layer.reset_running_stats();
+      restore_.push_back(
+          [&layer, momentum = layer.options.momentum()] { layer.options.momentum(momentum); });
+      layer.options.momentum(std::nullopt);
+    });
+  }
+  ~BatchNormMeans() {
+    for (const auto& act : restore_) act();
+  }
+  BatchNormMeans(const BatchNormMeans&) = delete;
+  BatchNormMeans& operator=(const BatchNormMeans&) = delete;
+
+ private:
+  std::vector<std::function<void()>> restore_;
+};
 
 template <class Act>
 void for_each_group(const Trainer& trainer, const Act& act) {
@@ -63,28 +89,37 @@ void for_each_group(const Trainer& trainer, const Act& act) {
 
 }  // namespace
 
+void WeightAveraging::setup(const Trainer& /*trainer*/) {
+  averages_.clear();
+  trained_.clear();
+  updates_ = 0;
+}
+
 void WeightAveraging::update(Trainer& trainer, double share, bool averages_buffers) {
   const torch::NoGradGuard no_grad;
   const torch::nn::Module& network = trainer.module().network();
   const std::vector<std::string> buffers = buffer_names(network);
   const bool first = updates_++ == 0;
   for (const auto& [name, weight] : network_state(network).tensors) {
+    torch::Tensor& average = averages_[name];
     const bool copied =
         first || !weight.is_floating_point() || (!averages_buffers && holds(buffers, name));
-    if (copied)
-      averages_[name] = to_average(weight);
-    else
-      averages_[name].lerp_(weight.to(averages_[name].scalar_type()), share);
+    if (copied) {
+      average = to_average(weight);
+    } else {
+      average = average.to(weight.device());  // a resumed one is on the CPU
+      average.lerp_(weight.to(average.scalar_type()), share);
+    }
   }
 }
 
+// Two names may be one tensor: all are copied before the first is written.
 void WeightAveraging::swap_in(Trainer& trainer) {
   if (averages_.empty() || !trained_.empty()) return;
   const torch::NoGradGuard no_grad;
-  for (const auto& [name, weight] : network_state(trainer.module().network()).tensors) {
-    trained_[name] = weight.clone();
-    weight.copy_(averages_.at(name));
-  }
+  const StateDict state = network_state(trainer.module().network());
+  for (const auto& [name, weight] : state.tensors) trained_[name] = weight.clone();
+  for (const auto& [name, weight] : state.tensors) weight.copy_(averages_.at(name));
 }
 
 void WeightAveraging::swap_back(Trainer& trainer) {
@@ -113,22 +148,14 @@ void WeightAveraging::on_exception(Trainer& trainer, const std::exception& /*err
 void WeightAveraging::on_save_checkpoint(Trainer& /*trainer*/, Checkpoint& checkpoint) {
   for (const auto& [name, average] : averages_) {
     torch::Tensor& weight = checkpoint.model.tensors.at(name);
-    checkpoint.trainer.tensors[kTrained + name] = weight;
-    weight = average.to(weight.scalar_type());
+    const auto trained = trained_.find(name);  // after the last step, the average is in the module
+    checkpoint.trainer.tensors[kTrainedWeights + name] =
+        trained == trained_.end() ? weight : trained->second;
+    weight = average.to(weight.options());
   }
 }
 
-void WeightAveraging::on_load_checkpoint(Trainer& /*trainer*/, Checkpoint& checkpoint) {
-  for (const auto& [name, weight] : checkpoint.trainer.extract(kTrained).tensors) {
-    checkpoint.model.lazy.erase(name);
-    checkpoint.model.tensors[name] = weight;
-  }
-}
-
-void WeightAveraging::on_fit_end(Trainer& trainer) {
-  swap_in(trainer);
-  trained_.clear();  // for good
-}
+void WeightAveraging::on_fit_end(Trainer& trainer) { swap_in(trainer); }
 
 StateDict WeightAveraging::state_dict() const {
   StateDict state;
@@ -149,9 +176,12 @@ Ema::Ema(EmaOptions options) : options_(options) {
                     options.decay, options.every_n_steps));
 }
 
-// After the update, which may have been skipped, and before the validation that belongs to it.
+void Ema::on_fit_start(Trainer& trainer) { applied_ = trainer.loop().counters().updates; }
+
+// After the update, if there was one, and before the validation that belongs to it.
 void Ema::add_metrics(Trainer& trainer, StepMetrics& metrics) {
-  if (metrics.skipped || metrics.step <= options_.start_step ||
+  const std::int64_t applied = trainer.loop().counters().updates;
+  if (std::exchange(applied_, applied) == applied || metrics.step <= options_.start_step ||
       metrics.step % options_.every_n_steps != 0)
     return;
   update(trainer, 1.0 - options_.decay, options_.average_buffers);
@@ -166,6 +196,8 @@ Swa::Swa(SwaOptions options) : options_(options) {
 }
 
 void Swa::setup(const Trainer& trainer) {
+  WeightAveraging::setup(trainer);
+  first_rates_.clear();
   const std::optional<std::int64_t>& epochs = trainer.options().max_epochs;
   if (options_.swa_epoch_start >= 1.0) {
     first_epoch_ = static_cast<std::int64_t>(options_.swa_epoch_start);
@@ -211,21 +243,29 @@ void Swa::add_metrics(Trainer& trainer, StepMetrics& metrics) {
     update(trainer, 1.0 / static_cast<double>(updates() + 1), /*averages_buffers=*/true);
 }
 
+void Swa::on_fit_start(Trainer& trainer) {
+  TrainingModuleBase& module = trainer.module();
+  if (!module.automatic_optimization() && has_batch_norm(module.network()))
+    throw UserError(
+        "swa: the statistics of batch-norm layers would be computed by training_step(), which "
+        "steps "
+        "the optimizers of this module itself; use Ema instead, or layers without statistics");
+}
+
 void Swa::on_train_end(Trainer& trainer) {
   torch::nn::Module& network = trainer.module().network();
   if (!trainer.loop().finished() || averages().empty() || !has_batch_norm(network)) return;
   swap_in(trainer);
-  std::vector<std::function<void()>> restore;
-  for_each_batch_norm(network, [&](auto& layer) {
-    layer.reset_running_stats();
-    restore.push_back(
-        [&layer, momentum = layer.options.momentum()] { layer.options.momentum(momentum); });
-    layer.options.momentum(std::nullopt);  // the mean over all batches
-  });
-  trainer.pass_over_training_data();
-  for (const auto& act : restore) act();
+  {
+    const BatchNormMeans means(network);
+    trainer.pass_over_training_data();
+  }
   take_buffers(trainer);
   swap_back(trainer);
+  // The last checkpoint may have been written with the statistics from before.
+  constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+  if (const RunDirectory* const run = trainer.run_directory())
+    trainer.save_checkpoint(run->paths().root, {.last = kAll});
 }
 
 StateDict Swa::state_dict() const {

@@ -13,14 +13,15 @@
 
 namespace halftone {
 
-/// What the two averages below share.
+/// What the two averages below share. A Trainer takes one of them. Each fit() begins a new average,
+/// unless it resumes one.
 class WeightAveraging : public Callback {
  public:
+  void setup(const Trainer& trainer) override;
   void on_validation_start(Trainer& trainer) override;
   void on_validation_end(Trainer& trainer, const std::map<std::string, double>& values) override;
   void on_exception(Trainer& trainer, const std::exception& error) override;
   void on_save_checkpoint(Trainer& trainer, Checkpoint& checkpoint) override;
-  void on_load_checkpoint(Trainer& trainer, Checkpoint& checkpoint) override;
   void on_fit_end(Trainer& trainer) override;
 
   StateDict state_dict() const override;
@@ -42,13 +43,13 @@ class WeightAveraging : public Callback {
 
  private:
   std::map<std::string, torch::Tensor> averages_;
-  std::map<std::string, torch::Tensor> trained_;  // while the averages are in the module
+  std::map<std::string, torch::Tensor> trained_;  // where the averages are in the module
   std::int64_t updates_ = 0;
 };
 
 struct EmaOptions {
   double decay = 0.999;            // what stays of the average at an update
-  std::int64_t every_n_steps = 1;  // applied updates from one to the next
+  std::int64_t every_n_steps = 1;  // after steps n, 2n, ...; one that is skipped loses its turn
   std::int64_t start_step = 0;     // nothing is averaged up to this step
   bool average_buffers = true;     // false: buffers are copied
 };
@@ -59,11 +60,13 @@ class Ema : public WeightAveraging {
  public:
   /// Throws UserError for options out of range.
   explicit Ema(EmaOptions options = {});
+  void on_fit_start(Trainer& trainer) override;
   void add_metrics(Trainer& trainer, StepMetrics& metrics) override;
   std::string state_key() const override { return "ema"; }
 
  private:
   EmaOptions options_;
+  std::int64_t applied_ = 0;  // updates of the run that were
 };
 
 enum class Annealing { kCosine, kLinear };
@@ -77,12 +80,15 @@ struct SwaOptions {
 
 /// Stochastic weight averaging (Izmailov et al. 2018): from an epoch on, the learning rates go to a
 /// constant, and the mean of the weights at the ends of these epochs is taken. When the run is
-/// done, the statistics of batch-norm layers are computed anew in one pass over the training data.
+/// done, the statistics of batch-norm layers in train mode are computed anew in one pass over the
+/// training data.
 class Swa : public WeightAveraging {
  public:
   /// Throws UserError for options out of range.
   explicit Swa(SwaOptions options = {});
   void setup(const Trainer& trainer) override;
+  /// Throws UserError for batch-norm layers in a module that steps its optimizers itself.
+  void on_fit_start(Trainer& trainer) override;
   void on_train_batch_start(Trainer& trainer, std::int64_t index) override;
   void add_metrics(Trainer& trainer, StepMetrics& metrics) override;
   void on_train_end(Trainer& trainer) override;

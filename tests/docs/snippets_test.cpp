@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The code of docs/guide.md that stands in no example, word for word.
+// The code of docs/guide.md and docs/trainer.md that stands in no example, word for word.
 #include <gtest/gtest.h>
 #include <halftone/halftone.h>
 #include <torch/nn/functional/loss.h>
@@ -88,6 +88,36 @@ TEST(Guide, TrainsAModule) {
   trainer.fit(module, train_loader, validation_loader);
   EXPECT_LT(trainer.validate(module, validation_loader).at("val_loss"), 0.69);
   std::filesystem::current_path(before);
+}
+
+struct Scorer : Classifier {
+  Scorer() { register_module("layer", torch::nn::Linear(4, 2)); }
+  torch::Tensor predict_step(const Batch& batch, std::int64_t /*index*/) override {
+    return children().front()->as<torch::nn::LinearImpl>()->forward(batch.data);
+  }
+};
+
+TEST(Guide, UsesWhatWasTrained) {
+  const halftone::test::TempFolder place;
+  const std::filesystem::path folder = place / "run";
+  const torch::Tensor images = torch::randn({32, 4});
+  halftone::TensorLoader data({images, images.sum(1).gt(0).to(torch::kLong)}, {.batch_size = 8});
+  Scorer module;
+  halftone::Trainer trainer({.max_epochs = 2,
+                             .callbacks = {std::make_shared<halftone::ModelCheckpoint>(
+                                 halftone::ModelCheckpointOptions{.monitor = "val_loss"})},
+                             .default_root_dir = folder});
+  trainer.fit(module, data, data);
+  trainer.load("best", module);  // or "last", or a path
+  const auto values = trainer.test(module, data, {.ckpt_path = "best"});
+  const std::vector<torch::Tensor> scores = trainer.predict(module, data);
+  EXPECT_EQ(values.count("test_loss"), 1U);
+  EXPECT_EQ(scores.size(), 4U);
+
+  const halftone::SavedModel saved = halftone::load_saved_model(folder);
+  Scorer served;
+  halftone::load_weights(served, saved);
+  EXPECT_EQ(saved.step, 8);
 }
 
 }  // namespace snippets_test

@@ -102,8 +102,7 @@ TEST(LrShapes, ReducesOnThePlateausThatTorchSees) {
     PlateauState state;
     const auto base = item["base_lr"].get<double>();
     for (std::size_t epoch = 0; epoch < item["values"].size(); ++epoch) {
-      EXPECT_NEAR(rate_at(plateau, base, state.reductions), item["lr"][epoch].get<double>(),
-                  1e-15)
+      EXPECT_NEAR(rate_at(plateau, base, state.reductions), item["lr"][epoch].get<double>(), 1e-15)
           << epoch;
       const json& value = item["values"][epoch];
       PlateauState resumed;  // a run that is resumed after each epoch

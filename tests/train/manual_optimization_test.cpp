@@ -296,6 +296,7 @@ TEST(ManualOptimization, GradientsThatWaitFollowTheScale) {
   const Tensor growing = trained_with(2.0);
   const Tensor steady = trained_with(1.0 + 1e-9);
   EXPECT_LT((growing - steady).abs().max().item<double>(), 2e-4);
+  torch::manual_seed(7);
   EXPECT_GT((growing - std::make_shared<Two>()->waits->weight).abs().max().item<double>(), 1e-2);
 }
 
@@ -409,6 +410,20 @@ TEST(ManualOptimization, NamesTheOperationThatMadeTheFirstInf) {
             .fit(module, loader_of());
       }),
       HasSubstr("aten::exp"));
+}
+
+TEST(ManualOptimization, SaysWhatItKnowsOfAnAnomalyWithoutABackwardPass) {
+  struct Silent : Accumulating {
+    using Accumulating::Accumulating;
+    Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+      return torch::log(batch.data.sum() * 0.0 - 1.0);
+    }
+  };
+  EXPECT_THAT(message_of<SystemError>([] {
+                Trainer({.max_steps = 2, .accelerator = "cpu", .detect_anomaly = true})
+                    .fit(std::make_shared<Silent>(false), loader_of());
+              }),
+              HasSubstr("the loss of step 1 is nan"));
 }
 
 TEST(ManualOptimization, RefusesWhatTheModuleDoesItself) {

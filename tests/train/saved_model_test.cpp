@@ -197,7 +197,41 @@ TEST_F(SavedModels, WarmStartsWhatFits) {
               HasSubstr("none of its 4 tensors fits"));
 }
 
+TEST_F(SavedModels, ARunThatIsResumedMayKeepFewer) {
+  TrainerOptions options = trainer_options_;
+  options.max_epochs = 6;
+  options.callbacks = {std::make_shared<ModelCheckpoint>(
+      ModelCheckpointOptions{.keep_last = 4, .monitor = "val_loss", .save_top_k = 1})};
+  Net resumed(8, {0.25, 0.1});
+  TensorLoader train = loader(), validation = loader();
+  Trainer(options).fit(resumed, train, validation, {.resume = true});
+  EXPECT_THAT(checkpoint_steps(folder_ / "run/best"), ElementsAre(12));
+  EXPECT_EQ(load_saved_model((folder_ / "run/best").string() + "/").step, 12);
+}
+
+TEST_F(SavedModels, WhatWasBestInAnotherRunIsNotBestInThisOne) {
+  TrainerOptions options = trainer_options_;
+  options.default_root_dir = folder_ / "other";
+  options.max_epochs = 6;
+  options.callbacks = {std::make_shared<ModelCheckpoint>(
+      ModelCheckpointOptions{.monitor = "val_loss", .save_top_k = 2})};
+  Net fresh(8, {0.9, 0.8});
+  TensorLoader train = loader(), validation = loader();
+  Trainer(options).fit(fresh, train, validation, {.ckpt_path = (folder_ / "run").string()});
+  EXPECT_EQ(Trainer(options).load("best", fresh).step, 12);
+}
+
 TEST_F(SavedModels, SayWhatIsWrong) {
+  EXPECT_THAT(
+      message_of<UserError>([&] {
+        Net other(8);
+        TensorLoader train = loader();
+        Trainer({.max_epochs = 1, .accelerator = "cpu"})
+            .fit(other, train,
+                 {.ckpt_path =
+                      (folder_ / "run/checkpoints/step-00000008/model.safetensors").string()});
+      }),
+      HasSubstr("holds weights only"));
   Net wide(16);
   const std::string run = (folder_ / "run").string();
   EXPECT_THAT(message_of<UserError>([&] { load_weights(wide, load_saved_model(run)); }),

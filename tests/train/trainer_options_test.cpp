@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <memory>
 #include <set>
 
 #include "halftone/core/error.h"
@@ -28,6 +29,7 @@ namespace {
 
 using test::message_of;
 using test::TempFolder;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using torch::Tensor;
@@ -96,6 +98,7 @@ TEST(TrainerOptions, AFastDevRunWritesAndStopsNothing) {
   trainer.test(module, loader);
   EXPECT_EQ(module->tested, 1);
   EXPECT_EQ(trainer.predict(module, loader).size(), 1U);
+  trainer.fit(module, loader, {.resume_or_start = true});  // there is no folder to resume
   EXPECT_FALSE(std::filesystem::exists(folder / "run"));
 }
 
@@ -202,8 +205,14 @@ TEST(TrainerOptions, OverfitsOnTheSameBatches) {
 
 // guide: num_sanity_val_steps
 TEST(TrainerOptions, TriesValidationOutWithoutATrace) {
+  struct Dropping : Line {
+    Tensor training_step(const Batch& batch, std::int64_t index) override {
+      return Line::training_step({torch::dropout(batch.data, 0.5, true), batch.target}, index);
+    }
+  };
   const auto fit = [](std::int64_t steps) {
-    const auto module = line();
+    torch::manual_seed(7);
+    const auto module = std::make_shared<Dropping>();
     TensorLoader train = loader_of(5), validation = loader_of(3, false);
     Trainer(with({.max_epochs = 1, .num_sanity_val_steps = steps})).fit(module, train, validation);
     return module;
@@ -239,6 +248,10 @@ TEST(TrainerOptions, ValidatesByStepsOrBySharesOfAnEpoch) {
   EXPECT_EQ(validations({.val_check_interval = 0.5}), 8U);
   EXPECT_EQ(validations({.check_val_every_n_epoch = 2}), 2U);
   EXPECT_EQ(validations({.accumulate_grad_batches = 2, .val_check_interval = 0.5}), 8U);
+  EXPECT_EQ(validations({.limit_val_batches = 0}), 0U);
+  EXPECT_THAT(message_of<UserError>(
+                  [] { Trainer(with({.val_check_interval = 5, .check_val_every_n_epoch = 2})); }),
+              HasSubstr("check_val_every_n_epoch goes with validation by epochs"));
   EXPECT_THAT(message_of<UserError>([] { Trainer(with({.val_check_interval = 0})); }),
               HasSubstr("val_check_interval"));
 }
@@ -256,16 +269,16 @@ TEST(TrainerOptions, KnowsLightningsNames) {
 // guide: detect_anomaly
 TEST(TrainerOptions, DetectsTheFirstAnomalyAndNamesItsOperation) {
   struct Dividing : Line {
-    explicit Dividing(std::int64_t bad_step_) : bad_step(bad_step_) {}
+    explicit Dividing(std::int64_t the_bad_index) : bad_index(the_bad_index) {}
     Tensor training_step(const Batch& batch, std::int64_t index) override {
       const Tensor loss = Line::training_step(batch, index);
-      return std::ssize(trained) == bad_step ? torch::log(loss * 0.0 - 1.0) : loss;
+      return index == bad_index ? torch::log(loss * 0.0 - 1.0) : loss;
     }
-    std::int64_t bad_step;
+    std::int64_t bad_index;
   };
   TensorLoader loader = loader_of(5);
   for (const std::string precision : {"32-true", "16-mixed"}) {
-    Dividing module(3);
+    Dividing module(2);
     const std::string message = message_of<SystemError>([&] {
       Trainer(with({.max_epochs = 1,
                     .precision = precision,
@@ -274,8 +287,25 @@ TEST(TrainerOptions, DetectsTheFirstAnomalyAndNamesItsOperation) {
           .fit(module, loader);
     });
     EXPECT_THAT(message, HasSubstr("the loss of step 3 is nan"));
+    EXPECT_THAT(message, HasSubstr("aten::log"));
   }
-  Dividing tolerated(3);
+  // A loss that is finite with a gradient that is not: an overflow to a loss scale, else an
+  // anomaly.
+  struct Rooted : Line {
+    Tensor training_step(const Batch& batch, std::int64_t index) override {
+      const Tensor loss = Line::training_step(batch, index);
+      return index == 2 ? loss + torch::sqrt((line->weight * 0.0).sum()) : loss;
+    }
+  };
+  Rooted rooted;
+  EXPECT_THAT(
+      message_of<SystemError>(
+          [&] { Trainer(with({.max_epochs = 1, .detect_anomaly = true})).fit(rooted, loader); }),
+      AllOf(HasSubstr("in step 3 the gradient of line.weight is not finite"), HasSubstr("sqrt")));
+  Rooted scaled;
+  EXPECT_NO_THROW(Trainer(with({.max_epochs = 1, .precision = "16-mixed", .detect_anomaly = true}))
+                      .fit(scaled, loader));
+  Dividing tolerated(2);
   EXPECT_NO_THROW(Trainer(with({.max_epochs = 1})).fit(tolerated, loader));
 }
 
@@ -338,6 +368,8 @@ TEST(TrainerOptions, ValidatesOnSeveralLoaders) {
   EXPECT_EQ(values.at("val_loss/dataloader_idx_1"),
             trainer.validate(module, second).at("val_loss"));
   EXPECT_EQ(trainer.predict(module, Loaders(first, second)).size(), 3U);
+  const auto held = std::make_unique<TensorLoader>(loader_of(1, false));
+  EXPECT_EQ(trainer.predict(module, Loaders(first, held)).size(), 3U);
 }
 
 // guide: errors

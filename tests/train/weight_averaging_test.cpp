@@ -217,7 +217,140 @@ TEST(WeightAveraging, TheWeightsOfTrainingComeBackAfterAFaultInValidation) {
   EXPECT_TRUE(module->last->weight.equal(same->last->weight));
 }
 
+/// Two names of one weight.
+struct Tied : Net {
+  Tied() { again = register_module("again", first); }
+  Linear again{nullptr};
+};
+
+TEST(WeightAveraging, TiedWeightsComeBackAfterValidation) {
+  const auto fit = [](bool averaged) {
+    torch::manual_seed(7);
+    const auto module = std::make_shared<Tied>();
+    const auto weights = std::make_shared<Weights>();
+    TrainerOptions options{.max_epochs = 3, .accelerator = "cpu", .callbacks = {weights}};
+    if (averaged) options.callbacks.push_back(std::make_shared<Ema>(EmaOptions{.decay = 0.5}));
+    TensorLoader train = loader(), validation = loader(4);
+    Trainer(options).fit(module, train, validation);
+    return weights->weights.back();
+  };
+  EXPECT_TRUE(fit(true).equal(fit(false)));
+}
+
+TEST(WeightAveraging, FrozenBatchNormKeepsItsStatistics) {
+  const auto module = net(/*with_norm=*/true);
+  {
+    const torch::NoGradGuard no_grad;
+    module->norm->running_mean.fill_(0.25);
+    module->norm->running_var.fill_(4.0);
+  }
+  module->norm->eval();
+  TensorLoader train = loader();
+  Trainer({.max_epochs = 3,
+           .accelerator = "cpu",
+           .callbacks = {std::make_shared<Swa>(SwaOptions{.swa_epoch_start = 1})}})
+      .fit(module, train);
+  EXPECT_TRUE(module->norm->running_mean.equal(torch::full({8}, 0.25)));
+  EXPECT_TRUE(module->norm->running_var.equal(torch::full({8}, 4.0)));
+}
+
+TEST(WeightAveraging, TheLastCheckpointHasTheStatisticsOfTheEnd) {
+  const TempFolder folder;
+  const auto module = net(/*with_norm=*/true);
+  TensorLoader train = loader();
+  Trainer({.max_epochs = 3,
+           .accelerator = "cpu",
+           .callbacks = {std::make_shared<Swa>(SwaOptions{.swa_epoch_start = 1})},
+           .default_root_dir = folder / "run"})
+      .fit(module, train);
+  const SavedModel saved = load_saved_model(folder / "run");
+  for (const auto& [name, tensor] : network_state(*module).tensors)
+    EXPECT_TRUE(tensor.equal(saved.weights.tensor(name))) << name;
+}
+
+// A run that ends within an epoch takes a whole one for its statistics, and stays where it was.
+TEST(WeightAveraging, APassIsAWholeEpoch) {
+  struct Passing : Callback {
+    void on_train_end(Trainer& trainer) override { trainer.pass_over_training_data(); }
+    void on_step_end(Trainer& trainer, const StepMetrics& metrics) override {
+      if (metrics.step == 1) trainer.pass_over_training_data();
+    }
+    void on_after_backward(Trainer& trainer) override {
+      EXPECT_THROW(trainer.pass_over_training_data(), c10::Error);
+    }
+  };
+  const auto module = net(), plain = net();
+  TensorLoader train = loader();
+  Trainer({.max_steps = 8, .accelerator = "cpu", .callbacks = {std::make_shared<Passing>()}})
+      .fit(module, train);
+  Trainer({.max_steps = 8, .accelerator = "cpu"}).fit(plain, train);
+  EXPECT_EQ(module->steps, 8 + 5 + 5);
+  EXPECT_TRUE(module->last->weight.equal(plain->last->weight));
+}
+
+TEST(WeightAveraging, EachFitBeginsANewAverage) {
+  const auto ema = std::make_shared<Ema>(EmaOptions{.decay = 0.5});
+  TensorLoader train = loader();
+  const TrainerOptions options{.max_steps = 4, .accelerator = "cpu", .callbacks = {ema}};
+  const auto first = net(), second = net();
+  Trainer(options).fit(first, train);
+  Trainer(options).fit(second, train);
+  EXPECT_TRUE(first->last->weight.equal(second->last->weight));
+  EXPECT_EQ(ema->updates(), 4);
+}
+
+TEST(WeightAveraging, ARunGoesOnFromItsOwnWeightsWithoutTheCallback) {
+  const TempFolder folder;
+  const auto fit = [&](const char* name, std::int64_t steps, bool averaged, bool resume) {
+    const auto module = net();
+    TrainerOptions options{
+        .max_steps = steps, .accelerator = "cpu", .default_root_dir = folder / name};
+    if (averaged) options.callbacks = {std::make_shared<Ema>(EmaOptions{.decay = 0.5})};
+    TensorLoader train = loader();
+    Trainer(options).fit(module, train, {.resume = resume});
+    return module->last->weight.detach().clone();
+  };
+  fit("averaged", 4, true, false);
+  EXPECT_TRUE(fit("averaged", 8, false, true).equal(fit("plain", 8, false, false)));
+}
+
+TEST(WeightAveraging, ABatchWithoutAnUpdateDoesNotMoveIt) {
+  struct Rarely : Net {
+    bool automatic_optimization() const override { return false; }
+    Tensor training_step(const Batch& batch, std::int64_t index) override {
+      const Tensor loss = (forward(batch.data) - batch.target).square().mean();
+      manual_backward(loss);
+      if (index % 2 == 1) {
+        optimizer().step();
+        optimizer().zero_grad();
+      }
+      return loss;
+    }
+  };
+  torch::manual_seed(7);
+  const auto ema = std::make_shared<Ema>(EmaOptions{.decay = 0.5});
+  TensorLoader train = loader();
+  Trainer({.max_steps = 4, .accelerator = "cpu", .callbacks = {ema}})
+      .fit(std::make_shared<Rarely>(), train);
+  EXPECT_EQ(ema->updates(), 2);
+}
+
 TEST(WeightAveraging, RefusesWhatMakesNoSense) {
+  EXPECT_THAT(message_of<UserError>([] {
+                Trainer({.callbacks = {std::make_shared<Ema>(), std::make_shared<Swa>()}});
+              }),
+              HasSubstr("one average of the weights"));
+  struct Manual : Net {
+    Manual() : Net(/*with_norm=*/true) {}
+    bool automatic_optimization() const override { return false; }
+  };
+  TensorLoader data = loader();
+  EXPECT_THAT(
+      message_of<UserError>([&] {
+        Trainer({.max_epochs = 1, .accelerator = "cpu", .callbacks = {std::make_shared<Swa>()}})
+            .fit(std::make_shared<Manual>(), data);
+      }),
+      HasSubstr("use Ema instead"));
   EXPECT_THAT(message_of<UserError>([] { Ema(EmaOptions{.decay = 1.0}); }), HasSubstr("decay"));
   EXPECT_THAT(message_of<UserError>([] { Swa(SwaOptions{.swa_lr = 0.0}); }), HasSubstr("swa_lr"));
   TensorLoader train = loader();
