@@ -25,9 +25,7 @@ constexpr const char* kNames[kLabels] = {"T-shirt", "trouser", "pullover", "dres
 void serve(const std::string& run) {
   // A run's folder gives its newest checkpoint, RUN/best the best one.
   const halftone::SavedModel saved = halftone::load_saved_model(run);
-  const auto number = [&](const char* name) {
-    return saved.hyper_parameters.get<std::int64_t>(name);
-  };
+  const auto number = [&](const char* name) { return saved.hyper_parameter<std::int64_t>(name); };
   VisionTransformer model(number("width"), number("depth"), number("heads"));
   halftone::load_weights(model, saved);
   model.eval();

@@ -72,7 +72,7 @@ void train(const RunOptions& options) {
 
   // The weights of the best checkpoint, not the last ones, and in the precision of the training.
   const auto tested = trainer.test(module, test, {.ckpt_path = "best"});
-  std::printf("best: step %ld, test accuracy %.2f %%\n", best->best()->first,
+  std::printf("best: step %ld, test accuracy %.2f %%\n", best->best()->step,
               100 * tested.at("test_accuracy"));
 }
 

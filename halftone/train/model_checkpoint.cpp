@@ -92,10 +92,10 @@ bool ModelCheckpoint::is_better(double value, double other) const {
   return options_.mode == MonitorMode::kMin ? value < other : value > other;
 }
 
-std::optional<std::pair<std::int64_t, double>> ModelCheckpoint::best() const {
-  std::optional<std::pair<std::int64_t, double>> found;
+std::optional<ModelCheckpoint::Best> ModelCheckpoint::best() const {
+  std::optional<Best> found;
   for (const auto& [step, value] : top_)
-    if (!found || is_better(value, found->second)) found = {step, value};
+    if (!found || is_better(value, found->value)) found = Best{step, value};
   return found;
 }
 

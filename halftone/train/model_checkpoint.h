@@ -48,8 +48,12 @@ class ModelCheckpoint : public Callback {
   StateDict state_dict() const override;
   void load_state_dict(const StateDict& state) override;
 
-  /// The step of the best checkpoint and its value; nothing before the first finite value.
-  std::optional<std::pair<std::int64_t, double>> best() const;
+  struct Best {
+    std::int64_t step;
+    double value;  // of the monitor
+  };
+  /// The best checkpoint of the run; nothing before the first finite value.
+  std::optional<Best> best() const;
 
  private:
   void save(Trainer& trainer);

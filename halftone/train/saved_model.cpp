@@ -30,6 +30,15 @@ std::string names(const std::vector<std::string>& all) {
 
 }  // namespace
 
+void SavedModel::throw_missing(const std::string& name) const {
+  std::vector<std::string> there;
+  for (const auto& [known, value] : hyper_parameters.values) there.push_back(known);
+  throw UserError(fmt::format(
+      "'{}' has no hyper-parameter '{}', it has {}; is it of this model, and did the model call "
+      "save_hyper_parameters()?",
+      path.string(), name, there.empty() ? "none" : names(there)));
+}
+
 fs::path find_saved_model(const fs::path& where) {
   std::error_code error;
   if (fs::is_regular_file(where, error)) return where;

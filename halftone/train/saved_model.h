@@ -2,7 +2,7 @@
 // A trained model without the Trainer that trained it:
 //
 //   const halftone::SavedModel saved = halftone::load_saved_model("runs/classifier");
-//   Classifier model(saved.hyper_parameters.get<std::int64_t>("width"));
+//   Classifier model(saved.hyper_parameter<std::int64_t>("width"));
 //   halftone::load_weights(model, saved);
 //   model.eval();
 #pragma once
@@ -24,6 +24,16 @@ struct SavedModel {
   std::int64_t step = 0;       // of a checkpoint
   std::string precision;       // that it was trained in; empty where the file does not tell
   std::filesystem::path path;  // the checkpoint's folder, or the file
+
+  /// Throws UserError that names the file and the hyper-parameters that there are.
+  template <class T>
+  T hyper_parameter(const std::string& name) const {
+    if (!hyper_parameters.values.contains(name)) throw_missing(name);
+    return hyper_parameters.get<T>(name);
+  }
+
+ private:
+  [[noreturn]] void throw_missing(const std::string& name) const;
 };
 
 /// What `where` names: a run directory, whose newest whole checkpoint counts; for RUN/best the

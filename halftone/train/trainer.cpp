@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <limits>
 #include <set>
@@ -260,6 +261,11 @@ void Trainer::run_loop(TrainingTask& task, EvaluationTask* validation) {
   if (validation != nullptr && loop_->counters().step == 0) check_sanity(*validation);
   write_checkpoints();
   loop_->warn_of_warmup();
+  if (loop_->finished() && options_.config_toml.empty())
+    log_note(
+        fmt::format("nothing to train: the run is at step {} and its limits are reached; raise "
+                    "max_steps, max_epochs or max_time to go on",
+                    loop_->counters().step));
   train(task, validation);
   loop_->warn_of_warmup();
   call(&Callback::on_train_end);
@@ -392,6 +398,12 @@ void Trainer::stop_if_signalled() {
   if (!options_.save_on_signal || !run_ || loop_->finished() || !interrupted()) return;
   stop_signal_ = interrupting_signal();
   stop();
+  // A program with a configuration of its own says it in its own words.
+  if (options_.config_toml.empty())
+    log_note(
+        fmt::format("stopped by {} after step {}, with a checkpoint in '{}'; fit() with "
+                    "{{.resume = true}} goes on",
+                    strsignal(*stop_signal_), loop_->counters().step, run_->paths().root.string()));
 }
 
 void Trainer::tell_of(const std::exception& error) {

@@ -236,6 +236,10 @@ TEST_F(SavedModels, SayWhatIsWrong) {
   const std::string run = (folder_ / "run").string();
   EXPECT_THAT(message_of<UserError>([&] { load_weights(wide, load_saved_model(run)); }),
               HasSubstr("hidden.weight [8, 4] instead of [16, 4]"));
+  EXPECT_EQ(load_saved_model(run).hyper_parameter<std::int64_t>("width"), 8);
+  EXPECT_THAT(message_of<UserError>(
+                  [&] { (void)load_saved_model(run).hyper_parameter<std::int64_t>("heads"); }),
+              HasSubstr("has no hyper-parameter 'heads', it has activation, on, scale, width"));
   EXPECT_THAT(message_of<UserError>([&] { load_saved_model(folder_ / "nowhere"); }),
               HasSubstr("does not exist; expected a run directory"));
   EXPECT_THAT(message_of<UserError>([&] { load_saved_model(folder_.path()); }),
