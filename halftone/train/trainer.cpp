@@ -400,10 +400,10 @@ void Trainer::stop_if_signalled() {
   stop();
   // A program with a configuration of its own says it in its own words.
   if (options_.config_toml.empty())
-    log_note(
-        fmt::format("stopped by {} after step {}, with a checkpoint in '{}'; fit() with "
-                    "{{.resume = true}} goes on",
-                    strsignal(*stop_signal_), loop_->counters().step, run_->paths().root.string()));
+    log_note(fmt::format(
+        "stopped by {} after step {}, with a checkpoint in '{}'; fit() with "
+        "{{.resume = true}} goes on",
+        sigabbrev_np(*stop_signal_), loop_->counters().step, run_->paths().root.string()));
 }
 
 void Trainer::tell_of(const std::exception& error) {
