@@ -26,7 +26,7 @@ fi
 cd "$HALFTONE_ROOT"
 scripts/setup.sh --tests >/dev/null
 say "building the library, the program and the tests into $folder/"
-cmake --preset "$preset" -DHALFTONE_BUILD_TESTS=ON -DHALFTONE_WERROR="$werror"
+cmake --preset "$preset" -DHALFTONE_BUILD_TESTS=ON -DHALFTONE_BUILD_EXAMPLES=ON -DHALFTONE_WERROR="$werror"
 cmake --build "$folder" --parallel "$(build_jobs)"
 say "running the tests"
 ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" "$@"

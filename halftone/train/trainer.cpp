@@ -18,6 +18,7 @@
 #include "halftone/core/log.h"
 #include "halftone/core/message.h"
 #include "halftone/core/random.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/evaluation.h"
@@ -104,6 +105,22 @@ KeepCheckpoints either(const KeepCheckpoints& a, const KeepCheckpoints& b) {
   KeepCheckpoints both = a;
   both.steps->insert(both.steps->end(), b.steps->begin(), b.steps->end());
   return both;
+}
+
+/// Weights that are bf16 lose the updates that are smaller than half their last bit, unless they
+/// are rounded at random (docs/numerics.md).
+void note_rounding(const FitLoop& loop, const PrecisionPolicy& policy) {
+  if (policy.parameter != torch::kBFloat16) return;
+  const auto rounds_to_nearest = [](const OptimizerSetup& setup) {
+    const auto* const adamw = dynamic_cast<const AdamW*>(setup.optimizer.get());
+    return adamw == nullptr || !adamw->options().stochastic_rounding;
+  };
+  const auto& setups = loop.optimizers();
+  if (std::any_of(setups.begin(), setups.end(), rounds_to_nearest))
+    log_note(fmt::format(
+        "{}: an optimizer of this module rounds updated weights to the nearest bf16 value, which "
+        "loses small updates; a halftone::AdamW with AdamWOptions::stochastic_rounding does not",
+        policy.name));
 }
 
 std::string callback_prefix(const Callback& callback) {
@@ -245,6 +262,8 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   open_run(loop, options, resumes);
   advise(task);
   note_eval_mode(task.module());
+  // One with a configuration of its own has chosen how to round.
+  if (options_.config_toml.empty()) note_rounding(loop, policy());
   task.module().logged() = {};  // of no step of this fit
   task.module().restore_tokens(0);
   try {

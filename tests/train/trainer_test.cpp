@@ -324,6 +324,27 @@ TEST(Trainer, SeedsTheRandomRoundingOfInt8) {
   EXPECT_FALSE(weight_with(1).equal(weight_with(2)));
 }
 
+TEST(Trainer, SaysWhereBf16WeightsLoseSmallUpdates) {
+  std::vector<std::string> notes;
+  set_log_sink([&](LogLevel /*level*/, const std::string& message) { notes.push_back(message); });
+  const auto fit = [&](const std::string& precision, bool stochastic) {
+    notes.clear();
+    const auto module = regression([&](torch::nn::Module& network) -> std::vector<OptimizerSetup> {
+      return {std::make_shared<AdamW>(network.parameters(),
+                                      AdamWOptions{.stochastic_rounding = stochastic})};
+    });
+    TensorLoader loader = loader_of(8);
+    Trainer({.max_steps = 1, .precision = precision, .accelerator = "cpu"}).fit(module, loader);
+    return std::count_if(notes.begin(), notes.end(), [](const std::string& note) {
+      return note.find("rounds updated weights to the nearest") != std::string::npos;
+    });
+  };
+  EXPECT_EQ(fit("bf16-true", false), 1);
+  EXPECT_EQ(fit("bf16-true", true), 0);
+  EXPECT_EQ(fit("bf16-mixed", false), 0);
+  set_log_sink({});
+}
+
 struct ResumeCase {
   std::string name;
   std::string precision;
