@@ -8,7 +8,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
-#include "halftone/data/value_text_impl.h"
+#include "halftone/data/loader_state_impl.h"
 
 namespace halftone {
 namespace {
@@ -92,17 +92,8 @@ StateDict BatchOrder::state_dict() const {
 }
 
 void BatchOrder::check_same(const StateDict& saved, const StateDict& now) {
-  for (const auto& [name, current] : now.values) {
-    if (name == kPosition) continue;
-    const auto found = saved.values.find(name);
-    if (found == saved.values.end())
-      throw UserError(fmt::format("the saved loader state has no '{}'", name));
-    if (found->second != current)
-      throw UserError(
-          fmt::format("cannot resume: {} differs from the saved run (saved {}, now {}); put it "
-                      "back as it was, or start a new run",
-                      name, value_text(found->second), value_text(current)));
-  }
+  for (const auto& [name, current] : now.values)
+    if (name != kPosition) check_same_value(saved, now, name);
   for (const auto& [name, value] : saved.values)
     if (name != kPosition && !now.values.contains(name))
       throw UserError(
@@ -112,10 +103,7 @@ void BatchOrder::check_same(const StateDict& saved, const StateDict& now) {
 }
 
 std::int64_t BatchOrder::saved_position(const StateDict& saved) {
-  const auto position = saved.get<std::int64_t>(kPosition);
-  if (position < 0)
-    throw UserError(fmt::format("the saved data position is {}, expected 0 or more", position));
-  return position;
+  return saved_data_position(saved);
 }
 
 }  // namespace halftone

@@ -12,7 +12,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
-#include "halftone/data/value_text_impl.h"
+#include "halftone/data/loader_state_impl.h"
 #include "halftone/system/hash.h"
 
 namespace halftone {
@@ -118,17 +118,8 @@ StateDict TensorLoader::state_dict() const {
 
 void TensorLoader::load_state_dict(const StateDict& state) {
   const StateDict now = state_dict();
-  for (const char* name : {"data", "batch_size", "shuffle", "seed", "drop_last"}) {
-    const auto found = state.values.find(name);
-    if (found == state.values.end())
-      throw UserError(fmt::format("the saved loader state has no '{}'", name));
-    const StateDict::Value& current = now.values.at(name);
-    if (found->second != current)
-      throw UserError(
-          fmt::format("cannot resume: {} differs from the saved run (saved {}, now {}); put it "
-                      "back as it was, or start a new run",
-                      name, value_text(found->second), value_text(current)));
-  }
+  for (const char* name : {"data", "batch_size", "shuffle", "seed", "drop_last"})
+    check_same_value(state, now, name);
   if (const bool had = state.values.contains(kTransform),
       has = static_cast<bool>(options_.transform);
       had != has)
@@ -136,10 +127,7 @@ void TensorLoader::load_state_dict(const StateDict& state) {
         fmt::format("cannot resume: the saved run had {} transform, now there is {}; put it back "
                     "as it was, or start a new run",
                     had ? "a" : "no", has ? "one" : "none"));
-  const auto position = state.get<std::int64_t>("position");
-  if (position < 0)
-    throw UserError(fmt::format("the saved data position is {}, expected 0 or more", position));
-  position_ = position;
+  position_ = saved_data_position(state);
 }
 
 }  // namespace halftone

@@ -10,7 +10,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
-#include "halftone/data/value_text_impl.h"
+#include "halftone/data/loader_state_impl.h"
 
 namespace halftone {
 namespace {
@@ -177,10 +177,7 @@ void TokenLoader::load_state_dict(const StateDict& state) {
              "the batch size times the processes differs from the saved run");
   check_same(state, now, "shuffle", "shuffling differs from the saved run");
   check_same(state, now, "seed", "the seed differs from the saved run");
-  const auto position = state.get<std::int64_t>("position");
-  if (position < 0)
-    throw UserError(fmt::format("the saved data position is {}, expected 0 or more", position));
-  position_ = position;
+  position_ = saved_data_position(state);
 }
 
 }  // namespace halftone
