@@ -9,30 +9,22 @@
 #include <torch/types.h>
 
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "halftone/core/error.h"
 #include "halftone/optim/lr_scheduler.h"
+#include "support/lightning_golden.h"
 #include "support/message_of.h"
-#include "support/paths.h"
 
 namespace halftone::lr_shapes_test {
 namespace {
 
 using nlohmann::json;
+using test::lightning_golden;
 using test::message_of;
 using testing::HasSubstr;
-
-const json& golden() {
-  static const json file = [] {
-    std::ifstream stream(std::string(test::kGoldenDir) + "/lightning.json");
-    return json::parse(stream);
-  }();
-  return file;
-}
 
 /// The shape of a class of torch's; nothing for one that has no counterpart by itself.
 std::optional<LrShape> shape_of(const std::string& name, const json& arguments) {
@@ -57,7 +49,7 @@ std::optional<LrShape> shape_of(const std::string& name, const json& arguments) 
 
 TEST(LrShapes, AreTorchsRates) {
   std::size_t compared = 0;
-  for (const json& item : golden()["schedules"]) {
+  for (const json& item : lightning_golden("schedules")) {
     SCOPED_TRACE(item["scheduler"].dump() + item["arguments"].dump() + item["interval"].dump());
     const auto shape = shape_of(item["scheduler"].get<std::string>(), item["arguments"]);
     if (!shape || item["frequency"] != 1 || item["manual_optimization"] == true) continue;
@@ -94,7 +86,7 @@ PlateauLr plateau_of(const json& arguments) {
 
 TEST(LrShapes, ReducesOnThePlateausThatTorchSees) {
   std::size_t compared = 0;
-  for (const json& item : golden()["plateau"]) {
+  for (const json& item : lightning_golden("plateau")) {
     SCOPED_TRACE(item.dump());
     if (!item["config"].empty() || item.contains("error")) continue;
     ++compared;

@@ -7,7 +7,6 @@
 #include <torch/utils.h>
 
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -16,7 +15,7 @@
 #include "halftone/data/tensor_loader.h"
 #include "halftone/train/callback.h"
 #include "halftone/train/trainer.h"
-#include "support/paths.h"
+#include "support/lightning_golden.h"
 #include "support/temp_folder.h"
 
 namespace halftone::hooks_test {
@@ -135,11 +134,7 @@ TensorLoader loader_of(std::int64_t batches) {
 }
 
 const nlohmann::json& golden(const std::string& name) {
-  static const nlohmann::json file = [] {
-    std::ifstream stream(std::string(test::kGoldenDir) + "/lightning.json");
-    return nlohmann::json::parse(stream);
-  }();
-  for (const nlohmann::json& item : file["hooks"])
+  for (const nlohmann::json& item : test::lightning_golden("hooks"))
     if (item["name"] == name) return item;
   throw std::out_of_range(name);
 }

@@ -9,7 +9,6 @@
 #include <torch/utils.h>
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -17,23 +16,16 @@
 #include "halftone/train/learning_rate_monitor.h"
 #include "halftone/train/logger.h"
 #include "halftone/train/trainer.h"
-#include "support/paths.h"
+#include "support/lightning_golden.h"
 #include "support/temp_folder.h"
 
 namespace halftone::lightning_steps_test {
 namespace {
 
 using nlohmann::json;
+using test::lightning_golden;
 using test::TempFolder;
 using torch::Tensor;
-
-const json& golden(const char* key) {
-  static const json file = [] {
-    std::ifstream stream(std::string(test::kGoldenDir) + "/lightning.json");
-    return json::parse(stream);
-  }();
-  return file[key];
-}
 
 Tensor tensor_of(const json& values) {
   if (values.is_number()) return torch::tensor(values.get<double>()).to(torch::kFloat);
@@ -89,7 +81,7 @@ struct TwoGroups : TrainingModule<Tensor> {
 // guide: lr_scheduler
 TEST(LightningSteps, HaveTheSameRates) {
   std::size_t compared = 0;
-  for (const json& item : golden("schedules")) {
+  for (const json& item : lightning_golden("schedules")) {
     SCOPED_TRACE(item.dump());
     const json& arguments = item["arguments"];
     const std::string name = item["scheduler"].get<std::string>();
@@ -123,7 +115,7 @@ TEST(LightningSteps, HaveTheSameRates) {
 
 // guide: ReduceLROnPlateau
 TEST(LightningSteps, ReduceTheRateOnTheSamePlateaus) {
-  const json& item = golden("plateau")[0];
+  const json& item = lightning_golden("plateau")[0];
   const auto values = item["values"].get<std::vector<double>>();
   const PlateauLr plateau{.monitor = "value",
                           .factor = item["arguments"]["factor"].get<double>(),
@@ -177,7 +169,7 @@ struct Collect : Callback {
 // guide: gradient_clip_val, gradient_clip_algorithm
 TEST(LightningSteps, ClipAlike) {
   std::size_t compared = 0;
-  for (const json& item : golden("clipping")) {
+  for (const json& item : lightning_golden("clipping")) {
     SCOPED_TRACE(item.dump());
     const json& options = item["options"];
     bool finite = true;
@@ -254,7 +246,7 @@ struct Adversarial : TrainingModule<std::pair<Tensor, Tensor>> {
 // guide: manual_optimization
 TEST(LightningSteps, AlternateTwoOptimizersAlike) {
   std::size_t compared = 0;
-  for (const json& item : golden("manual")) {
+  for (const json& item : lightning_golden("manual")) {
     if (item["case"] != "adversarial") continue;
     ++compared;
     Adversarial module(item);
@@ -303,7 +295,7 @@ struct ManualLine : TrainingModule<> {
 // guide: clip_gradients
 TEST(LightningSteps, AccumulateAndClipByHandAlike) {
   std::size_t compared = 0;
-  for (const json& item : golden("manual")) {
+  for (const json& item : lightning_golden("manual")) {
     if (item["case"] != "line") continue;
     SCOPED_TRACE(item.dump());
     ++compared;
@@ -349,7 +341,7 @@ TEST(LightningSteps, ReachALoggerAsOften) {
     }
   };
   std::size_t compared = 0;
-  for (const json& item : golden("log_steps")) {
+  for (const json& item : lightning_golden("log_steps")) {
     SCOPED_TRACE(item.dump());
     const json& options = item["options"];
     const std::int64_t every = options.value("log_every_n_steps", std::int64_t{50});

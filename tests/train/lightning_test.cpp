@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -19,23 +18,16 @@
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/trainer.h"
 #include "halftone/train/weight_averaging.h"
-#include "support/paths.h"
+#include "support/lightning_golden.h"
 #include "support/temp_folder.h"
 
 namespace halftone::lightning_test {
 namespace {
 
 using nlohmann::json;
+using test::lightning_golden;
 using test::TempFolder;
 using torch::Tensor;
-
-const json& golden() {
-  static const json file = [] {
-    std::ifstream stream(std::string(test::kGoldenDir) + "/lightning.json");
-    return json::parse(stream);
-  }();
-  return file;
-}
 
 /// JSON has no nan and no inf.
 double number(const json& value) {
@@ -165,7 +157,7 @@ void fit(Scripted& module, const json& item) {
 
 TEST(Lightning, ValidatesAsOften) {
   std::size_t compared = 0;
-  for (const json& item : golden()["validation_runs"]) {
+  for (const json& item : lightning_golden("validation_runs")) {
     SCOPED_TRACE(item.dump());
     if (!differs(item).empty()) continue;
     ++compared;
@@ -204,7 +196,7 @@ struct Epochs : Callback {
 // guide: EarlyStopping
 TEST(Lightning, StopsEarlyInTheSameEpoch) {
   std::size_t compared = 0;
-  for (const json& item : golden()["early_stopping"]) {
+  for (const json& item : lightning_golden("early_stopping")) {
     SCOPED_TRACE(item.dump());
     const json& arguments = item["arguments"];
     if (item["options"].contains("min_epochs") || item["options"].contains("min_steps")) continue;
@@ -244,7 +236,7 @@ TEST(Lightning, StopsEarlyInTheSameEpoch) {
 // guide: ModelCheckpoint(save_top_k)
 TEST(Lightning, KeepsTheSameBestCheckpoints) {
   std::size_t compared = 0;
-  for (const json& item : golden()["top_k"]) {
+  for (const json& item : lightning_golden("top_k")) {
     SCOPED_TRACE(item.dump());
     const json& arguments = item["arguments"];
     const auto is_finite = [](const json& value) { return std::isfinite(number(value)); };
@@ -342,7 +334,7 @@ struct Averages : Callback {
 // guide: EMAWeightAveraging
 TEST(Lightning, AveragesExponentiallyToTheSameWeights) {
   std::size_t compared = 0;
-  for (const json& item : golden()["ema"]) {
+  for (const json& item : lightning_golden("ema")) {
     SCOPED_TRACE(item["arguments"].dump() + item["options"].dump());
     const json& arguments = item["arguments"];
     // Every n-th step is n, 2n, ... here and 1, n + 1, ... there; by epochs there is none here.
@@ -400,7 +392,7 @@ struct Rates : Callback {
 // guide: StochasticWeightAveraging
 TEST(Lightning, AnnealsToTheSameRatesInSwa) {
   std::size_t compared = 0;
-  for (const json& item : golden()["swa"]) {
+  for (const json& item : lightning_golden("swa")) {
     SCOPED_TRACE(item["arguments"].dump() + item["options"].dump());
     const json& arguments = item["arguments"];
     if (!item["scheduler"].is_null() || item.value("batch_norm", false)) continue;
