@@ -196,6 +196,8 @@ void save_checkpoint(const fs::path& run_dir, const Checkpoint& checkpoint,
   retention.prune();
 }
 
+bool is_checkpoint(const fs::path& folder) { return fs::exists(folder / kTrainerFile); }
+
 Checkpoint load_checkpoint(const fs::path& folder) { return read_checkpoint(folder, Part::kAll); }
 
 Checkpoint load_model_of(const fs::path& folder) { return read_checkpoint(folder, Part::kModel); }

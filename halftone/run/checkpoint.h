@@ -65,6 +65,9 @@ Checkpoint load_model_of(const std::filesystem::path& folder);
 /// Where the checkpoint of `step` stands below a run directory.
 std::filesystem::path checkpoint_folder(const std::filesystem::path& run_dir, std::int64_t step);
 
+/// Whether `folder` is a checkpoint's own, whole or not.
+bool is_checkpoint(const std::filesystem::path& folder);
+
 /// Steps that have a checkpoint folder, ascending.
 std::vector<std::int64_t> checkpoint_steps(const std::filesystem::path& run_dir);
 

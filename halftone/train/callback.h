@@ -81,4 +81,10 @@ class Callback {
   virtual void load_state_dict(const StateDict& /*state*/) {}
 };
 
+/// What the values and tensors of a callback's state begin with, among the trainer's of a
+/// checkpoint.
+inline std::string callback_prefix(const std::string& state_key) {
+  return "callback." + state_key + ".";
+}
+
 }  // namespace halftone

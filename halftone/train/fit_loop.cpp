@@ -17,6 +17,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/random.h"
+#include "halftone/core/scoped_value.h"
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/linear/compute_context.h"
@@ -333,8 +334,10 @@ FitLoop::Update FitLoop::manual_update(StepHooks& hooks) {
   task_.announce(0);
   hooks.on_train_batch_start(task_.group_index());
   manual_->begin(hooks);
-  const ManualScope scope(task_.module(), manual_.get());
-  const torch::Tensor loss = loss_of(0);
+  const torch::Tensor loss = [this] {
+    const ManualScope scope(task_.module(), manual_.get());
+    return loss_of(0);
+  }();
   const auto [result, steps, scale, verdict] = manual_->end();
   hooks.on_train_batch_end(task_.group_index());
   // Nothing has to have waited for the device since the loss was queued: this does.
@@ -349,14 +352,8 @@ torch::Tensor FitLoop::start_reading(const torch::Tensor& loss) {
   return loss.detach().to(torch::kCPU, /*non_blocking=*/true);
 }
 
-struct FitLoop::InStep {
-  explicit InStep(bool& the_flag) : flag(the_flag) { flag = true; }
-  ~InStep() { flag = false; }
-  bool& flag;
-};
-
 StepMetrics FitLoop::step(StepHooks& hooks) {
-  const InStep in_step(in_step_);
+  const ScopedValue in_step(in_step_, true);
   const Clock::time_point start = Clock::now();
   TrainingModuleBase& module = task_.module();
   StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};

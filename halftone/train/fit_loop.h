@@ -102,7 +102,6 @@ class FitLoop {
   void set_learning_rates(std::int64_t group);
   void check_release() const;
   void check_offload() const;
-  struct InStep;
   void check_manual() const;
   torch::Tensor loss_of(std::int64_t i);
   torch::Tensor accumulate_gradients(std::int64_t group, StepHooks& hooks);

@@ -10,6 +10,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
+#include "halftone/core/scoped_value.h"
 #include "halftone/train/optimizer_state.h"
 
 namespace halftone {
@@ -19,19 +20,15 @@ using TensorSet = std::unordered_set<const c10::TensorImpl*>;
 
 TensorSet parameter_set(const torch::optim::Optimizer& optimizer) {
   TensorSet set;
-  for (const auto& group : optimizer.param_groups())
-    for (const torch::Tensor& parameter : group.params())
-      set.insert(parameter.unsafeGetTensorImpl());
+  for (const torch::Tensor& parameter : parameters_of(optimizer))
+    set.insert(parameter.unsafeGetTensorImpl());
   return set;
 }
 
 bool requires_any_gradient(const torch::optim::Optimizer& optimizer) {
-  const auto& groups = optimizer.param_groups();
-  return std::any_of(groups.begin(), groups.end(), [](const auto& group) {
-    const auto& parameters = group.params();
-    return std::any_of(parameters.begin(), parameters.end(),
-                       [](const torch::Tensor& parameter) { return parameter.requires_grad(); });
-  });
+  const std::vector<torch::Tensor> parameters = parameters_of(optimizer);
+  return std::any_of(parameters.begin(), parameters.end(),
+                     [](const torch::Tensor& parameter) { return parameter.requires_grad(); });
 }
 
 std::string waiting_prefix(std::size_t index) { return std::to_string(index) + "."; }
@@ -50,12 +47,11 @@ struct OutsideOfForward {
 ToggledOptimizer::ToggledOptimizer(const torch::optim::Optimizer& kept, const Optimizers& all) {
   const TensorSet keeping = parameter_set(kept);
   for (const auto& optimizer : all)
-    for (const auto& group : optimizer->param_groups())
-      for (const torch::Tensor& parameter : group.params())
-        if (parameter.requires_grad() && !keeping.contains(parameter.unsafeGetTensorImpl())) {
-          parameter.requires_grad_(false);
-          frozen_.push_back(parameter);
-        }
+    for (const torch::Tensor& parameter : parameters_of(*optimizer))
+      if (parameter.requires_grad() && !keeping.contains(parameter.unsafeGetTensorImpl())) {
+        parameter.requires_grad_(false);
+        frozen_.push_back(parameter);
+      }
 }
 
 ToggledOptimizer::~ToggledOptimizer() {
@@ -176,11 +172,7 @@ ManualOptimization::Outcome ManualOptimization::end() {
 torch::Tensor ManualOptimization::collect_losses(const std::function<void()>& pass) {
   std::vector<torch::Tensor> losses;
   outer_ = compute_context();
-  collected_ = &losses;
-  struct Closing {
-    ManualOptimization& owner;
-    ~Closing() { owner.collected_ = nullptr; }
-  } const closing{*this};
+  const ScopedValue collecting(collected_, &losses);
   pass();
   if (losses.empty()) return {};
   return std::accumulate(losses.begin() + 1, losses.end(), losses.front());

@@ -18,6 +18,7 @@
 #include "halftone/optim/clip.h"
 #include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/system/memory.h"
+#include "halftone/train/optimizer_state.h"
 
 namespace halftone {
 namespace {
@@ -32,13 +33,6 @@ GradScalerOptions scaler_for(const PrecisionPolicy& policy, GradScalerOptions op
                .max_skips_at_floor = options.max_skips_at_floor};
   options.allow_fp16_gradients = policy.parameter == torch::kFloat16;
   return options;
-}
-
-std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimizer) {
-  std::vector<torch::Tensor> parameters;
-  for (const auto& group : optimizer.param_groups())
-    parameters.insert(parameters.end(), group.params().begin(), group.params().end());
-  return parameters;
 }
 
 // A module on the stack can't be part of its own modules().

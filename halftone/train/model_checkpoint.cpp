@@ -137,7 +137,8 @@ std::optional<std::filesystem::path> best_checkpoint(const std::filesystem::path
   const std::filesystem::path folder = where.has_filename() ? where : where.parent_path();
   const RunPaths run{folder.parent_path()};
   if (folder != run.best() || !std::filesystem::exists(run.config())) return std::nullopt;
-  const StateDict state = load_latest_model(folder).trainer.extract("callback.model_checkpoint.");
+  const StateDict state =
+      load_latest_model(folder).trainer.extract(callback_prefix(ModelCheckpoint::kStateKey));
   const StateDict top = state.extract(kTop);
   if (top.values.empty()) return std::nullopt;
   const double sign = state.get<bool>(kMaximize) ? 1.0 : -1.0;

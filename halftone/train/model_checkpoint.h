@@ -44,9 +44,11 @@ class ModelCheckpoint : public Callback {
   void on_checkpoint_saved(Trainer& trainer, const std::filesystem::path& folder) override;
   void on_fit_end(Trainer& trainer) override;
 
-  std::string state_key() const override { return "model_checkpoint"; }
+  std::string state_key() const override { return kStateKey; }
   StateDict state_dict() const override;
   void load_state_dict(const StateDict& state) override;
+
+  static constexpr const char* kStateKey = "model_checkpoint";
 
   struct Best {
     std::int64_t step;

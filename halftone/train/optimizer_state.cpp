@@ -15,16 +15,15 @@ namespace {
 
 constexpr const char* kArchive = "archive";
 
+// Each once: an AdamW counts tied weights as one.
 std::vector<torch::Tensor> parameters_in(const torch::optim::Optimizer& optimizer) {
-  std::vector<torch::Tensor> parameters;
   if (const auto* adamw = dynamic_cast<const AdamW*>(&optimizer)) {
+    std::vector<torch::Tensor> parameters;
     for (std::size_t i = 0; i < adamw->parameter_names().size(); ++i)
       parameters.push_back(adamw->parameter(i));
     return parameters;
   }
-  for (const auto& group : optimizer.param_groups())
-    parameters.insert(parameters.end(), group.params().begin(), group.params().end());
-  return parameters;
+  return parameters_of(optimizer);
 }
 
 torch::Device device_of(const torch::optim::Optimizer& optimizer) {
@@ -62,6 +61,13 @@ void load_optimizer_state(torch::optim::Optimizer& optimizer, const StateDict& s
                     error.what_without_backtrace() +
                     "; resume with the optimizer and the model that the run began with");
   }
+}
+
+std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimizer) {
+  std::vector<torch::Tensor> parameters;
+  for (const auto& group : optimizer.param_groups())
+    parameters.insert(parameters.end(), group.params().begin(), group.params().end());
+  return parameters;
 }
 
 std::vector<torch::Tensor> gradients_of(const torch::optim::Optimizer& optimizer) {

@@ -18,6 +18,8 @@ StateDict optimizer_state(const torch::optim::Optimizer& optimizer);
 /// parameters.
 void load_optimizer_state(torch::optim::Optimizer& optimizer, const StateDict& state);
 
+/// The parameters of all groups, in their order.
+std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimizer);
 /// The gradients that a step would take now, in the order of the parameters; undefined where a
 /// parameter has none. They share memory with .grad.
 std::vector<torch::Tensor> gradients_of(const torch::optim::Optimizer& optimizer);

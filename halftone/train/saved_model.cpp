@@ -17,8 +17,6 @@ namespace halftone {
 namespace fs = std::filesystem;
 namespace {
 
-bool is_checkpoint(const fs::path& folder) { return fs::exists(folder / "trainer.json"); }
-
 std::string names(const std::vector<std::string>& all) {
   constexpr std::size_t kMost = 5;
   const std::vector<std::string> first(

@@ -18,6 +18,7 @@
 #include "halftone/core/log.h"
 #include "halftone/core/message.h"
 #include "halftone/core/random.h"
+#include "halftone/core/scoped_value.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
@@ -91,11 +92,9 @@ Checkpoint whole_checkpoint(const std::filesystem::path& where) {
   if (std::filesystem::is_regular_file(where))
     throw UserError(
         fmt::format("trainer: expected a checkpoint to go on from, got '{}', which holds weights "
-                    "only; give them "
-                    "to the module with load() or warm_start() before fit()",
+                    "only; give them to the module with load() or warm_start() before fit()",
                     where.string()));
-  return std::filesystem::exists(where / "trainer.json") ? load_checkpoint(where)
-                                                         : load_latest_checkpoint(where);
+  return is_checkpoint(where) ? load_checkpoint(where) : load_latest_checkpoint(where);
 }
 
 /// What either wants; all, where one counts and the other names steps.
@@ -121,10 +120,6 @@ void note_rounding(const FitLoop& loop, const PrecisionPolicy& policy) {
         "{}: an optimizer of this module rounds updated weights to the nearest bf16 value, which "
         "loses small updates; a halftone::AdamW with AdamWOptions::stochastic_rounding does not",
         policy.name));
-}
-
-std::string callback_prefix(const Callback& callback) {
-  return "callback." + callback.state_key() + ".";
 }
 
 }  // namespace
@@ -181,8 +176,7 @@ Trainer::Trainer(TrainerOptions options)
   if (std::count_if(options_.callbacks.begin(), options_.callbacks.end(), averages) > 1)
     throw UserError(
         "trainer: expected one average of the weights, got several, each of which would stand in "
-        "for "
-        "them; keep one Ema or Swa");
+        "for them; keep one Ema or Swa");
   std::set<std::string> keys;
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty() && !keys.insert(callback->state_key()).second)
@@ -332,7 +326,7 @@ void Trainer::close_loggers() {
 void Trainer::restore(FitLoop& loop, Checkpoint checkpoint) {
   for (const auto& callback : options_.callbacks) {
     if (callback->state_key().empty()) continue;
-    const StateDict state = checkpoint.trainer.extract(callback_prefix(*callback));
+    const StateDict state = checkpoint.trainer.extract(callback_prefix(callback->state_key()));
     const bool is_new = state.values.empty() && state.tensors.empty();
     if (!is_new) callback->load_state_dict(state);
   }
@@ -348,11 +342,7 @@ void Trainer::check_sanity(EvaluationTask& validation) {
   const std::int64_t batches = options_.num_sanity_val_steps;
   if (batches == 0) return;
   const GeneratorScope generators(device(), rng_state(device()));
-  sanity_checking_ = true;
-  const struct Closing {
-    bool& sanity_checking;
-    ~Closing() { sanity_checking = false; }
-  } closing{sanity_checking_};
+  const ScopedValue checking(sanity_checking_, true);
   call(&Callback::on_sanity_check_start);
   run_evaluation(validation, precision_,
                  {options_.limit_val_batches, batches < 0 ? std::nullopt : std::optional(batches)});
@@ -456,12 +446,7 @@ std::map<std::string, double> Trainer::evaluate(EvaluationTask& task, Evaluation
                                                 const EvaluationOptions& options) {
   if (loop_ == nullptr) precision_.convert_module(task.module().network());
   if (!options.ckpt_path.empty()) load_into(task.module(), options.ckpt_path);
-  TrainingModuleBase* const outer = std::exchange(module_, &task.module());
-  const struct Closing {
-    TrainingModuleBase*& module;
-    TrainingModuleBase* outer;
-    ~Closing() { module = outer; }
-  } closing{module_, outer};
+  const ScopedValue evaluated(module_, &task.module());
   if (kind == EvaluationKind::kValidation)
     return run_evaluation(task, precision_, {options_.limit_val_batches});
   if (kind == EvaluationKind::kTest) {
@@ -515,7 +500,7 @@ void Trainer::write_checkpoints() {
   Checkpoint checkpoint = loop_->checkpoint();
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty())
-      checkpoint.trainer.insert(callback_prefix(*callback), callback->state_dict());
+      checkpoint.trainer.insert(callback_prefix(callback->state_key()), callback->state_dict());
   call(&Callback::on_save_checkpoint, checkpoint);
   // A step that a checkpoint counts must have its line, also when the power goes.
   if (metrics_log_) metrics_log_->sync();
