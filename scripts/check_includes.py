@@ -37,7 +37,9 @@ LAYERS = {
     # The training framework knows no model, tokenizer or configuration file: those are pretrain's.
     "train": {"precision", "nn", "data", "report", "inspect", "machine"},
     "plan": {"models", "train"},
-    "pretrain": {"train", "plan", "tokenizer"},
+    # One training step looked at: two precisions beside each other, its cost, its choice of precision per layer.
+    "diagnostics": {"train"},
+    "pretrain": {"train", "plan", "diagnostics", "tokenizer"},
 }
 # Outside the library: these may include all of its headers, what is named here, and files of their own folder.
 USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}

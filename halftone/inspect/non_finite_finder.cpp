@@ -21,7 +21,7 @@ using Kind = NonFiniteOrigin::Kind;
 std::optional<NonFiniteOrigin> bad_parameter(const torch::nn::Module& module) {
   for (const auto& item : module.named_parameters())
     if (!item.value().isfinite().all().item<bool>())
-      return NonFiniteOrigin{.kind = Kind::kParameter, .parameters = {item.key()}};
+      return NonFiniteOrigin{.kind = Kind::kParameter, .site = {.parameters = {item.key()}}};
   return std::nullopt;
 }
 
@@ -43,31 +43,6 @@ std::optional<NonFiniteOrigin> first_of(const NonFiniteWatch& watch,
     first->origin.gradient = names[i];
   }
   return first ? std::optional(first->origin) : std::nullopt;
-}
-
-// "'a', 'b' and 3 more"
-std::string listed(const std::vector<std::string>& names) {
-  constexpr std::size_t kMost = 4;
-  const std::size_t shown = names.size() > kMost ? kMost - 1 : names.size();
-  std::string text;
-  for (std::size_t i = 0; i < shown; ++i) {
-    const bool last = i + 1 == names.size();
-    text += fmt::format("{}'{}'", i == 0 ? "" : last ? " and " : ", ", names[i]);
-  }
-  return shown == names.size() ? text : text + fmt::format(" and {} more", names.size() - shown);
-}
-
-// "aten::mm in MmBackward0, the backward pass of aten::mm with 'layers.3.weight'"
-std::string place_of(const NonFiniteOrigin& origin) {
-  std::string text = origin.operation;
-  if (!origin.node.empty()) text += " in " + origin.node;
-  if (!origin.forward.empty())
-    text += (origin.node.empty() ? " in the backward pass of " : ", the backward pass of ") +
-            origin.forward;
-  if (!origin.within.empty()) text += " in " + origin.within;
-  if (!origin.parameters.empty())
-    text += (origin.reads_parameter ? " with " : ", after ") + listed(origin.parameters);
-  return text;
 }
 
 }  // namespace
@@ -93,7 +68,6 @@ std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& mo
     HALFTONE_CHECK(result.defined() && result.numel() == 1,
                    "[find_first_non_finite] expected the function to return the loss, one element");
     if (const auto label = unobserved_label(*watch, result)) return label->origin;
-    watch->begin_backward();
     gradients = torch::autograd::grad({result.reshape({})}, parameters, {}, /*retain_graph=*/{},
                                       /*create_graph=*/false, /*allow_unused=*/true);
   }
@@ -102,8 +76,8 @@ std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& mo
 
 std::string to_string(const NonFiniteOrigin& origin) {
   if (origin.kind == Kind::kParameter)
-    return fmt::format("the parameter '{}' is not finite itself", origin.parameters.at(0));
-  const std::string where = place_of(origin);
+    return fmt::format("the parameter '{}' is not finite itself", origin.site.parameters.at(0));
+  const std::string where = to_string(origin.site);
   if (origin.kind == Kind::kInput)
     return fmt::format("{} reads a value that is not finite and that no operation made", where);
   if (origin.kind == Kind::kForward)

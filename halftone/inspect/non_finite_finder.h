@@ -8,7 +8,8 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <vector>
+
+#include "halftone/inspect/site.h"
 
 namespace halftone {
 
@@ -17,19 +18,13 @@ struct NonFiniteOrigin {
     kForward,    // an operation of the forward pass made it from finite numbers
     kBackward,   // one of the backward pass did
     kInput,      // an operation read it, and none that was seen had made it: data, or foreign code
-    kParameter,  // it was there before: `parameter` holds it
+    kParameter,  // it was there before: a parameter holds it
   };
   Kind kind = Kind::kForward;
-  std::string operation;  // "aten::mm"; empty for kParameter
-  std::string within;     // the operation of this library that it is part of; forward only
-  std::string node;       // the step of autograd that it ran in, "MmBackward0" or the name of a
-                          // function; empty for this library's; backward only
-  std::string forward;    // the operation of the forward pass that this step belongs to
-  /// What that operation reads, or was read last before it. Of several weights that one matmul
-  /// reads, those whose part of its result is not finite; in the backward pass, all.
-  std::vector<std::string> parameters;
-  bool reads_parameter = false;  // the former
-  std::string gradient;          // the first parameter whose gradient it reached
+  /// Where it began; of kParameter, `parameters` only. Of several weights that one matmul reads, it
+  /// names those whose part of its result is not finite; in the backward pass, all.
+  Site site;
+  std::string gradient;  // the first parameter whose gradient it reached
 };
 
 /// "aten::mm in MmBackward0, the backward pass of aten::mm with 'layers.3.weight', makes the first

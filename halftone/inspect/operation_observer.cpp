@@ -8,6 +8,7 @@
 #include <ATen/core/function_schema.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/record_function.h>
+#include <torch/csrc/autograd/graph_task.h>
 
 #include <atomic>
 #include <optional>
@@ -93,6 +94,8 @@ void on_end(const at::RecordFunction& function, at::ObserverContext* context) {
 }
 
 }  // namespace
+
+bool is_in_backward() { return torch::autograd::get_current_graph_task_id() != -1; }
 
 Observation::Observation(std::shared_ptr<OperationObserver> observer) {
   current_observer.store(std::move(observer));

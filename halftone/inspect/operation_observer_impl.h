@@ -31,6 +31,9 @@ struct OperationCall {
   bool is_recorded = false;               // known then: autograd has recorded a step meanwhile
 };
 
+/// Whether autograd is at work in this thread: also between its steps, where it adds gradients up.
+bool is_in_backward();
+
 /// Both functions are called by the thread that computes, without gradients, and what they compute
 /// is not observed. Calls nest: of two that overlap in a thread, the one that began later ends
 /// first.

@@ -14,6 +14,7 @@ namespace halftone {
 /// Not thread-safe. Parameters must stay where they are.
 class ParameterMemory {
  public:
+  ParameterMemory() = default;
   explicit ParameterMemory(const torch::nn::Module& module);
 
   /// The names of the parameters in the memory that the tensor spans, in the order of their

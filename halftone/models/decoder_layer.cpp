@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "halftone/core/module_scope.h"
 #include "halftone/nn/recompute.h"
 
 namespace halftone {
@@ -38,6 +39,7 @@ DecoderLayerImpl::DecoderLayerImpl(const ModelConfig& config) {
 
 LayerOutput DecoderLayerImpl::forward(const LayerOutput& before, const Tensor& rotations,
                                       CacheSlot slot) {
+  const ModuleScope scope(*this);
   const Tensor& x = before.x;
   const NormedSum in = attention_norm_->add(x, before.branch, attention_->input_dtype(x));
   const Tensor attended = attention_->forward(in.normed, rotations, slot);

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "halftone/core/error.h"
+#include "halftone/core/module_scope.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/models/decoder_layer.h"
 #include "halftone/nn/recompute.h"
@@ -33,6 +34,7 @@ MiniMindLMImpl::MiniMindLMImpl(const ModelConfig& config)
 }
 
 HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
+  const ModuleScope scope(*this);
   HALFTONE_CHECK(ids.dim() == 2, "[minimind] expected ids (B, T), got ", ids.sizes());
   const std::int64_t begin = cache != nullptr ? cache->length() : 0;
   const std::int64_t steps = ids.size(1);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/core/module_scope.h"
 #include "halftone/kernels/attention/attention.h"
 #include "halftone/kernels/attention/rope.h"
 #include "halftone/kernels/attention/rotary_attention.h"
@@ -44,6 +45,7 @@ Tensor AttentionImpl::mixed(const Tensor& qkv, const Tensor& rotations, const Ca
 }
 
 Tensor AttentionImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlot slot) {
+  const ModuleScope scope(*this);
   const Tensor qkv = merged_linear(x, {wq_->weight, wk_->weight, wv_->weight});
   const Tensor out = wo_(mixed(qkv, rotations, slot));
   return is_training() && options_.dropout > 0.0

@@ -7,6 +7,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/core/module_scope.h"
 #include "halftone/kernels/fused/embedding.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
 #include "halftone/nn/loss.h"
@@ -20,17 +21,20 @@ EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim) {
 }
 
 torch::Tensor EmbeddingImpl::forward(const torch::Tensor& ids) {
+  const ModuleScope scope(*this);
   const torch::Tensor rows = halftone::embedding(weight, ids);
   // In a mixed precision the stream is fp32, whatever the weights are kept in.
   return is_autocast_on(weight.device().type()) ? upcast(rows) : rows;
 }
 
 torch::Tensor EmbeddingImpl::logits(const torch::Tensor& hidden) {
+  const ModuleScope scope(*this);
   return lm_head_logits(hidden, weight);
 }
 
 torch::Tensor EmbeddingImpl::loss(const torch::Tensor& hidden, const torch::Tensor& targets,
                                   const torch::Tensor& mask) {
+  const ModuleScope scope(*this);
   return masked_linear_cross_entropy(hidden, weight, targets, mask);
 }
 

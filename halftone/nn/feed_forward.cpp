@@ -3,6 +3,7 @@
 
 #include <ATen/ops/dropout.h>
 
+#include "halftone/core/module_scope.h"
 #include "halftone/kernels/fused/swiglu.h"
 #include "halftone/kernels/linear/linear.h"
 
@@ -21,6 +22,7 @@ FeedForwardImpl::FeedForwardImpl(std::int64_t dim, std::int64_t hidden_dim, doub
 }
 
 Tensor FeedForwardImpl::forward(const Tensor& x) {
+  const ModuleScope scope(*this);
   const Tensor out = w2_(swiglu(merged_linear(x, {w1_->weight, w3_->weight})));
   return is_training() && dropout_ > 0.0 ? at::dropout(out, dropout_, /*train=*/true) : out;
 }

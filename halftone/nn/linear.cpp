@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "halftone/core/module_scope.h"
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/nn/new_parameter.h"
 
@@ -15,6 +16,7 @@ LinearImpl::LinearImpl(std::int64_t in_features, std::int64_t out_features) {
 }
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
+  const ModuleScope scope(*this);
   return halftone::linear(x, weight);  // at::linear would be found by its arguments too
 }
 

@@ -16,6 +16,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/core/module_scope.h"
 #include "halftone/nn/new_parameter.h"
 
 namespace halftone {
@@ -65,6 +66,7 @@ MoeGateImpl::MoeGateImpl(const MoeOptions& options) : options_(options) {
 }
 
 Routing MoeGateImpl::forward(const Tensor& x) {
+  const ModuleScope scope(*this);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const std::int64_t experts = options_.n_routed_experts;
   const std::int64_t chosen = options_.num_experts_per_tok;
@@ -112,6 +114,7 @@ Tensor MoeFeedForwardImpl::routed(const Tensor& rows, const Routing& routing) {
 }
 
 MoeOutput MoeFeedForwardImpl::forward(const Tensor& x) {
+  const ModuleScope scope(*this);
   const Routing routing = gate_(x);
   Tensor y = routed(x.flatten(0, 1), routing).view_as(x);
   if (shared_experts_) y = y + shared_experts_(x);

@@ -159,10 +159,10 @@ void FitLoop::check_offload() const {
 // Computes the micro-batches of the last step once more, those with a bad loss first, each as it
 // was computed then.
 std::string FitLoop::origin_of_non_finite() {
-  std::vector<std::size_t> order(micro_batches_.size());
+  std::vector<std::size_t> order(last_step_.micro_batches.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_partition(order.begin(), order.end(), [this](std::size_t i) {
-    const torch::Tensor& loss = micro_batches_[i].loss;
+    const torch::Tensor& loss = last_step_.micro_batches[i].loss;
     return loss.defined() && !loss.isfinite().all().item<bool>();
   });
   std::string found;
@@ -184,14 +184,12 @@ std::string FitLoop::origin_of_non_finite() {
 }
 
 std::optional<NonFiniteOrigin> FitLoop::replayed(std::size_t i) {
-  const GeneratorScope generators(precision_.device(), micro_batches_[i].generators);
   return find_first_non_finite(network(), [&]() -> torch::Tensor {
     const auto number = static_cast<std::int64_t>(i);
     torch::Tensor loss;
     const auto compute = [&] {
-      const auto region =
-          precision_.forward_context(counters_.micro_step + number, options_.seed, !manual_);
-      loss = task_.training_step(number, precision_.batch_placement());
+      replay_micro_batch(last_step_, number, precision_, !manual_,
+                         [&] { loss = task_.training_step(number, precision_.batch_placement()); });
     };
     const ManualScope manual(task_.module(), manual_.get());
     if (manual_) {
@@ -200,7 +198,8 @@ std::optional<NonFiniteOrigin> FitLoop::replayed(std::size_t i) {
     }
     compute();
     const double weight = task_.loss_weight(number);
-    return precision_.scaled(weight > 0.0 ? loss * (weight / std::ssize(micro_batches_)) : loss);
+    const auto count = std::ssize(last_step_.micro_batches);
+    return precision_.scaled(weight > 0.0 ? loss * (weight / count) : loss);
   });
 }
 
@@ -258,15 +257,14 @@ void FitLoop::warn_of_warmup() const {
 }
 
 torch::Tensor FitLoop::loss_of(std::int64_t i) {
-  micro_batches_.resize(static_cast<std::size_t>(i));  // the first one begins a step
-  micro_batches_.push_back({.generators = rng_state(precision_.device())});
+  last_step_.micro_batches.push_back({.generators = rng_state(precision_.device())});
   const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed, !manual_);
   const torch::Tensor loss = task_.training_step(i, precision_.batch_placement());
   if (manual_ && !loss.defined()) return loss;
   HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
                  "[trainer] expected a scalar loss from training_step(), got ",
                  loss.defined() ? c10::str(loss.sizes()) : "an undefined tensor");
-  micro_batches_.back().loss = loss.detach();
+  last_step_.micro_batches.back().loss = loss.detach();
   return loss;
 }
 
@@ -357,6 +355,10 @@ StepMetrics FitLoop::step(StepHooks& hooks) {
   const Clock::time_point start = Clock::now();
   TrainingModuleBase& module = task_.module();
   StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};
+  last_step_ = {.epoch = task_.epochs(),
+                .batch = task_.batch_index(),
+                .micro_step = counters_.micro_step,
+                .seed = options_.seed};
   const std::int64_t group = task_.load_group(options_.accumulate, options_.loss_average);
   set_learning_rates(group);
   zero_gradients(hooks);

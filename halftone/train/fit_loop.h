@@ -19,6 +19,7 @@
 #include "halftone/train/manual_optimization.h"
 #include "halftone/train/mixed_precision.h"
 #include "halftone/train/step_hooks.h"
+#include "halftone/train/step_replay.h"
 #include "halftone/train/training_length.h"
 #include "halftone/train/training_task.h"
 
@@ -74,6 +75,8 @@ class FitLoop {
   const TrainingLength& length() const { return length_; }
   const RunCounters& counters() const { return counters_; }
   const std::vector<OptimizerSetup>& optimizers() const { return setups_; }
+  /// Of the last step that was computed; without micro-batches before the first one.
+  const StepReplay& last_step() const { return last_step_; }
 
   Checkpoint checkpoint() const;
   /// Throws UserError when the checkpoint is of another model, data set or recipe.
@@ -87,12 +90,6 @@ class FitLoop {
     bool applied = true;          // an optimizer has stepped
     std::optional<double> scale;  // that it used
     ScalerVerdict verdict;
-  };
-
-  /// What a micro-batch is computed with once more, beside the batch and the weights.
-  struct MicroBatch {
-    StateDict generators;  // before it
-    torch::Tensor loss;
   };
 
   torch::nn::Module& network() const { return task_.module().network(); }
@@ -124,7 +121,7 @@ class FitLoop {
   std::vector<PlateauState> plateaus_;           // of each optimizer's schedule
   TrainingLength length_;
   RunCounters counters_;
-  std::vector<MicroBatch> micro_batches_;  // of the last step
+  StepReplay last_step_;
   bool in_step_ = false;
 };
 

@@ -55,9 +55,9 @@ TEST(NonFiniteFinder, NamesTheOperationOfTheForwardPass) {
   const auto origin = find_first_non_finite(block, loss);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward);
-  EXPECT_EQ(origin->operation, "aten::exp");
-  EXPECT_EQ(origin->parameters.at(0), "second.bias");
-  EXPECT_FALSE(origin->reads_parameter);
+  EXPECT_EQ(origin->site.operation, "aten::exp");
+  EXPECT_EQ(origin->site.parameters.at(0), "second.bias");
+  EXPECT_FALSE(origin->site.reads_parameter);
   EXPECT_EQ(to_string(*origin),
             "aten::exp, after 'second.bias' makes the first non-finite value of the forward pass");
 }
@@ -75,8 +75,8 @@ TEST(NonFiniteFinder, NamesTheLayerThatOverflowsFp16UnderAutocast) {
   const auto origin = find_first_non_finite(block, loss);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward);
-  EXPECT_TRUE(origin->reads_parameter);
-  EXPECT_THAT(origin->parameters.at(0), StartsWith("second."));
+  EXPECT_TRUE(origin->site.reads_parameter);
+  EXPECT_THAT(origin->site.parameters.at(0), StartsWith("second."));
 }
 
 TEST(NonFiniteFinder, NamesTheOperationOfTheBackwardPass) {
@@ -89,9 +89,9 @@ TEST(NonFiniteFinder, NamesTheOperationOfTheBackwardPass) {
   const auto origin = find_first_non_finite(block, loss);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kBackward);
-  EXPECT_EQ(origin->node, "SqrtBackward0");
-  EXPECT_EQ(origin->forward, "aten::sqrt");
-  EXPECT_EQ(origin->parameters.at(0), "second.bias");
+  EXPECT_EQ(origin->site.node, "SqrtBackward0");
+  EXPECT_EQ(origin->site.forward, "aten::sqrt");
+  EXPECT_EQ(origin->site.parameters.at(0), "second.bias");
   EXPECT_EQ(origin->gradient, "first.weight");
   EXPECT_THAT(to_string(*origin), HasSubstr("SqrtBackward0, the backward pass of aten::sqrt"));
   EXPECT_THAT(to_string(*origin), HasSubstr("it reaches that of 'first.weight'"));
@@ -111,8 +111,8 @@ TEST(NonFiniteFinder, FindsTheScaledGradientThatLeavesFp16) {
   const auto origin = find_first_non_finite(block, loss);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kBackward);
-  EXPECT_EQ(origin->node, "ToCopyBackward0");
-  EXPECT_THAT(origin->parameters.at(0), StartsWith("third."));
+  EXPECT_EQ(origin->site.node, "ToCopyBackward0");
+  EXPECT_THAT(origin->site.parameters.at(0), StartsWith("third."));
 }
 
 // Each branch's gradient fits into fp16, their sum does not; autograd adds them outside of any
@@ -126,8 +126,8 @@ TEST(NonFiniteFinder, NamesTheSumOfTwoBranches) {
   const auto origin = find_first_non_finite(block, loss);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kBackward);
-  EXPECT_THAT(origin->operation, StartsWith("aten::add"));
-  EXPECT_EQ(origin->node, "");
+  EXPECT_THAT(origin->site.operation, StartsWith("aten::add"));
+  EXPECT_EQ(origin->site.node, "");
   EXPECT_THAT(to_string(*origin), HasSubstr("makes the first non-finite gradient; it reaches"));
 }
 
@@ -145,7 +145,7 @@ TEST(NonFiniteFinder, IgnoresWhatIsOnlyWritten) {
   const auto origin = find_first_non_finite(block, [&] { return loss(1e30); });
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward);
-  EXPECT_EQ(origin->operation, "aten::mul");
+  EXPECT_EQ(origin->site.operation, "aten::mul");
 }
 
 TEST(NonFiniteFinder, DoesNotBlameAMask) {
@@ -163,7 +163,7 @@ TEST(NonFiniteFinder, DoesNotBlameAMask) {
   };
   const auto origin = find_first_non_finite(block, sick);
   ASSERT_TRUE(origin.has_value());
-  EXPECT_EQ(origin->operation, "aten::log");
+  EXPECT_EQ(origin->site.operation, "aten::log");
 }
 
 TEST(NonFiniteFinder, NamesABadParameterAndABadInput) {
@@ -208,8 +208,8 @@ TEST(NonFiniteFinder, NamesACustomFunction) {
   const auto origin = find_first_non_finite(block, loss);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kBackward);
-  EXPECT_EQ(origin->operation, "aten::mul");
-  EXPECT_THAT(origin->node, HasSubstr("Explode"));
+  EXPECT_EQ(origin->site.operation, "aten::mul");
+  EXPECT_THAT(origin->site.node, HasSubstr("Explode"));
 }
 
 // Parameters and gradients of our AdamW lie in one storage each.
@@ -223,8 +223,8 @@ TEST(NonFiniteFinder, TellsParametersInOneBufferApartAndLeavesGradientsAlone) {
   };
   const auto origin = find_first_non_finite(block, loss);
   ASSERT_TRUE(origin.has_value());
-  EXPECT_EQ(origin->operation, "aten::mul");
-  EXPECT_EQ(origin->parameters.at(0), "third.bias");
+  EXPECT_EQ(origin->site.operation, "aten::mul");
+  EXPECT_EQ(origin->site.parameters.at(0), "third.bias");
   EXPECT_TRUE(block.third->weight.grad().eq(2.0).all().item<bool>());
 }
 
@@ -266,8 +266,8 @@ TEST(NonFiniteFinder, FindsTheLayerOfALanguageModel) {
   auto origin = find_first_non_finite(*forward.model, [&] { return forward.loss(1); });
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward);
-  EXPECT_EQ(origin->operation, "aten::copy_");  // which aten::_to_copy is made of
-  EXPECT_EQ(origin->parameters.at(0), "layers.1.feed_forward.w2.weight") << to_string(*origin);
+  EXPECT_EQ(origin->site.operation, "aten::copy_");  // which aten::_to_copy is made of
+  EXPECT_EQ(origin->site.parameters.at(0), "layers.1.feed_forward.w2.weight") << to_string(*origin);
 
   Language backward;
   origin = find_first_non_finite(*backward.model, [&] { return backward.loss(1e9); });
@@ -292,7 +292,7 @@ TEST(NonFiniteFinder, FindsWhatReachesTheChunkedLoss) {
   auto origin = loss_of(head);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
-  EXPECT_EQ(origin->parameters.at(0), "tok_embeddings.weight");
+  EXPECT_EQ(origin->site.parameters.at(0), "tok_embeddings.weight");
 
   Language logits;
   logits.multiply("norm.weight", 3e4);
@@ -300,13 +300,13 @@ TEST(NonFiniteFinder, FindsWhatReachesTheChunkedLoss) {
   origin = loss_of(logits);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
-  EXPECT_EQ(origin->parameters.at(0), "tok_embeddings.weight") << to_string(*origin);
+  EXPECT_EQ(origin->site.parameters.at(0), "tok_embeddings.weight") << to_string(*origin);
 
   Language layer;
   layer.multiply("layers.1.feed_forward.w2.weight", 1e7);
   origin = loss_of(layer);
   ASSERT_TRUE(origin.has_value());
-  EXPECT_EQ(origin->parameters.at(0), "layers.1.feed_forward.w2.weight") << to_string(*origin);
+  EXPECT_EQ(origin->site.parameters.at(0), "layers.1.feed_forward.w2.weight") << to_string(*origin);
 }
 
 TEST(NonFiniteFinder, StopsWatchingAfterAnException) {

@@ -61,8 +61,8 @@ TEST_P(NonFiniteLayers, NamesTheWeightWhoseProductOverflows) {
   const auto origin = find_in(step);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
-  EXPECT_THAT(origin->parameters, ElementsAre(feed_forward(1) + "w2.weight")) << to_string(*origin);
-  EXPECT_TRUE(origin->reads_parameter);
+  EXPECT_THAT(origin->site.parameters, ElementsAre(feed_forward(1) + "w2.weight")) << to_string(*origin);
+  EXPECT_TRUE(origin->site.reads_parameter);
   EXPECT_THAT(to_string(*origin), HasSubstr("halftone::linear with 'layers.1.feed_forward."));
 }
 
@@ -75,7 +75,7 @@ TEST_P(NonFiniteLayers, NamesTheBadOneOfMergedWeights) {
     const auto origin = find_in(step);
     ASSERT_TRUE(origin.has_value());
     EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
-    EXPECT_THAT(origin->parameters, ElementsAre(name)) << to_string(*origin);
+    EXPECT_THAT(origin->site.parameters, ElementsAre(name)) << to_string(*origin);
   }
 }
 
@@ -88,9 +88,9 @@ TEST_P(NonFiniteLayers, NamesTheLayerWhoseBackwardProductOverflows) {
   const auto origin = find_in(step, /*factor=*/1e6 / step.precision.loss_scale().value_or(1.0));
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kBackward) << to_string(*origin);
-  EXPECT_EQ(origin->forward, "halftone::linear") << to_string(*origin);
-  EXPECT_EQ(origin->node, "");
-  EXPECT_THAT(origin->parameters, ElementsAre(feed_forward(1) + "w2.weight")) << to_string(*origin);
+  EXPECT_EQ(origin->site.forward, "halftone::linear") << to_string(*origin);
+  EXPECT_EQ(origin->site.node, "");
+  EXPECT_THAT(origin->site.parameters, ElementsAre(feed_forward(1) + "w2.weight")) << to_string(*origin);
   EXPECT_THAT(origin->gradient, Not(HasSubstr("w2")));
   EXPECT_THAT(to_string(*origin), HasSubstr("in the backward pass of halftone::linear with '"));
 }
@@ -105,7 +105,7 @@ TEST_P(NonFiniteLayers, NamesTheOutputHead) {
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kForward) << to_string(*origin);
   EXPECT_THAT(to_string(*origin), HasSubstr("halftone::linear_cross_entropy"));
-  EXPECT_THAT(origin->parameters, ElementsAre("tok_embeddings.weight")) << to_string(*origin);
+  EXPECT_THAT(origin->site.parameters, ElementsAre("tok_embeddings.weight")) << to_string(*origin);
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, NonFiniteLayers, testing::ValuesIn(test::all_step_kinds()),
@@ -121,8 +121,8 @@ TEST(NonFiniteRecomputation, NamesTheLayerThatRunsAgain) {
     const auto origin = find_in(step, /*factor=*/1e6 / step.precision.loss_scale().value_or(1.0));
     ASSERT_TRUE(origin.has_value());
     EXPECT_EQ(origin->kind, Kind::kBackward) << to_string(*origin);
-    EXPECT_EQ(origin->forward, "halftone::linear") << to_string(*origin);
-    EXPECT_THAT(origin->parameters, ElementsAre(name + "w2.weight")) << to_string(*origin);
+    EXPECT_EQ(origin->site.forward, "halftone::linear") << to_string(*origin);
+    EXPECT_THAT(origin->site.parameters, ElementsAre(name + "w2.weight")) << to_string(*origin);
   }
 }
 
@@ -157,8 +157,8 @@ TEST(NonFiniteOperations, NamesSwigluWhereALinearLayerComputesItsGradient) {
     return (halftone::linear(swiglu(gate_up), outer) * 1e25).sum();
   });
   ASSERT_TRUE(origin.has_value());
-  EXPECT_EQ(origin->operation, "halftone::swiglu_gradient");
-  EXPECT_EQ(origin->forward, "halftone::swiglu") << to_string(*origin);
+  EXPECT_EQ(origin->site.operation, "halftone::swiglu_gradient");
+  EXPECT_EQ(origin->site.forward, "halftone::swiglu") << to_string(*origin);
   EXPECT_THAT(to_string(*origin), HasSubstr("halftone::swiglu, after 'inner' makes"));
 }
 

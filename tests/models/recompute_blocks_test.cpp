@@ -178,7 +178,7 @@ TEST(RecomputeBlocks, TheFinderOfNonFiniteValuesWorksThroughThem) {
   });
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, NonFiniteOrigin::Kind::kForward);
-  EXPECT_EQ(origin->operation, "aten::div");
+  EXPECT_EQ(origin->site.operation, "aten::div");
 }
 
 TEST(RecomputeBlocks, APassNeedsLessMemory) {

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/train/step_replay.h"
+
+#include <memory>
+#include <utility>
+
+#include "halftone/core/error.h"
+#include "halftone/core/random.h"
+
+namespace halftone {
+
+StepReplay next_step(TrainingTask& task, const StateDict& trainer, std::uint64_t seed) {
+  task.load_data_state(trainer.extract("data."));
+  StepReplay replay{.epoch = task.epochs(),
+                    .batch = task.batch_index(),
+                    .micro_step = trainer.get<std::int64_t>("micro_step"),
+                    .seed = seed,
+                    .micro_batches = {{.generators = trainer.extract("rng.")}}};
+  task.load_group(1, LossAverage::kTokens);
+  return replay;
+}
+
+void replay_micro_batch(const StepReplay& replay, std::int64_t i, const MixedPrecision& precision,
+                        bool fused_grads, const std::function<void()>& loss) {
+  const StateDict& saved = replay.micro_batches.at(static_cast<std::size_t>(i)).generators;
+  const GeneratorScope generators(precision.device(), saved);
+  const auto region = precision.forward_context(replay.micro_step + i, replay.seed, fused_grads);
+  loss();
+}
+
+TrainingStep first_micro_batch(TrainingTask& task, StepReplay replay) {
+  TrainingModuleBase& module = task.module();
+  if (!module.automatic_optimization())
+    throw UserError(
+        "expected a module whose training_step() returns the loss that is back-propagated, got one "
+        "that steps its optimizers itself (automatic_optimization() is false)");
+  const auto shared = std::make_shared<StepReplay>(std::move(replay));
+  const auto compute = [&task, shared](const MixedPrecision& precision) {
+    // A step that was never computed begins where the generators stand now, each time.
+    StateDict& generators = shared->micro_batches.at(0).generators;
+    if (generators.tensors.empty()) generators = rng_state(precision.device());
+    torch::Tensor loss;
+    replay_micro_batch(*shared, 0, precision, /*fused_grads=*/false,
+                       [&] { loss = task.training_step(0, precision.batch_placement()); });
+    HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
+                   "[trainer] expected a scalar loss from training_step()");
+    task.module().take_tokens();
+    task.module().logged().take();
+    return loss.reshape({});
+  };
+  return {.network = &module.network(), .loss = compute};
+}
+
+}  // namespace halftone
