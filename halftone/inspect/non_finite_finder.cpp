@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/inspect/non_finite_finder.h"
 
-#include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <memory>
@@ -18,11 +17,13 @@ namespace {
 
 using Kind = NonFiniteOrigin::Kind;
 
-std::optional<NonFiniteOrigin> bad_parameter(const torch::nn::Module& module) {
-  for (const auto& item : module.named_parameters())
-    if (!item.value().isfinite().all().item<bool>())
-      return NonFiniteOrigin{.kind = Kind::kParameter, .site = {.parameters = {item.key()}}};
-  return std::nullopt;
+/// A sum is not finite if one of its terms is not; that of finite ones may overflow, too.
+bool is_finite(const torch::Tensor& tensor) {
+  if (!is_readable(tensor)) return true;
+  const torch::Tensor values = tensor.detach();
+  const bool adds_up = tensor.element_size() > 1;  // LibTorch adds no 8-bit numbers
+  if (adds_up && values.sum().isfinite().item<bool>()) return true;
+  return values.isfinite().all().item<bool>();
 }
 
 std::optional<NonFiniteLabel> unobserved_label(const NonFiniteWatch& watch,
@@ -47,12 +48,31 @@ std::optional<NonFiniteOrigin> first_of(const NonFiniteWatch& watch,
 
 }  // namespace
 
+std::optional<NonFiniteOrigin> find_bad_parameters(const torch::nn::Module& module) {
+  constexpr std::size_t kMostFacts = 8;
+  NonFiniteOrigin origin{.kind = Kind::kParameter,
+                         .diagnosis = {.cause = NonFiniteCause::kBadWeights}};
+  for (const auto& item : module.named_parameters()) {
+    if (is_finite(item.value())) continue;
+    std::vector<TensorFacts>& facts = origin.diagnosis.inputs;
+    if (origin.site.parameters.empty()) {
+      origin.site.module = owner_of(item.key());
+      origin.diagnosis.format = item.value().scalar_type();
+    }
+    origin.site.parameters.push_back(item.key());
+    if (facts.size() == kMostFacts) continue;
+    facts.push_back(facts_of(item.value()));
+    facts.back().parameter = item.key();
+  }
+  return origin.site.parameters.empty() ? std::nullopt : std::optional(origin);
+}
+
 std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& module,
                                                      const std::function<torch::Tensor()>& loss) {
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
   const torch::AutoGradMode with_grad(true);
-  if (auto origin = bad_parameter(module)) return origin;
+  if (auto origin = find_bad_parameters(module)) return origin;
   std::vector<std::string> names;
   std::vector<torch::Tensor> parameters;
   for (const auto& item : module.named_parameters()) {
@@ -72,22 +92,6 @@ std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& mo
                                       /*create_graph=*/false, /*allow_unused=*/true);
   }
   return first_of(*watch, names, gradients);
-}
-
-std::string to_string(const NonFiniteOrigin& origin) {
-  if (origin.kind == Kind::kParameter)
-    return fmt::format("the parameter '{}' is not finite itself", origin.site.parameters.at(0));
-  const std::string where = to_string(origin.site);
-  if (origin.kind == Kind::kInput)
-    return fmt::format("{} reads a value that is not finite and that no operation made", where);
-  if (origin.kind == Kind::kForward)
-    return fmt::format("{} makes the first non-finite value of the forward pass{}", where,
-                       origin.gradient.empty()
-                           ? ""
-                           : fmt::format("; it reaches the gradient of '{}'", origin.gradient));
-  return fmt::format(
-      "{} makes the first non-finite gradient{}", where,
-      origin.gradient.empty() ? "" : fmt::format("; it reaches that of '{}'", origin.gradient));
 }
 
 }  // namespace halftone

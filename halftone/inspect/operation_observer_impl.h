@@ -3,8 +3,10 @@
 // when it ends, with the tensors that it reads and makes.
 #pragma once
 
+#include <ATen/core/ivalue.h>
 #include <torch/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -26,9 +28,14 @@ struct OperationCall {
   /// Of an operation, the number of the step that autograd would record next; of a step, its own.
   /// -1 where autograd records nothing.
   std::int64_t sequence = -1;
-  std::vector<OperationTensors> inputs;   // none of a step of autograd
+  std::string overload;                   // "Tensor_Scalar" of "aten::pow"; empty for most
+  bool is_view = false;                   // all that it gives may be its arguments' memory
+  bool is_composite = false;              // of LibTorch's: nothing but other operations
+  std::vector<c10::IValue> arguments;     // as the dispatcher got them; none of a step of autograd
+  std::vector<OperationTensors> inputs;   // their tensors, one entry for each argument
   std::vector<OperationTensors> outputs;  // known when it ends
   bool is_recorded = false;               // known then: autograd has recorded a step meanwhile
+  std::chrono::steady_clock::time_point reported;  // its begin, then its end, before any of this
 };
 
 /// Whether autograd is at work in this thread: also between its steps, where it adds gradients up.
@@ -44,9 +51,9 @@ class OperationObserver {
   virtual void end(const OperationCall& call) = 0;
 };
 
-/// While it lives, `observer` sees the operations of all threads. One at a time in a process. An
-/// operation that began before is not reported; another thread may be in the middle of one when the
-/// observation ends, hence the shared ownership.
+/// While it lives, `observer` sees the operations of all threads, in place of the observer before
+/// it: observations nest. An operation that began before is not reported; one that has begun is,
+/// to its end, hence the shared ownership.
 class Observation {
  public:
   explicit Observation(std::shared_ptr<OperationObserver> observer);
@@ -55,7 +62,8 @@ class Observation {
   Observation& operator=(const Observation&) = delete;
 
  private:
-  std::uint64_t handle_;
+  std::shared_ptr<OperationObserver> before_;
+  std::uint64_t handle_ = 0;
 };
 
 /// In its scope, this thread's operations are not reported.

@@ -17,6 +17,9 @@ class ParameterMemory {
   ParameterMemory() = default;
   explicit ParameterMemory(const torch::nn::Module& module);
 
+  /// A parameter that no module of C++ holds.
+  void add(const char* begin, const char* end, const std::string& name);
+
   /// The names of the parameters in the memory that the tensor spans, in the order of their
   /// addresses: of a view of several, all of them.
   std::vector<std::string> names_in(const torch::Tensor& tensor) const;
@@ -24,6 +27,8 @@ class ParameterMemory {
   /// From here on `copy`, an element-wise copy of `tensor` in another dtype, stands for the
   /// parameters in it. It is kept, so that nothing else comes to stand at its address.
   void follow(const torch::Tensor& tensor, const torch::Tensor& copy);
+  /// Gives the copies back: they are those of a step that is over.
+  void forget_copies();
 
  private:
   struct Place {

@@ -103,6 +103,7 @@ Recorder::Names Recorder::parameters_of(const OperationCall& call) const {
 }
 
 std::string Recorder::module_of(const Names& parameters) const {
+  if (auto known = known_module()) return *std::move(known);
   if (!parameters.empty()) {
     std::string path = owner_of(parameters.front());
     for (auto name = std::next(parameters.begin()); name != parameters.end(); ++name)
@@ -149,6 +150,11 @@ void Recorder::forget_site(std::int64_t sequence) {
   if (found == sites_.end()) return;
   found->second = {.module = std::move(found->second.module),
                    .parameters = std::move(found->second.parameters)};
+}
+
+void Recorder::forget_before(std::int64_t sequence) {
+  sites_.erase(sites_.begin(), sites_.lower_bound(sequence));
+  memory_.forget_copies();
 }
 
 Site Recorder::site_of(const OperationCall& call, const OpenCall& open) const {

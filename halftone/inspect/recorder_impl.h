@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -62,6 +63,17 @@ class Recorder : public OperationObserver {
 
   /// Of a call that has begun, while the calls around it are open.
   Site site_of(const OperationCall& call, const OpenCall& open) const;
+
+  /// The path of the module that computes in this thread, if it is known better than by the
+  /// parameters that an operation reads.
+  virtual std::optional<std::string> known_module() const { return std::nullopt; }
+  /// A parameter that the constructor was not told of.
+  void name_parameter(const char* begin, const char* end, const std::string& name) {
+    memory_.add(begin, end, name);
+  }
+  /// What autograd recorded before `sequence` will not run any more; nor are copies of parameters
+  /// used that were made so far.
+  void forget_before(std::int64_t sequence);
 
   std::mutex& mutex() const { return mutex_; }
   const ParameterMemory& memory() const { return memory_; }

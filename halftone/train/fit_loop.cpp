@@ -8,7 +8,6 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -26,10 +25,12 @@
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/system/memory.h"
 #include "halftone/system/pooled_allocator.h"
+#include "halftone/train/anomaly_remedy_impl.h"
 #include "halftone/train/evaluation.h"
 #include "halftone/train/monitor.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/optimizer_state.h"
+#include "halftone/train/step_search_impl.h"
 
 namespace halftone {
 namespace {
@@ -69,20 +70,6 @@ std::optional<std::int64_t> epoch_length(TrainingTask& task,
   }
   return task.batches_per_epoch();
 }
-
-/// While it lives, the module may step its optimizers.
-class ManualScope {
- public:
-  ManualScope(TrainingModuleBase& module, ManualOptimization* manual) : module_(module) {
-    module_.set_manual_optimization(manual);
-  }
-  ~ManualScope() { module_.set_manual_optimization(nullptr); }
-  ManualScope(const ManualScope&) = delete;
-  ManualScope& operator=(const ManualScope&) = delete;
-
- private:
-  TrainingModuleBase& module_;
-};
 
 std::string optimizer_prefix(std::size_t index) {
   return "optimizer." + std::to_string(index) + ".";
@@ -154,53 +141,6 @@ void FitLoop::check_offload() const {
           "states in memory; give its options to MemoryPolicy::apply_to(), or set "
           "AdamWOptions::offload");
   }
-}
-
-// Computes the micro-batches of the last step once more, those with a bad loss first, each as it
-// was computed then.
-std::string FitLoop::origin_of_non_finite() {
-  std::vector<std::size_t> order(last_step_.micro_batches.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_partition(order.begin(), order.end(), [this](std::size_t i) {
-    const torch::Tensor& loss = last_step_.micro_batches[i].loss;
-    return loss.defined() && !loss.isfinite().all().item<bool>();
-  });
-  std::string found;
-  for (const std::size_t i : order) {
-    const auto origin = replayed(i);
-    if (!origin) continue;
-    found = to_string(*origin);
-    if (order.size() > 1) found += fmt::format(", in micro-batch {} of {}", i + 1, order.size());
-    break;
-  }
-  if (found.empty() && order.size() > 1)
-    found = fmt::format(
-        "each of the {} micro-batches has finite gradients, the sum of them is not finite",
-        order.size());
-  // What the module has counted and logged meanwhile belongs to no step.
-  task_.module().take_tokens();
-  task_.module().logged().take();
-  return found;
-}
-
-std::optional<NonFiniteOrigin> FitLoop::replayed(std::size_t i) {
-  return find_first_non_finite(network(), [&]() -> torch::Tensor {
-    const auto number = static_cast<std::int64_t>(i);
-    torch::Tensor loss;
-    const auto compute = [&] {
-      replay_micro_batch(last_step_, number, precision_, !manual_,
-                         [&] { loss = task_.training_step(number, precision_.batch_placement()); });
-    };
-    const ManualScope manual(task_.module(), manual_.get());
-    if (manual_) {
-      const torch::Tensor losses = manual_->collect_losses(compute);
-      return losses.defined() ? losses : torch::zeros({}, torch::requires_grad());
-    }
-    compute();
-    const double weight = task_.loss_weight(number);
-    const auto count = std::ssize(last_step_.micro_batches);
-    return precision_.scaled(weight > 0.0 ? loss * (weight / count) : loss);
-  });
 }
 
 void FitLoop::set_learning_rates(std::int64_t group) {
@@ -355,13 +295,7 @@ StepMetrics FitLoop::step(StepHooks& hooks) {
   const Clock::time_point start = Clock::now();
   TrainingModuleBase& module = task_.module();
   StepMetrics metrics{.step = counters_.step + 1, .epoch = counters_.epochs + 1};
-  last_step_ = {.epoch = task_.epochs(),
-                .batch = task_.batch_index(),
-                .micro_step = counters_.micro_step,
-                .seed = options_.seed};
-  const std::int64_t group = task_.load_group(options_.accumulate, options_.loss_average);
-  set_learning_rates(group);
-  zero_gradients(hooks);
+  const std::int64_t group = begin_step(hooks);
   const Update updated = update(group, hooks);
   const StepResult& result = updated.result;
   metrics.scale = updated.scale;
@@ -369,8 +303,8 @@ StepMetrics FitLoop::step(StepHooks& hooks) {
   metrics.tokens = module.take_tokens();
   metrics.logged = module.logged().take();
   // Before the counters move: the search computes the last batch once more.
-  const std::string anomaly = anomaly_in(updated);
-  const std::string origin = anomaly.empty() ? "" : origin_of_non_finite();
+  std::optional<Anomaly> anomaly = anomaly_in(updated);
+  if (anomaly) explain(updated, *anomaly);
 
   ++counters_.step;
   counters_.micro_step += group;
@@ -386,21 +320,21 @@ StepMetrics FitLoop::step(StepHooks& hooks) {
   metrics.underflow_share = precision_.underflow_share();
   finish_metrics(metrics, std::chrono::duration<double>(Clock::now() - start).count());
   hooks.add_metrics(metrics);
-  if (!anomaly.empty()) throw SystemError(origin.empty() ? anomaly : anomaly + "; " + origin);
+  if (anomaly) throw AnomalyError(std::move(*anomaly));
   return metrics;
 }
 
-// Why the run can't go on, or nothing.
-std::string FitLoop::anomaly_in(const Update& update) const {
-  if (update.verdict.hopeless) return update.verdict.reason;
-  if (!options_.detect_anomaly) return "";
-  if (update.loss.defined() && !std::isfinite(update.loss.item<double>()))
-    return fmt::format("detect_anomaly: the loss of step {} is {}", counters_.step + 1,
-                       update.loss.item<double>());
-  if (update.result.stepped || precision_.policy().loss_scaling) return "";
-  return fmt::format("detect_anomaly: in step {} the gradient of {} is not finite",
-                     counters_.step + 1,
-                     update.result.overflow.empty() ? "a parameter" : update.result.overflow[0]);
+std::int64_t FitLoop::begin_step(StepHooks& hooks) {
+  last_step_ = {.epoch = task_.epochs(),
+                .batch = task_.batch_index(),
+                .micro_step = counters_.micro_step,
+                .seed = options_.seed};
+  const std::int64_t group = task_.load_group(options_.accumulate, options_.loss_average);
+  set_learning_rates(group);
+  zero_gradients(hooks);
+  if (options_.detect_anomaly && !weights_were_finite_)
+    weights_were_finite_ = !find_bad_parameters(network()).has_value();
+  return group;
 }
 
 void FitLoop::finish_metrics(StepMetrics& metrics, double seconds) {
@@ -487,6 +421,7 @@ void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
     if (const StateDict state = trainer.extract(plateau_prefix(i)); !state.values.empty())
       plateaus_[i].load_state_dict(state);
   precision_.load_state_dict(trainer.extract("scaler."));
+  weights_were_finite_ = false;
   counters_ = {.step = trainer.get<std::int64_t>("step"),
                .micro_step = trainer.get<std::int64_t>("micro_step"),
                .epochs = task_.epochs(),

@@ -16,6 +16,7 @@
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/step_metrics.h"
+#include "halftone/train/anomaly.h"
 #include "halftone/train/manual_optimization.h"
 #include "halftone/train/mixed_precision.h"
 #include "halftone/train/step_hooks.h"
@@ -31,7 +32,8 @@ struct FitLoopOptions {
   LossAverage loss_average = LossAverage::kTokens;
   GradientClip clip;
   std::uint64_t seed = 0;  // of the random rounding in int8 matmuls
-  /// A loss that is not finite ends the run, and so does a gradient where there is no loss scale.
+  /// A loss that is not finite ends the run, and so do a gradient where there is no loss scale and
+  /// an update that makes a weight so. Each step reads the weights once more.
   bool detect_anomaly = false;
 };
 
@@ -51,8 +53,8 @@ class FitLoop {
   /// unscale, clip and step. The loss is the mean over what the batches' loss_weight() counts,
   /// however it is split. Where gradients are released, the micro-batches are one pass. Waits
   /// for the device once, for the returned numbers. A module that steps its optimizers itself has
-  /// one batch a step. `hooks` get the numbers before SystemError says that no update is possible
-  /// any more.
+  /// one batch a step. `hooks` get the numbers before AnomalyError says that no update is possible
+  /// any more, or what detect_anomaly has found.
   StepMetrics step(StepHooks& hooks);
   StepMetrics step() {
     StepHooks none;
@@ -74,6 +76,8 @@ class FitLoop {
   double progress() const { return length_.progress(counters_); }
   const TrainingLength& length() const { return length_; }
   const RunCounters& counters() const { return counters_; }
+  /// Whether the next step is the first one of an epoch.
+  bool at_epoch_start() const { return task_.batch_index() == 0; }
   const std::vector<OptimizerSetup>& optimizers() const { return setups_; }
   /// Of the last step that was computed; without micro-batches before the first one.
   const StepReplay& last_step() const { return last_step_; }
@@ -81,6 +85,14 @@ class FitLoop {
   Checkpoint checkpoint() const;
   /// Throws UserError when the checkpoint is of another model, data set or recipe.
   void load_checkpoint(const Checkpoint& checkpoint);
+
+  /// For a step that is taken again: how long training had taken before it, which schedules over
+  /// time see.
+  void set_seconds(double seconds) { counters_.seconds = seconds; }
+  /// Computes the next step up to its update, finds what `anomaly` comes from, and returns it with
+  /// that. The weights stay; the data's position and the generators move on, so that no step can
+  /// follow before a load_checkpoint().
+  Anomaly search_next_step(Anomaly anomaly, StepHooks& hooks);
 
  private:
   /// What a step came to.
@@ -93,9 +105,12 @@ class FitLoop {
   };
 
   torch::nn::Module& network() const { return task_.module().network(); }
-  std::string anomaly_in(const Update& update) const;
-  std::string origin_of_non_finite();
-  std::optional<NonFiniteOrigin> replayed(std::size_t micro_batch);
+  std::int64_t begin_step(StepHooks& hooks);
+  std::optional<Anomaly> anomaly_in(const Update& update) const;
+  std::optional<NonFiniteOrigin> bad_weights() const;
+  void explain(const Update& update, Anomaly& anomaly);
+  void describe_update(Anomaly& anomaly, const char* when, double gradient_factor) const;
+  double gradient_factor(const Update& update) const;
   void set_learning_rates(std::int64_t group);
   void check_release() const;
   void check_offload() const;
@@ -123,6 +138,8 @@ class FitLoop {
   RunCounters counters_;
   StepReplay last_step_;
   bool in_step_ = false;
+  /// With detect_anomaly: whether all weights were finite before the step.
+  bool weights_were_finite_ = false;
 };
 
 }  // namespace halftone

@@ -10,6 +10,7 @@
 #include <exception>
 #include <limits>
 #include <set>
+#include <system_error>
 #include <typeinfo>
 #include <utility>
 
@@ -23,6 +24,7 @@
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/evaluation.h"
+#include "halftone/train/layer_precision.h"
 #include "halftone/train/monitor.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/precision_hints.h"
@@ -55,6 +57,12 @@ void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
         "in -mixed, or leave it out",
         policy.name));
   keep_fp32(network, options.keep_fp32);
+}
+
+void note_layer_precision(torch::nn::Module& network, const TrainerOptions& options,
+                          const PrecisionPolicy& policy, torch::Device device) {
+  if (options.layer_precision.empty()) return;
+  log_layer_types(layer_types(network, options.layer_precision, policy), device);
 }
 
 bool resumes_run(const TrainerOptions& options, const FitOptions& how) {
@@ -169,7 +177,8 @@ class Trainer::Hooks : public StepHooks {
 Trainer::Trainer(TrainerOptions options)
     : options_(resolved_options(std::move(options))),
       precision_(parse_precision(options_.precision), options_.scaler, device_for(options_),
-                 memory_policy(options_.memory, parse_precision(options_.precision))) {
+                 memory_policy(options_.memory, parse_precision(options_.precision)),
+                 options_.layer_precision) {
   const auto averages = [](const auto& callback) {
     return dynamic_cast<const WeightAveraging*>(callback.get()) != nullptr;
   };
@@ -224,6 +233,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   stop_ = false;
   stop_signal_.reset();
   save_requests_.clear();
+  passed_.clear();
   validates_ = validation != nullptr;
   std::optional<InterruptGuard> guard;
   if (options_.save_on_signal && !options_.default_root_dir.empty()) guard.emplace();
@@ -233,6 +243,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   if (!options_.default_root_dir.empty() && !resumes)
     check_new_run(options_.default_root_dir, existing_run(options_, options));
   apply_keep_fp32(task.module().network(), options_, policy());
+  note_layer_precision(task.module().network(), options_, policy(), device());
   FitLoop loop(task, precision_,
                {.limits = limits,
                 .accumulate = options_.accumulate_grad_batches,
@@ -298,10 +309,12 @@ void Trainer::open_run(FitLoop& loop, const FitOptions& options, bool resumes) {
   if (root.empty()) return;
   if (resumes) {
     run_.emplace(RunDirectory::resume(root));
-    restore(loop, load_latest_checkpoint(root));
+    restore(loop, checkpoint_to_resume());
   } else {
     run_.emplace(RunDirectory::create(root, existing_run(options_, options)));
   }
+  std::error_code ignored;
+  std::filesystem::remove(run_->paths().anomaly(), ignored);  // of a part of the run before
   run_->write_config(options_.config_toml.empty() ? run_config(options_) : options_.config_toml);
   metrics_log_.emplace(run_->paths().metrics(), loop.counters().step);
   for (const auto& logger : options_.loggers) {
@@ -376,7 +389,7 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
       module.on_train_epoch_start(epoch);
     }
     const std::int64_t batches_before = task.batch_index();
-    StepMetrics metrics = loop_->step(hooks);
+    StepMetrics metrics = step(hooks);
     if (!std::exchange(batch_was_seen, true)) advise(task);
 
     epoch_is_new = loop_->counters().epochs >= epoch;
@@ -507,6 +520,7 @@ void Trainer::write_checkpoints() {
   for (const auto& logger : options_.loggers) logger->sync();
   for (const auto& [folder, keep] : std::exchange(save_requests_, {})) {
     halftone::save_checkpoint(folder, checkpoint, keep);
+    if (run_ && folder == run_->paths().root) passed_.clear();
     call(&Callback::on_checkpoint_saved, folder);
   }
 }

@@ -17,6 +17,7 @@
 
 #include "halftone/run/metrics_log.h"
 #include "halftone/run/run_directory.h"
+#include "halftone/train/anomaly.h"
 #include "halftone/train/fit_loop.h"
 #include "halftone/train/mixed_precision.h"
 #include "halftone/train/saved_model.h"
@@ -146,6 +147,13 @@ class Trainer {
 
  private:
   class Hooks;
+  /// What a step needs to be taken again with the same bits, beside the checkpoint before it.
+  struct PassedStep {
+    std::int64_t step = 0;
+    double seconds = 0;    // of training before it
+    StateDict generators;  // before it; empty where they stood as the step before had left them
+    double loss = 0;
+  };
   struct SaveRequest {
     std::filesystem::path folder;
     KeepCheckpoints keep;
@@ -160,6 +168,13 @@ class Trainer {
   void restore(FitLoop& loop, Checkpoint checkpoint);
   void close_loggers();
   void train(TrainingTask& task, EvaluationTask* validation);
+  StepMetrics step(StepHooks& hooks);
+  StepMetrics watched_step(StepHooks& hooks);
+  void begin_again(const PassedStep* passed);
+  void compute_again(Anomaly& anomaly, const PassedStep& last, StepHooks& hooks);
+  bool retake_steps(std::int64_t before, Anomaly::Replay& replay, StepHooks& hooks);
+  void write_anomaly(const Anomaly& anomaly) const;
+  Checkpoint checkpoint_to_resume() const;
   void check_sanity(EvaluationTask& validation);
   bool validates_now(const StepMetrics& metrics, std::int64_t batches_before, bool epoch_ended,
                      const TrainingTask& task) const;
@@ -188,6 +203,8 @@ class Trainer {
   std::optional<MetricsLog> metrics_log_;
   std::vector<std::shared_ptr<Logger>> open_loggers_;
   std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming
+  std::vector<PassedStep> passed_;          // with detect_anomaly: since the last checkpoint
+  StateDict generators_;                    // as the last of them left them
   bool validates_ = false;
   bool sanity_checking_ = false;
   bool stop_ = false;

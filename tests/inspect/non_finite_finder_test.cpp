@@ -58,7 +58,7 @@ TEST(NonFiniteFinder, NamesTheOperationOfTheForwardPass) {
   EXPECT_EQ(origin->site.operation, "aten::exp");
   EXPECT_EQ(origin->site.parameters.at(0), "second.bias");
   EXPECT_FALSE(origin->site.reads_parameter);
-  EXPECT_EQ(to_string(*origin),
+  EXPECT_EQ(place_of(*origin),
             "aten::exp, after 'second.bias' makes the first non-finite value of the forward pass");
 }
 
@@ -186,7 +186,7 @@ TEST(NonFiniteFinder, NamesABadParameterAndABadInput) {
   origin = find_first_non_finite(block, good);
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kParameter);
-  EXPECT_EQ(to_string(*origin), "the parameter 'second.weight' is not finite itself");
+  EXPECT_EQ(place_of(*origin), "the parameter 'second.weight' is not finite itself");
 }
 
 // A user's operator is a step of autograd like any other.
@@ -273,7 +273,7 @@ TEST(NonFiniteFinder, FindsTheLayerOfALanguageModel) {
   origin = find_first_non_finite(*backward.model, [&] { return backward.loss(1e9); });
   ASSERT_TRUE(origin.has_value());
   EXPECT_EQ(origin->kind, Kind::kBackward) << to_string(*origin);
-  EXPECT_EQ(to_string(*origin),
+  EXPECT_EQ(place_of(*origin),
             "aten::copy_ in ToCopyBackward0, the backward pass of aten::_to_copy, after "
             "'tok_embeddings.weight' makes the first non-finite gradient; it reaches that of "
             "'tok_embeddings.weight'");
