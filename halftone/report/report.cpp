@@ -9,6 +9,7 @@
 
 #include "halftone/core/text.h"
 #include "halftone/report/chart.h"
+#include "halftone/report/layer_maps.h"
 #include "halftone/report/logged_charts.h"
 #include "halftone/report/report_charts.h"
 #include "halftone/report/report_style.h"
@@ -161,11 +162,21 @@ std::string skips(const RunHistory& history) {
          skip_table(history) + overflow_table(history) + "</div></section>\n";
 }
 
+std::string layers(const LayerHistory& history) {
+  const std::vector<HeatMap> maps = layer_maps(history);
+  if (maps.empty()) return "";
+  std::string text =
+      "<section><h2>Layers</h2>\n<p>Measured in sampled steps: the stronger the colour, the larger "
+      "the value. Beside each row stands its last one.</p>\n<div class=\"charts\">\n";
+  for (const HeatMap& map : maps) text += figure_of(map);
+  return text + "</div></section>\n";
+}
+
 std::string charts(const RunHistory& history) {
   if (history.steps().empty()) return "<p class=\"note\">No step has been taken yet.</p>\n";
   std::string text = "<section class=\"charts\">\n";
   for (const Chart& chart : report_charts(history)) text += figure_of(chart);
-  text += "</section>\n";
+  text += "</section>\n" + layers(history.layers());
   const std::vector<Chart> logged = logged_charts(history);
   if (logged.empty()) return text;
   text += "<section><h2>Logged values</h2>\n<div class=\"charts\">\n";

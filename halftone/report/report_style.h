@@ -80,6 +80,19 @@ svg .value { fill: var(--ink); font-weight: 600; }
 .end { fill: var(--c); }
 .area { fill: var(--c); opacity: .78; stroke: var(--surface); stroke-width: 1; }
 .mark { stroke: var(--bad); stroke-width: 1.5; }
+.heat { fill: var(--c); }
+.heat.h0 { fill-opacity: .1; } .heat.h1 { fill-opacity: .2; } .heat.h2 { fill-opacity: .31; }
+.heat.h3 { fill-opacity: .43; } .heat.h4 { fill-opacity: .56; } .heat.h5 { fill-opacity: .7; }
+.heat.h6 { fill-opacity: .85; } .heat.h7 { fill-opacity: 1; }
+.shades { color: var(--soft); font-size: 13px; white-space: nowrap; }
+.shade { display: inline-block; width: 11px; height: 11px; background: var(--c);
+  vertical-align: -1px; }
+.shade.h0 { opacity: .1; } .shade.h1 { opacity: .2; } .shade.h2 { opacity: .31; }
+.shade.h3 { opacity: .43; } .shade.h4 { opacity: .56; } .shade.h5 { opacity: .7; }
+.shade.h6 { opacity: .85; }
+.charts + .charts, section > p + .charts { margin-top: 12px; }
+svg .rowname { text-anchor: end; font-size: 10.5px; fill: var(--soft); }
+svg .rowvalue { font-size: 10.5px; fill: var(--faint); }
 .tables { display: grid; grid-template-columns: 3fr 2fr; gap: 18px; align-items: start; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; background: var(--surface);
   border: 1px solid var(--grid); }

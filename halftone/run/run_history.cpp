@@ -111,6 +111,7 @@ void RunHistory::add_line(std::string_view line) {
     const StepValue value{step, number_of(field)};
     const bool is_loss = !is_step && key == "val_loss";
     const LineKind kind = is_step ? LineKind::kStep : LineKind::kBetween;
+    if (is_step && add_layer({kind, key}, value)) continue;
     is_new = (is_loss ? add_validation(value) : add_logged({kind, key}, value)) && is_new;
   }
   if (!is_new) ++unusable_lines_;
@@ -177,6 +178,18 @@ ValueHistory* RunHistory::history_of(const LoggedName& name, bool is_number) {
   if (left_out_.size() < kMostNames)
     left_out_.insert({name.kind, name.name.substr(0, kLongestName)});
   return nullptr;
+}
+
+// Whether the value is one of a layer.
+bool RunHistory::add_layer(const LoggedName& name, const StepValue& value) {
+  const auto key = parse_layer_key(name.name);
+  if (!key) return false;
+  const bool is_kept =
+      name.name.size() <= kLongestName &&
+      layers_.add(value.step, {key->statistic, std::string(key->parameter)}, value.value);
+  if (!is_kept && left_out_.size() < kMostNames)
+    left_out_.insert({name.kind, name.name.substr(0, kLongestName)});
+  return true;
 }
 
 bool RunHistory::add_logged(const LoggedName& name, const StepValue& value) {

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "halftone/run/layer_history.h"
 #include "halftone/run/step_history.h"
 
 namespace halftone {
@@ -66,6 +67,8 @@ class RunHistory {
   const StepHistory& steps() const { return steps_; }
   /// val_loss of the lines between those of steps.
   const ValueHistory& validation() const { return validation_; }
+  /// The statistics of layers in the lines of steps (run/layer_metrics.h).
+  const LayerHistory& layers() const { return layers_; }
   /// All other numbers but those that StepField, `epoch` and the tokens name.
   const std::map<LoggedName, ValueHistory>& logged() const { return logged_; }
   /// How many logged values were left out because there are too many or their name is too long;
@@ -85,9 +88,11 @@ class RunHistory {
   bool add_validation(const StepValue& loss);
   ValueHistory* history_of(const LoggedName& name, bool is_number);
   bool add_logged(const LoggedName& name, const StepValue& value);
+  bool add_layer(const LoggedName& name, const StepValue& value);
 
   StepHistory steps_;
   ValueHistory validation_;
+  LayerHistory layers_;
   std::map<LoggedName, ValueHistory> logged_;
   std::set<LoggedName> left_out_;
   RunTotals totals_;
