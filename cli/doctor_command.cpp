@@ -12,7 +12,9 @@
 #include <optional>
 #include <string>
 
+#include "cli/doctor_text.h"
 #include "cli/program.h"
+#include "cli/progress.h"
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
@@ -25,6 +27,7 @@ namespace {
 struct DoctorArguments {
   bool json = false;
   bool remeasure = false;
+  bool quick = false;
   std::optional<std::int64_t> threads;
 };
 
@@ -125,7 +128,8 @@ std::string matmul_text(const DoctorReport& report) {
 }
 
 std::string text_of(const DoctorReport& report) {
-  return machine_text(report) + speed_text(report) + matmul_text(report) +
+  return machine_text(report) + speed_text(report) + costs_text(report) + matmul_text(report) +
+         crossings_text(report) + findings_text(report.findings) +
          fmt::format(
              "\nrecommended on this CPU: --precision {}\n  {};\n  'halftone bench --data "
              "PATH' measures whole steps, and what each precision does to the loss\n",
@@ -179,6 +183,10 @@ std::string json_of(const DoctorReport& report) {
         {"record", matmul_record_path().string()},
         {"products", std::move(products)},
         {"fp32", std::move(fp32)}}},
+      {"threads_measured", threads_json(report)},
+      {"memory_costs", memory_costs_json(report)},
+      {"crossings", crossings_json(report)},
+      {"findings", findings_json(report.findings)},
       {"recommended",
        {{"precision", report.recommendation.precision}, {"reason", report.recommendation.reason}}}};
   return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -192,8 +200,14 @@ void run_doctor(const DoctorArguments& arguments) {
           fmt::format("--threads: expected 1 to {}, got {}", kMost, *arguments.threads));
     torch::set_num_threads(static_cast<int>(*arguments.threads));
   }
+  StageProgress progress;
   const DoctorReport report =
-      examine_machine(arguments.remeasure ? MatmulRecord::kReplace : MatmulRecord::kUse);
+      examine_machine({.record = arguments.remeasure ? MatmulRecord::kReplace : MatmulRecord::kUse,
+                       .crossings = !arguments.quick,
+                       .progress = [&](const std::string& stage, double share) {
+                         progress.show("measuring " + stage, share);
+                       }});
+  progress.clear();
   print(arguments.json ? json_of(report) : text_of(report));
 }
 
@@ -201,19 +215,24 @@ void run_doctor(const DoctorArguments& arguments) {
 
 void add_doctor_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
-      "doctor", "Measure what this machine can do, and say which precision suits it");
+      "doctor",
+      "Measure what this machine can do, what costs most on it, and which precision suits it");
   auto arguments = std::make_shared<DoctorArguments>();
   command->add_flag("--json", arguments->json, "One JSON document on stdout");
   command->add_flag("--remeasure", arguments->remeasure,
                     "Measure the ways of 16-bit matmuls again, and keep what comes out");
+  command->add_flag("--quick", arguments->quick,
+                    "Leave out from which width and how many rows mixed precision pays");
   command->add_option("--threads", arguments->threads, "Threads to measure with [LibTorch's own]")
       ->type_name("N");
   command->footer(
       "Examples:\n"
       "  halftone doctor\n"
+      "  halftone doctor --quick\n"
       "  halftone doctor --remeasure --threads 4\n"
       "\n"
-      "Takes about two seconds; other programs that compute meanwhile lower every figure.");
+      "Takes about ten seconds, with --quick three; other programs that compute meanwhile lower "
+      "every figure.");
   command->callback([arguments] { run_doctor(*arguments); });
 }
 

@@ -71,8 +71,13 @@ Recommendation recommend_precision(const std::vector<LayerSpeed>& layers) {
   return {.precision = precision(*best), .reason = std::move(reason)};
 }
 
-DoctorReport examine_machine(MatmulRecord record) {
-  const MatmulMeasurement measurement = measured_cpu_gemm_config(record);
+DoctorReport examine_machine(const DoctorOptions& options) {
+  const double costly = options.crossings ? 0.4 : 1.0;  // the share of what is always measured
+  const auto tell = [&](const char* stage, double share) {
+    if (options.progress) options.progress(stage, share);
+  };
+  tell("matmuls", 0.0);
+  const MatmulMeasurement measurement = measured_cpu_gemm_config(options.record);
   DoctorReport report{.processor = this_processor(),
                       .memory = system_memory(),
                       .cache = cache_folder(),
@@ -86,12 +91,32 @@ DoctorReport examine_machine(MatmulRecord record) {
                       .matmul_source = source_of(measurement),
                       .matmul_timings = measurement.timings,
                       .fp32_timing = measurement.fp32};
+  tell("speed", 0.2 * costly);
   report.peak_fp32_gflops = peak_fp32_gflops();
   report.triad_bytes_per_s = triad_bytes_per_s();
   report.layers = layer_speeds();
   // Once more: a peak that is disturbed would flatter everything that is measured against it.
   report.peak_fp32_gflops = std::max(report.peak_fp32_gflops, peak_fp32_gflops());
   report.recommendation = recommend_precision(report.layers);
+  tell("threads and memory", 0.7 * costly);
+  const MachineSettings settings = machine_settings();
+  report.thread_speeds = thread_speeds(
+      std::max<std::int64_t>({report.threads, report.processor.cores, settings.allowed_cpus}),
+      {report.threads, report.processor.cores});
+  report.parallel_loop_s = parallel_loop_seconds();
+  report.pages = page_costs();
+  if (options.crossings)
+    report.crossings = measure_crossings(
+        {.progress = [&](double share) { tell("layers", costly + (1 - costly) * share); }});
+  report.findings = find_costs({.processor = report.processor,
+                                .settings = settings,
+                                .threads = report.threads,
+                                .thread_speeds = report.thread_speeds,
+                                .parallel_loop_s = report.parallel_loop_s,
+                                .pages = report.pages,
+                                .recommended = report.recommendation.precision,
+                                .layers = report.layers,
+                                .matmuls = report.matmul_timings});
   return report;
 }
 

@@ -4,11 +4,17 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "halftone/kernels/gemm/cpu_gemm_probe.h"
+#include "halftone/machine/crossings.h"
+#include "halftone/machine/findings.h"
 #include "halftone/machine/machine.h"
+#include "halftone/machine/machine_costs.h"
+#include "halftone/machine/machine_settings.h"
 #include "halftone/machine/speed.h"
 #include "halftone/system/processor.h"
 
@@ -50,11 +56,25 @@ struct DoctorReport {
   LibraryTiming fp32_timing;
 
   Recommendation recommendation;  ///< for the CPU
+
+  std::vector<ThreadSpeed> thread_speeds;
+  double parallel_loop_s = 0;
+  PageCosts pages;
+  std::optional<Crossings> crossings;  ///< nothing without DoctorOptions::crossings
+  std::vector<Finding> findings;       ///< what costs most first
 };
 
-/// Measures for about two seconds with at::get_num_threads() threads; `record` says whether the
-/// ways of 16-bit matmuls are measured anew as well. Throws UserError when HALFTONE_MATMUL names
-/// none.
-DoctorReport examine_machine(MatmulRecord record = MatmulRecord::kUse);
+struct DoctorOptions {
+  /// Whether the ways of 16-bit matmuls are measured anew as well.
+  MatmulRecord record = MatmulRecord::kUse;
+  /// From which width and how many rows a coarser format pays: some five seconds more.
+  bool crossings = true;
+  /// What is measured now, and how far all of it has come; may be empty.
+  std::function<void(const std::string& stage, double share)> progress;
+};
+
+/// Measures for about three seconds, and with crossings for about eight, with at::get_num_threads()
+/// threads. Throws UserError when HALFTONE_MATMUL names none.
+DoctorReport examine_machine(const DoctorOptions& options = {});
 
 }  // namespace halftone

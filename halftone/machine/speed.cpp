@@ -92,19 +92,19 @@ double triad_bytes_per_s() {
   return best;
 }
 
-std::vector<LayerSpeed> layer_speeds(const LayerShape& shape, int rounds) {
+std::vector<LayerSpeed> layer_speeds(const LayerShape& shape, int rounds,
+                                     const std::vector<ComputeType>& formats) {
   const torch::AutoGradMode with_gradients(true);
   const Layer layer{.x = filled(shape.tokens, shape.in).requires_grad_(),
                     .weight = filled(shape.out, shape.in).requires_grad_(),
                     .g = filled(shape.tokens, shape.out)};
   const double flops = 6.0 * static_cast<double>(shape.tokens * shape.in * shape.out);
   std::vector<LayerSpeed> speeds;
-  const std::vector<ComputeType>& types = compute_types();
-  for (const ComputeType type : types)
+  for (const ComputeType type : formats)
     speeds.push_back({type, std::numeric_limits<double>::infinity()});
   for (int round = 0; round <= rounds; ++round) {
-    for (std::size_t i = 0; i < types.size(); ++i) {
-      const double seconds = seconds_of([&] { forward_and_backward(layer, types[i]); });
+    for (std::size_t i = 0; i < formats.size(); ++i) {
+      const double seconds = seconds_of([&] { forward_and_backward(layer, formats[i]); });
       if (round > 0) speeds[i].seconds = std::min(speeds[i].seconds, seconds);  // 0 warms up
     }
   }

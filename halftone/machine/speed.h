@@ -34,7 +34,8 @@ struct LayerShape {
   std::int64_t out = 1408;
 };
 
-/// Of each format, from the finest to the coarsest; their rounds take turns.
-std::vector<LayerSpeed> layer_speeds(const LayerShape& shape = {}, int rounds = 8);
+/// Of each format, in their order; their rounds take turns.
+std::vector<LayerSpeed> layer_speeds(const LayerShape& shape = {}, int rounds = 8,
+                                     const std::vector<ComputeType>& formats = compute_types());
 
 }  // namespace halftone

@@ -63,7 +63,7 @@ class Doctor : public testing::Test {
 };
 
 TEST_F(Doctor, SaysWhereTheChoiceComesFrom) {
-  const DoctorReport first = examine_machine();
+  const DoctorReport first = examine_machine({.crossings = false});
   EXPECT_EQ(first.matmul_source, MatmulSource::kMeasuredNow);
   EXPECT_EQ(first.matmul_timings.size(), 8);
   EXPECT_EQ(first.threads, 1);
@@ -71,14 +71,18 @@ TEST_F(Doctor, SaysWhereTheChoiceComesFrom) {
   EXPECT_GT(first.triad_bytes_per_s, 0.0);
   EXPECT_EQ(first.cache, folder_.path() / "halftone");
   EXPECT_THAT(first.recommendation.reason, Not(testing::IsEmpty()));
+  EXPECT_FALSE(first.thread_speeds.empty());
+  EXPECT_GT(first.pages.fresh_s, 0.0);
+  EXPECT_FALSE(first.crossings);
 
-  const DoctorReport second = examine_machine();
+  const DoctorReport second = examine_machine({.crossings = false});
   EXPECT_EQ(second.matmul_source, MatmulSource::kRecord);
   EXPECT_EQ(second.matmul_timings[0].native_ms, first.matmul_timings[0].native_ms);
-  EXPECT_EQ(examine_machine(MatmulRecord::kReplace).matmul_source, MatmulSource::kMeasuredNow);
+  EXPECT_EQ(examine_machine({.record = MatmulRecord::kReplace, .crossings = false}).matmul_source,
+            MatmulSource::kMeasuredNow);
 
   setenv("HALFTONE_MATMUL", "upcast", 1);
-  EXPECT_EQ(examine_machine().matmul_source, MatmulSource::kEnvironment);
+  EXPECT_EQ(examine_machine({.crossings = false}).matmul_source, MatmulSource::kEnvironment);
 }
 
 }  // namespace
