@@ -43,6 +43,7 @@ class LoadedStep {
   const TokenLoader& loader() const { return loader_; }
   /// Of the checkpoint; 0 for a new run.
   std::int64_t optimizer_step() const { return optimizer_step_; }
+  /// That its batch gives to a matmul.
   std::int64_t rows() const { return task_.rows_per_batch(); }
 
  private:

@@ -6,6 +6,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/linear/compute_context.h"
 
 namespace halftone {
 
@@ -35,12 +36,16 @@ TrainingStep first_micro_batch(TrainingTask& task, StepReplay replay) {
         "expected a module whose training_step() returns the loss that is back-propagated, got one "
         "that steps its optimizers itself (automatic_optimization() is false)");
   const auto shared = std::make_shared<StepReplay>(std::move(replay));
-  const auto compute = [&task, shared](const MixedPrecision& precision) {
+  const auto compute = [&task, shared](const MixedPrecision& precision, std::uint64_t draw) {
     // A step that was never computed begins where the generators stand now, each time.
     StateDict& generators = shared->micro_batches.at(0).generators;
     if (generators.tensors.empty()) generators = rng_state(precision.device());
     torch::Tensor loss;
-    replay_micro_batch(*shared, 0, precision, /*fused_grads=*/false,
+    // Into .grad by themselves only where the caller's context has it so, as training does.
+    const bool fused_grads = compute_context().fused_grad_accumulation;
+    StepReplay drawn = *shared;
+    if (draw > 0) drawn.seed = random_word(drawn.seed, draw);
+    replay_micro_batch(drawn, 0, precision, fused_grads,
                        [&] { loss = task.training_step(0, precision.batch_placement()); });
     HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
                    "[trainer] expected a scalar loss from training_step()");
@@ -48,7 +53,9 @@ TrainingStep first_micro_batch(TrainingTask& task, StepReplay replay) {
     task.module().logged().take();
     return loss.reshape({});
   };
-  return {.network = &module.network(), .loss = compute};
+  return {.network = &module.network(),
+          .loss = [compute](const MixedPrecision& precision) { return compute(precision, 0); },
+          .redrawn_loss = compute};
 }
 
 }  // namespace halftone

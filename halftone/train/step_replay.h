@@ -48,6 +48,9 @@ struct TrainingStep {
   torch::nn::Module* network = nullptr;
   /// The loss, unscaled, with its graph; gradients go where backward() takes them.
   std::function<torch::Tensor(const MixedPrecision& precision)> loss;
+  /// The same with another draw of the precision's random rounding; draw 0 is loss(). Empty: the
+  /// step has one draw only.
+  std::function<torch::Tensor(const MixedPrecision& precision, std::uint64_t draw)> redrawn_loss;
 };
 
 /// That of the first batch of the group that `task` holds. `task` must outlive it.
@@ -62,8 +65,13 @@ TrainingStep training_step_on(Module& module, const Batch& batch) {
   task->load_group(1, LossAverage::kTokens);
   TrainingStep step =
       first_micro_batch(*task, {.micro_batches = std::vector<StepReplay::MicroBatch>(1)});
+  // The step reads both.
   step.loss = [data, task, loss = std::move(step.loss)](const MixedPrecision& precision) {
     return loss(precision);
+  };
+  step.redrawn_loss = [data, task, loss = std::move(step.redrawn_loss)](
+                          const MixedPrecision& precision, std::uint64_t draw) {
+    return loss(precision, draw);
   };
   return step;
 }
