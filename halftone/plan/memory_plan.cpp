@@ -79,7 +79,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   recipe.memory.apply_to(options);
   const AdamWBytes stored = adamw_bytes(parameters, options);
   const StepMemory step = step_memory(model, shape, recipe);
-  const double packed = packed_operand_bytes(model, shape, recipe.precision.compute);
+  const double packed = packed_operand_bytes(model, shape, recipe);
   const double rows =
       static_cast<double>(shape.batch_size) * static_cast<double>(shape.predictions);
   const double batches =

@@ -6,10 +6,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <map>
 #include <tuple>
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/plan/layer_plan.h"
 
 namespace halftone {
 namespace {
@@ -23,6 +26,12 @@ std::tuple<std::ptrdiff_t, bool, ComputeType> coarseness(const RecipePlan& plan)
           precision.parameter != torch::kFloat, precision.compute};
 }
 
+std::map<std::string, ComputeType> layers_in(const PlanRequest& request,
+                                             const PrecisionPolicy& policy) {
+  if (policy.name != request.precision) return {};
+  return planned_layer_types(request.model, request.layer_precision, policy);
+}
+
 /// The recipe of `precision` and `memory` with the other choices of `request`, unless they exclude
 /// each other.
 std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::string& precision,
@@ -30,8 +39,9 @@ std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::
   MemoryOptions choice = request.memory;
   choice.memory = memory;
   const PrecisionPolicy policy = parse_precision(precision);
+  std::map<std::string, ComputeType> layers = layers_in(request, policy);
   try {
-    return NumericsConfig{policy, memory_policy(choice, policy)};
+    return NumericsConfig{policy, memory_policy(choice, policy), std::move(layers)};
   } catch (const UserError&) {
     return {};
   }
@@ -40,6 +50,8 @@ std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::
 RecipePlan plan_of(const PlanRequest& request, const NumericsConfig& recipe,
                    std::uint64_t process) {
   RecipePlan plan{.precision = recipe.precision.name,
+                  .layer_precision = recipe.layers.empty() ? std::vector<std::string>()
+                                                           : request.layer_precision,
                   .memory = recipe.memory.name,
                   .bytes = peak_memory(request.model, request.shape, recipe, process)};
   plan.fits = plan.bytes.total() <= request.budget_bytes;
@@ -97,7 +109,10 @@ std::string refusal(const RecipePlan& own, const RunPlan& all) {
 
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process) {
   const PrecisionPolicy precision = parse_precision(request.precision);
-  return plan_of(request, {precision, memory_policy(request.memory, precision)}, process);
+  return plan_of(
+      request,
+      {precision, memory_policy(request.memory, precision), layers_in(request, precision)},
+      process);
 }
 
 RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uint64_t process) {

@@ -17,6 +17,7 @@ namespace halftone {
 /// One precision with one way of keeping things.
 struct RecipePlan {
   std::string precision;
+  std::vector<std::string> layer_precision;  // formats of single layers
   std::string memory;  // "standard", "lean"
   MemoryBytes bytes;
   double step_s = 0;  // of an optimizer step
@@ -37,7 +38,8 @@ struct RunPlan {
 struct PlanRequest {
   ModelConfig model;  // its vocab_size is known
   StepShape shape;
-  std::string precision;  // a name of precision_names()
+  std::string precision;  // a name of precision_names(), or "auto"
+  std::vector<std::string> layer_precision = {};  // in that precision (train/layer_precision.h)
   MemoryOptions memory;
   std::uint64_t budget_bytes = 0;  // the largest number: unlimited
 };
@@ -46,7 +48,8 @@ struct PlanRequest {
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process);
 
 /// Every precision with every `memory`. The other keys of memory are the request's; a recipe that
-/// they exclude is left out. `process`: process_bytes().
+/// they exclude is left out. Formats of single layers are those of the request's precision only.
+/// `process`: process_bytes().
 RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uint64_t process);
 
 /// Throws UserError, which names a recipe that would fit, if the run needs more than its budget.

@@ -8,6 +8,7 @@
 #include <array>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,8 +20,10 @@
 #include "halftone/models/minimind.h"
 #include "halftone/nn/new_parameter.h"
 #include "halftone/optim/optimizer_in_backward.h"
+#include "halftone/plan/layer_plan.h"
 #include "halftone/plan/shape_functions.h"
 #include "halftone/plan/tensor_tally.h"
+#include "halftone/train/layer_precision.h"
 
 namespace halftone {
 namespace {
@@ -48,6 +51,7 @@ class CountedStep {
  public:
   CountedStep(PlannedModule planned, const NumericsConfig& numerics)
       : planned_(std::move(planned)),
+        layers_(numerics.layers),
         precision_(numerics.precision, {}, torch::kMeta, in_memory(numerics.memory)) {}
 
   StepMemory run(std::int64_t micro_batches, TensorTally& tally) {
@@ -55,6 +59,7 @@ class CountedStep {
     const torch::AutoGradMode with_grad(true);
     check_without_data(*planned_.module);
     precision_.convert_module(*planned_.module);
+    if (!layers_.empty()) precision_.set_layer_formats(layer_formats(*planned_.module, layers_));
     StepMemory memory{.weights = parameter_bytes(*planned_.module)};
     const std::int64_t before = tally.live();
     optimizers_ = planned_.optimizers();
@@ -113,6 +118,7 @@ class CountedStep {
   }
 
   PlannedModule planned_;
+  std::map<std::string, ComputeType> layers_;
   MixedPrecision precision_;
   Optimizers optimizers_;
   std::int64_t start_ = 0;
@@ -137,6 +143,28 @@ PlannedModule planned_minimind(const ModelConfig& config, const StepShape& shape
   };
   const auto loss = [=](std::int64_t) { return model->loss(ids, targets, mask).total(); };
   return {.module = model, .optimizers = optimizers, .loss = loss};
+}
+
+/// The layers of one shape in all blocks.
+struct RoleOfLayer {
+  std::vector<std::string_view> endings;  // of their paths
+  double in = 0;
+  double out = 0;
+};
+
+/// Whether one of them has the format.
+bool multiplies_in(const RoleOfLayer& role, ComputeType type, const ModelConfig& model,
+                   const NumericsConfig& numerics) {
+  if (numerics.layers.empty()) return type == numerics.precision.compute;
+  const std::vector<PlannedLayer> layers = planned_layers(model);
+  return std::any_of(layers.begin(), layers.end(), [&](const PlannedLayer& layer) {
+    const auto own = numerics.layers.find(layer.path);
+    const ComputeType of_layer =
+        own != numerics.layers.end() ? own->second : numerics.precision.compute;
+    return of_layer == type &&
+           std::any_of(role.endings.begin(), role.endings.end(),
+                       [&](std::string_view ending) { return layer.path.ends_with(ending); });
+  });
 }
 
 }  // namespace
@@ -167,20 +195,30 @@ StepMemory step_memory(const ModelConfig& model, const StepShape& shape,
   return memory;
 }
 
-double packed_operand_bytes(const ModelConfig& model, const StepShape& shape, ComputeType compute) {
-  const MatmulFormat& format = matmul_format(compute);
+double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
+                            const NumericsConfig& numerics) {
   const auto wide = [](std::int64_t size) { return static_cast<double>(size); };
   const double rows = wide(shape.batch_size) * wide(shape.predictions);
   const double dim = wide(model.dim), hidden = wide(hidden_dim_of(model));
   const double head_dim = wide(head_dim_of(model)), vocab = wide(model.vocab_size);
   const double query = wide(model.n_heads) * head_dim, key = wide(model.n_kv_heads) * head_dim;
-  const std::array<std::pair<double, double>, 4> layers{
-      {{dim, query + 2 * key}, {query, dim}, {dim, 2 * hidden}, {hidden, dim}}};
-  // Of y = x W^T, of dX = g W and of dW = g^T x: the depth of the sums and the columns.
-  std::set<std::pair<double, double>> shapes{{dim, vocab}, {vocab, dim}};
-  for (const auto& [in, out] : layers) shapes.insert({{in, out}, {out, in}, {rows, in}});
+  const std::array<RoleOfLayer, 4> roles{{{{".wq", ".wk", ".wv"}, dim, query + 2 * key},
+                                          {{".wo"}, query, dim},
+                                          {{".w1", ".w3"}, dim, 2 * hidden},
+                                          {{".w2"}, hidden, dim}}};
   double bytes = 0;
-  for (const auto& [depth, columns] : shapes) bytes += format.packed_bytes(depth, columns);
+  for (const ComputeType type : compute_types()) {
+    // Of y = x W^T, of dX = g W and of dW = g^T x: the depth of the sums and the columns.
+    std::set<std::pair<double, double>> shapes;
+    for (const RoleOfLayer& role : roles)
+      if (multiplies_in(role, type, model, numerics))
+        shapes.insert({{role.in, role.out}, {role.out, role.in}, {rows, role.in}});
+    const auto head = numerics.layers.find(kHeadPath);
+    if (type == (head != numerics.layers.end() ? head->second : numerics.precision.compute))
+      shapes.insert({{dim, vocab}, {vocab, dim}});
+    for (const auto& [depth, columns] : shapes)
+      bytes += matmul_format(type).packed_bytes(depth, columns);
+  }
   return bytes;
 }
 

@@ -8,7 +8,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "halftone/models/model_config.h"
 #include "halftone/precision/memory_policy.h"
@@ -29,6 +31,7 @@ struct StepShape {
 struct NumericsConfig {
   PrecisionPolicy precision;
   MemoryPolicy memory;
+  std::map<std::string, ComputeType> layers;  // formats of single ones, by path
 };
 
 /// Bytes.
@@ -85,7 +88,9 @@ StepMemory step_memory(const std::function<std::shared_ptr<TrainingModule<Batch>
   return step_memory(planned, /*micro_batches=*/1, numerics);
 }
 
-/// The bytes of right operands that stay packed, one for each shape (MatmulFormat::packed_bytes()).
-double packed_operand_bytes(const ModelConfig& model, const StepShape& shape, ComputeType compute);
+/// The bytes of right operands that stay packed, one for each shape and format
+/// (MatmulFormat::packed_bytes()).
+double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
+                            const NumericsConfig& numerics);
 
 }  // namespace halftone

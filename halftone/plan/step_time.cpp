@@ -2,11 +2,13 @@
 #include "halftone/plan/step_time.h"
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/machine/speed.h"
 #include "halftone/optim/adamw_layout.h"
+#include "halftone/plan/layer_plan.h"
 
 namespace halftone {
 namespace {
@@ -17,27 +19,24 @@ constexpr double kPassesOverActivations = 6;
 /// Attention's matmuls are smaller than a layer's: their speed as a share of its speed.
 constexpr double kAttentionSpeed = 0.6;
 
-/// Flops of one forward pass of a micro-batch.
-struct ForwardFlops {
-  double layers = 0;
-  double attention = 0;  // scores and weighted sums
-  double head = 0;
-};
-
-ForwardFlops forward_flops(const ModelConfig& model, double rows, double steps) {
-  const auto wide = [](std::int64_t size) { return static_cast<double>(size); };
-  const double dim = wide(model.dim), head_dim = wide(head_dim_of(model));
-  const double projections = 2 * dim * head_dim * wide(model.n_heads + model.n_kv_heads);
-  const double experts =
-      model.use_moe ? wide(model.num_experts_per_tok + model.n_shared_experts) : 1;
-  const double feed_forward = 3 * experts * dim * wide(hidden_dim_of(model));
-  return {.layers = 2 * rows * wide(model.n_layers) * (projections + feed_forward),
-          .attention = 2 * rows * wide(model.n_layers * model.n_heads) * head_dim * steps,
-          .head = 2 * rows * wide(model.vocab_size) * dim};
+/// Flops of attention's scores and weighted sums in one forward pass of a micro-batch.
+double attention_flops(const ModelConfig& model, double rows, double steps) {
+  return 2 * rows * static_cast<double>(model.n_layers * model.n_heads * head_dim_of(model)) *
+         steps;
 }
 
-double products_per_second(const NumericsConfig& recipe, const MachineSpeed& speed) {
-  return speed.matmuls.at(recipe.precision.compute);
+/// Seconds of the matmuls of linear layers: `passes` over those of the blocks, three over the head.
+double products_seconds(const ModelConfig& model, double rows, const NumericsConfig& recipe,
+                        const MachineSpeed& speed, double passes) {
+  const auto per_second = [&](const std::string& path) {
+    const auto own = recipe.layers.find(path);
+    return speed.matmuls.at(own != recipe.layers.end() ? own->second : recipe.precision.compute);
+  };
+  const double head = 2 * rows * static_cast<double>(model.vocab_size * model.dim);
+  double seconds = 3 * head / per_second(kHeadPath);
+  for (const PlannedLayer& layer : planned_layers(model))
+    seconds += passes * 2 * rows * layer.multiply_adds / per_second(layer.path);
+  return seconds;
 }
 
 /// The fused attention multiplies bf16 where the layers do, and fp32 in all other recipes.
@@ -50,12 +49,10 @@ double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
                            const NumericsConfig& recipe, const MachineSpeed& speed) {
   const double steps = static_cast<double>(shape.predictions);
   const double rows = static_cast<double>(shape.batch_size) * steps;
-  const ForwardFlops forward = forward_flops(model, rows, steps);
   // One matmul forward, two backward; of attention two and five; the layers perhaps once more.
   const double again = recipe.memory.recompute_blocks ? 1 : 0;
-  const double products = (3 + again) * forward.layers + 3 * forward.head;
-  const double attention = (3.5 + again) * forward.attention;
-  return products / products_per_second(recipe, speed) +
+  const double attention = (3.5 + again) * attention_flops(model, rows, steps);
+  return products_seconds(model, rows, recipe, speed, 3 + again) +
          attention / attention_per_second(recipe, speed);
 }
 

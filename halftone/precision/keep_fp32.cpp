@@ -3,33 +3,31 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <re2/re2.h>
 
 #include <algorithm>
-#include <memory>
-#include <optional>
-#include <string_view>
+#include <utility>
 
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/core/text.h"
+#include "halftone/precision/module_pattern_impl.h"
 
 namespace halftone {
 namespace {
 
 using torch::Tensor;
 
+constexpr const char* kKeepFp32 = "keep_fp32";
+
 struct NamedModule {
-  std::string path;
-  std::string type;
+  ModuleName name;
   std::vector<Tensor> tensors;  // floating ones, of all below as well
 };
 
 std::vector<NamedModule> modules_of(torch::nn::Module& root) {
   std::vector<NamedModule> modules;
   root.apply([&](const std::string& path, torch::nn::Module& module) {
-    NamedModule named{path, module.name(), module.parameters()};
+    NamedModule named{{path, module.name()}, module.parameters()};
     for (const Tensor& buffer : module.buffers())
       if (buffer.is_floating_point()) named.tensors.push_back(buffer);
     modules.push_back(std::move(named));
@@ -37,64 +35,10 @@ std::vector<NamedModule> modules_of(torch::nn::Module& root) {
   return modules;
 }
 
-/// "torch::nn::LinearImpl" -> "Linear"
-std::string short_name(const std::string& type) {
-  const std::size_t colon = type.rfind(':');
-  const std::string name = colon == std::string::npos ? type : type.substr(colon + 1);
-  return name.ends_with("Impl") ? name.substr(0, name.size() - 4) : name;
-}
-
-/// A pattern over paths or over the names of classes. RE2 matches in linear time and bounded
-/// memory, whatever a configuration file asks for.
-class ModulePattern {
- public:
-  explicit ModulePattern(const std::string& text)
-      : text_(text),
-        by_type_(text.starts_with(kType)),
-        regex_(by_type_ ? text.substr(kType.size()) : text, RE2::Quiet) {
-    if (text.size() > kMaxPatternLength)
-      throw UserError(
-          fmt::format("keep_fp32: expected a regular expression of at most {} characters, got {}",
-                      kMaxPatternLength, text.size()));
-    if (!regex_.ok())
-      throw UserError(fmt::format("keep_fp32: expected a regular expression, got '{}' ({})", text,
-                                  regex_.error()));
-  }
-
-  bool matches(const NamedModule& module) const {
-    return RE2::PartialMatch(by_type_ ? module.type : module.path, regex_);
-  }
-
-  UserError matches_nothing(const std::vector<NamedModule>& modules) const {
-    std::vector<std::string> names;
-    for (const NamedModule& module : modules)
-      names.push_back(by_type_ ? short_name(module.type) : module.path);
-    std::sort(names.begin(), names.end());
-    names.erase(std::unique(names.begin(), names.end()), names.end());
-    std::erase(names, "");
-    const auto near = nearest_match(by_type_ ? text_.substr(kType.size()) : text_, names);
-    constexpr std::size_t kShown = 8;
-    const std::size_t shown = std::min(kShown, names.size());
-    const std::string hint =
-        near ? fmt::format("did you mean '{}'?", *near)
-             : fmt::format("there are {}{}",
-                           fmt::join(names.begin(), names.begin() + static_cast<long>(shown), ", "),
-                           names.size() > shown ? ", ..." : "");
-    return UserError(fmt::format("keep_fp32: '{}' matches no {}; {}", text_,
-                                 by_type_ ? "class of a module" : "module's path", hint));
-  }
-
- private:
-  static constexpr std::string_view kType = "type:";
-  static constexpr std::size_t kMaxPatternLength = 1000;
-
-  std::string text_;
-  bool by_type_;
-  RE2 regex_;
-};
-
-bool is_below(const std::string& path, const std::string& ancestor) {
-  return ancestor.empty() || (path.starts_with(ancestor) && path[ancestor.size()] == '.');
+std::vector<ModuleName> names_of(const std::vector<NamedModule>& modules) {
+  std::vector<ModuleName> names;
+  for (const NamedModule& module : modules) names.push_back(module.name);
+  return names;
 }
 
 /// `paths` sorted, without those below another one.
@@ -104,7 +48,7 @@ std::vector<std::string> topmost(std::vector<std::string> paths) {
   std::vector<std::string> kept;
   for (const std::string& path : paths)
     if (std::none_of(paths.begin(), paths.end(), [&](const std::string& other) {
-          return other != path && is_below(path, other);
+          return is_below(path, other);
         }))
       kept.push_back(path);
   return kept;
@@ -118,17 +62,17 @@ struct Matched {
 
 void add_matches(const std::string& text, const std::vector<NamedModule>& modules,
                  Matched& matched) {
-  const ModulePattern pattern(text);
+  const ModulePattern pattern(kKeepFp32, text);
   bool any_module = false;
   bool any_tensor = false;
   for (const NamedModule& module : modules) {
-    if (!pattern.matches(module)) continue;
+    if (!pattern.matches(module.name)) continue;
     any_module = true;
     any_tensor = any_tensor || !module.tensors.empty();
-    matched.paths.push_back(module.path);
+    matched.paths.push_back(module.name.path);
     matched.tensors.insert(matched.tensors.end(), module.tensors.begin(), module.tensors.end());
   }
-  if (!any_module) throw pattern.matches_nothing(modules);
+  if (!any_module) throw pattern.matches_nothing(names_of(modules));
   if (!any_tensor)
     throw UserError(fmt::format(
         "keep_fp32: expected modules with parameters, '{}' matches only such without ('{}')", text,
@@ -157,7 +101,7 @@ void log_kept(const std::vector<std::string>& paths) {
 }  // namespace
 
 void check_keep_fp32_patterns(const std::vector<std::string>& patterns) {
-  for (const std::string& text : patterns) const ModulePattern checked(text);
+  for (const std::string& text : patterns) const ModulePattern checked(kKeepFp32, text);
 }
 
 void check_keep_fp32(torch::nn::Module& root, const std::vector<std::string>& patterns) {

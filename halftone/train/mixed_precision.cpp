@@ -18,6 +18,7 @@
 #include "halftone/optim/clip.h"
 #include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/system/memory.h"
+#include "halftone/train/layer_precision.h"
 #include "halftone/train/optimizer_state.h"
 
 namespace halftone {
@@ -110,11 +111,14 @@ void add_step(StepResult& all, const StepResult& one) {
 }
 
 MixedPrecision::MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler,
-                               torch::Device device, MemoryPolicy memory)
+                               torch::Device device, MemoryPolicy memory,
+                               std::vector<std::string> layer_precision)
     : policy_(std::move(policy)),
       memory_(std::move(memory)),
       device_(device),
+      layer_precision_(std::move(layer_precision)),
       scaler_(scaler_for(policy_, scaler)) {
+  check_layer_precision(layer_precision_, policy_);
   if (!memory_.offload.empty() && !device_.is_cpu())
     throw UserError(fmt::format(
         "offload keeps the states of a CPU's optimizer in a file, but this run is on {}; leave it "
@@ -127,6 +131,9 @@ void MixedPrecision::convert_module(torch::nn::Module& module) {
   cast_floating(module, policy_.parameter);
   module.to(device_);
   if (memory_.bf16_weights) store_in_bf16(module);
+  if (!layer_precision_.empty())
+    layer_formats_ =
+        halftone::layer_formats(module, layer_types(module, layer_precision_, policy_));
   scaler_.name_parameters(module);
 }
 
@@ -134,6 +141,7 @@ ForwardContext MixedPrecision::forward_context(std::int64_t pass, std::uint64_t 
                                                bool fused_grads) const {
   ComputeContext context = compute_context();
   context.compute = policy_.compute;
+  context.layer_formats = layer_formats_;
   context.streams = RoundingStreams(seed, static_cast<std::uint64_t>(pass));
   context.recompute_blocks = memory_.recompute_blocks;
   // Released gradients are taken from .grad by hooks, a parameter at a time.

@@ -14,6 +14,7 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/kernels/linear/compute_context.h"
+#include "halftone/kernels/linear/layer_formats.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/memory_policy.h"
@@ -47,17 +48,27 @@ using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 class MixedPrecision {
  public:
   /// `scaler` matters to policies with loss scaling only. Of `memory`, what concerns the optimizer
-  /// is up to its options (MemoryPolicy::apply_to()). Throws UserError for states that are to be
-  /// offloaded from another device than the CPU.
+  /// is up to its options (MemoryPolicy::apply_to()). `layer_precision`: formats of single layers
+  /// (train/layer_precision.h), which convert_module() looks for. Throws UserError for states that
+  /// are to be offloaded from another device than the CPU, and for formats that the policy can't
+  /// have beside its own.
   MixedPrecision(PrecisionPolicy policy, GradScalerOptions scaler, torch::Device device,
-                 MemoryPolicy memory = {});
+                 MemoryPolicy memory = {}, std::vector<std::string> layer_precision = {});
 
   /// Gives floating parameters and buffers the policy's dtype, and moves all to the device.
   /// Integer, bool and complex tensors keep their dtype. Where the memory recipe has weights in
   /// bf16, those of two dimensions and 4096 elements or more that are not kept in fp32 become bf16.
   /// Call it before the optimizer exists. Throws UserError for a format that layers
-  /// quantize to themselves, in a module without such a layer.
+  /// quantize to themselves, in a module without such a layer, and for single layers that the
+  /// module does not have.
   void convert_module(torch::nn::Module& module);
+
+  /// Formats of single layers in the regions that begin from now on, in the place of those of
+  /// before; none: all layers multiply as the policy says.
+  void set_layer_formats(std::shared_ptr<const LayerFormats> formats) {
+    layer_formats_ = std::move(formats);
+  }
+  const std::shared_ptr<const LayerFormats>& layer_formats() const { return layer_formats_; }
 
   /// The region for the forward pass and the loss; end it before backward(). `pass` counts the
   /// run's passes that train: gradients are rounded by random numbers of their own in each,
@@ -107,6 +118,8 @@ class MixedPrecision {
   PrecisionPolicy policy_;
   MemoryPolicy memory_;
   torch::Device device_;
+  std::vector<std::string> layer_precision_;
+  std::shared_ptr<const LayerFormats> layer_formats_;
   std::int64_t measured_update_ = 0;     // the last one whose measurement was reported
   std::optional<double> previous_norm_;  // of the step before, if all of it was finite
   GradScaler scaler_;  // fixed at 1 where the policy has no loss scale: it still skips and names

@@ -13,26 +13,16 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "halftone/kernels/common/convert_impl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace halftone::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
-using D = hn::ScalableTag<float>;
 using DI = hn::RebindToSigned<D>;
 using DU = hn::RebindToUnsigned<D>;
-using V = hn::Vec<D>;
 using VI = hn::Vec<DI>;
 
 constexpr std::int64_t kMaxLanes = HWY_MAX_BYTES / sizeof(float);
-
-HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(D())); }
-
-/// Up to a vector of floats; 0 beyond `count`.
-HWY_INLINE V load(const float* values, std::int64_t count) {
-  const D d;
-  if (count >= lanes()) return hn::LoadU(d, values);
-  return hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(count)), d, values);
-}
 
 // As integers, magnitudes of floats have the order of their values, then inf, then nan.
 HWY_INLINE VI magnitude_bits(V values) {
@@ -79,18 +69,26 @@ HWY_INLINE VI to_integers(V values, V inverse, hn::Vec<DU> index, const Int8Form
   return hn::Max(hn::Min(hn::NearestInt(scaled), limit), hn::Neg(limit));
 }
 
-template <bool kStochastic>
+template <class Element>
+const typename Element::Type* row_of(const Int8Source& source, std::int64_t row) {
+  return static_cast<const typename Element::Type*>(source.values) + row * source.stride;
+}
+
+template <class Element, bool kStochastic>
 void quantize_one_row(const Int8Source& source, const Int8Format& format, std::int64_t row,
                       std::uint8_t* bytes, float* scale, std::int32_t* sum) {
   const D d;
   const DI di;
   const DU du;
   const hn::Rebind<std::uint8_t, DI> d8;
-  const float* values = source.values + row * source.stride;
+  const auto* values = row_of<Element>(source, row);
   const std::int64_t columns = source.columns;
+  const auto load = [&](std::int64_t c) {
+    return load_some<Element>(d, values + c, columns - c);
+  };
   VI largest = hn::Zero(di);
   for (std::int64_t c = 0; c < columns; c += lanes())
-    largest = hn::Max(largest, magnitude_bits(load(values + c, columns - c)));
+    largest = hn::Max(largest, magnitude_bits(load(c)));
   const Scale factor = scale_of(hn::GetLane(hn::MaxOfLanes(di, largest)), format.largest);
   const V inverse = hn::Set(d, factor.inverse);
   const VI zero = hn::Set(di, format.zero);
@@ -98,9 +96,8 @@ void quantize_one_row(const Int8Source& source, const Int8Format& format, std::i
   VI total = hn::Zero(di);
   const std::int64_t padded = (columns + 3) / 4 * 4;
   for (std::int64_t c = 0; c < columns; c += lanes()) {
-    const VI integers =
-        to_integers<kStochastic>(load(values + c, columns - c), inverse,
-                                 hn::Iota(du, first + static_cast<std::uint32_t>(c)), format);
+    const VI integers = to_integers<kStochastic>(
+        load(c), inverse, hn::Iota(du, first + static_cast<std::uint32_t>(c)), format);
     total = hn::Add(total, integers);
     // In two's complement for the operand whose zero is 0, so the low bytes are what is wanted.
     const auto narrow = hn::DemoteTo(d8, hn::And(hn::Add(integers, zero), hn::Set(di, 0xFF)));
@@ -131,21 +128,24 @@ struct StripState {
   HWY_ALIGN std::int32_t total[kStrip + kMaxLanes];
 };
 
+template <class Element>
 void find_largest(const Int8Source& source, const Strip& strip, StripState& state) {
+  const D d;
   const DI di;
   for (std::int64_t r = 0; r < source.rows; ++r) {
-    const float* values = source.values + r * source.stride + strip.column;
+    const auto* values = row_of<Element>(source, r) + strip.column;
     for (std::int64_t c = 0; c < strip.count; c += lanes()) {
-      const VI bits = magnitude_bits(load(values + c, strip.count - c));
+      const VI bits = magnitude_bits(load_some<Element>(d, values + c, strip.count - c));
       hn::Store(hn::Max(hn::Load(di, state.largest + c), bits), di, state.largest + c);
     }
   }
 }
 
 /// Four rows' integers of up to a vector of columns, as quads.
-template <bool kStochastic>
+template <class Element, bool kStochastic>
 HWY_INLINE hn::Vec<DU> quantize_quad(const Int8Source& source, const Int8Format& format,
                                      std::int64_t row, const Strip& columns, V inverse, VI* total) {
+  const D d;
   const DI di;
   const DU du;
   const VI zero = hn::Set(di, format.zero);
@@ -154,9 +154,9 @@ HWY_INLINE hn::Vec<DU> quantize_quad(const Int8Source& source, const Int8Format&
     VI integers = hn::Zero(di);
     if (row + i < source.rows) {
       const auto first = static_cast<std::uint32_t>((row + i) * source.columns + columns.column);
-      const float* values = source.values + (row + i) * source.stride + columns.column;
-      integers = to_integers<kStochastic>(load(values, columns.count), inverse, hn::Iota(du, first),
-                                          format);
+      const auto* values = row_of<Element>(source, row + i) + columns.column;
+      integers = to_integers<kStochastic>(load_some<Element>(d, values, columns.count), inverse,
+                                          hn::Iota(du, first), format);
     }
     *total = hn::Add(*total, integers);
     const VI byte = hn::And(hn::Add(integers, zero), hn::Set(di, 0xFF));
@@ -173,13 +173,13 @@ HWY_INLINE void store(hn::Vec<DU> quad, std::uint32_t* target, std::int64_t coun
   std::memcpy(target, rest, static_cast<std::size_t>(count) * sizeof(*rest));
 }
 
-template <bool kStochastic>
+template <class Element, bool kStochastic>
 void quantize_strip(const Int8Source& source, const Int8Format& format, const Strip& strip,
                     std::uint32_t* quads, float* scales, std::int32_t* sums) {
   const D d;
   const DI di;
   StripState state = {};
-  find_largest(source, strip, state);
+  find_largest<Element>(source, strip, state);
   for (std::int64_t i = 0; i < strip.count; ++i) {
     const Scale factor = scale_of(state.largest[i], format.largest);
     scales[strip.column + i] = factor.scale;
@@ -190,8 +190,8 @@ void quantize_strip(const Int8Source& source, const Int8Format& format, const St
     for (std::int64_t c = 0; c < strip.count; c += lanes()) {
       VI total = hn::Load(di, state.total + c);
       const Strip columns{strip.column + c, strip.count - c};
-      const auto quad = quantize_quad<kStochastic>(source, format, r, columns,
-                                                   hn::Load(d, state.inverse + c), &total);
+      const auto quad = quantize_quad<Element, kStochastic>(source, format, r, columns,
+                                                            hn::Load(d, state.inverse + c), &total);
       store(quad, target + c, columns.count);
       hn::Store(total, di, state.total + c);
     }
@@ -202,47 +202,73 @@ void quantize_strip(const Int8Source& source, const Int8Format& format, const St
 void quantize_rows_simd(const Int8Source& source, const Int8Format& format, std::int64_t begin,
                         std::int64_t end, std::uint32_t* quads, float* scales, std::int32_t* sums) {
   const std::int64_t width = (source.columns + 3) / 4;
-  const auto one_row = format.stochastic ? quantize_one_row<true> : quantize_one_row<false>;
-  for (std::int64_t r = begin; r < end; ++r)
-    one_row(source, format, r, reinterpret_cast<std::uint8_t*>(quads + r * width), scales + r,
-            sums + r);
+  with_element(source.type, [&](auto element) {
+    using Element = decltype(element);
+    const auto one_row =
+        format.stochastic ? quantize_one_row<Element, true> : quantize_one_row<Element, false>;
+    for (std::int64_t r = begin; r < end; ++r)
+      one_row(source, format, r, reinterpret_cast<std::uint8_t*>(quads + r * width), scales + r,
+              sums + r);
+  });
 }
 
 void quantize_columns_simd(const Int8Source& source, const Int8Format& format, std::int64_t begin,
                            std::int64_t end, std::uint32_t* quads, float* scales,
                            std::int32_t* sums) {
-  const auto quantize = format.stochastic ? quantize_strip<true> : quantize_strip<false>;
-  for (std::int64_t c = begin; c < end; c += kStrip)
-    quantize(source, format, {c, std::min(kStrip, end - c)}, quads, scales, sums);
+  with_element(source.type, [&](auto element) {
+    using Element = decltype(element);
+    const auto quantize =
+        format.stochastic ? quantize_strip<Element, true> : quantize_strip<Element, false>;
+    for (std::int64_t c = begin; c < end; c += kStrip)
+      quantize(source, format, {c, std::min(kStrip, end - c)}, quads, scales, sums);
+  });
 }
 
-HWY_INLINE void dequantize_some(const Int8Sums& block, std::int64_t row, std::int64_t column,
-                                bool accumulate, float* out) {
+HWY_INLINE V dequantized(const Int8Sums& block, std::int64_t row, std::int64_t column) {
   const D d;
   const DI di;
   const VI sums = hn::LoadU(di, block.sums + row * block.columns + column);
   const VI offset = hn::Mul(hn::LoadU(di, block.right_sums + column), hn::Set(di, block.zero));
   const V scale =
       hn::Mul(hn::LoadU(d, block.right_scales + column), hn::Set(d, block.left_scales[row]));
-  V value = hn::Mul(hn::ConvertTo(d, hn::Sub(sums, offset)), scale);
-  if (accumulate) value = hn::Add(value, hn::LoadU(d, out));
-  hn::StoreU(value, d, out);
+  return hn::Mul(hn::ConvertTo(d, hn::Sub(sums, offset)), scale);
 }
 
-void dequantize_simd(const Int8Sums& block, bool accumulate, float* out) {
+float one_dequantized(const Int8Sums& block, std::int64_t row, std::int64_t column) {
+  const std::int32_t exact =
+      block.sums[row * block.columns + column] - block.zero * block.right_sums[column];
+  return static_cast<float>(exact) * (block.right_scales[column] * block.left_scales[row]);
+}
+
+void add_dequantized_simd(const Int8Sums& block, float* out) {
+  const D d;
   for (std::int64_t r = 0; r < block.rows; ++r) {
     float* line = out + r * block.columns;
     std::int64_t c = 0;
     for (; c + lanes() <= block.columns; c += lanes())
-      dequantize_some(block, r, c, accumulate, line + c);
-    for (; c < block.columns; ++c) {
-      const std::int32_t exact =
-          block.sums[r * block.columns + c] - block.zero * block.right_sums[c];
-      const float value =
-          static_cast<float>(exact) * (block.right_scales[c] * block.left_scales[r]);
-      line[c] = accumulate ? value + line[c] : value;
-    }
+      hn::StoreU(hn::Add(dequantized(block, r, c), hn::LoadU(d, line + c)), d, line + c);
+    for (; c < block.columns; ++c) line[c] = one_dequantized(block, r, c) + line[c];
   }
+}
+
+template <class Element>
+void dequantize_to(const Int8Sums& block, typename Element::Type* out) {
+  const D d;
+  for (std::int64_t r = 0; r < block.rows; ++r) {
+    typename Element::Type* line = out + r * block.columns;
+    std::int64_t c = 0;
+    for (; c + lanes() <= block.columns; c += lanes())
+      Element::store(dequantized(block, r, c), d, line + c);
+    for (; c < block.columns; ++c)
+      store_some<Element>(hn::Set(d, one_dequantized(block, r, c)), d, line + c, 1);
+  }
+}
+
+void dequantize_simd(const Int8Sums& block, KernelType type, void* out) {
+  with_element(type, [&](auto element) {
+    using Element = decltype(element);
+    dequantize_to<Element>(block, static_cast<typename Element::Type*>(out));
+  });
 }
 
 }  // namespace halftone::HWY_NAMESPACE
@@ -253,6 +279,7 @@ namespace halftone {
 
 HWY_EXPORT(quantize_rows_simd);
 HWY_EXPORT(quantize_columns_simd);
+HWY_EXPORT(add_dequantized_simd);
 HWY_EXPORT(dequantize_simd);
 
 void quantize_rows(const Int8Source& source, const Int8Format& format, std::int64_t begin,
@@ -265,8 +292,12 @@ void quantize_columns(const Int8Source& source, const Int8Format& format, std::i
   HWY_DYNAMIC_DISPATCH(quantize_columns_simd)(source, format, begin, end, quads, scales, sums);
 }
 
-void dequantize(const Int8Sums& block, bool accumulate, float* out) {
-  HWY_DYNAMIC_DISPATCH(dequantize_simd)(block, accumulate, out);
+void add_dequantized(const Int8Sums& block, float* out) {
+  HWY_DYNAMIC_DISPATCH(add_dequantized_simd)(block, out);
+}
+
+void dequantize(const Int8Sums& block, KernelType type, void* out) {
+  HWY_DYNAMIC_DISPATCH(dequantize_simd)(block, type, out);
 }
 
 }  // namespace halftone

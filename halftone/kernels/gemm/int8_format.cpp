@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // int8: each matmul's two operands have one scale for each row of the matrix whose rows it sums
 // along (weights being one matrix), x and W are rounded to the nearest, gradients stochastically.
-// Sums are exact, results fp32.
+// Sums are exact, results fp32; among layers of a 16-bit format, rounded to it.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
@@ -45,15 +45,25 @@ Int8Parts quantize_right_parts(const Tensor& matrix) {
   return parts;
 }
 
-/// sum + gradient right^T, with a random stream for each part; `gradient` (rows, depth).
-Tensor multiply_gradient(const Tensor& gradient, std::uint64_t stream, const Int8Parts& right,
-                         Tensor sum) {
-  for_each_part(gradient.size(1), [&](std::uint64_t i, std::int64_t first, std::int64_t depth) {
-    const Int8Matrix left =
-        quantize_left(gradient.narrow(1, first, depth), {true, random_word(stream, i)});
-    sum = int8_gemm(left, right[i], sum);
+/// left right^T in the dtype `out`, added to `sum` where that is defined (then fp32). `quantized(i,
+/// matrix)` gives a part of `left` (rows, depth).
+template <class Quantize>
+Tensor multiply_parts(const Tensor& left, const Int8Parts& right, Tensor sum, ScalarType out,
+                      const Quantize& quantized) {
+  const bool rounds_once = right.size() == 1 && !sum.defined();
+  for_each_part(left.size(1), [&](std::uint64_t i, std::int64_t first, std::int64_t depth) {
+    sum = int8_gemm(quantized(i, left.narrow(1, first, depth)), right[i], sum,
+                    rounds_once ? out : torch::kFloat);
   });
-  return sum;
+  return sum.to(out);
+}
+
+/// The same of a gradient, with a random stream for each part.
+Tensor multiply_gradient(const Tensor& gradient, std::uint64_t stream, const Int8Parts& right,
+                         const Tensor& sum, ScalarType out) {
+  return multiply_parts(gradient, right, sum, out, [&](std::uint64_t i, const Tensor& part) {
+    return quantize_left(part, {true, random_word(stream, i)});
+  });
 }
 
 /// x, and g: their integers depend on the matmul, and each takes part in one matmul of a kind.
@@ -103,20 +113,18 @@ class Int8MatmulFormat : public MatmulFormat {
   }
 
   Tensor forward(Operand& x, Operand& weight) const override {
-    const Tensor& rows = static_cast<Int8Input&>(x).matrix;
-    const Int8Parts& parts = static_cast<Int8Weights&>(weight).by_output();
-    Tensor sum;
-    for_each_part(rows.size(1), [&](std::uint64_t i, std::int64_t first, std::int64_t depth) {
-      sum = int8_gemm(quantize_left(rows.narrow(1, first, depth), {}), parts[i], sum);
-    });
-    return sum;
+    return forward_to(x, weight, torch::kFloat);
+  }
+  Tensor forward_to(Operand& x, Operand& weight, ScalarType out) const override {
+    return multiply_parts(
+        static_cast<Int8Input&>(x).matrix, static_cast<Int8Weights&>(weight).by_output(), {}, out,
+        [](std::uint64_t /*i*/, const Tensor& part) { return quantize_left(part, {}); });
   }
 
   Tensor input_gradient(Operand& g, Operand& weight, ScalarType out) const override {
     const auto& gradient = static_cast<Int8Gradient&>(g);
     return multiply_gradient(gradient.matrix, gradient.streams.input_gradient,
-                             static_cast<Int8Weights&>(weight).by_input(), {})
-        .to(out);
+                             static_cast<Int8Weights&>(weight).by_input(), {}, out);
   }
 
   Tensor weight_gradient(Operand& g, Operand& x, ScalarType out) const override {
@@ -125,7 +133,10 @@ class Int8MatmulFormat : public MatmulFormat {
 
   void add_weight_gradient(Operand& g, Operand& x, const Tensor& sum,
                            double factor) const override {
-    weight_sum(g, x, sum, factor);
+    if (sum.scalar_type() == torch::kFloat)
+      weight_sum(g, x, sum, factor);
+    else
+      sum.add_(weight_sum(g, x, {}, factor));
   }
 
   /// FBGEMM's, of one shape each.
@@ -137,7 +148,8 @@ class Int8MatmulFormat : public MatmulFormat {
     Int8Parts by_token = quantize_right_parts(static_cast<Int8Input&>(x).matrix.t());
     if (factor != 1.0)
       for (Int8Matrix& part : by_token) part.scales.mul_(factor);
-    return multiply_gradient(gradient.matrix.t(), gradient.streams.weight_gradient, by_token, sum);
+    return multiply_gradient(gradient.matrix.t(), gradient.streams.weight_gradient, by_token, sum,
+                             torch::kFloat);
   }
 };
 

@@ -7,6 +7,7 @@
 #include <fbgemm/Fbgemm.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,6 +17,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/common/kernel_type_impl.h"
 #include "halftone/kernels/common/operator_impl.h"
 #include "halftone/kernels/common/transpose_impl.h"
 #include "halftone/kernels/gemm/int8_impl.h"
@@ -57,8 +59,9 @@ using QuantizeSignature = Quantized(const Tensor& matrix, bool left, bool stocha
                                     std::int64_t stream);
 
 void check_matrix(const Tensor& matrix) {
-  HALFTONE_CHECK(matrix.dim() == 2 && matrix.scalar_type() == torch::kFloat,
-                 "[int8] expected an fp32 matrix, got ", matrix.scalar_type(), " ", matrix.sizes());
+  HALFTONE_CHECK(matrix.dim() == 2 && has_kernel_type(matrix.scalar_type()),
+                 "[int8] expected a matrix in fp32, bf16 or fp16, got ", matrix.scalar_type(), " ",
+                 matrix.sizes());
   HALFTONE_CHECK(matrix.size(1) <= kMaxInt8Depth, "[int8] expected sums of at most ", kMaxInt8Depth,
                  " matmuls, got ", matrix.size(1));
 }
@@ -69,7 +72,7 @@ bool lies_by_columns(const Tensor& matrix) {
 
 Quantized quantized_by_definition(const Tensor& matrix, double largest,
                                   const Int8Rounding& rounding) {
-  const ReferenceInt8 made = quantize_reference(matrix, largest, rounding);
+  const ReferenceInt8 made = quantize_reference(matrix.to(torch::kFloat), largest, rounding);
   return {made.integers, made.scales, Tensor()};
 }
 
@@ -85,7 +88,7 @@ Quantized quantize_buffers(const Tensor& matrix, bool /*left*/, bool /*stochasti
   const std::int64_t rows = matrix.size(0), depth = quads_in(matrix.size(1));
   const auto ints = matrix.options().dtype(torch::kInt);
   return {lies_by_columns(matrix) ? at::empty({depth, rows}, ints) : at::empty({rows, depth}, ints),
-          at::empty({rows}, matrix.options()), at::empty({rows}, ints)};
+          at::empty({rows}, matrix.options().dtype(torch::kFloat)), at::empty({rows}, ints)};
 }
 
 Quantized quantize_cpu(const Tensor& matrix, bool left, bool stochastic, std::int64_t stream) {
@@ -99,7 +102,8 @@ Quantized quantize_cpu(const Tensor& matrix, bool left, bool stochastic, std::in
   const std::int64_t rows = dense.size(0), depth = dense.size(1);
   const Quantized made = quantize_buffers(dense, left, stochastic, stream);
   const auto& [quads, scales, sums] = made;
-  const Int8Source source{.values = dense.const_data_ptr<float>(),
+  const Int8Source source{.values = dense.const_data_ptr(),
+                          .type = kernel_type(dense.scalar_type()),
                           .stride = dense.stride(by_columns ? 1 : 0),
                           .rows = by_columns ? depth : rows,
                           .columns = by_columns ? rows : depth};
@@ -235,29 +239,34 @@ class RowParts {
 using GemmSignature = Tensor(const Tensor& left, const Tensor& left_scales, bool left_depth_major,
                              const Tensor& right, const Tensor& right_scales,
                              const std::optional<Tensor>& right_sums, bool right_depth_major,
-                             std::int64_t depth, const std::optional<Tensor>& into);
+                             std::int64_t depth, torch::ScalarType dtype,
+                             const std::optional<Tensor>& into);
 
 Tensor int8_gemm_elsewhere(const Tensor& left, const Tensor& left_scales, bool /*depth_major*/,
                            const Tensor& right, const Tensor& right_scales,
                            const std::optional<Tensor>& /*right_sums*/, bool /*depth_major*/,
-                           std::int64_t /*depth*/, const std::optional<Tensor>& into) {
+                           std::int64_t /*depth*/, torch::ScalarType dtype,
+                           const std::optional<Tensor>& into) {
   const Tensor product = int8_gemm_reference({left, left_scales}, {right, right_scales});
-  return into ? into->add_(product) : product;
+  return into ? into->add_(product) : product.to(dtype);
 }
 
 Tensor int8_gemm_buffer(const Tensor& /*left*/, const Tensor& left_scales, bool /*depth_major*/,
                         const Tensor& /*right*/, const Tensor& right_scales,
                         const std::optional<Tensor>& /*right_sums*/, bool /*depth_major*/,
-                        std::int64_t /*depth*/, const std::optional<Tensor>& into) {
+                        std::int64_t /*depth*/, torch::ScalarType dtype,
+                        const std::optional<Tensor>& into) {
   return into ? *into
-              : at::empty({left_scales.size(0), right_scales.size(0)}, left_scales.options());
+              : at::empty({left_scales.size(0), right_scales.size(0)},
+                          left_scales.options().dtype(dtype));
 }
 
-Tensor multiply(const Int8Matrix& left, const Int8Matrix& right,
+Tensor multiply(const Int8Matrix& left, const Int8Matrix& right, torch::ScalarType dtype,
                 const std::optional<Tensor>& into) {
   const bool accumulate = into.has_value();
   const std::int64_t rows = left.scales.size(0), columns = right.scales.size(0);
-  const Tensor out = accumulate ? *into : at::empty({rows, columns}, left.scales.options());
+  const Tensor out =
+      accumulate ? *into : at::empty({rows, columns}, left.scales.options().dtype(dtype));
   if (rows == 0 || columns == 0 || left.depth == 0) return accumulate ? out : out.zero_();
   const Tensor bytes = row_major(left);
   PackedRight& packed = packed_right(quads_in(right.depth), columns);
@@ -276,14 +285,19 @@ Tensor multiply(const Int8Matrix& left, const Int8Matrix& right,
       const fbgemm::memCopy<> copy(nothing);
       fbgemm::fbgemmPacked(a, packed, sums.data(), sums.data(), static_cast<std::uint32_t>(columns),
                            copy, 0, 1);
-      dequantize({.sums = sums.data(),
-                  .rows = count,
-                  .columns = columns,
-                  .zero = left_zero(),
-                  .left_scales = left.scales.const_data_ptr<float>() + first,
-                  .right_scales = right.scales.const_data_ptr<float>(),
-                  .right_sums = right.sums.const_data_ptr<std::int32_t>()},
-                 accumulate, out.data_ptr<float>() + first * columns);
+      const Int8Sums block{.sums = sums.data(),
+                           .rows = count,
+                           .columns = columns,
+                           .zero = left_zero(),
+                           .left_scales = left.scales.const_data_ptr<float>() + first,
+                           .right_scales = right.scales.const_data_ptr<float>(),
+                           .right_sums = right.sums.const_data_ptr<std::int32_t>()};
+      if (accumulate)
+        add_dequantized(block, out.data_ptr<float>() + first * columns);
+      else
+        dequantize(block, kernel_type(out.scalar_type()),
+                   static_cast<std::byte*>(out.data_ptr()) +
+                       first * columns * static_cast<std::int64_t>(out.element_size()));
     }
   });
   return out;
@@ -292,7 +306,8 @@ Tensor multiply(const Int8Matrix& left, const Int8Matrix& right,
 Tensor int8_gemm_cpu(const Tensor& left, const Tensor& left_scales, bool left_depth_major,
                      const Tensor& right, const Tensor& right_scales,
                      const std::optional<Tensor>& right_sums, bool right_depth_major,
-                     std::int64_t depth, const std::optional<Tensor>& into) {
+                     std::int64_t depth, torch::ScalarType dtype,
+                     const std::optional<Tensor>& into) {
   const auto holds = [&](const Tensor& quads, const Tensor& scales, bool depth_major) {
     const std::int64_t rows = scales.numel(), words = quads_in(depth);
     return quads.dim() == 2 && quads.is_contiguous() && scales.is_contiguous() &&
@@ -305,12 +320,14 @@ Tensor int8_gemm_cpu(const Tensor& left, const Tensor& left_scales, bool left_de
                  "[int8_gemm] expected what int8_quantize() makes of matrices of one depth, got ",
                  left.sizes(), " and ", right.sizes());
   HALFTONE_CHECK(
-      !into || (into->is_contiguous() && into->dim() == 2 && into->size(0) == left_scales.numel() &&
-                into->size(1) == right_scales.numel()),
-      "[int8_gemm] expected a dense sum of the product's shape");
+      has_kernel_type(dtype) &&
+          (!into || (into->is_contiguous() && into->dim() == 2 && dtype == torch::kFloat &&
+                     into->scalar_type() == dtype && into->size(0) == left_scales.numel() &&
+                     into->size(1) == right_scales.numel())),
+      "[int8_gemm] expected a product in fp32, bf16 or fp16, or a dense fp32 sum of its shape");
   if (!right_sums)
     return int8_gemm_elsewhere(left, left_scales, left_depth_major, right, right_scales, right_sums,
-                               right_depth_major, depth, into);
+                               right_depth_major, depth, dtype, into);
   return multiply(
       {.quads = left, .scales = left_scales, .depth = depth, .depth_major = left_depth_major},
       {.quads = right,
@@ -318,13 +335,13 @@ Tensor int8_gemm_cpu(const Tensor& left, const Tensor& left_scales, bool left_de
        .sums = *right_sums,
        .depth = depth,
        .depth_major = right_depth_major},
-      into);
+      dtype, into);
 }
 
 const Operator<GemmSignature> int8_gemm_operator(
     "int8_gemm(Tensor left, Tensor left_scales, bool left_depth_major, Tensor right, "
     "Tensor right_scales, Tensor? right_sums, bool right_depth_major, int depth, "
-    "Tensor(a!)? into) -> Tensor(a!)",
+    "ScalarType dtype, Tensor(a!)? into) -> Tensor(a!)",
     {.reference = int8_gemm_elsewhere, .cpu = int8_gemm_cpu, .meta = int8_gemm_buffer});
 
 }  // namespace
@@ -341,11 +358,12 @@ Int8Matrix quantize_right(const Tensor& matrix, const Int8Rounding& rounding) {
   return quantize(matrix, /*left=*/false, rounding);
 }
 
-Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, const Tensor& into) {
+Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right, const Tensor& into,
+                 torch::ScalarType dtype) {
   HALFTONE_CHECK(left.depth == right.depth, "[int8_gemm] expected operands of one depth, got ",
                  left.depth, " and ", right.depth);
   return int8_gemm_operator(left.quads, left.scales, left.depth_major, right.quads, right.scales,
-                            if_defined(right.sums), right.depth_major, left.depth,
+                            if_defined(right.sums), right.depth_major, left.depth, dtype,
                             if_defined(into));
 }
 

@@ -16,7 +16,7 @@ struct Int8Rounding {
   std::uint64_t stream = 0;
 };
 
-/// An fp32 matrix (rows, depth) as integers with one scale for each row; the products sum over
+/// A matrix (rows, depth) as integers with one scale for each row; the products sum over
 /// depth. A row with inf or nan has the scale nan, and makes nan of what is computed from it.
 struct Int8Matrix {
   torch::Tensor quads;   // int32, four integers each: (rows, ceil(depth / 4)), or transposed;
@@ -31,7 +31,7 @@ struct Int8Matrix {
 /// (VNNI, any GPU), else 64: AVX2 adds pairs of products in 16 bits, which saturate beyond that.
 std::int32_t int8_left_limit(torch::Device device = torch::kCPU);
 
-/// `matrix` (rows, depth) fp32, any strides, as the left operand
+/// `matrix` (rows, depth) in fp32, bf16 or fp16, any strides, as the left operand
 /// (unsigned with an offset) or the right one (signed, up to 127). depth is at most kMaxInt8Depth.
 Int8Matrix quantize_left(const torch::Tensor& matrix, const Int8Rounding& rounding);
 Int8Matrix quantize_right(const torch::Tensor& matrix, const Int8Rounding& rounding);
@@ -39,9 +39,10 @@ Int8Matrix quantize_right(const torch::Tensor& matrix, const Int8Rounding& round
 /// The most terms of an exact int32 sum of products of bytes.
 constexpr std::int64_t kMaxInt8Depth = 65536;
 
-/// left right^T, (left rows, right rows) fp32: exact integer sums times the scales. If `into` is
-/// defined (dense, same shape), the matmul is added to it and it is returned.
+/// left right^T, (left rows, right rows): exact integer sums times the scales, in fp32, which is
+/// rounded once to a `dtype` of 16 bits. If `into` is defined (dense, same shape, fp32), the matmul
+/// is added to it and it is returned.
 torch::Tensor int8_gemm(const Int8Matrix& left, const Int8Matrix& right,
-                        const torch::Tensor& into = {});
+                        const torch::Tensor& into = {}, torch::ScalarType dtype = torch::kFloat);
 
 }  // namespace halftone

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "halftone/kernels/common/simd_impl.h"
+
 namespace halftone {
 
 /// How values become integers -largest .. largest, stored as the bytes of integer + zero.
@@ -17,7 +19,8 @@ struct Int8Format {
 
 /// Reads `rows` x `columns` values. Four consecutive integers of a sum make one quad.
 struct Int8Source {
-  const float* values;
+  const void* values;
+  KernelType type;
   std::int64_t stride;  // from one row to the next
   std::int64_t rows;
   std::int64_t columns;
@@ -45,7 +48,9 @@ struct Int8Sums {
   const std::int32_t* right_sums;  // (columns)
 };
 
-/// out[r][c] = (or += where `accumulate`) (sums - zero right_sums) left_scale right_scale.
-void dequantize(const Int8Sums& block, bool accumulate, float* out);
+/// out[r][c] += (sums - zero right_sums) left_scale right_scale.
+void add_dequantized(const Int8Sums& block, float* out);
+/// out[r][c] = the same, rounded to `type`.
+void dequantize(const Int8Sums& block, KernelType type, void* out);
 
 }  // namespace halftone

@@ -58,12 +58,16 @@ class MatmulFormat {
 
   /// x W^T (rows, out) in the format's tensor_dtype(), dense.
   virtual torch::Tensor forward(Operand& x, Operand& weight) const = 0;
+  /// The same converted to `out`, the dtype of the tensors between layers of another format.
+  virtual torch::Tensor forward_to(Operand& x, Operand& weight, torch::ScalarType out) const {
+    return forward(x, weight).to(out);
+  }
   /// g W (rows, in). Where that is rounded to the format on the way, `out` may be wider.
   virtual torch::Tensor input_gradient(Operand& g, Operand& weight,
                                        torch::ScalarType out) const = 0;
   /// g^T x (out, in) in the dtype `out`.
   virtual torch::Tensor weight_gradient(Operand& g, Operand& x, torch::ScalarType out) const = 0;
-  /// sum += factor g^T x; `sum` (out, in) dense, fp32 or the format's tensor_dtype().
+  /// sum += factor g^T x; `sum` (out, in) dense, fp32 or the dtype of the tensors between layers.
   virtual void add_weight_gradient(Operand& g, Operand& x, const torch::Tensor& sum,
                                    double factor) const = 0;
 

@@ -12,6 +12,7 @@
 
 namespace halftone {
 
+class LayerFormats;
 class WeightCache;
 
 /// The random streams of a forward pass's stochastic rounding, one for each layer that asks. Which
@@ -37,6 +38,9 @@ struct ComputeContext {
   /// The format to which linear layers quantize their operands, where the dtype that they compute
   /// in is that format's tensor_dtype(). Formats that need no quantization change nothing.
   ComputeType compute = ComputeType::kFloat32;
+  /// Formats of single layers (layer_formats.h), which go before `compute`; none: it is that of
+  /// all.
+  std::shared_ptr<const LayerFormats> layer_formats;
   RoundingStreams streams;
   /// Whether models run their blocks again in the backward pass instead of keeping activations.
   bool recompute_blocks = false;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
@@ -22,6 +23,7 @@
 #include "halftone/kernels/gemm/matvec.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
+#include "halftone/kernels/linear/layer_formats.h"
 #include "halftone/kernels/linear/saved_linear_impl.h"
 #include "halftone/kernels/linear/weight_cache.h"
 
@@ -54,7 +56,7 @@ struct MergedLinear : torch::autograd::Function<MergedLinear> {
     const MatmulFormat& format = matmul_format(call.type);
     const OperandPtr rows = format.input(as_rows(x));
     const OperandPtr weight = weight_operand(call.context, call.type, weights);
-    const Tensor out = format.forward(*rows, *weight);
+    const Tensor out = format.forward_to(*rows, *weight, call.dtype);
     save_linear(ctx, call, x, *rows, weights, *weight);
     return out.view(with_last(x, out.size(1)));
   }
@@ -70,7 +72,7 @@ struct MergedLinear : torch::autograd::Function<MergedLinear> {
     variable_list grads(weights.size() + 2);  // x, the weights, the call
     if (ctx->needs_input_grad(0))
       grads[0] =
-          saved.input_grad(format.input_gradient(*g, *saved.weight(), tensor_dtype(call.type)));
+          saved.input_grad(format.input_gradient(*g, *saved.weight(), saved.input_grad_dtype()));
     if (!needs_any_weight_grad(*ctx, weights.size())) return grads;
     const OperandPtr rows = format.input(as_rows(saved.input(grads[0])));
     if (const Tensor sum = weight_grad_in_place(call.context, weights); sum.defined())
@@ -99,6 +101,17 @@ struct MergedLinear : torch::autograd::Function<MergedLinear> {
   }
 };
 
+/// merged_linear() in fp32, whatever the regions say.
+Tensor unrounded_linear(const Tensor& x, const std::vector<Tensor>& weights) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  ComputeContext context = compute_context_in(ComputeType::kFloat32);
+  context.layer_formats.reset();
+  const ComputeScope unrounded(std::move(context));
+  std::vector<Tensor> wide;
+  for (const Tensor& weight : weights) wide.push_back(upcast(weight));
+  return merged_linear(upcast(x), wide);
+}
+
 /// Weights marked to stay in fp32 take x upcast; the others share their rounding of it.
 Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
   const Tensor wide = upcast(x);
@@ -109,12 +122,7 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
     rounded.push_back(weight);
     counts.push_back(weight.size(0));
   }
-  if (rounded.empty()) {
-    const KeepFp32Scope scope(weights.front());
-    const ComputeScope unrounded(compute_context_in(ComputeType::kFloat32));
-    for (const Tensor& weight : weights) outputs.push_back(upcast(weight));
-    return merged_linear(wide, outputs);
-  }
+  if (rounded.empty()) return unrounded_linear(wide, weights);
   const std::vector<Tensor> products = merged_linear(x, rounded).split_with_sizes(counts, -1);
   auto product = products.begin();
   for (const Tensor& weight : weights) {
@@ -127,26 +135,62 @@ Tensor merged_with_kept(const Tensor& x, const std::vector<Tensor>& weights) {
 /// Who multiplies in formats that do not quantize.
 enum class Matmuls { kOurs, kLibTorchs };
 
+/// merged_linear() in the format `type`, between tensors of `dtype`.
+Tensor product_in(const Tensor& x, const std::vector<Tensor>& weights, ComputeType type,
+                  ScalarType dtype, Matmuls matmuls) {
+  const bool quantized = is_quantized(type);
+  if (!quantized && tensor_dtype(type) == dtype) {
+    if (matmuls == Matmuls::kLibTorchs) return reference_linear(x, weights);
+    if (takes_matvec(x, weights, dtype)) return matvec(x, weights, dtype);
+    if (!matmul_format(type).rounds() && x.numel() == 0) return reference_linear(x, weights);
+  }
+  if (type == ComputeType::kFloat32 && dtype != torch::kFloat) return unrounded_linear(x, weights);
+  const ComputeContext& context = compute_context();
+  const LinearCall call{.type = type,
+                        .dtype = dtype,
+                        .stream = quantized ? context.streams.next() : 0,
+                        .context = context};
+  return MergedLinear::apply(x, at::TensorList(weights), call);
+}
+
+/// merged_linear() of layers of which some have formats of their own: those of one format share a
+/// matmul.
+Tensor product_by_format(const Tensor& x, const std::vector<Tensor>& weights, ComputeType recipe,
+                         Matmuls matmuls) {
+  const ScalarType dtype = tensor_dtype(recipe);
+  std::vector<ComputeType> types;
+  for (const Tensor& weight : weights) types.push_back(layer_format(weight).value_or(recipe));
+  std::vector<Tensor> outputs(weights.size());
+  for (std::size_t first = 0; first < weights.size(); ++first) {
+    if (outputs[first].defined()) continue;
+    std::vector<Tensor> same;
+    std::vector<std::int64_t> counts;
+    for (std::size_t i = first; i < weights.size(); ++i) {
+      if (types[i] != types[first]) continue;
+      same.push_back(weights[i]);
+      counts.push_back(weights[i].size(0));
+    }
+    const Tensor product = product_in(x, same, types[first], dtype, matmuls);
+    if (same.size() == weights.size()) return product;
+    const std::vector<Tensor> parts = product.split_with_sizes(counts, -1);
+    auto part = parts.begin();
+    for (std::size_t i = first; i < weights.size(); ++i)
+      if (types[i] == types[first]) outputs[i] = *part++;
+  }
+  return at::cat(outputs, -1);
+}
+
 /// merged_linear(), by the way that dtype and regions call for.
 Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights, Matmuls matmuls) {
   if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear))
     return reference_matmuls(x, weights, halftone::linear);
   const std::optional<ComputeType> type = linear_type(x);
-  const bool quantized = type && is_quantized(*type);
-  const bool rounds = quantized || is_autocast_on(x.device().type());
+  const bool rounds = (type && is_quantized(*type)) || is_autocast_on(x.device().type());
   if (rounds && std::any_of(weights.begin(), weights.end(), keeps_fp32))
     return merged_with_kept(x, weights);
   if (!type) return reference_linear(x, weights);
-  if (!quantized) {
-    if (matmuls == Matmuls::kLibTorchs) return reference_linear(x, weights);
-    if (takes_matvec(x, weights, tensor_dtype(*type)))
-      return matvec(x, weights, tensor_dtype(*type));
-    if (!matmul_format(*type).rounds() && x.numel() == 0) return reference_linear(x, weights);
-  }
-  const ComputeContext& context = compute_context();
-  const LinearCall call{
-      .type = *type, .stream = quantized ? context.streams.next() : 0, .context = context};
-  return MergedLinear::apply(x, at::TensorList(weights), call);
+  if (compute_context().layer_formats) return product_by_format(x, weights, *type, matmuls);
+  return product_in(x, weights, *type, tensor_dtype(*type), matmuls);
 }
 
 void check(const Tensor& x, at::TensorList weights, bool autocast) {
@@ -190,8 +234,10 @@ std::optional<ComputeType> linear_type(const Tensor& x) {
 }
 
 ScalarType input_dtype(const Tensor& x, const std::vector<Tensor>& weights) {
-  const bool kept = std::any_of(weights.begin(), weights.end(), keeps_fp32);
-  return kept ? x.scalar_type() : compute_dtype(x);
+  const bool wide = std::any_of(weights.begin(), weights.end(), [](const Tensor& weight) {
+    return keeps_fp32(weight) || layer_format(weight) == ComputeType::kFloat32;
+  });
+  return wide ? x.scalar_type() : compute_dtype(x);
 }
 
 Tensor merged_linear(const Tensor& x, const std::vector<Tensor>& weights) {

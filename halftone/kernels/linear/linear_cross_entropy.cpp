@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/common/fused_kernels.h"
@@ -24,6 +26,7 @@
 #include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
+#include "halftone/kernels/linear/layer_formats.h"
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/kernels/linear/weight_cache.h"
 
@@ -202,17 +205,42 @@ void check(const Tensor& hidden, const Tensor& weight, const Tensor& targets, co
       hidden.sizes(), ", ", weight.sizes(), ", ", targets.sizes(), ", ", mask.sizes());
 }
 
-/// The format of a head that takes `hidden`: fp32 where its weight is kept so.
+/// Whether the regions round what an fp32 head would take.
+bool rounds(const Tensor& hidden, ComputeType type) {
+  return is_quantized(type) || is_autocast_on(hidden.device().type());
+}
+
+/// The format of a head that takes `hidden`: fp32 where its weight is kept so, else its own.
 std::optional<ComputeType> head_type(const Tensor& hidden, const Tensor& weight) {
   const std::optional<ComputeType> type = linear_type(hidden);
   if (!type) return type;
-  const bool rounds = is_quantized(*type) || is_autocast_on(hidden.device().type());
-  return rounds && keeps_fp32(weight) ? ComputeType::kFloat32 : type;
+  if (rounds(hidden, *type) && keeps_fp32(weight)) return ComputeType::kFloat32;
+  return layer_format(weight).value_or(*type);
 }
 
 /// The context of a head in a model whose layers have the present one.
 ComputeContext head_context() {
   return compute_context_in(lm_head_type(compute_context().compute));
+}
+
+/// linear(hidden, weight) in `type` alone.
+Tensor logits_in(ComputeType type, const Tensor& hidden, const Tensor& weight) {
+  const torch::ScalarType dtype = tensor_dtype(type);
+  const Autocast autocast(autocast_device(hidden.device().type()), dtype, is_half(dtype));
+  ComputeContext context = compute_context_in(type);
+  context.layer_formats.reset();
+  const ComputeScope scope(std::move(context));
+  return is_half(dtype) ? halftone::linear(hidden, weight)
+                        : halftone::linear(upcast(hidden), upcast(weight));
+}
+
+/// The logits, in head_context().
+Tensor logits_of(const Tensor& hidden, const Tensor& weight) {
+  const std::optional<ComputeType> own = layer_format(weight);
+  const std::optional<ComputeType> recipe = linear_type(hidden);
+  if (!own || !recipe || (rounds(hidden, *recipe) && keeps_fp32(weight)))
+    return halftone::linear(hidden, weight);
+  return logits_in(*own, hidden, weight);
 }
 
 Tensor loss_by_definition(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
@@ -228,7 +256,7 @@ Tensor loss_by_chunks(const Tensor& hidden, const Tensor& weight, const Tensor& 
   const std::optional<ComputeType> type = head_type(hidden, weight);
   if (!is_fused(FusedKernel::kLinearCrossEntropy) || weight.size(0) == 0 || !type ||
       !compute_type_of(weight.scalar_type()))
-    return masked_mean_cross_entropy(halftone::linear(hidden, weight), targets, mask);
+    return masked_mean_cross_entropy(logits_of(hidden, weight), targets, mask);
   HALFTONE_CHECK(
       is_autocast_on(hidden.device().type()) || weight.scalar_type() == hidden.scalar_type(),
       "[linear_cross_entropy] expected hidden and weight of one dtype, got ", hidden.scalar_type(),
@@ -277,7 +305,7 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
 
 Tensor lm_head_logits(const Tensor& hidden, const Tensor& weight) {
   const ComputeScope scope(head_context());
-  return halftone::linear(hidden, weight);
+  return logits_of(hidden, weight);
 }
 
 }  // namespace halftone

@@ -24,7 +24,9 @@ torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Ten
                                    std::int64_t chunk_rows = 0);
 
 /// linear(hidden, weight) of an output head: in the format that lm_head_type() gives for that of
-/// the layers before it. hidden (..., dim), weight (V, dim); returns (..., V).
+/// the layers before it. A head with a format of its own (layer_formats.h) has logits of that
+/// format's tensor_dtype(): no layer takes them. hidden (..., dim), weight (V, dim); returns (...,
+/// V).
 torch::Tensor lm_head_logits(const torch::Tensor& hidden, const torch::Tensor& weight);
 
 /// The rows of a chunk. Each chunk reads and writes the weight's whole gradient, so a chunk has

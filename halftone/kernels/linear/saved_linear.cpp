@@ -75,6 +75,11 @@ Tensor SavedLinear::input(const Tensor& d_x) const {
   return record_->compute ? record_->compute(input_, d_x) : input_.front();
 }
 
+torch::ScalarType SavedLinear::input_grad_dtype() const {
+  const torch::ScalarType own = tensor_dtype(call().type);
+  return own == torch::kFloat ? record_->dtype : own;
+}
+
 Tensor SavedLinear::input_grad(const Tensor& d_rows) const {
   return d_rows.to(record_->dtype).view(record_->shape);
 }

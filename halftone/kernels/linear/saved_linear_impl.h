@@ -22,6 +22,7 @@ namespace halftone {
 /// How a layer computes, beside its tensors.
 struct LinearCall {
   ComputeType type = ComputeType::kFloat32;
+  torch::ScalarType dtype = torch::kFloat;  // of y
   std::uint64_t stream = 0;  // of the stochastic rounding of its gradients
   ComputeContext context;
 };
@@ -43,6 +44,9 @@ class SavedLinear {
   /// The rows that were kept, or x computed again. d_x: what backward() will return for x, if that
   /// is there already.
   torch::Tensor input(const torch::Tensor& d_x) const;
+  /// The dtype in which the matmul gives the gradient of the rows: that of its format, or, where it
+  /// is computed in fp32, x's own.
+  torch::ScalarType input_grad_dtype() const;
   /// The gradient of x from that of its rows.
   torch::Tensor input_grad(const torch::Tensor& d_rows) const;
 

@@ -26,6 +26,7 @@
 #include "halftone/kernels/linear/linear_cross_entropy.h"
 #include "halftone/kernels/optimizer/gradient_exponents.h"
 #include "halftone/kernels/optimizer/gradient_stats.h"
+#include "halftone/kernels/optimizer/layer_summary.h"
 #include "halftone/kernels/optimizer/moments.h"
 #include "support/operations_in.h"
 #include "support/paths.h"
@@ -193,6 +194,14 @@ TEST(Operators, MakeTheSameWithoutDataWhereNothingIsRecorded) {
       {"exponent_histogram",
        {flat},
        [](const Tensors& in) { return Tensors{exponent_histogram(in[0])}; }},
+      {"gradient_summary",
+       {flat},
+       [](const Tensors& in) {
+         return Tensors{gradient_summary(in[0], format_floor(torch::kHalf))};
+       }},
+      {"update_summary",
+       {flat},
+       [](const Tensors& in) { return Tensors{update_summary(in[0], in[0], in[0])}; }},
       {"decoded_moments",
        {codes, scales},
        [](const Tensors& in) { return Tensors{decoded_moments(in[0], in[1], Moment::kFirst)}; }},

@@ -65,6 +65,32 @@ TEST(Int8Gemm, IsExactForEverySizeAndLayout) {
   }
 }
 
+TEST(Int8Gemm, TakesAndGivesMatricesOf16Bits) {
+  torch::manual_seed(4);
+  for (const torch::ScalarType dtype : {torch::kBFloat16, torch::kHalf}) {
+    for (const std::int64_t k : {7, 64, 131}) {
+      const Tensor a = torch::randn({37, k}).to(dtype), b = torch::randn({21, k}).to(dtype);
+      for (const auto layout : {+[](const Tensor& x) { return x; }, transposed_layout}) {
+        for (const bool stochastic : {false, true}) {
+          const Int8Rounding rounding{stochastic, 9};
+          const Int8Matrix left = quantize_left(layout(a), rounding);
+          const Int8Matrix wide_left = quantize_left(layout(a.to(torch::kFloat)), rounding);
+          EXPECT_TRUE(left.quads.equal(wide_left.quads));
+          EXPECT_TRUE(left.scales.equal(wide_left.scales));
+          EXPECT_TRUE(left.sums.equal(wide_left.sums));
+          const Int8Matrix right = quantize_right(layout(b), rounding);
+          const Tensor narrow = int8_gemm(left, right, {}, dtype);
+          EXPECT_EQ(narrow.scalar_type(), dtype);
+          EXPECT_TRUE(narrow.equal(int8_gemm(left, right).to(dtype)));
+        }
+      }
+    }
+  }
+  const Int8Matrix one = quantize_left(torch::ones({2, 4}), {}),
+                   other = quantize_right(torch::ones({3, 4}), {});
+  EXPECT_ANY_THROW(int8_gemm(one, other, torch::zeros({2, 3}).to(torch::kBFloat16)));
+}
+
 TEST(Int8Gemm, DoesNotSaturateWhereEveryProductIsTheLargest) {
   for (const std::int64_t k : {2, 64, 1024, 65536}) {
     for (const double sign : {1.0, -1.0}) {
