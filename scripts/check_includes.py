@@ -27,6 +27,7 @@ LAYERS = {
     "optim": {"kernels/optimizer"},
     "precision": {"optim", "kernels/gemm"},
     "inspect": {"autocast"},
+    "probe": {"inspect", "system"},
     "data": {"system"},
     "tokenizer": {"system"},
     "io": {"system"},
@@ -48,7 +49,8 @@ PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash
 # at::RecordFunction has a member that only builds without NDEBUG know, and LibTorch is a release build: these files
 # are compiled as one, whatever the others are.
 RECORD_FUNCTION = "ATen/record_function.h"
-KNOW_RECORD_FUNCTION = ("halftone/kernels/common/observed_backward.cpp", "halftone/inspect/operation_observer.cpp")
+KNOW_RECORD_FUNCTION = ("halftone/kernels/common/observed_backward.cpp", "halftone/inspect/operation_observer.cpp",
+                        "halftone/probe/backward_watch.cpp")
 UMBRELLA = "halftone/halftone.h"
 NOT_INSTALLED = ("_impl.h", "-inl.h", "/pch.h")
 

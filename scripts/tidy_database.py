@@ -15,7 +15,8 @@ import sys
 
 PRECOMPILED = "cmake_pch.hxx"
 # In the command of a source that includes LibTorch: its precompiled header, or the library that has none.
-WITH_LIBTORCH = (PRECOMPILED, "halftone_cpu_gemm.dir", "cpu_gemm_library_program.dir")
+WITH_LIBTORCH = (PRECOMPILED, "halftone_cpu_gemm.dir", "cpu_gemm_library_program.dir",
+                "halftone_probe_torch.dir", "probe_program_")
 BATCHED = re.compile(r'^#include "(.+\.cpp)"$', re.MULTILINE)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
