@@ -90,6 +90,27 @@ TEST(Guide, TrainsAModule) {
   std::filesystem::current_path(before);
 }
 
+TEST(Guide, ComparesPrecisions) {
+  const halftone::test::TempFolder folder;
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  torch::manual_seed(3);
+  Classifier module;
+  module.register_module("layer", torch::nn::Linear(4, 2));
+  const torch::Tensor images = 1e-5 * torch::randn({32, 4});
+  const Classifier::Batch batch{images, images.sum(1).gt(0).to(torch::kLong)};
+  const halftone::TrainingStep step = halftone::training_step_on(module, batch);
+  const halftone::Comparison found =
+      halftone::compare_precisions(step, {.precision = "16-mixed", .loss_scale = 1.0});
+  std::puts(halftone::verdict_sentence(found).c_str());
+  for (const halftone::TensorComparison* tensor : halftone::worst_first(found))
+    std::printf("%s %g %g\n", tensor->name.c_str(), tensor->relative_error, tensor->tolerance);
+  halftone::write_file_atomically("compare.html", halftone::compare_page(found, "classifier"));
+  EXPECT_TRUE(std::filesystem::exists("compare.html"));
+  EXPECT_GT(found.tensors.size(), 2U);
+  std::filesystem::current_path(before);
+}
+
 struct Scorer : Classifier {
   Scorer() { register_module("layer", torch::nn::Linear(4, 2)); }
   torch::Tensor predict_step(const Batch& batch, std::int64_t /*index*/) override {

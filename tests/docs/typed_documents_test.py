@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Types what README.md, README_zh.md and docs/guide.md tell a reader to type, in the order in which it stands.
+"""Types what README.md, README_zh.md, docs/guide.md, docs/trainer.md and docs/tutorial.md tell a reader to type, in the
+order in which it stands. docs/tutorial_zh.md isn't typed again: it must show the same blocks.
 
 Usage: typed_documents_test.py SOURCE BUILD SCRATCH LIBTORCH
 
@@ -27,9 +28,11 @@ import re
 import subprocess
 import sys
 
-DOCUMENTS = ["README.md", "README_zh.md", "docs/guide.md", "docs/trainer.md"]
+DOCUMENTS = ["README.md", "README_zh.md", "docs/guide.md", "docs/trainer.md", "docs/tutorial.md"]
+TRANSLATIONS = {"README.md": "README_zh.md", "docs/tutorial.md": "docs/tutorial_zh.md"}
 COMPILED = ["tests/find_package/main.cpp", "tests/docs/snippets_test.cpp", "examples/*.cpp"]
-UNTESTED = {"README.md": 2, "README_zh.md": 2, "docs/guide.md": 3, "docs/trainer.md": 0}
+UNTESTED = {"README.md": 3, "README_zh.md": 3, "docs/guide.md": 3, "docs/trainer.md": 0,
+            "docs/tutorial.md": 0}
 BLOCK = re.compile(r"(?:^<!-- ([^\n]*?) -->\n)?^```(\w*)\n(.*?)^```$", re.S | re.M)
 NO_COMMANDS = ["halftone was built without CUDA"]  # what the program says
 INLINE = re.compile(r"(?<!`)`(halftone [^`\n]+)`(?!`)")
@@ -50,6 +53,7 @@ case ${words[0]} in
   data) echo "$PWD/poems" && exit ;;
   train) words+=(--max-steps "$steps") ;;
   bench) words+=(--max-steps 1) ;;
+  tune) words+=(--max-time 5s) ;;
 esac
 exec "$BUILD/halftone" "${words[@]}"
 """
@@ -201,10 +205,10 @@ class Reader:
         self.check_inline(document)
 
 
-def untranslated(source: pathlib.Path) -> list[list[str]]:
-    """The code of the two READMEs without comments, which alone may differ."""
-    return [[re.sub(r"\s*(#|//) .*", "", block.body) for block in blocks_of(source, name) if block.language]
-            for name in ("README.md", "README_zh.md")]
+def untranslated(source: pathlib.Path, document: str) -> list[list[str]]:
+    """The code of a document without comments, which alone may differ in its translation."""
+    return [[block.mark, re.sub(r"\s*(#|//) .*", "", block.body)]
+            for block in blocks_of(source, document) if block.language]
 
 
 def main(source: pathlib.Path, build: pathlib.Path, scratch: pathlib.Path, libtorch: pathlib.Path) -> int:
@@ -212,9 +216,11 @@ def main(source: pathlib.Path, build: pathlib.Path, scratch: pathlib.Path, libto
     reader.prepare()
     for document in DOCUMENTS:
         reader.read(document)
-    english, chinese = untranslated(source)
-    if english != chinese:
-        reader.problems.append("README.md and README_zh.md show different code")
+    for english, chinese in TRANSLATIONS.items():
+        if untranslated(source, english) != untranslated(source, chinese):
+            reader.problems.append(f"{english} and {chinese} show different code")
+        if chinese not in DOCUMENTS:
+            reader.check_inline(chinese)
     print(f"{reader.typed} blocks typed, {reader.untested} untested, {reader.shown} of output")
     print("\n".join(reader.problems) or "documents: all as they say")
     return 1 if reader.problems else 0
