@@ -24,8 +24,8 @@ std::string type_name(const ConfigField& field) {
       return "X";
     case ConfigKind::kDuration:
       return "TIME";
-    case ConfigKind::kLossScale:
-      return "dynamic|X";
+    case ConfigKind::kWordOrNumber:
+      return field.key == "watch" ? "off|auto|N" : "dynamic|X";
     case ConfigKind::kText:
     case ConfigKind::kTexts:
       return field.expected.ends_with("path") || field.expected.ends_with("paths") ? "PATH"

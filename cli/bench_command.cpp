@@ -133,13 +133,14 @@ std::string json_of(const std::vector<RecipeRun>& runs, const TrainConfig& confi
 
 TrainConfig bench_config(const ConfigArguments& flags) {
   const std::vector<ConfigAssignment> given = flags.assignments();
-  for (const char* key : {"precision", "rounding", "seed", "max_epochs", "max_time"})
+  for (const char* key :
+       {"precision", "layer_precision", "rounding", "seed", "max_epochs", "max_time"})
     if (was_given(given, key))
       throw UserError(fmt::format(
           "bench: {} is not for this command: it trains the recipes of --recipes with the seeds of "
           "--seeds for --max-steps each",
           flag_of(key)));
-  for (const char* key : {"out", "overwrite", "save_every", "keep_checkpoints"})
+  for (const char* key : {"out", "overwrite", "save_every", "keep_checkpoints", "watch"})
     if (was_given(given, key))
       throw UserError(
           fmt::format("bench: {} is not for this command: it writes nothing", flag_of(key)));

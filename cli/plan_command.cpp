@@ -38,7 +38,9 @@ std::string row_of(const RecipePlan& recipe) {
                      format_bytes(bytes.workspace), format_bytes(bytes.process),
                      recipe.step_s < 1 ? fmt::format("{:.0f} ms", 1e3 * recipe.step_s)
                                        : format_seconds(recipe.step_s),
-                     on_disk(bytes) + (recipe.fits ? "" : "  does not fit"));
+                     on_disk(bytes) +
+                         (recipe.layer_precision.empty() ? "" : "  with layer_precision") +
+                         (recipe.fits ? "" : "  does not fit"));
 }
 
 std::string conclusion(const RunPlan& plan) {
@@ -67,6 +69,7 @@ std::string text_of(const RunPlan& plan, const PlanRequest& request, const Train
 nlohmann::ordered_json json_of(const RecipePlan& recipe) {
   const MemoryBytes& bytes = recipe.bytes;
   return {{"precision", recipe.precision},
+          {"layer_precision", recipe.layer_precision},
           {"memory", recipe.memory},
           {"peak_bytes", bytes.total()},
           {"bytes",

@@ -6,15 +6,18 @@
 #include <memory>
 
 #include "cli/bench_command.h"
+#include "cli/compare_command.h"
 #include "cli/data_command.h"
 #include "cli/doctor_command.h"
 #include "cli/eval_command.h"
 #include "cli/generate_command.h"
 #include "cli/help.h"
 #include "cli/plan_command.h"
+#include "cli/profile_command.h"
 #include "cli/program.h"
 #include "cli/tokenizer_command.h"
 #include "cli/train_command.h"
+#include "cli/tune_command.h"
 #include "halftone/system/memory.h"
 
 /// main(), called by launcher.cpp.
@@ -33,6 +36,9 @@ extern "C" int halftone_main(int argc, char** argv) {
   halftone::cli::add_bench_command(app);
   halftone::cli::add_doctor_command(app);
   halftone::cli::add_plan_command(app);
+  halftone::cli::add_compare_command(app);
+  halftone::cli::add_profile_command(app);
+  halftone::cli::add_tune_command(app);
   halftone::add_data_command(app);
   halftone::add_tokenizer_command(app);
   app.footer(

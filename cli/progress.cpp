@@ -25,6 +25,13 @@ void ShareProgress::show(double share) {
   if (terminal_ && pace_.due()) line_.redraw(share_line(what_, share));
 }
 
+StageProgress::StageProgress() : terminal_(stderr_is_terminal()) {}
+
+void StageProgress::show(const std::string& stage, double share) {
+  if (terminal_ && (stage != stage_ || pace_.due())) line_.redraw(share_line(stage, share));
+  stage_ = stage;
+}
+
 void TrainingProgress::preparation(const std::string& stage, double share) {
   if (on_terminal()) {
     if (share >= 1 || stage != stage_ || pace_.due()) line().redraw(share_line(stage, share));

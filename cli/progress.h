@@ -25,6 +25,22 @@ class ShareProgress {
   Pace pace_;
 };
 
+/// A bar with the name of the stage that a command is in, on a terminal; nothing otherwise.
+class StageProgress {
+ public:
+  StageProgress();
+  /// REQUIRES a share of 0..1.
+  void show(const std::string& stage, double share);
+  /// Takes the bar away again.
+  void clear() { line_.clear(); }
+
+ private:
+  bool terminal_;
+  std::string stage_;
+  StatusLine line_;
+  Pace pace_;
+};
+
 /// The display of a training: its preparation, a summary of the run, the progress bar.
 class TrainingProgress : public ProgressBar {
  public:

@@ -3,7 +3,7 @@ include(CMakePackageConfigHelpers)
 set(_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/halftone")
 
 install(TARGETS halftone halftone_options EXPORT halftoneTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(TARGETS halftone_cpu_gemm halftone_operators LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS halftone_cpu_gemm halftone_operators halftone_probe halftone_probe_torch LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 # Users get the umbrella header and what it reaches: no other header can become their habit.
 set(_found halftone/halftone.h)
 while(_found)
@@ -24,7 +24,7 @@ if(HALFTONE_BUILD_CLI)
           LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 endif()
 # All that is installed: `cmake --install` builds nothing itself.
-add_custom_target(halftone_installed DEPENDS halftone halftone_cpu_gemm halftone_operators)
+add_custom_target(halftone_installed DEPENDS halftone halftone_cpu_gemm halftone_operators halftone_probe halftone_probe_torch)
 if(HALFTONE_BUILD_CLI)
   add_dependencies(halftone_installed halftone_cli halftone_program)
 endif()

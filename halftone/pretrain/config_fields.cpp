@@ -95,6 +95,14 @@ bool is_memory_budget(const ConfigValue& value) {
   return text == "available" || text == "unlimited" || parse_bytes(text).value_or(0) > 0;
 }
 
+bool is_watch(const ConfigValue& value) {
+  const auto& text = std::get<std::string>(value);
+  const double number = parse_number(text).value_or(0.0);
+  const bool is_interval = number >= 1.0 && number <= static_cast<double>(kMostOfAnything) &&
+                           number == std::floor(number);
+  return text == "off" || text == "auto" || is_interval;
+}
+
 /// Whether `parse` takes it.
 template <class Parse>
 bool is_taken(const ConfigValue& value, const Parse& parse) {
@@ -269,13 +277,20 @@ std::vector<ConfigField> data_fields() {
   };
 }
 
+std::vector<std::string> precision_choices() {
+  std::vector<std::string> names = precision_names();
+  names.emplace_back(kAutoPrecision);
+  return names;
+}
+
 std::vector<ConfigField> precision_fields() {
   return {
-      field<&C::precision>("precision", one_of(precision_names()),
-                           "what is computed in which format"),
+      field<&C::precision>("precision", one_of(precision_choices()),
+                           "what is computed in which format; auto: what train measures to be the "
+                           "fastest here, of those whose gradients are right"),
       field<&C::rounding>("rounding", one_of({"stochastic", "nearest"}),
                           "rounding of updated weights that are kept in bf16"),
-      with_kind(ConfigKind::kLossScale,
+      with_kind(ConfigKind::kWordOrNumber,
                 field<&C::loss_scale>(
                     "loss_scale", {"dynamic, adaptive or a positive number", is_loss_scale},
                     "factor on the loss in 16-mixed and 16-true; adaptive measures the gradients")),
@@ -283,6 +298,11 @@ std::vector<ConfigField> precision_fields() {
           "keep_fp32", texts("one or more regular expressions"),
           "modules that stay in fp32 in a mixed precision: regular expressions on their names, or "
           "type: and one on their class"),
+      field<&C::layer_precision>(
+          "layer_precision", texts("one or more of REGEX=FORMAT"),
+          "formats of single linear layers in a mixed precision, such as feed_forward=int8: a "
+          "regular expression as in keep_fp32, which goes first, and one of fp32, bf16, fp16, "
+          "int8, fp8-row, fp8; of two that match a layer the later one counts"),
   };
 }
 
@@ -415,6 +435,18 @@ std::vector<ConfigField> output_fields() {
       std::move(overwrite),
       changeable(field<&C::log_every>("log_every", positive_integer(),
                                       "optimizer steps from one line of progress to the next")),
+      changeable(with_kind(
+          ConfigKind::kWordOrNumber,
+          field<&C::watch>(
+              "watch", {"off, auto or a number of optimizer steps", is_watch, {}},
+              "statistics of every layer: norm and underflow of the gradient, size of the update and "
+              "what rounding loses of it; N: in every N-th step, auto: in so many as take less than "
+              "2 % of the time"))),
+      changeable(field<&C::detect_anomaly>(
+          "detect_anomaly", one_of({"off", "first"}),
+          "first: end at the first loss that is not finite, gradient where there is no loss scale, or "
+          "weight after an update, and name the operation; off: go on until ten updates in a row "
+          "were skipped")),
       changeable(field<&C::save_every>(
           "save_every", whole(0, "an integer that is 0 or more"),
           "optimizer steps from one checkpoint to the next; 0: only the last")),

@@ -16,8 +16,10 @@
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/precision/keep_fp32.h"
+#include "halftone/pretrain/auto_precision.h"
 #include "halftone/pretrain/config_file.h"
 #include "halftone/run/run_directory.h"
+#include "halftone/train/layer_precision.h"
 
 namespace halftone {
 namespace fs = std::filesystem;
@@ -96,7 +98,7 @@ std::optional<ConfigValue> parse_text(ConfigKind kind, const std::string& text) 
       return wrap(parse_number(text));
     case ConfigKind::kDuration:
       return wrap(parse_duration(text));
-    case ConfigKind::kLossScale:
+    case ConfigKind::kWordOrNumber:
     case ConfigKind::kText:
       return text;
     case ConfigKind::kTexts:
@@ -120,7 +122,7 @@ std::optional<ConfigValue> converted(ConfigKind kind, const ConfigValue& value) 
       if (text) return std::vector<std::string>{*text};
       return std::holds_alternative<std::vector<std::string>>(value) ? std::optional(value)
                                                                      : std::nullopt;
-    case ConfigKind::kLossScale:
+    case ConfigKind::kWordOrNumber:
       if (whole) return fmt::format("{}", *whole);
       if (const auto* number = std::get_if<double>(&value)) return fmt::format("{}", *number);
       return text ? std::optional(value) : std::nullopt;
@@ -238,6 +240,12 @@ std::string scaled_precisions() {
   return fmt::format("{}", fmt::join(names, " and "));
 }
 
+/// That of 32-true stands in for one that is not chosen yet.
+PrecisionPolicy policy_of(const TrainConfig& config) {
+  return config.precision == kAutoPrecision ? PrecisionPolicy{.name = kAutoPrecision}
+                                            : parse_precision(config.precision);
+}
+
 void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   const ScalerConfig& scaler = config.scaler;
   if (scaler.min_scale > scaler.max_scale) {
@@ -253,7 +261,7 @@ void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>
                     "scaler.max_scale {}, got {}",
                     place_of(assignments, "scaler.init_scale"), scaler.min_scale, scaler.max_scale,
                     scaler.init_scale));
-  if (config.loss_scale != "dynamic" && !parse_precision(config.precision).loss_scaling)
+  if (config.loss_scale != "dynamic" && !policy_of(config).loss_scaling)
     throw UserError(
         fmt::format("{}: a loss scale goes with {} only, but precision is {}; leave it out",
                     place_of(assignments, "loss_scale"), scaled_precisions(), config.precision));
@@ -262,7 +270,7 @@ void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>
 void check_keep_fp32(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   if (config.keep_fp32.empty()) return;
   const std::string place = place_of(assignments, "keep_fp32");
-  if (!parse_precision(config.precision).is_mixed())
+  if (!policy_of(config).is_mixed())
     throw UserError(fmt::format(
         "{}: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends in "
         "-mixed, or leave it out",
@@ -274,11 +282,30 @@ void check_keep_fp32(const TrainConfig& config, const std::vector<ConfigAssignme
   }
 }
 
+void check_layers(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  try {
+    check_layer_precision(config.layer_precision, policy_of(config));
+  } catch (const UserError& error) {
+    throw UserError(
+        fmt::format("{}: {}", place_of(assignments, "layer_precision"), error.what()));
+  }
+}
+
+/// The parts of the memory recipe must go together in one of the precisions at least.
+void check_memory(const TrainConfig& config) {
+  if (config.precision != kAutoPrecision) {
+    memory_policy(config.memory, parse_precision(config.precision));
+    return;
+  }
+  if (choosable_precisions(config.memory).empty()) memory_policy(config.memory, PrecisionPolicy());
+}
+
 // What concerns several keys at once.
 void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   check_scaler(config, assignments);
   check_keep_fp32(config, assignments);
-  memory_policy(config.memory, parse_precision(config.precision));
+  check_layers(config, assignments);
+  check_memory(config);
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
   validate(model);
@@ -380,6 +407,9 @@ TrainConfig resume_config(const fs::path& run_dir,
   config.out = run_dir.string();
   for (const ConfigAssignment& assignment : assignments) {
     const ConfigField& field = config_field(assignment.key, assignment.place);
+    // The run has chosen when it began.
+    if (field.key == "precision" && assignment.value == ConfigValue(std::string(kAutoPrecision)))
+      continue;
     if (field.key == "out" &&
         absolute_path(std::get<std::string>(assignment.value)) == absolute_path(config.out))
       continue;

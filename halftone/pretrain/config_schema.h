@@ -16,11 +16,11 @@
 
 namespace halftone {
 
-/// The value of a key: seconds for a duration, text for a loss scale, nothing if it is unset.
+/// The value of a key: seconds for a duration, text for a word or number, nothing if it is unset.
 using ConfigValue =
     std::variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<std::string>>;
 
-enum class ConfigKind { kSwitch, kInteger, kNumber, kText, kTexts, kDuration, kLossScale };
+enum class ConfigKind { kSwitch, kInteger, kNumber, kText, kTexts, kDuration, kWordOrNumber };
 
 struct ConfigField {
   std::string key;         // "batch_size", "model.n_layers"

@@ -21,11 +21,14 @@ PlanRequest plan_request(const TrainConfig& config, const ModelConfig& model) {
                     .predictions = config.seq_len - (config.pack ? 0 : 1),
                     .micro_batches = config.accumulate},
           .precision = config.precision,
+          .layer_precision = config.layer_precision,
           .memory = config.memory,
           .budget_bytes = budget_bytes(config.memory_budget)};
 }
 
 void check_memory_budget(const TrainConfig& config, const ModelConfig& model) {
+  // What a precision that is not chosen yet takes, its choice asks.
+  if (config.precision == kAutoPrecision) return;
   if (config.memory_budget == "unlimited" || !resolve_device(config.device).is_cpu()) return;
   check_memory(plan_request(config, model));
 }

@@ -15,11 +15,13 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
+#include "halftone/pretrain/auto_precision.h"
 #include "halftone/pretrain/config_file.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/plan_request.h"
 #include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/run/run_directory.h"
+#include "halftone/train/layer_statistics.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/run_report.h"
 #include "halftone/train/trainer.h"
@@ -119,6 +121,11 @@ KernelConfig kernels_in_force(KernelConfig kernels) {
   return kernels;
 }
 
+/// Steps between two samples of the layers; 0: chosen by itself.
+std::int64_t watch_interval(const TrainConfig& config) {
+  return static_cast<std::int64_t>(parse_number(config.watch).value_or(0.0));
+}
+
 PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
                    const PretrainOptions& options, const FitOptions& how) {
   check_memory_budget(config, inputs.model);
@@ -136,6 +143,9 @@ PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
   std::vector<std::shared_ptr<Callback>>& callbacks = trainer_options.callbacks;
   callbacks = options.callbacks;
   callbacks.insert(callbacks.begin(), record);
+  if (config.watch != "off")
+    callbacks.push_back(std::make_shared<LayerStatistics>(
+        LayerStatisticsOptions{.every_n_steps = watch_interval(config)}));
   callbacks.push_back(std::make_shared<ModelCheckpoint>(
       ModelCheckpointOptions{.every_n_steps = config.save_every,
                              .every_n_epochs = 0,
@@ -149,18 +159,24 @@ PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
   return record->result();
 }
 
+/// A run that has no checkpoint yet.
+PretrainResult begin(const TrainConfig& config, const PretrainOptions& options,
+                     const FitOptions& how) {
+  PretrainInputs inputs = prepare_pretraining(config, std::nullopt, options.on_preparation);
+  const TrainConfig chosen = with_chosen_precision(config, inputs, options.on_preparation);
+  return fit(chosen, inputs, options, how);
+}
+
 }  // namespace
 
 PretrainResult pretrain(const TrainConfig& config, const PretrainOptions& options) {
   check_new_run(config.out, config.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse);
-  return fit(config, prepare_pretraining(config, std::nullopt, options.on_preparation), options,
-             {});
+  return begin(config, options, {});
 }
 
 PretrainResult restart_pretraining(const TrainConfig& config, const PretrainOptions& options) {
   check_new_run(config.out, ExistingRun::kRestart);
-  return fit(config, prepare_pretraining(config, std::nullopt, options.on_preparation), options,
-             {.resume_or_start = true});
+  return begin(config, options, {.resume_or_start = true});
 }
 
 PretrainResult resume_pretraining(const TrainConfig& config, const PretrainOptions& options) {

@@ -14,11 +14,13 @@
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "halftone/models/minimind.h"
+#include "halftone/plan/layer_plan.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/plan_request.h"
 #include "halftone/pretrain/trained_model.h"
 #include "halftone/system/file_memory.h"
 #include "halftone/tokenizer/bpe_trainer.h"
+#include "halftone/train/layer_precision.h"
 
 namespace halftone {
 namespace {
@@ -69,14 +71,11 @@ GradScalerOptions scaler_options(const TrainConfig& config) {
   return options;
 }
 
-/// Builds a model of the same modules, but of the smallest widths: their paths and classes are what
-/// a pattern matches.
-void check_kept_modules(const TrainConfig& config) {
-  if (config.keep_fp32.empty()) return;
-  ModelConfig smallest = config.model;
-  smallest.dim = smallest.head_dim = 2;
-  smallest.n_heads = smallest.n_kv_heads = smallest.hidden_dim = smallest.vocab_size = 1;
-  check_keep_fp32(*MiniMindLM(smallest), config.keep_fp32);
+void check_named_modules(const TrainConfig& config, const PrecisionPolicy& precision) {
+  if (config.keep_fp32.empty() && config.layer_precision.empty()) return;
+  MiniMindLM smallest = smallest_model(config.model);
+  check_keep_fp32(*smallest, config.keep_fp32);
+  layer_types(*smallest, config.layer_precision, precision);
 }
 
 /// With the vocabulary of the tokenizer, if it is known already; else with the smallest that one
@@ -136,14 +135,16 @@ TokenizedData encode_corpus(Corpus& corpus, const TrainConfig& config, const Tok
 PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
                                    const PreparationProgress& progress) {
   const torch::Device device = resolve_device(config.device);
-  const PrecisionPolicy precision = parse_precision(config.precision);
+  const PrecisionPolicy precision = config.precision == kAutoPrecision
+                                        ? PrecisionPolicy()
+                                        : parse_precision(config.precision);
   configure_kernels(config.kernels, device);
   check_offload(config.memory.offload);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   std::optional<InitialWeights> weights;
   if (!config.init_from.empty()) weights.emplace(config.init_from);
   Corpus corpus = open_corpus(config);
-  check_kept_modules(config);
+  check_named_modules(config, precision);
   if (!tokenizer && !config.tokenizer.empty()) tokenizer = Tokenizer::load(config.tokenizer);
   check_memory_before_data(config, tokenizer);
   if (!tokenizer) tokenizer = train_tokenizer(corpus, config, progress);
@@ -186,9 +187,11 @@ TrainerOptions trainer_options_for(const TrainConfig& config) {
           .accumulate_grad_batches = config.accumulate,
           .loss_average = config.loss_average,
           .gradient_clip_val = config.grad_clip,
+          .detect_anomaly = config.detect_anomaly == "first",
           .scaler = scaler_options(config),
           .memory = config.memory,
           .keep_fp32 = config.keep_fp32,
+          .layer_precision = config.layer_precision,
           .seed = static_cast<std::uint64_t>(config.seed)};
 }
 

@@ -31,6 +31,9 @@ struct KernelConfig {
   std::string cpu_gemm = "on";  // as HALFTONE_CPU_GEMM
 };
 
+/// The precision that is chosen when training begins (pretrain/auto_precision.h).
+inline constexpr const char* kAutoPrecision = "auto";
+
 struct TrainConfig {
   std::string preset = "minimind-26m";
   ModelConfig model;  // vocab_size 0: as large as the tokenizer
@@ -48,6 +51,7 @@ struct TrainConfig {
   std::string loss_scale = "dynamic";   // "adaptive", or a fixed scale: "128"
   ScalerConfig scaler;
   std::vector<std::string> keep_fp32;       // patterns of keep_fp32()
+  std::vector<std::string> layer_precision;  // "feed_forward=int8": parse_layer_precision()
   MemoryOptions memory;                     // --memory and its parts
   std::string memory_budget = "available";  // "unlimited", or a size: "8GiB"
 
@@ -74,6 +78,8 @@ struct TrainConfig {
   std::string out;  // run directory; resolve_config fills it in when empty
   bool overwrite = false;
   std::int64_t log_every = 10;    // optimizer steps between progress lines
+  std::string watch = "off";      // "auto", or optimizer steps between samples of the layers: "100"
+  std::string detect_anomaly = "off";  // or "first"
   std::int64_t save_every = 200;  // optimizer steps; 0: only at the end
   std::int64_t keep_checkpoints = 2;
 };

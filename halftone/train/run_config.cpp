@@ -65,7 +65,9 @@ std::string run_config(const TrainerOptions& options) {
     toml += fmt::format("# validated every {} steps\n", *options.val_check_interval.count());
   else if (!options.val_check_interval.is_all())
     toml += fmt::format("# validated at each {} of an epoch\n", options.val_check_interval.share());
-  toml += memory(options.memory) + line("keep_fp32", options.keep_fp32) + seed(options.seed);
+  toml += memory(options.memory) + line("keep_fp32", options.keep_fp32) +
+          line("layer_precision", options.layer_precision) + seed(options.seed);
+  if (options.detect_anomaly) toml += line("detect_anomaly", "first");
   if (!parse_precision(options.precision).loss_scaling) return toml;
   toml += line("loss_scale", options.scaler.adaptive ? "adaptive" : "dynamic");
   return toml + scaler(options.scaler);

@@ -68,8 +68,11 @@ struct TrainerOptions {
   /// So many steps of training, validation, test and prediction, nothing written, no callback that
   /// saves or stops: does the program run? 0: off; true is 1.
   std::int64_t fast_dev_run = 0;
-  /// Ends the run at the first loss that is not finite, or, in a precision without a loss scale,
-  /// gradient, and names the operation that made it. Costs nothing before.
+  /// Ends the run at the first loss that is not finite, gradient in a precision without a loss
+  /// scale, or weight after an update, and names the operation that made it: AnomalyError, and
+  /// anomaly.json in the run directory. Where the step has changed the weights that it was computed
+  /// with, the steps since the last checkpoint are taken again first. Each step reads the weights
+  /// once more. A resumed run goes on from the newest checkpoint with finite weights.
   bool detect_anomaly = false;
 
   GradScalerOptions scaler;  // of precisions with loss scaling
@@ -77,6 +80,9 @@ struct TrainerOptions {
       memory;  // what concerns the optimizer is up to the module: MemoryPolicy::apply_to()
   /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32().
   std::vector<std::string> keep_fp32;
+  /// Formats of single linear layers under a mixed precision, "feed_forward=int8"
+  /// (train/layer_precision.h); keep_fp32 goes first.
+  std::vector<std::string> layer_precision;
   std::uint64_t seed = 0;   // of the random rounding in int8 matmuls
   std::string config_toml;  // what the run's config.toml says; empty: run_config(), these options
 };

@@ -462,6 +462,33 @@ TEST_F(Program, RefusesPrecisionsThatCannotBe) {
   });
 }
 
+TEST_F(Program, WatchesLayers) {
+  const std::string words = std::string("train --data poem.txt --tokenizer tok") + kModel;
+  const Outcome outcome = halftone(words + "--max-steps 6 --watch 2 --out watched");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  std::istringstream lines(read_text(work() / "watched/metrics.jsonl"));
+  std::vector<std::int64_t> sampled;
+  for (std::string text; std::getline(lines, text);) {
+    const auto line = nlohmann::json::parse(text);
+    if (line.contains("update_ratio/layers.0.attention.wq.weight"))
+      sampled.push_back(line.at("step"));
+  }
+  EXPECT_THAT(sampled, testing::ElementsAre(2, 4, 6));
+  EXPECT_THAT(read_text(work() / "watched/report.html"), HasSubstr("<h2>Layers</h2>"));
+  EXPECT_THAT(read_text(work() / "watched/config.toml"), HasSubstr("watch = \"2\""));
+
+  ASSERT_EQ(halftone(words + "--max-steps 6 --out unwatched").code, 0);
+  EXPECT_EQ(read_text(work() / "watched/checkpoints/step-00000006/model.safetensors"),
+            read_text(work() / "unwatched/checkpoints/step-00000006/model.safetensors"));
+  const Outcome resumed = halftone("train --resume unwatched --watch auto --max-steps 8");
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  expect_refused({
+      {words + "--out new --watch 0", "off, auto or a number of optimizer steps"},
+      {words + "--out new --watch often", "off, auto or a number of optimizer steps"},
+      {"bench --data poem.txt --watch 3", "--watch is not for this command"},
+  });
+}
+
 TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
   const Outcome outcome = halftone("doctor --json --threads 1");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
@@ -477,19 +504,30 @@ TEST_F(Program, DoctorSaysWhatTheMachineCanDo) {
   EXPECT_TRUE(std::any_of(layers.begin(), layers.end(), [&](const auto& layer) {
     return layer.at("precision") == recommended;
   })) << recommended;
+  for (const auto& pays : report.at("crossings").at("pays"))
+    EXPECT_TRUE(pays.at("from_width").is_null() || pays.at("from_width") >= 64) << pays;
+  EXPECT_GE(report.at("crossings").at("by_width").size(), 3);
+  EXPECT_GT(report.at("threads_measured").at("fp32_matmul").at(0).at("gflops"), 0.0);
+  for (const auto& finding : report.at("findings"))
+    EXPECT_FALSE(finding.at("remedy").get<std::string>().empty()) << finding;
   for (const auto& product : report.at("matmuls").at("products"))
     EXPECT_THAT(product.at("taken"), testing::AnyOf("native", "upcast"));
 
   const auto forced =
-      nlohmann::json::parse(halftone("doctor --json --threads 1",
+      nlohmann::json::parse(halftone("doctor --json --quick --threads 1",
                                      "export HALFTONE_MATMUL=bf16=native,fp16=native,fp32=blas")
                                 .out);
+  EXPECT_TRUE(forced.at("crossings").is_null());
   EXPECT_EQ(forced.at("matmuls").at("decided_by"), "environment");
   EXPECT_EQ(forced.at("matmuls").at("choice"), "bf16=native,fp16=native,fp32=blas");
   EXPECT_EQ(forced.at("matmuls").at("fp32").at("taken"), "blas");
   EXPECT_EQ(forced.at("matmuls").at("products").at(7).at("taken"), "native");
 
-  const Outcome text = halftone("doctor --remeasure --threads 1");
+  const Outcome text =
+      halftone("doctor --remeasure --quick --threads 1", "export ATEN_CPU_CAPABILITY=avx2");
+  EXPECT_THAT(text.out, HasSubstr("what costs most here, and what helps"));
+  EXPECT_THAT(text.out, HasSubstr("ATEN_CPU_CAPABILITY=avx2 limits the instructions"));
+  EXPECT_THAT(text.out, testing::Not(HasSubstr("mixed precision pays here")));
   EXPECT_THAT(text.out, HasSubstr("recommended on this CPU: --precision "));
   EXPECT_THAT(text.out, HasSubstr("measured now"));
   expect_refused({{"doctor --threads 0", "expected 1 to 1024, got 0"},

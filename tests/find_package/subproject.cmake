@@ -14,7 +14,7 @@ foreach(fetch IN ITEMS OFF ON)
   run(${configure} -B "${work}" -DFETCH=${fetch} -DCMAKE_BUILD_TYPE=Release)
   # By default the library is built, and nothing else; the project's `all` and `install` have no more of halftone.
   run(ninja -C "${work}" -n)
-  if(NOT output MATCHES "libhalftone.a" OR output MATCHES "libhalftone_(operators|cpu_gemm)")
+  if(NOT output MATCHES "libhalftone.a" OR output MATCHES "libhalftone_(operators|cpu_gemm|probe)")
     message(FATAL_ERROR "not what a project should build:\n${output}")
   endif()
   file(GLOB_RECURSE scripts "${work}/cmake_install.cmake")

@@ -130,6 +130,32 @@ TEST(ResolveConfig, PatternsAreCheckedBeforeThereIsAModel) {
               HasSubstr("--keep-fp32: keep_fp32: expected a regular expression, got '('"));
 }
 
+TEST(ResolveConfig, FormatsOfLayersAreCheckedBeforeThereIsAModel) {
+  const TrainConfig config =
+      from_toml("layer_precision = [\"feed_forward=int8\", 'layers\\.0\\.=bf16']\n");
+  EXPECT_THAT(config.layer_precision, ElementsAre("feed_forward=int8", "layers\\.0\\.=bf16"));
+  expect_same(from_toml(config_to_toml(config)), config);
+  EXPECT_THAT(flag_error("layer_precision", "feed_forward"),
+              HasSubstr("--layer-precision: layer_precision: expected REGEX=FORMAT"));
+  EXPECT_THAT(flag_error("layer_precision", "feed_forward=fp16"),
+              HasSubstr("--layer-precision: layer_precision: expected a format that can stand "
+                        "among the layers of bf16-mixed"));
+  EXPECT_THAT(toml_error("precision = \"32-true\"\nlayer_precision = \"norm=int8\""),
+              HasSubstr("a.toml:2: layer_precision goes with a mixed precision"));
+}
+
+TEST(ResolveConfig, APrecisionToBeChosenGoesWithWhatAnyTakes) {
+  EXPECT_EQ(from_flags({{"precision", "auto"}}).precision, "auto");
+  EXPECT_EQ(from_flags({{"precision", "auto"}, {"memory", "lean"}}).memory.memory, "lean");
+  const auto error = [](const std::string& key, const std::string& text) {
+    return message_of<UserError>([&] { from_flags({{"precision", "auto"}, {key, text}}); });
+  };
+  EXPECT_THAT(error("keep_fp32", "norm"), HasSubstr("but precision is auto"));
+  EXPECT_THAT(error("layer_precision", "w1=int8"), HasSubstr("but precision is auto"));
+  EXPECT_THAT(error("loss_scale", "128"), HasSubstr("but precision is auto"));
+  EXPECT_THAT(error("clip_mode", "previous"), HasSubstr("clip_mode previous goes with"));
+}
+
 TEST(ResolveConfig, ModelsThatNoMachineHoldsAreRefused) {
   EXPECT_THAT(message_of<UserError>([] {
                 from_flags({{"model.use_moe", "true"},
@@ -367,6 +393,7 @@ TEST_F(ResumeConfig, LimitsLoggingAndSavingMayChange) {
   EXPECT_EQ(resume("max_time", "3m").max_time, 180.0);
   EXPECT_EQ(resume("log_every", "1").log_every, 1);
   EXPECT_EQ(resume("save_every", "3").save_every, 3);
+  EXPECT_EQ(resume("watch", "auto").watch, "auto");
   EXPECT_EQ(resume("keep_checkpoints", "5").keep_checkpoints, 5);
 }
 
