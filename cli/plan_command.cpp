@@ -31,16 +31,15 @@ std::string on_disk(const MemoryBytes& bytes) {
 
 std::string row_of(const RecipePlan& recipe) {
   const MemoryBytes& bytes = recipe.bytes;
-  return fmt::format("{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{}\n",
-                     recipe.precision, recipe.memory, format_bytes(bytes.total()),
-                     format_bytes(bytes.weights), format_bytes(bytes.gradients),
-                     format_bytes(bytes.states), format_bytes(bytes.activations),
-                     format_bytes(bytes.workspace), format_bytes(bytes.process),
-                     recipe.step_s < 1 ? fmt::format("{:.0f} ms", 1e3 * recipe.step_s)
-                                       : format_seconds(recipe.step_s),
-                     on_disk(bytes) +
-                         (recipe.layer_precision.empty() ? "" : "  with layer_precision") +
-                         (recipe.fits ? "" : "  does not fit"));
+  return fmt::format(
+      "{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{}\n", recipe.precision,
+      recipe.memory, format_bytes(bytes.total()), format_bytes(bytes.weights),
+      format_bytes(bytes.gradients), format_bytes(bytes.states), format_bytes(bytes.activations),
+      format_bytes(bytes.workspace), format_bytes(bytes.process),
+      recipe.step_s < 1 ? fmt::format("{:.0f} ms", 1e3 * recipe.step_s)
+                        : format_seconds(recipe.step_s),
+      on_disk(bytes) + (recipe.layer_precision.empty() ? "" : "  with layer_precision") +
+          (recipe.fits ? "" : "  does not fit"));
 }
 
 std::string conclusion(const RunPlan& plan) {

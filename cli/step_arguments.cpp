@@ -48,7 +48,9 @@ std::vector<ConfigAssignment> taken_back(const std::vector<ConfigAssignment>& fl
   std::vector<ConfigAssignment> result;
   const auto precision = std::find_if(flags.begin(), flags.end(),
                                       [](const auto& one) { return one.key == "precision"; });
-  if (precision == flags.end()) return result;
+  // What is not chosen yet takes nothing back: the command says what it wants instead.
+  if (precision == flags.end() || precision->value == ConfigValue(std::string(kAutoPrecision)))
+    return result;
   const PrecisionPolicy policy = parse_precision(std::get<std::string>(precision->value));
   if (!policy.loss_scaling && !was_given(flags, "loss_scale"))
     result.push_back({"loss_scale", std::string("dynamic"), precision->place});

@@ -4,6 +4,7 @@
 // alone reads them.
 #undef NDEBUG
 #define NDEBUG
+#include <ATen/Parallel.h>
 #include <ATen/SequenceNumber.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/function_schema.h>
@@ -134,6 +135,9 @@ void add_inputs(const at::RecordFunction& function, OperationCall& call) {
 
 std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction& function) {
   const auto now = std::chrono::steady_clock::now();
+  // A kernel's own threads may call operations for their part of it. Where an observer is computing
+  // itself, they would wait for each other.
+  if (at::in_parallel_region()) return nullptr;
   const std::shared_ptr<OperationObserver> observer = current_observer.load();
   if (!observer) return nullptr;
   const at::DisableRecordFunctionGuard unobserved;

@@ -42,8 +42,8 @@ struct OperationCall {
 bool is_in_backward();
 
 /// Both functions are called by the thread that computes, without gradients, and what they compute
-/// is not observed. Calls nest: of two that overlap in a thread, the one that began later ends
-/// first.
+/// is not observed, nor is what a parallel region calls. Calls nest: of two that overlap in a
+/// thread, the one that began later ends first.
 class OperationObserver {
  public:
   virtual ~OperationObserver() = default;

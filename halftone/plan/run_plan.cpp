@@ -50,8 +50,8 @@ std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::
 RecipePlan plan_of(const PlanRequest& request, const NumericsConfig& recipe,
                    std::uint64_t process) {
   RecipePlan plan{.precision = recipe.precision.name,
-                  .layer_precision = recipe.layers.empty() ? std::vector<std::string>()
-                                                           : request.layer_precision,
+                  .layer_precision =
+                      recipe.layers.empty() ? std::vector<std::string>() : request.layer_precision,
                   .memory = recipe.memory.name,
                   .bytes = peak_memory(request.model, request.shape, recipe, process)};
   plan.fits = plan.bytes.total() <= request.budget_bytes;
@@ -110,8 +110,7 @@ std::string refusal(const RecipePlan& own, const RunPlan& all) {
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process) {
   const PrecisionPolicy precision = parse_precision(request.precision);
   return plan_of(
-      request,
-      {precision, memory_policy(request.memory, precision), layers_in(request, precision)},
+      request, {precision, memory_policy(request.memory, precision), layers_in(request, precision)},
       process);
 }
 

@@ -18,7 +18,7 @@ namespace halftone {
 struct RecipePlan {
   std::string precision;
   std::vector<std::string> layer_precision;  // formats of single layers
-  std::string memory;  // "standard", "lean"
+  std::string memory;                        // "standard", "lean"
   MemoryBytes bytes;
   double step_s = 0;  // of an optimizer step
   bool fits = false;  // into the budget
@@ -38,7 +38,7 @@ struct RunPlan {
 struct PlanRequest {
   ModelConfig model;  // its vocab_size is known
   StepShape shape;
-  std::string precision;  // a name of precision_names(), or "auto"
+  std::string precision;                          // a name of precision_names(), or "auto"
   std::vector<std::string> layer_precision = {};  // in that precision (train/layer_precision.h)
   MemoryOptions memory;
   std::uint64_t budget_bytes = 0;  // the largest number: unlimited

@@ -47,9 +47,8 @@ std::vector<std::string> topmost(std::vector<std::string> paths) {
   paths.erase(std::unique(paths.begin(), paths.end()), paths.end());
   std::vector<std::string> kept;
   for (const std::string& path : paths)
-    if (std::none_of(paths.begin(), paths.end(), [&](const std::string& other) {
-          return is_below(path, other);
-        }))
+    if (std::none_of(paths.begin(), paths.end(),
+                     [&](const std::string& other) { return is_below(path, other); }))
       kept.push_back(path);
   return kept;
 }

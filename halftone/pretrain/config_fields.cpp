@@ -437,14 +437,16 @@ std::vector<ConfigField> output_fields() {
                                       "optimizer steps from one line of progress to the next")),
       changeable(with_kind(
           ConfigKind::kWordOrNumber,
-          field<&C::watch>(
-              "watch", {"off, auto or a number of optimizer steps", is_watch, {}},
-              "statistics of every layer: norm and underflow of the gradient, size of the update and "
-              "what rounding loses of it; N: in every N-th step, auto: in so many as take less than "
-              "2 % of the time"))),
+          field<&C::watch>("watch", {"off, auto or a number of optimizer steps", is_watch, {}},
+                           "statistics of every layer: norm and underflow of the gradient, size of "
+                           "the update and "
+                           "what rounding loses of it; N: in every N-th step, auto: in so many as "
+                           "take less than "
+                           "2 % of the time"))),
       changeable(field<&C::detect_anomaly>(
           "detect_anomaly", one_of({"off", "first"}),
-          "first: end at the first loss that is not finite, gradient where there is no loss scale, or "
+          "first: end at the first loss that is not finite, gradient where there is no loss scale, "
+          "or "
           "weight after an update, and name the operation; off: go on until ten updates in a row "
           "were skipped")),
       changeable(field<&C::save_every>(

@@ -286,8 +286,7 @@ void check_layers(const TrainConfig& config, const std::vector<ConfigAssignment>
   try {
     check_layer_precision(config.layer_precision, policy_of(config));
   } catch (const UserError& error) {
-    throw UserError(
-        fmt::format("{}: {}", place_of(assignments, "layer_precision"), error.what()));
+    throw UserError(fmt::format("{}: {}", place_of(assignments, "layer_precision"), error.what()));
   }
 }
 

@@ -135,9 +135,8 @@ TokenizedData encode_corpus(Corpus& corpus, const TrainConfig& config, const Tok
 PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
                                    const PreparationProgress& progress) {
   const torch::Device device = resolve_device(config.device);
-  const PrecisionPolicy precision = config.precision == kAutoPrecision
-                                        ? PrecisionPolicy()
-                                        : parse_precision(config.precision);
+  const PrecisionPolicy precision =
+      config.precision == kAutoPrecision ? PrecisionPolicy() : parse_precision(config.precision);
   configure_kernels(config.kernels, device);
   check_offload(config.memory.offload);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));

@@ -50,10 +50,10 @@ struct TrainConfig {
   std::string rounding = "stochastic";  // of the updates of bf16 weights; or "nearest"
   std::string loss_scale = "dynamic";   // "adaptive", or a fixed scale: "128"
   ScalerConfig scaler;
-  std::vector<std::string> keep_fp32;       // patterns of keep_fp32()
+  std::vector<std::string> keep_fp32;        // patterns of keep_fp32()
   std::vector<std::string> layer_precision;  // "feed_forward=int8": parse_layer_precision()
-  MemoryOptions memory;                     // --memory and its parts
-  std::string memory_budget = "available";  // "unlimited", or a size: "8GiB"
+  MemoryOptions memory;                      // --memory and its parts
+  std::string memory_budget = "available";   // "unlimited", or a size: "8GiB"
 
   std::int64_t batch_size = 8;  // rows of one micro-batch
   std::int64_t seq_len = 256;
@@ -77,10 +77,10 @@ struct TrainConfig {
 
   std::string out;  // run directory; resolve_config fills it in when empty
   bool overwrite = false;
-  std::int64_t log_every = 10;    // optimizer steps between progress lines
-  std::string watch = "off";      // "auto", or optimizer steps between samples of the layers: "100"
+  std::int64_t log_every = 10;  // optimizer steps between progress lines
+  std::string watch = "off";    // "auto", or optimizer steps between samples of the layers: "100"
   std::string detect_anomaly = "off";  // or "first"
-  std::int64_t save_every = 200;  // optimizer steps; 0: only at the end
+  std::int64_t save_every = 200;       // optimizer steps; 0: only at the end
   std::int64_t keep_checkpoints = 2;
 };
 

@@ -4,13 +4,14 @@
 // for the program's LibTorch and then loads libhalftone_probe_torch.so, which stands beside it and
 // is the probe.
 #include <dlfcn.h>
-#include <limits.h>
 #include <link.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <torch/version.h>
+
+#include <climits>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 namespace {
 

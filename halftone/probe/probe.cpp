@@ -6,6 +6,7 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -185,9 +186,9 @@ ProbeReport Probe::run() const {
   ProbeReport report;
   report.run = {.program = program_,
                 .libtorch = TORCH_VERSION,
-                .steps = steps_.step().number,
-                .searched_steps = steps_.searched_steps(),
-                .sampled_steps = steps_.sampled_steps(),
+                .steps = steps_.steps(),
+                .searched_steps = std::min(steps_.searched_steps(), steps_.steps()),
+                .sampled_steps = std::min(steps_.sampled_steps(), steps_.steps()),
                 .seconds = steps_.seconds()};
   if (options_.first_nonfinite) report.run.modes.emplace_back("first-nonfinite");
   if (options_.census) report.run.modes.emplace_back("census");

@@ -36,6 +36,11 @@ bool ProbeSteps::has_backward() const {
   return has_backward_;
 }
 
+std::int64_t ProbeSteps::steps() const {
+  const std::lock_guard lock(mutex_);
+  return has_backward_ && !backward_seen_ ? step_.number - 1 : step_.number;
+}
+
 std::int64_t ProbeSteps::searched_steps() const {
   const std::lock_guard lock(mutex_);
   return searched_steps_;

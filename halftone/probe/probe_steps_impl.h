@@ -49,6 +49,8 @@ class ProbeSteps {
   void stop_search();
   void note_backward();  // an operation of a backward pass
 
+  /// So far; where there are backward passes, those that have had one.
+  std::int64_t steps() const;
   std::int64_t searched_steps() const;
   std::int64_t sampled_steps() const;
 

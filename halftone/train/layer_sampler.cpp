@@ -174,7 +174,8 @@ void LayerSampler::keep(std::size_t index, const Tensor& gradient) {
                       .update = {},
                       .stored = gradient.scalar_type()};
   if (watched.learning_rate() == 0.0) return;
-  // Our AdamW leaves gradients as they are; others get them unscaled in place, and small ones vanish.
+  // Our AdamW leaves gradients as they are; others get them unscaled in place, and small ones
+  // vanish.
   Kept kept{.gradient = watched.adamw != nullptr ? gradient : gradient.clone(),
             .weight = watched.variable.detach().clone(),
             .master = {}};

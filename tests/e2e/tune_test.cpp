@@ -96,8 +96,9 @@ TEST_F(Tune, WritesAConfigurationThatTrains) {
   ASSERT_EQ(run({"train", folder_ / "tuned.toml", "--max-steps", "3", "--out", folder_ / "run"}), 0)
       << err();
   EXPECT_THAT(err(), HasSubstr("layers with a format of their own"));
-  EXPECT_THAT(test::read_text(folder_ / "run/config.toml"),
-              HasSubstr("layer_precision = " + document.at("layer_precision").dump()));
+  const std::string saved = test::read_text(folder_ / "run/config.toml");
+  for (const json& text : document.at("layer_precision"))
+    EXPECT_THAT(saved, HasSubstr(text.dump()));
   ASSERT_EQ(run({"train", "--resume", folder_ / "run", "--max-steps", "5"}), 0) << err();
 
   // A run can be tuned as well; its own formats of layers are left aside.

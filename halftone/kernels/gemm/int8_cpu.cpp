@@ -83,9 +83,7 @@ void quantize_one_row(const Int8Source& source, const Int8Format& format, std::i
   const hn::Rebind<std::uint8_t, DI> d8;
   const auto* values = row_of<Element>(source, row);
   const std::int64_t columns = source.columns;
-  const auto load = [&](std::int64_t c) {
-    return load_some<Element>(d, values + c, columns - c);
-  };
+  const auto load = [&](std::int64_t c) { return load_some<Element>(d, values + c, columns - c); };
   VI largest = hn::Zero(di);
   for (std::int64_t c = 0; c < columns; c += lanes())
     largest = hn::Max(largest, magnitude_bits(load(c)));

@@ -23,7 +23,7 @@ namespace halftone {
 struct LinearCall {
   ComputeType type = ComputeType::kFloat32;
   torch::ScalarType dtype = torch::kFloat;  // of y
-  std::uint64_t stream = 0;  // of the stochastic rounding of its gradients
+  std::uint64_t stream = 0;                 // of the stochastic rounding of its gradients
   ComputeContext context;
 };
 

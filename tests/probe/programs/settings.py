@@ -22,9 +22,9 @@ def settings(faults):
 
 
 class Training:
-    """Autocast, and a GradScaler where gradients are fp16."""
+    """Autocast, and where gradients are fp16 a GradScaler, whose scale is too large in the beginning."""
 
-    def __init__(self, parameters, precision, learning_rate=1e-3, scale=65536.0):
+    def __init__(self, parameters, precision, learning_rate=1e-3, scale=2.0**22):
         self.parameters = list(parameters)
         self.precision = precision
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate)
