@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/probe/number_difference_impl.h"
-
 #include <ATen/Functions.h>
 #include <gtest/gtest.h>
 
 #include <limits>
+
+#include "halftone/probe/number_difference_impl.h"
 
 namespace halftone::number_difference_test {
 namespace {
@@ -28,7 +28,7 @@ TEST(NumberDifference, CountsWhatIsFlushedAndWhatOverflows) {
   const torch::Tensor wide = torch::tensor({1e-9F, -1e-9F, 0.0F, 1e5F, kInf, 3.0F});
   const NumberDifference found = difference(wide.to(torch::kHalf), wide);
   EXPECT_EQ(found.flushed, 2);
-  EXPECT_EQ(found.overflowed, 1);  // inf is inf in both
+  EXPECT_EQ(found.overflowed, 1);              // inf is inf in both
   EXPECT_NEAR(found.squared_wide, 9.0, 1e-6);  // of what is finite in both
 }
 
