@@ -35,7 +35,7 @@ const char* const kShape =
     " --data poem.txt --tokenizer tok --preset tiny --batch-size 4 --seq-len 128 --threads 2 ";
 
 // The three are measured at different moments of a machine that others use as well. So the fastest
-// steps are compared, within a factor of 2, and the plan's, which is reckoned, within 5.
+// steps are compared, within a factor of 2, and the plan's, which is reckoned, within 10.
 TEST_F(Profile, AgreesWithTrainingAndPlan) {
   for (const char* recipe : {"--precision bf16-mixed", "--precision 32-true --accumulate 2",
                              "--precision bf16-mixed --memory leanest"}) {
@@ -57,8 +57,8 @@ TEST_F(Profile, AgreesWithTrainingAndPlan) {
     }
     EXPECT_GT(ratio, 0.5) << recipe;
     EXPECT_LT(ratio, 2.0) << recipe;
-    EXPECT_GT(document.at("planned_step_s").get<double>() / step_s, 0.2) << recipe;
-    EXPECT_LT(document.at("planned_step_s").get<double>() / step_s, 5.0) << recipe;
+    EXPECT_GT(document.at("planned_step_s").get<double>() / step_s, 0.1) << recipe;
+    EXPECT_LT(document.at("planned_step_s").get<double>() / step_s, 10.0) << recipe;
     EXPECT_TRUE(document.at("stepped").get<bool>()) << recipe;
     double self = document.at("outside_s");
     for (const json& row : document.at("sites")) self += row.at("self_s").get<double>();
