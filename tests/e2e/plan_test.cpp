@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What `halftone plan` predicts against the resident memory of a `halftone train`.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <spawn.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "halftone/system/memory.h"
-#include "support/paths.h"
+#include "support/built_program.h"
 #include "support/temp_folder.h"
-
-extern char** environ;
 
 namespace halftone::plan_test {
 namespace {
@@ -32,23 +26,10 @@ class Plan : public testing::Test {
 
   /// Runs the program, with what it prints in `out`; returns the most memory that it held.
   double peak_of(const std::vector<std::string>& arguments) const {
-    std::vector<std::string> words = {std::string(test::kBuildDir) + "/halftone"};
-    words.insert(words.end(), arguments.begin(), arguments.end());
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions{};
-    posix_spawn_file_actions_init(&actions);
-    const std::string out = folder_ / "out";
-    posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    pid_t pid = -1;
-    EXPECT_EQ(posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-    int status = -1;
-    rusage usage{};
-    EXPECT_EQ(wait4(pid, &status, 0, &usage), pid);
-    EXPECT_EQ(status, 0);
-    return 1024.0 * static_cast<double>(usage.ru_maxrss);
+    const test::ProgramEnd end =
+        test::wait_for_program(test::start_program(arguments, folder_ / "out", ""));
+    EXPECT_EQ(end.code, 0);
+    return end.peak_bytes;
   }
 
   std::vector<std::string> flags(const std::string& command) const {

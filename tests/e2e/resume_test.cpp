@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program itself, killed with SIGKILL in the middle of a run and resumed: the weights, the
 // moments and the metrics are those of a run that nobody disturbed.
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <chrono>
@@ -16,10 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "support/paths.h"
+#include "support/built_program.h"
 #include "support/temp_folder.h"
-
-extern char** environ;
 
 namespace halftone::resume_test {
 namespace {
@@ -30,27 +25,11 @@ using test::TempFolder;
 constexpr int kSteps = 24;
 
 pid_t start(const std::vector<std::string>& arguments) {
-  std::vector<std::string> words = {std::string(test::kBuildDir) + "/halftone"};
-  words.insert(words.end(), arguments.begin(), arguments.end());
-  std::vector<char*> argv;
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions{};
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
-  pid_t pid = -1;
-  EXPECT_EQ(posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ), 0);
-  posix_spawn_file_actions_destroy(&actions);
-  return pid;
+  return test::start_program(arguments, "/dev/null", "/dev/null");
 }
 
 /// The exit code, or minus the signal that ended the process.
-int wait_for(pid_t pid) {
-  int status = 0;
-  EXPECT_EQ(waitpid(pid, &status, 0), pid);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
+int wait_for(pid_t pid) { return test::wait_for_program(pid).code; }
 
 std::string read(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);

@@ -1,20 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // `halftone tune`, and a `halftone train` of the configuration that it writes.
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <spawn.h>
-#include <sys/wait.h>
 
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "support/paths.h"
+#include "support/built_program.h"
 #include "support/temp_folder.h"
-
-extern char** environ;
 
 namespace halftone::tune_test {
 namespace {
@@ -34,22 +29,8 @@ class Tune : public testing::Test {
 
   /// Runs the program; its streams are then in `out` and `err`. Returns its exit code.
   int run(const std::vector<std::string>& arguments) const {
-    std::vector<std::string> words = {std::string(test::kBuildDir) + "/halftone"};
-    words.insert(words.end(), arguments.begin(), arguments.end());
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions{};
-    posix_spawn_file_actions_init(&actions);
-    const std::string out = folder_ / "out", err = folder_ / "err";
-    posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    pid_t pid = -1;
-    EXPECT_EQ(posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-    int status = -1;
-    EXPECT_EQ(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return test::wait_for_program(test::start_program(arguments, folder_ / "out", folder_ / "err"))
+        .code;
   }
   std::string out() const { return test::read_text(folder_ / "out"); }
   std::string err() const { return test::read_text(folder_ / "err"); }

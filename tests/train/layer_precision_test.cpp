@@ -26,6 +26,7 @@
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/trainer.h"
+#include "support/narrow_model.h"
 #include "support/temp_folder.h"
 
 namespace halftone::layer_precision_test {
@@ -36,17 +37,7 @@ using testing::HasSubstr;
 using torch::Tensor;
 using Types = std::map<std::string, ComputeType>;
 
-MiniMindLM small_model(bool moe = false) {
-  torch::manual_seed(5);
-  return MiniMindLM(ModelConfig{.dim = 64,
-                                .n_layers = 2,
-                                .n_heads = 4,
-                                .n_kv_heads = 2,
-                                .hidden_dim = 96,
-                                .vocab_size = 120,
-                                .max_seq_len = 64,
-                                .use_moe = moe});
-}
+MiniMindLM small_model(bool moe = false) { return test::narrow_model(2, moe); }
 
 PrecisionPolicy policy(const char* name = "bf16-mixed") { return parse_precision(name); }
 
