@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -18,19 +19,32 @@ inline std::string value_text(const StateDict::Value& value) {
   return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
 }
 
-/// Throws UserError unless a loader's states `saved` and `now` agree in the value called `name`,
-/// which `now` has.
-inline void check_same_value(const StateDict& saved, const StateDict& now,
-                             const std::string& name) {
+/// A value in which a loader's states `saved` and `now` differ, in words.
+struct ChangedValue {
+  std::string saved;
+  std::string now;
+};
+
+/// That of `name`, which `now` has; nothing where they agree. Throws UserError where `saved` has
+/// none.
+inline std::optional<ChangedValue> changed_value(const StateDict& saved, const StateDict& now,
+                                                 const std::string& name) {
   const auto found = saved.values.find(name);
   const StateDict::Value& current = now.values.at(name);
   if (found == saved.values.end())
     throw UserError(fmt::format("the saved loader state has no '{}'", name));
-  if (found->second != current)
+  if (found->second == current) return std::nullopt;
+  return ChangedValue{value_text(found->second), value_text(current)};
+}
+
+/// Throws UserError unless the states agree in the value called `name`.
+inline void check_same_value(const StateDict& saved, const StateDict& now,
+                             const std::string& name) {
+  if (const auto changed = changed_value(saved, now, name))
     throw UserError(
         fmt::format("cannot resume: {} differs from the saved run (saved {}, now {}); put it "
                     "back as it was, or start a new run",
-                    name, value_text(found->second), value_text(current)));
+                    name, changed->saved, changed->now));
 }
 
 /// Throws UserError for a position that no run can have saved.

@@ -31,15 +31,11 @@ void check(const TokenLoaderOptions& options) {
 
 void check_same(const StateDict& saved, const StateDict& now, const std::string& name,
                 const char* what) {
-  const auto found = saved.values.find(name);
-  const StateDict::Value& current = now.values.at(name);
-  if (found == saved.values.end())
-    throw UserError(fmt::format("the saved loader state has no '{}'", name));
-  if (found->second != current)
+  if (const auto changed = changed_value(saved, now, name))
     throw UserError(
         fmt::format("cannot resume: {} (saved {} {}, now {}); put the "
                     "data back as it was, or start a new run with init_from",
-                    what, name, value_text(found->second), value_text(current)));
+                    what, name, changed->saved, changed->now));
 }
 
 // Runs that were saved before there was a choice read special tokens from text: the ids are equal
