@@ -23,8 +23,6 @@ class ModuleScope {
   ModuleScope& operator=(const ModuleScope&) = delete;
 
   const torch::nn::Module& module() const { return module_; }
-  /// The scope around this one; null for the outermost.
-  const ModuleScope* outer() const { return outer_; }
 
  private:
   const torch::nn::Module& module_;

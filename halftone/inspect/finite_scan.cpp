@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "halftone/inspect/finite_scan_impl.h"
+#include "halftone/inspect/parameter_memory_impl.h"
 
 namespace halftone {
 namespace {
@@ -67,6 +68,13 @@ bool dense_has_non_finite(const torch::Tensor& tensor) {
   }
 }
 
+/// A sum is not finite if one of its terms is not; that of finite ones may overflow, too.
+bool elsewhere_has_non_finite(const torch::Tensor& tensor) {
+  const bool adds_up = tensor.element_size() > 1;  // LibTorch adds no 8-bit numbers
+  if (adds_up && tensor.sum().isfinite().item<bool>()) return false;
+  return !tensor.isfinite().all().item<bool>();
+}
+
 /// An expanded tensor has each number once.
 torch::Tensor without_repeats(const torch::Tensor& tensor) {
   std::vector<std::int64_t> sizes = tensor.sizes().vec();
@@ -81,16 +89,13 @@ torch::Tensor without_repeats(const torch::Tensor& tensor) {
 
 /// From the first number to behind the last one; of strided tensors the gaps belong to it.
 const char* end_of(const torch::Tensor& tensor) {
-  std::int64_t last = 0;
-  for (std::int64_t d = 0; d < tensor.dim(); ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
-  return static_cast<const char*>(tensor.const_data_ptr()) +
-         (last + 1) * static_cast<std::int64_t>(tensor.element_size());
+  return static_cast<const char*>(tensor.const_data_ptr()) + spanned_bytes(tensor);
 }
 
 }  // namespace
 
 bool has_non_finite(const torch::Tensor& tensor) {
-  if (!tensor.is_cpu()) return !tensor.isfinite().all().item<bool>();
+  if (!tensor.is_cpu()) return elsewhere_has_non_finite(tensor);
   if (tensor.is_non_overlapping_and_dense()) return dense_has_non_finite(tensor);
   return dense_has_non_finite(without_repeats(tensor).contiguous());
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/inspect/finite_scan_impl.h"
 #include "halftone/inspect/non_finite_watch_impl.h"
 #include "halftone/inspect/operation_observer_impl.h"
 
@@ -16,15 +17,6 @@ namespace halftone {
 namespace {
 
 using Kind = NonFiniteOrigin::Kind;
-
-/// A sum is not finite if one of its terms is not; that of finite ones may overflow, too.
-bool is_finite(const torch::Tensor& tensor) {
-  if (!is_readable(tensor)) return true;
-  const torch::Tensor values = tensor.detach();
-  const bool adds_up = tensor.element_size() > 1;  // LibTorch adds no 8-bit numbers
-  if (adds_up && values.sum().isfinite().item<bool>()) return true;
-  return values.isfinite().all().item<bool>();
-}
 
 std::optional<NonFiniteLabel> unobserved_label(const NonFiniteWatch& watch,
                                                const torch::Tensor& tensor) {
@@ -53,7 +45,8 @@ std::optional<NonFiniteOrigin> find_bad_parameters(const torch::nn::Module& modu
   NonFiniteOrigin origin{.kind = Kind::kParameter,
                          .diagnosis = {.cause = NonFiniteCause::kBadWeights}};
   for (const auto& item : module.named_parameters()) {
-    if (is_finite(item.value())) continue;
+    const torch::Tensor values = item.value().detach();
+    if (!is_readable(values) || !has_non_finite(values)) continue;
     std::vector<TensorFacts>& facts = origin.diagnosis.inputs;
     if (origin.site.parameters.empty()) {
       origin.site.module = owner_of(item.key());

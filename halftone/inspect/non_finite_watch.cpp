@@ -157,8 +157,8 @@ NonFiniteWatch::CallNote NonFiniteWatch::note_of(const OperationCall& call) cons
     const OperationTensors& input = call.inputs[i];
     const bool is_fresh_memory = input.tensors.size() == 1 && is_fresh(input, input.tensors[0]);
     note.is_read.push_back(input.is_read && !is_fresh_memory);
-    note.arguments.push_back(is_update_of_many(call.name) ? call.arguments[i]
-                                                          : kept_argument(call, call.arguments[i]));
+    const bool keeps = input.is_read && !is_update_of_many(call.name);
+    note.arguments.push_back(keeps ? kept_argument(call, call.arguments[i]) : call.arguments[i]);
   }
   return note;
 }

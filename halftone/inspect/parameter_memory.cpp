@@ -11,13 +11,6 @@
 namespace halftone {
 namespace {
 
-/// Bytes from the first element to behind the last one.
-std::int64_t spanned_bytes(const torch::Tensor& tensor) {
-  std::int64_t last = 0;
-  for (std::int64_t d = 0; d < tensor.dim(); ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
-  return (last + 1) * static_cast<std::int64_t>(tensor.element_size());
-}
-
 const char* address_of(const torch::Tensor& tensor) {
   return static_cast<const char*>(tensor.const_data_ptr());
 }
@@ -30,6 +23,12 @@ bool lie_alike(const torch::Tensor& a, const torch::Tensor& b) {
 }
 
 }  // namespace
+
+std::int64_t spanned_bytes(const torch::Tensor& tensor) {
+  std::int64_t last = 0;
+  for (std::int64_t d = 0; d < tensor.dim(); ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
+  return (last + 1) * static_cast<std::int64_t>(tensor.element_size());
+}
 
 bool is_readable(const torch::Tensor& tensor) {
   // Of a Python subclass, in vmap() and where it is traced, a tensor's numbers stand elsewhere.

@@ -5,6 +5,7 @@
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -44,5 +45,8 @@ class ParameterMemory {
 
 /// Whether the values of the tensor can be looked at: floating or complex, in memory, not empty.
 bool is_readable(const torch::Tensor& tensor);
+
+/// Bytes from the first element to behind the last one; of strided tensors the gaps belong to it.
+std::int64_t spanned_bytes(const torch::Tensor& tensor);
 
 }  // namespace halftone

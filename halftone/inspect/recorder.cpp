@@ -133,7 +133,6 @@ Site Recorder::forward_site(const OpenCall& call) const {
 /// Of the operations with one number, the last and innermost one is what autograd differentiates;
 /// but one of ours is differentiated as a whole.
 void Recorder::note_site(const OpenCall& call) {
-  Site site = forward_site(call);
   const bool is_forward = !is_in_backward() || call.sequence >= 0;  // also one that runs again
   if (!call.parameters.empty() && is_forward) last_parameters_ = {call.parameters.back()};
   if (call.sequence < 0) return;
@@ -141,7 +140,7 @@ void Recorder::note_site(const OpenCall& call) {
   const bool inside_ours = std::any_of(calls.begin(), calls.end(), [&](const OpenCall& outer) {
     return !outer.is_backward && outer.sequence == call.sequence && is_own_operation(outer.name);
   });
-  if (!inside_ours) sites_[call.sequence] = std::move(site);
+  if (!inside_ours) sites_[call.sequence] = forward_site(call);
 }
 
 /// Autograd has nothing of the operation at that number: the step which gets it later is another's.

@@ -3,9 +3,26 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstddef>
 
 namespace halftone {
+
+std::string without_places(const std::string& path) {
+  std::string merged;
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const std::size_t end = std::min(path.find('.', begin), path.size());
+    const std::string part = path.substr(begin, end - begin);
+    const bool is_number =
+        !part.empty() &&
+        std::all_of(part.begin(), part.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+    if (begin > 0) merged += '.';
+    merged += is_number ? "*" : part;
+    begin = end + 1;
+  }
+  return merged;
+}
 
 std::string quoted_list(const std::vector<std::string>& names) {
   constexpr std::size_t kMost = 4;

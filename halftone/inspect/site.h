@@ -26,6 +26,10 @@ struct Site {
 /// "aten::mm in MmBackward0, the backward pass of aten::mm with 'layers.3.weight'"
 std::string to_string(const Site& site);
 
+/// The path of a module with "*" in the place of numbers, for modules of one kind in a list:
+/// "layers.*.attention".
+std::string without_places(const std::string& path);
+
 /// "'a', 'b' and 3 more"
 std::string quoted_list(const std::vector<std::string>& names);
 

@@ -15,7 +15,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
 
-/// JSON has no inf and no nan: they are texts, as in metrics.
+/// JSON has no inf and no nan: they are texts.
 Json number(double value) {
   if (std::isfinite(value)) return value;
   return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";

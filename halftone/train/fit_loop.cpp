@@ -25,7 +25,6 @@
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/system/memory.h"
 #include "halftone/system/pooled_allocator.h"
-#include "halftone/train/anomaly_remedy_impl.h"
 #include "halftone/train/evaluation.h"
 #include "halftone/train/monitor.h"
 #include "halftone/train/network_state.h"

@@ -21,7 +21,7 @@ namespace {
 
 using Kind = NonFiniteOrigin::Kind;
 
-/// The gradients of all optimizers' parameters that are there.
+/// That of one of the optimizers' parameters; undefined where it has none.
 torch::Tensor gradient_of(const Optimizers& optimizers, const torch::Tensor& parameter) {
   for (const auto& optimizer : optimizers) {
     const std::vector<torch::Tensor> parameters = parameters_of(*optimizer);
@@ -43,6 +43,7 @@ std::string changed_weights_note() {
 
 // Why the run can't go on, or nothing.
 std::optional<Anomaly> FitLoop::anomaly_in(const Update& update) const {
+  if (!update.verdict.hopeless && !options_.detect_anomaly) return std::nullopt;
   Anomaly anomaly{.step = counters_.step + 1,
                   .epoch = last_step_.epoch + 1,
                   .batch = last_step_.batch,
@@ -55,7 +56,6 @@ std::optional<Anomaly> FitLoop::anomaly_in(const Update& update) const {
     anomaly.symptom = update.verdict.reason;
     return anomaly;
   }
-  if (!options_.detect_anomaly) return std::nullopt;
   if (anomaly.loss && !std::isfinite(*anomaly.loss)) {
     anomaly.symptom =
         fmt::format("detect_anomaly: the loss of step {} is {}", anomaly.step, *anomaly.loss);
@@ -130,11 +130,7 @@ void FitLoop::describe_update(Anomaly& anomaly, const char* when, double factor)
 
 Anomaly FitLoop::search_next_step(Anomaly anomaly, StepHooks& hooks) {
   const ScopedValue in_step(in_step_, true);
-  std::int64_t group = begin_step(hooks);
-  if (precision_.memory().release_gradients) {
-    task_.join_group();
-    group = 1;
-  }
+  const std::int64_t group = begin_step(hooks);
   anomaly.note.clear();
   if (anomaly.origin && anomaly.origin->kind == Kind::kUpdate) {
     const bool keeps_gradients = !manual_ && !precision_.memory().release_gradients;
@@ -143,14 +139,10 @@ Anomaly FitLoop::search_next_step(Anomaly anomaly, StepHooks& hooks) {
     describe_update(anomaly, "before", 1.0 / precision_.loss_scale().value_or(1.0));
     return anomaly;
   }
-  for (std::int64_t i = 0; i < group; ++i) {
-    hooks.on_train_batch_start(task_.group_index() + i);
-    const ManualScope manual(task_.module(), manual_.get());
-    if (manual_)
-      manual_->collect_losses([&] { loss_of(i); });
-    else
-      loss_of(i);
-  }
+  // Otherwise gradients were released: the step is one pass over its joined batches.
+  task_.join_group();
+  hooks.on_train_batch_start(task_.group_index());
+  loss_of(0);
   StepSearch(task_, precision_, manual_.get()).explain(last_step_, anomaly);
   return anomaly;
 }

@@ -169,7 +169,7 @@ class Trainer {
   void close_loggers();
   void train(TrainingTask& task, EvaluationTask* validation);
   StepMetrics step(StepHooks& hooks);
-  StepMetrics watched_step(StepHooks& hooks);
+  PassedStep beginning_step() const;
   void begin_again(const PassedStep* passed);
   void compute_again(Anomaly& anomaly, const PassedStep& last, StepHooks& hooks);
   bool retake_steps(std::int64_t before, Anomaly::Replay& replay, StepHooks& hooks);
@@ -203,8 +203,8 @@ class Trainer {
   std::optional<MetricsLog> metrics_log_;
   std::vector<std::shared_ptr<Logger>> open_loggers_;
   std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming
-  std::vector<PassedStep> passed_;          // with detect_anomaly: since the last checkpoint
-  StateDict generators_;                    // as the last of them left them
+  std::vector<PassedStep> passed_;  // with detect_anomaly and a run: since its last checkpoint
+  StateDict generators_;            // as the last of them left them
   bool validates_ = false;
   bool sanity_checking_ = false;
   bool stop_ = false;

@@ -9,12 +9,15 @@
 #include <exception>
 #include <filesystem>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "halftone/core/log.h"
 #include "halftone/core/message.h"
 #include "halftone/core/random.h"
+#include "halftone/inspect/finite_scan_impl.h"
+#include "halftone/inspect/parameter_memory_impl.h"
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/trainer.h"
@@ -36,7 +39,7 @@ bool same_state(const StateDict& a, const StateDict& b) {
 bool is_finite(const StateDict& state) {
   return std::all_of(state.tensors.begin(), state.tensors.end(), [&](const auto& item) {
     const torch::Tensor tensor = state.tensor(item.first);
-    return !tensor.is_floating_point() || tensor.isfinite().all().template item<bool>();
+    return !is_readable(tensor) || !has_non_finite(tensor);
   });
 }
 
@@ -50,7 +53,7 @@ std::optional<Checkpoint> finite_checkpoint_before(const std::filesystem::path& 
     try {
       Checkpoint checkpoint = load_checkpoint(checkpoint_folder(root, one));
       if (is_finite(checkpoint.model)) return checkpoint;
-    } catch (const UserError&) {  // damaged
+    } catch (const std::runtime_error&) {  // damaged, or on a bad disk
       continue;
     }
   }
@@ -91,36 +94,35 @@ constexpr const char* kWithoutDetection =
 }  // namespace
 
 StepMetrics Trainer::step(StepHooks& hooks) {
-  if (options_.detect_anomaly) return watched_step(hooks);
-  try {
-    return loop_->step(hooks);
-  } catch (const AnomalyError& error) {
-    Anomaly anomaly = error.anomaly();
-    const bool came_before =
-        anomaly.origin && anomaly.origin->kind == NonFiniteOrigin::Kind::kParameter;
-    if (run_ && (anomaly.weights_changed || came_before)) add_note(anomaly, kWithoutDetection);
-    write_anomaly(anomaly);
-    throw AnomalyError(std::move(anomaly));
-  }
-}
-
-StepMetrics Trainer::watched_step(StepHooks& hooks) {
-  PassedStep now{.step = loop_->counters().step + 1, .seconds = loop_->counters().seconds};
-  StateDict generators = rng_state(device());
-  if (passed_.empty() || !same_state(generators, generators_))
-    now.generators = std::move(generators);
+  const bool may_replay = options_.detect_anomaly && run_;
+  PassedStep now = may_replay ? beginning_step() : PassedStep();
   try {
     StepMetrics metrics = loop_->step(hooks);
+    if (!may_replay) return metrics;
     generators_ = rng_state(device());
     now.loss = metrics.loss;
     passed_.push_back(std::move(now));
     return metrics;
   } catch (const AnomalyError& error) {
     Anomaly anomaly = error.anomaly();
-    if (anomaly.weights_changed) compute_again(anomaly, now, hooks);
+    const bool came_before =
+        anomaly.origin && anomaly.origin->kind == NonFiniteOrigin::Kind::kParameter;
+    if (options_.detect_anomaly && anomaly.weights_changed)
+      compute_again(anomaly, now, hooks);
+    else if (!options_.detect_anomaly && run_ && (anomaly.weights_changed || came_before))
+      add_note(anomaly, kWithoutDetection);
     write_anomaly(anomaly);
     throw AnomalyError(std::move(anomaly));
   }
+}
+
+/// The next one, with the generators where they are not those that the last one left.
+Trainer::PassedStep Trainer::beginning_step() const {
+  PassedStep now{.step = loop_->counters().step + 1, .seconds = loop_->counters().seconds};
+  StateDict generators = rng_state(device());
+  if (passed_.empty() || !same_state(generators, generators_))
+    now.generators = std::move(generators);
+  return now;
 }
 
 /// What happened before a step that has been taken.
