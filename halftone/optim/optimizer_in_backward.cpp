@@ -1,42 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/optim/optimizer_in_backward.h"
 
-#include <torch/csrc/autograd/function_hook.h>
-#include <torch/csrc/autograd/variable.h>
-
 #include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/optim/arrival_hook_impl.h"
 #include "halftone/optim/clip.h"
 
 namespace halftone {
 namespace {
 
 using torch::Tensor;
-using torch::autograd::PostAccumulateGradHook;
-
-using PostAccumulateGradHookPtr = std::unique_ptr<PostAccumulateGradHook>;
-
-/// Runs the hook that was there before, then tells that the gradient has come.
-class ArrivalHook : public PostAccumulateGradHook {
- public:
-  ArrivalHook(PostAccumulateGradHookPtr before, std::function<void()> arrived)
-      : before_(std::move(before)), arrived_(std::move(arrived)) {}
-
-  void operator()(const Tensor& variable) override {
-    if (before_) (*before_)(variable);
-    arrived_();
-  }
-  PostAccumulateGradHookPtr take_before() { return std::move(before_); }
-
- private:
-  PostAccumulateGradHookPtr before_;
-  std::function<void()> arrived_;
-};
-
 /// While it lives, calls `whole` for each parameter whose gradient autograd has completed: it runs
 /// these hooks when the last node that adds to a leaf has. One call at a time.
 class GradReadyHooks {
@@ -51,7 +28,7 @@ class GradReadyHooks {
       for (const Tensor& variable : optimizer_.variables(i)) {
         if (!variable.requires_grad()) continue;
         ++awaited_[i];
-        PostAccumulateGradHookPtr& hook = hook_of(variable);
+        ArrivalHook::Hook& hook = arrival_hook_of(variable);
         hook = std::make_unique<ArrivalHook>(std::move(hook), [this, i] { arrived(i); });
       }
     }
@@ -60,7 +37,7 @@ class GradReadyHooks {
     for (std::size_t i = 0; i < awaited_.size(); ++i) {
       for (const Tensor& variable : optimizer_.variables(i)) {
         if (!variable.requires_grad()) continue;
-        PostAccumulateGradHookPtr& hook = hook_of(variable);
+        ArrivalHook::Hook& hook = arrival_hook_of(variable);
         hook = static_cast<ArrivalHook&>(*hook).take_before();
       }
     }
@@ -69,10 +46,6 @@ class GradReadyHooks {
   GradReadyHooks& operator=(const GradReadyHooks&) = delete;
 
  private:
-  static PostAccumulateGradHookPtr& hook_of(const Tensor& variable) {
-    return torch::autograd::impl::post_acc_grad_hooks(variable);
-  }
-
   // The engine has a thread for each device.
   void arrived(std::size_t index) {
     const std::lock_guard<std::mutex> lock(mutex_);

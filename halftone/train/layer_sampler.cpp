@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 #include <re2/re2.h>
-#include <torch/csrc/autograd/function_hook.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <chrono>
@@ -10,13 +8,13 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/optimizer/split_master.h"
+#include "halftone/optim/arrival_hook_impl.h"
 #include "halftone/train/layer_sampler_impl.h"
 
 namespace halftone {
 namespace {
 
 using torch::Tensor;
-using torch::autograd::PostAccumulateGradHook;
 
 constexpr std::size_t kLongestPattern = 1000;
 
@@ -26,6 +24,11 @@ bool is_found(const std::vector<std::string>& patterns, const std::string& name)
            return RE2::PartialMatch(name, RE2(pattern, RE2::Quiet));
          });
 }
+
+/// Known from the hooks of others.
+struct ReadyHook : ArrivalHook {
+  using ArrivalHook::ArrivalHook;
+};
 
 bool shares_memory(const Tensor& a, const Tensor& b) {
   return a.is_same(b) || (a.numel() > 0 && a.numel() == b.numel() && a.device() == b.device() &&
@@ -131,25 +134,6 @@ void check_watch_patterns(const std::vector<std::string>& patterns) {
   }
 }
 
-/// Runs the hook that was there before, then measures.
-class LayerSampler::ReadyHook : public PostAccumulateGradHook {
- public:
-  ReadyHook(std::unique_ptr<PostAccumulateGradHook> before, LayerSampler& sampler,
-            std::size_t index)
-      : before_(std::move(before)), sampler_(sampler), index_(index) {}
-
-  void operator()(const Tensor& variable) override {
-    if (before_) (*before_)(variable);
-    sampler_.on_ready(index_);
-  }
-  std::unique_ptr<PostAccumulateGradHook> take_before() { return std::move(before_); }
-
- private:
-  std::unique_ptr<PostAccumulateGradHook> before_;
-  LayerSampler& sampler_;
-  std::size_t index_;
-};
-
 LayerSampler::LayerSampler(const std::vector<WatchedParameter>& parameters,
                            torch::ScalarType compute)
     : parameters_(parameters), floor_(format_floor(compute)) {}
@@ -199,14 +183,14 @@ void LayerSampler::watch_backward(std::size_t index) {
   const WatchedParameter& watched = parameters_[index];
   if (!watched.variable.requires_grad() || watched.adamw->variables(watched.index).size() > 1)
     return;
-  auto& hook = torch::autograd::impl::post_acc_grad_hooks(watched.variable);
-  hook = std::make_unique<ReadyHook>(std::move(hook), *this, index);
+  ArrivalHook::Hook& hook = arrival_hook_of(watched.variable);
+  hook = std::make_unique<ReadyHook>(std::move(hook), [this, index] { on_ready(index); });
   hooked_.push_back(index);
 }
 
 void LayerSampler::end_backward() {
   for (const std::size_t index : std::exchange(hooked_, {})) {
-    auto& hook = torch::autograd::impl::post_acc_grad_hooks(parameters_[index].variable);
+    ArrivalHook::Hook& hook = arrival_hook_of(parameters_[index].variable);
     if (auto* const own = dynamic_cast<ReadyHook*>(hook.get())) hook = own->take_before();
   }
 }

@@ -82,7 +82,6 @@ class LayerSampler {
     torch::Tensor gradient, update;  // packed summaries
     torch::ScalarType stored = torch::kFloat;
   };
-  class ReadyHook;
 
   void keep(std::size_t index, const torch::Tensor& gradient);
   void settle(std::size_t index);
