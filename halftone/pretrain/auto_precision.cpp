@@ -20,8 +20,14 @@ namespace {
 
 /// Whether the run would fit into its budget of a CPU's memory; `config` names a precision.
 bool fits(const TrainConfig& config, const PretrainInputs& inputs) {
-  if (config.memory_budget == "unlimited" || !inputs.device.is_cpu()) return true;
+  if (!is_memory_limited(config, inputs.device)) return true;
   return plan_memory(plan_request(config, inputs.model), process_bytes()).fits;
+}
+
+/// Whether the run computes its blocks again: that changes the time of a step.
+bool recomputes(const TrainConfig& config) {
+  const MemoryOptions parts{.memory = config.memory.memory, .recompute = config.memory.recompute};
+  return memory_policy(parts, PrecisionPolicy()).recompute_blocks;
 }
 
 /// `config` as the measurement has it: fp32 weights, and gradients in two precisions in the place
@@ -29,7 +35,7 @@ bool fits(const TrainConfig& config, const PretrainInputs& inputs) {
 TrainConfig measured_config(const TrainConfig& config) {
   TrainConfig measured = config;
   measured.precision = PrecisionPolicy().name;
-  measured.memory = {.recompute = config.memory.recompute};
+  measured.memory = {.recompute = recomputes(config) ? "blocks" : "none"};
   return measured;
 }
 
@@ -77,15 +83,13 @@ TrainConfig with_chosen_precision(const TrainConfig& config, PretrainInputs& inp
   const auto batch = [&](std::int64_t position) {
     return training_step_on(module, loader.batch_at(position));
   };
-  const PrecisionChoice choice = choose_precision(
-      batch(0), batch(std::max<std::int64_t>(1, loader.batches_per_epoch() / 2)),
-      {.precisions = names,
-       .device = inputs.device,
-       .recompute_blocks =
-           config.memory.recompute == "blocks" ||
-           (config.memory.recompute == "auto" && config.memory.memory != "standard"),
-       .micro_batches = config.accumulate,
-       .progress = progress});
+  const PrecisionChoice choice =
+      choose_precision(batch(0), batch(std::max<std::int64_t>(1, loader.batches_per_epoch() / 2)),
+                       {.precisions = names,
+                        .device = inputs.device,
+                        .recompute_blocks = recomputes(config),
+                        .micro_batches = config.accumulate,
+                        .progress = progress});
   log_note(fmt::format("precision auto: {}: {}", choice.precision, choice.reason));
   TrainConfig chosen = config;
   chosen.precision = choice.precision;

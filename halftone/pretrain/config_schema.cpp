@@ -396,13 +396,17 @@ void check_seq_len(std::int64_t seq_len, const ModelConfig& model, const std::st
                                 model.max_seq_len, seq_len));
 }
 
-TrainConfig resume_config(const fs::path& run_dir,
-                          const std::vector<ConfigAssignment>& assignments) {
+std::vector<ConfigAssignment> saved_assignments(const fs::path& run_dir) {
   std::vector<ConfigAssignment> saved = read_config_file(find_run(run_dir).config());
   // A run that was begun before there was a choice goes on as it began.
   if (last_of(saved, "loss_average") == nullptr)
     saved.push_back({"loss_average", std::string("micro-batches"), "config.toml"});
-  TrainConfig config = resolve_config(saved);
+  return saved;
+}
+
+TrainConfig resume_config(const fs::path& run_dir,
+                          const std::vector<ConfigAssignment>& assignments) {
+  TrainConfig config = resolve_config(saved_assignments(run_dir));
   config.out = run_dir.string();
   for (const ConfigAssignment& assignment : assignments) {
     const ConfigField& field = config_field(assignment.key, assignment.place);

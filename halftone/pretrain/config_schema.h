@@ -78,6 +78,10 @@ TrainConfig resolve_config(const std::vector<ConfigAssignment>& assignments);
 /// Throws UserError, which starts with `place`, unless `model` takes rows of `seq_len` tokens.
 void check_seq_len(std::int64_t seq_len, const ModelConfig& model, const std::string& place);
 
+/// What the config.toml of an existing run says, with today's words for what a run of an older
+/// version did. Throws UserError.
+std::vector<ConfigAssignment> saved_assignments(const std::filesystem::path& run_dir);
+
 /// The configuration of an existing run, changed by `assignments`. Throws UserError that names the
 /// first key that differs and may not.
 TrainConfig resume_config(const std::filesystem::path& run_dir,

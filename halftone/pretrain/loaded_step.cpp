@@ -10,7 +10,6 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/pretrain/config_file.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/network_state.h"
@@ -43,7 +42,7 @@ bool has_batches_of(const TrainConfig& config, const std::string& run) {
 
 TrainConfig changed_run_config(const std::string& run,
                                const std::vector<ConfigAssignment>& changes) {
-  std::vector<ConfigAssignment> all = read_config_file(find_run(run).config());
+  std::vector<ConfigAssignment> all = saved_assignments(run);
   all.insert(all.end(), changes.begin(), changes.end());
   TrainConfig config = resolve_config(all);
   config.out = run;

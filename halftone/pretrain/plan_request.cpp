@@ -26,10 +26,14 @@ PlanRequest plan_request(const TrainConfig& config, const ModelConfig& model) {
           .budget_bytes = budget_bytes(config.memory_budget)};
 }
 
+bool is_memory_limited(const TrainConfig& config, torch::Device device) {
+  return config.memory_budget != "unlimited" && device.is_cpu();
+}
+
 void check_memory_budget(const TrainConfig& config, const ModelConfig& model) {
   // What a precision that is not chosen yet takes, its choice asks.
   if (config.precision == kAutoPrecision) return;
-  if (config.memory_budget == "unlimited" || !resolve_device(config.device).is_cpu()) return;
+  if (!is_memory_limited(config, resolve_device(config.device))) return;
   check_memory(plan_request(config, model));
 }
 

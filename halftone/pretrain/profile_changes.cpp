@@ -9,13 +9,16 @@
 #include <thread>
 #include <utility>
 
+#include "halftone/core/device.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/gemm/compute_type.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/matmul_environment.h"
+#include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/machine/machine.h"
+#include "halftone/pretrain/auto_precision.h"
 #include "halftone/pretrain/plan_request.h"
 
 namespace halftone {
@@ -30,10 +33,6 @@ double planned_s(const std::optional<RunPlan>& plan, const TrainConfig& config) 
   return recipe ? recipe->step_s : 0;
 }
 
-bool is_fp8(ComputeType type) {
-  return type == ComputeType::kFloat8 || type == ComputeType::kFloat8Rows;
-}
-
 TrainConfig in_precision(TrainConfig config, const std::string& precision) {
   const PrecisionPolicy policy = parse_precision(precision);
   config.precision = precision;
@@ -41,15 +40,6 @@ TrainConfig in_precision(TrainConfig config, const std::string& precision) {
   if (!policy.loss_scaling) config.loss_scale = "dynamic";
   if (!policy.is_mixed()) config.keep_fp32.clear();
   return config;
-}
-
-bool goes_with_memory(const TrainConfig& config) {
-  try {
-    memory_policy(config.memory, parse_precision(config.precision));
-    return true;
-  } catch (const UserError&) {
-    return false;
-  }
 }
 
 std::vector<ConfigChange> other_precisions(const TrainConfig& config,
@@ -61,11 +51,12 @@ std::vector<ConfigChange> other_precisions(const TrainConfig& config,
   const PrecisionPolicy present = parse_precision(config.precision);
   const double now = planned_s(plan, config);
   std::vector<std::pair<double, ConfigChange>> found;
-  for (const ComputeType type : types) {
-    const std::string name = fp32_weights_precision(type);
-    if (name == config.precision || is_fp8(type)) continue;  // no CPU multiplies fp8
+  const torch::Device device = resolve_device(config.device);
+  for (const std::string& name : choosable_precisions(config.memory)) {
+    const ComputeType type = parse_precision(name).compute;
+    // What is emulated is never the fastest.
+    if (name == config.precision || !matmul_format(type).remark(device).empty()) continue;
     ConfigChange change{.change = "--precision " + name, .config = in_precision(config, name)};
-    if (!goes_with_memory(change.config)) continue;
     const double then = planned_s(plan, change.config);
     if (now > 0 && then > kHopeless * now) continue;
     if (rank(type) > rank(present.compute))

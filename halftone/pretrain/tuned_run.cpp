@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <utility>
 
 #include "halftone/core/error.h"
@@ -33,10 +34,11 @@ double shortest_validation(const TuneResult& tuning, std::int64_t accumulate) {
 }
 
 /// Whether both trainings fit into memory beside each other.
-bool fits_twice(const TrainConfig& config, const ModelConfig& model) {
-  if (config.memory_budget == "unlimited") return true;
-  const PlanRequest request = plan_request(config, model);
-  return 2 * plan_memory(request, process_bytes()).bytes.total() <= request.budget_bytes;
+bool fits_twice(const TrainConfig& config, const PretrainInputs& inputs) {
+  if (!is_memory_limited(config, inputs.device)) return true;
+  const PlanRequest request = plan_request(config, inputs.model);
+  const std::uint64_t once = plan_memory(request, /*process=*/0).bytes.total();
+  return process_bytes() + 2 * once <= request.budget_bytes;
 }
 
 class RunTuning {
@@ -97,7 +99,7 @@ class RunTuning {
                                           format_seconds(options_.max_seconds));
       return;
     }
-    if (!fits_twice(reference_, loaded_.inputs().model)) {
+    if (!fits_twice(reference_, loaded_.inputs())) {
       result_.no_validation = "two trainings beside each other do not fit into memory";
       return;
     }

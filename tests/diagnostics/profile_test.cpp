@@ -24,6 +24,7 @@
 #include "halftone/diagnostics/profile/profile_text.h"
 #include "halftone/diagnostics/profile/step_changes.h"
 #include "halftone/diagnostics/profile/step_profile.h"
+#include "halftone/inspect/site.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/language_modeling.h"

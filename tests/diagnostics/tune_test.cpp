@@ -26,11 +26,13 @@
 #include "halftone/diagnostics/tune/step_gradients.h"
 #include "halftone/diagnostics/tune/tunable_layers.h"
 #include "halftone/diagnostics/tune/whole_step.h"
+#include "halftone/inspect/site.h"
 #include "halftone/models/minimind.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/layer_precision.h"
 #include "halftone/train/training_module.h"
 #include "support/message_of.h"
+#include "support/narrow_model.h"
 
 namespace halftone::tune_test {
 namespace {
@@ -103,17 +105,7 @@ std::map<std::string, ComputeType> all_layers(torch::nn::Module& network, Comput
   return all;
 }
 
-MiniMindLM small_model(bool moe = false) {
-  torch::manual_seed(5);
-  return MiniMindLM(ModelConfig{.dim = 64,
-                                .n_layers = 3,
-                                .n_heads = 4,
-                                .n_kv_heads = 2,
-                                .hidden_dim = 96,
-                                .vocab_size = 120,
-                                .max_seq_len = 64,
-                                .use_moe = moe});
-}
+MiniMindLM small_model(bool moe = false) { return test::narrow_model(3, moe); }
 
 TEST(LayerPatterns, GiveBackAnyChoice) {
   std::mt19937 random(4);
@@ -154,7 +146,7 @@ TEST(LayerPatterns, AreShortWhereLayersAreAlike) {
   for (auto& [path, type] : all) type = ComputeType::kInt8;
   EXPECT_EQ(texts(true), std::vector<std::string>{".*=int8"});
   EXPECT_EQ(texts(false).size(), 1U);
-  EXPECT_EQ(numbers_left_out("layers.3.experts.12.w1"), "layers.*.experts.*.w1");
+  EXPECT_EQ(without_places("layers.3.experts.12.w1"), "layers.*.experts.*.w1");
 }
 
 // ---- a step of a small model

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "halftone/diagnostics/profile/module_ranges_impl.h"
+#include "halftone/inspect/site.h"
 
 namespace halftone {
 namespace {
@@ -74,21 +75,6 @@ std::vector<std::string> levels_of(const std::string& path) {
 }
 
 }  // namespace
-
-std::string without_places(const std::string& path) {
-  std::string merged;
-  for (std::size_t begin = 0; begin <= path.size();) {
-    const std::size_t end = std::min(path.find('.', begin), path.size());
-    const std::string part = path.substr(begin, end - begin);
-    const bool is_number =
-        !part.empty() &&
-        std::all_of(part.begin(), part.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
-    if (begin > 0) merged += '.';
-    merged += is_number ? "*" : part;
-    begin = end + 1;
-  }
-  return merged;
-}
 
 std::vector<OperationCost> by_operation(const StepProfile& profile) {
   std::map<std::tuple<std::string, StepPhase, std::string, std::string>, OperationCost> rows;

@@ -10,9 +10,6 @@
 
 namespace halftone {
 
-/// "layers.3.attention" -> "layers.*.attention": modules of a list, whatever their place.
-std::string without_places(const std::string& path);
-
 /// One row for each name, phase and dtypes, of all modules; the longest own time first. Its module
 /// is empty, its fp32_reason that of the longest of them.
 std::vector<OperationCost> by_operation(const StepProfile& profile);

@@ -9,6 +9,7 @@
 
 #include "halftone/core/device.h"
 #include "halftone/diagnostics/tune/layer_patterns.h"
+#include "halftone/inspect/site.h"
 #include "halftone/train/layer_precision.h"
 
 namespace halftone {
@@ -68,7 +69,7 @@ std::vector<TunedLayers> grouped_layers(const CostedLayers& costed, const MixedP
   std::vector<std::pair<std::string, std::vector<std::size_t>>> groups;
   for (std::size_t i = 0; i < costed.layers.size(); ++i) {
     const std::string& path = costed.layers[i].name;
-    const std::string name = by_role ? numbers_left_out(path) : path;
+    const std::string name = by_role ? without_places(path) : path;
     const auto same = std::find_if(groups.begin(), groups.end(),
                                    [&](const auto& group) { return group.first == name; });
     if (same == groups.end())

@@ -70,13 +70,6 @@ std::vector<std::string> whole_patterns(const std::vector<std::string>& alternat
 
 }  // namespace
 
-std::string numbers_left_out(const std::string& path) {
-  std::vector<std::string> parts = parts_of(path);
-  for (std::string& part : parts)
-    if (is_number(part)) part = "*";
-  return fmt::format("{}", fmt::join(parts, "."));
-}
-
 std::vector<std::string> layer_precision_texts(const std::map<std::string, ComputeType>& layers,
                                                ComputeType recipe, bool by_parents) {
   const std::map<std::string, std::set<ComputeType>> formats = formats_by_role(layers);

@@ -9,9 +9,6 @@
 
 namespace halftone {
 
-/// "layers.*.attention.wq" of "layers.3.attention.wq".
-std::string numbers_left_out(const std::string& path);
-
 /// Texts of layer_precision that give exactly these formats (train/layer_precision.h): `layers` are
 /// all linear layers of a network by path, and those in `recipe` need no text. What differs in
 /// numbers only is named as one where all of it has one format:

@@ -187,11 +187,11 @@ class Tuner {
     constexpr std::array kParts{0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0};
     const double base = result_.reference.error * result_.reference.error;
     const double most = prediction(solve({.error = kNone, .loss = kNone}), 0).error;
+    result_.line.push_back(prediction(nothing_lowered(), result_.reference.error));
     for (const double part : kParts) {
       const double bound = std::sqrt(base + 1.001 * part * (most * most - base));
       const TunePoint point = prediction(solve(budget_for(bound, kNone)), bound);
-      if (result_.line.empty() || point.modules_in != result_.line.back().modules_in)
-        result_.line.push_back(point);
+      if (point.modules_in != result_.line.back().modules_in) result_.line.push_back(point);
     }
   }
 
@@ -273,9 +273,10 @@ class Tuner {
     }());
   }
 
+  std::vector<int> nothing_lowered() const { return std::vector<int>(result_.layers.size(), -1); }
+
   void keep_reference(const std::string& why) {
-    const std::vector<int> none(result_.layers.size(), -1);
-    result_.predicted = prediction(none, result_.error_bound);
+    result_.predicted = prediction(nothing_lowered(), result_.error_bound);
     result_.chosen = result_.reference;
     result_.chosen.name = "the choice";
     result_.verdict = fmt::format("{} stays as it is: {}", policy_.name, why);

@@ -79,7 +79,7 @@ struct TuneResult {
   MeasuredStep exact, reference;
   std::vector<MeasuredStep> corners;  // all layers in one format
   std::vector<TunedLayers> layers;
-  std::vector<TunePoint> line;                 // from the tightest bound to none
+  std::vector<TunePoint> line;                 // the reference, then from its error to no bound
   TunePoint predicted;                         // the choice
   MeasuredStep chosen;                         // the choice, measured: the joint check
   int back_offs = 0;                           // times that the joint check refused a choice
