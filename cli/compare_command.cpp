@@ -5,13 +5,11 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <filesystem>
 #include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "cli/compare_text.h"
@@ -60,17 +58,6 @@ std::vector<std::string> checked_formats(const std::vector<std::string>& names) 
   return formats;
 }
 
-/// A page is written when all is computed: a folder that does not exist is said before.
-void check_page(const std::string& page) {
-  if (page.empty()) return;
-  const std::filesystem::path folder = std::filesystem::absolute(page).parent_path();
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(folder, ignored))
-    throw UserError(fmt::format("--html: there is no folder '{}'", folder.string()));
-  if (std::filesystem::is_directory(page, ignored))
-    throw UserError(fmt::format("--html: expected a file, but '{}' is a folder", page));
-}
-
 /// Of the precision that is judged, with the meaning of the key loss_scale: a number, or the scale
 /// that the run has now, or the one that a new run begins with.
 std::optional<double> loss_scale_of(const TrainConfig& config, const std::string& precision,
@@ -108,7 +95,7 @@ Comparison compare_step(const CompareArguments& arguments, const StepArguments& 
 }
 
 void run_compare(const CompareArguments& arguments, const StepArguments& step_arguments) {
-  check_page(arguments.page);
+  check_output_file("--html", arguments.page);
   std::string title;
   const Comparison comparison = compare_step(arguments, step_arguments, title);
   if (!arguments.page.empty())

@@ -200,6 +200,7 @@ StepProfile profile_of(ReadyStep& ready, const ProfileArguments& arguments) {
 void run_profile(const ProfileArguments& arguments, const StepArguments& step) {
   if (arguments.steps < 1)
     throw UserError(fmt::format("--steps: expected 1 or more, got {}", arguments.steps));
+  check_output_file("--trace", arguments.trace);
   TrainConfig config = step.config();
   if (config.precision == kAutoPrecision)
     throw UserError("profile: expected a named --precision, got auto; name one that plan lists");

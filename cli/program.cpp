@@ -193,6 +193,16 @@ std::vector<std::string> normalized(std::vector<std::string> args) {
   return result;
 }
 
+void check_output_file(const std::string& flag, const std::string& path) {
+  if (path.empty()) return;
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored))
+    throw UserError(fmt::format("{}: there is no folder '{}'", flag, folder.string()));
+  if (std::filesystem::is_directory(path, ignored))
+    throw UserError(fmt::format("{}: expected a file, but '{}' is a folder", flag, path));
+}
+
 int run_program(CLI::App& app, std::vector<std::string> args) {
   // A closed pipe and a file size limit then come back as errors of the call that meets them.
   std::signal(SIGPIPE, SIG_IGN);

@@ -32,6 +32,10 @@ std::string counted(std::uint64_t count, std::string_view one, std::string_view 
 /// no run ends for that.
 void say(std::string_view text);
 
+/// Of a file that is written when all is computed: throws UserError, which begins with the flag,
+/// where its folder does not exist or the path is a folder. An empty path is none.
+void check_output_file(const std::string& flag, const std::string& path);
+
 /// Parses `args` (without the program's name), runs the command they name and returns the exit
 /// code: 0 done, 1 failed, 2 the user's mistake. The last line on stderr of whatever goes wrong
 /// starts with "halftone: error:".

@@ -5,12 +5,10 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
-#include <filesystem>
 #include <limits>
 #include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
 
 #include "cli/program.h"
 #include "cli/progress.h"
@@ -44,13 +42,8 @@ void check(const TuneArguments& arguments) {
   if (!(arguments.loss_increase > 0))
     throw UserError(fmt::format("--loss-increase: expected a positive number, got {}",
                                 arguments.loss_increase));
-  if (arguments.out_config.empty()) return;
-  const std::filesystem::path folder =
-      std::filesystem::absolute(arguments.out_config).parent_path();
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(folder, ignored))
-    throw UserError(fmt::format("--out-config: there is no folder '{}'", folder.string()));
-  if (!arguments.out_config.ends_with(".toml"))
+  check_output_file("--out-config", arguments.out_config);
+  if (!arguments.out_config.empty() && !arguments.out_config.ends_with(".toml"))
     throw UserError(fmt::format("--out-config: expected a file that ends in .toml, got '{}'",
                                 arguments.out_config));
 }
