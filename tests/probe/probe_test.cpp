@@ -132,7 +132,7 @@ TEST(Probe, TellsDataFromWeights) {
       watched([&] { train(block, [&] { return block.forward(data).sum(); }); }, &block);
   ASSERT_TRUE(bad_data.first_nonfinite.has_value());
   EXPECT_EQ(bad_data.first_nonfinite->kind, "input");
-  EXPECT_EQ(bad_data.first_nonfinite->operation, "aten::linear");
+  EXPECT_EQ(bad_data.first_nonfinite->operation, "aten::addmm");
   EXPECT_EQ(bad_data.first_nonfinite->module, "first");
 
   Block other;

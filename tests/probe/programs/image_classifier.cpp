@@ -28,7 +28,7 @@ struct Classifier : torch::nn::Module {
   }
   Tensor forward(Tensor x) {
     for (std::size_t i = 0; i < convolutions.size(); ++i) {
-      x = torch::relu_(norms[i](convolutions[i](x)));
+      x = norms[i](convolutions[i](x)).relu_();
       x = F::max_pool2d(x, F::MaxPool2dFuncOptions(2).padding(1));
     }
     return head(torch::dropout(x.mean({2, 3}), 0.1, is_training()));
