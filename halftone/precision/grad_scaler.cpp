@@ -67,6 +67,28 @@ std::string position_name(std::size_t group, std::size_t index) {
   return fmt::format("group {}, parameter {}", group, index);
 }
 
+bool scales(const GradScalerOptions& options) {
+  return options.enabled && options.max_scale != 1.0;
+}
+
+bool is_fixed(const GradScalerOptions& options) { return options.min_scale == options.max_scale; }
+
+std::string floor_text(const GradScalerOptions& options) {
+  if (!scales(options)) return "";
+  return fmt::format(" {} loss scale {:g}",
+                     is_fixed(options) ? "at the fixed" : "even at the smallest",
+                     options.min_scale);
+}
+
+const char* remedy(const GradScalerOptions& options) {
+  if (!scales(options)) return "go back to a checkpoint with a smaller learning rate";
+  if (is_fixed(options))
+    return "take a smaller loss scale, or a dynamic one, which finds the largest that fits";
+  return "no smaller scale helps, so go back to a checkpoint with a smaller learning rate, or "
+         "train "
+         "in bf16 or fp32";
+}
+
 }  // namespace
 
 AdaptiveScaleOptions GradScaler::adaptive_options() const {
@@ -388,15 +410,11 @@ ScalerVerdict GradScaler::take_verdict() {
   ScalerVerdict verdict{.skips_at_floor = worst.skips_at_floor};
   if (options_.max_skips_at_floor == 0 || worst.skips_at_floor < options_.max_skips_at_floor)
     return verdict;
-  const bool scales = options_.enabled && options_.max_scale != 1.0;
   verdict.hopeless = true;
   verdict.reason = fmt::format(
-      "the last {} updates were skipped: gradients are not finite{}, first in {}; {}go back to a "
-      "checkpoint with a smaller learning rate{}",
-      worst.skips_at_floor,
-      scales ? fmt::format(" even at the smallest loss scale {:g}", options_.min_scale) : "",
-      worst.overflow.empty() ? "an unnamed tensor" : worst.overflow.front(),
-      scales ? "no smaller scale helps, so " : "", scales ? ", or train in bf16 or fp32" : "");
+      "the last {} updates were skipped: gradients are not finite{}, first in {}; {}",
+      worst.skips_at_floor, floor_text(options_),
+      worst.overflow.empty() ? "an unnamed tensor" : worst.overflow.front(), remedy(options_));
   return verdict;
 }
 

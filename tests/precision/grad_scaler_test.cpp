@@ -283,7 +283,10 @@ TEST(GradScaler, OneGoodUpdateAtTheFloorStartsTheCountAnew) {
 TEST(GradScaler, AFixedScaleHasItsFloorThere) {
   Unit unit;
   GradScaler scaler({.init_scale = 128, .min_scale = 128, .max_scale = 128});
-  EXPECT_THAT(reason_after(scaler, unit, kInf, 10), HasSubstr("smallest loss scale 128"));
+  EXPECT_THAT(
+      reason_after(scaler, unit, kInf, 10),
+      HasSubstr("at the fixed loss scale 128, first in group 0, parameter 0; take a smaller loss "
+                "scale, or a dynamic one"));
   GradScaler patient({.init_scale = 1, .max_skips_at_floor = 0});
   EXPECT_EQ(reason_after(patient, unit, kInf, 30), "");
 }
