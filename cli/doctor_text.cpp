@@ -115,11 +115,11 @@ std::string crossings_text(const DoctorReport& report) {
   std::string text = fmt::format(
       "\nfrom where on mixed precision pays here (a layer's matmuls with all casts in {:.1f} of "
       "their "
-      "fp32 time)\n  {:<12} {:<38} {}\n",
+      "fp32 time)\n  {:<13} {:<37} {}\n",
       kPayingShare, "precision", fmt::format("over {} rows", crossings.rows),
       fmt::format("at width {}", crossings.width));
   for (std::size_t i = 1; i < crossings.formats.size(); ++i)
-    text += fmt::format("  {:<12} {:<38} {}\n", fp32_weights_precision(crossings.formats[i]),
+    text += fmt::format("  {:<13} {:<37} {}\n", fp32_weights_precision(crossings.formats[i]),
                         width_text(crossings, crossings.formats[i]),
                         rows_text(crossings, crossings.formats[i]));
   text +=

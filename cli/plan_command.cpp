@@ -32,7 +32,7 @@ std::string on_disk(const MemoryBytes& bytes) {
 std::string row_of(const RecipePlan& recipe) {
   const MemoryBytes& bytes = recipe.bytes;
   return fmt::format(
-      "{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{}\n", recipe.precision,
+      "{:<13} {:<8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{}\n", recipe.precision,
       recipe.memory, format_bytes(bytes.total()), format_bytes(bytes.weights),
       format_bytes(bytes.gradients), format_bytes(bytes.states), format_bytes(bytes.activations),
       format_bytes(bytes.workspace), format_bytes(bytes.process),
@@ -54,7 +54,7 @@ std::string text_of(const RunPlan& plan, const PlanRequest& request, const Train
       "model      {} parameters, vocabulary {}\n"
       "step       {} x {} tokens, {}, {}\n"
       "budget     {}\n\n"
-      "{:<11} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
+      "{:<13} {:<8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
       short_count(static_cast<double>(parameter_count(request.model))), request.model.vocab_size,
       config.batch_size, request.shape.predictions,
       counted(static_cast<std::uint64_t>(config.accumulate), "micro-batch", "micro-batches"),
