@@ -108,11 +108,11 @@ void check_keep_fp32(torch::nn::Module& root, const std::vector<std::string>& pa
 }
 
 std::vector<std::string> keep_fp32(torch::nn::Module& root,
-                                   const std::vector<std::string>& patterns) {
+                                   const std::vector<std::string>& patterns, bool is_logged) {
   Matched matched = matches_of(root, patterns);
   for (const Tensor& tensor : matched.tensors) mark_keep_fp32(tensor);
   const std::vector<std::string> paths = topmost(std::move(matched.paths));
-  if (!paths.empty()) log_kept(paths);
+  if (is_logged && !paths.empty()) log_kept(paths);
   return paths;
 }
 

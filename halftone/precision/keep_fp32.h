@@ -15,10 +15,11 @@ namespace halftone {
 /// A pattern is a regular expression in RE2's syntax searched for in the modules' paths, such as
 /// "layers\\.0\\.|norm" (root itself is ""), or "type:" and one searched for in the names of their
 /// classes, such as "type:LayerNorm". Returns the paths of the topmost modules that were matched,
-/// sorted, and logs them. Throws UserError for a pattern that is no regular expression, matches no
-/// module, or only modules that hold nothing to keep; then nothing is marked.
+/// sorted, and logs them if `is_logged`. Throws UserError for a pattern that is no regular
+/// expression, matches no module, or only modules that hold nothing to keep; then nothing is
+/// marked.
 std::vector<std::string> keep_fp32(torch::nn::Module& root,
-                                   const std::vector<std::string>& patterns);
+                                   const std::vector<std::string>& patterns, bool is_logged = true);
 
 /// Throws UserError where keep_fp32() would, and marks nothing.
 void check_keep_fp32(torch::nn::Module& root, const std::vector<std::string>& patterns);

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <torch/csrc/autograd/autograd.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <iterator>
@@ -10,6 +8,7 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/diagnostics/compare/network_guard_impl.h"
 #include "halftone/diagnostics/compare/precision_pass_impl.h"
+#include "halftone/inspect/parameter_gradients_impl.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/layer_precision.h"
 #include "halftone/train/mixed_precision.h"
@@ -27,7 +26,7 @@ class KeptModules {
     for (const auto& tensors : {network.parameters(), network.buffers()})
       std::copy_if(tensors.begin(), tensors.end(), std::back_inserter(unmarked_),
                    [](const Tensor& tensor) { return !keeps_fp32(tensor); });
-    keep_fp32(network, patterns);
+    keep_fp32(network, patterns, /*is_logged=*/false);
   }
   ~KeptModules() {
     for (const Tensor& tensor : unmarked_) unmark_keep_fp32(tensor);
@@ -48,16 +47,8 @@ std::vector<std::string> kept_parameters(const torch::nn::Module& network) {
 
 void add_gradients(const torch::nn::Module& network, const Tensor& loss,
                    std::vector<CapturedTensor>& tensors) {
-  std::vector<std::string> names;
-  std::vector<Tensor> parameters;
-  for (const auto& item : network.named_parameters()) {
-    if (!item.value().requires_grad()) continue;
-    names.push_back(item.key());
-    parameters.push_back(item.value());
-  }
-  const std::vector<Tensor> gradients =
-      torch::autograd::grad({loss}, parameters, {}, /*retain_graph=*/{}, /*create_graph=*/false,
-                            /*allow_unused=*/true);
+  const std::vector<Tensor> gradients = parameter_gradients(network, loss);
+  const std::vector<std::string> names = network.named_parameters().keys();
   for (std::size_t i = 0; i < names.size(); ++i)
     if (gradients[i].defined())
       tensors.push_back({.key = names[i],

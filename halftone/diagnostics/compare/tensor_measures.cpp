@@ -27,10 +27,12 @@ Tensor flat64(const Tensor& tensor) { return tensor.detach().flatten().to(torch:
 struct FinitePair {
   FinitePair(const Tensor& a_in, const Tensor& b_in) : a(flat64(a_in)), b(flat64(b_in)) {
     const Tensor finite = a.isfinite() & b.isfinite();
+    any = finite.any().item<bool>();
     a = a.where(finite, a.new_zeros({}));
     b = b.where(finite, b.new_zeros({}));
   }
   Tensor a, b;
+  bool any = false;  // value that is finite in both
 };
 
 double l2_norm(const Tensor& vector) { return at::dot(vector, vector).sqrt().item<double>(); }
@@ -80,6 +82,7 @@ void measure_range(TensorComparison& comparison, const Tensor& reference) {
 double relative_error(const Tensor& a, const Tensor& b) {
   if (a.numel() == 0) return 0.0;
   const FinitePair pair(a, b);
+  if (!pair.any && b.isfinite().any().item<bool>()) return kInfinity;
   const double difference = l2_norm(pair.a - pair.b);
   if (difference == 0) return 0.0;
   const double length = l2_norm(pair.b);

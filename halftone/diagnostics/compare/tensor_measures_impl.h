@@ -12,7 +12,7 @@
 namespace halftone {
 
 /// |a - b| / |b| in the 2-norm over the elements that are finite in both, in fp64; 0 where both are
-/// zero, inf where only b is. Of one shape.
+/// zero, inf where only b is, and where none of b's finite values is finite in a. Of one shape.
 double relative_error(const torch::Tensor& a, const torch::Tensor& b);
 
 /// How many of the finite elements, zero left out, lie in 2^(first + i) <= |x| < 2^(first + i + 1),
