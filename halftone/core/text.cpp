@@ -76,6 +76,33 @@ std::string replace_invalid_utf8(std::string_view text) {
   return result += text.substr(kept);
 }
 
+std::string html_escaped(std::string_view text) {
+  std::string escaped;
+  for (const char letter : replace_invalid_utf8(text)) switch (letter) {
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '"':
+        escaped += "&quot;";
+        break;
+      case '\'':
+        escaped += "&#39;";
+        break;
+      default: {
+        const auto code = static_cast<unsigned char>(letter);
+        const bool is_control = (code < 0x20 && letter != '\n' && letter != '\t') || code == 0x7F;
+        escaped += is_control ? std::string("\xEF\xBF\xBD") : std::string(1, letter);
+      }
+    }
+  return escaped;
+}
+
 std::string format_bytes(std::uint64_t bytes) {
   constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
   auto value = static_cast<double>(bytes);

@@ -22,6 +22,9 @@ std::optional<std::size_t> find_invalid_utf8(std::string_view text);
 /// `text` with every maximal invalid part replaced by U+FFFD.
 std::string replace_invalid_utf8(std::string_view text);
 
+/// `text` with what HTML takes for its own escaped, and what it does not allow replaced by U+FFFD.
+std::string html_escaped(std::string_view text);
+
 /// "3.4 GiB", "12 MiB", "812 B".
 std::string format_bytes(std::uint64_t bytes);
 

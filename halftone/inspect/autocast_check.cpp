@@ -8,9 +8,7 @@
 #include <array>
 #include <cmath>
 #include <exception>
-#include <limits>
 #include <optional>
-#include <utility>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/dtype.h"

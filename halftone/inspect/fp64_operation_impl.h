@@ -9,13 +9,9 @@
 #include <string>
 #include <vector>
 
-namespace halftone {
+#include "halftone/inspect/wider_operation_impl.h"
 
-/// An operation as the dispatcher has it: "aten::pow", "Tensor_Scalar".
-struct OperationName {
-  std::string name;
-  std::string overload;
-};
+namespace halftone {
 
 /// The tensors that the operation gives for floating arguments widened to fp64; the arguments stay
 /// as they are, also where the operation writes to them. Nothing where it has no fp64, draws random
@@ -25,8 +21,5 @@ std::optional<std::vector<torch::Tensor>> computed_in_fp64(
 
 /// The arguments' names in the operation's schema; empty where it has none.
 std::vector<std::string> argument_names(const OperationName& operation);
-
-/// The tensors of an argument or a result, also those of lists.
-std::vector<torch::Tensor> tensors_in(const c10::IValue& value);
 
 }  // namespace halftone

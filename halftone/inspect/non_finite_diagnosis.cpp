@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "halftone/inspect/non_finite_diagnosis_impl.h"
+#include "halftone/inspect/operation_kinds_impl.h"
 #include "halftone/inspect/parameter_memory_impl.h"
 #include "halftone/inspect/recorder_impl.h"
 
@@ -233,32 +234,6 @@ std::optional<std::pair<std::size_t, Tensor>> bad_result(const std::vector<Tenso
 }
 
 }  // namespace
-
-std::string plain_operation(std::string_view name) {
-  name.remove_prefix(std::min(name.size(), name.rfind(':') + 1));
-  while (name.ends_with('_')) name.remove_suffix(1);
-  return std::string(name);
-}
-
-bool fills_in(std::string_view operation) {
-  static const OperationNames names = {
-      "full",    "full_like",     "new_full",        "fill",  "masked_fill", "index_fill",
-      "scatter", "scalar_tensor", "constant_pad_nd", "where", "lift_fresh"};
-  return names.contains(plain_operation(operation));
-}
-
-bool is_softmax(std::string_view operation) {
-  static const OperationNames names = {"softmax",
-                                       "_softmax",
-                                       "log_softmax",
-                                       "_log_softmax",
-                                       "_safe_softmax",
-                                       "logsumexp",
-                                       "scaled_dot_product_attention",
-                                       "_scaled_dot_product_attention_math",
-                                       "_scaled_dot_product_flash_attention_for_cpu"};
-  return names.contains(plain_operation(operation));
-}
 
 std::vector<TensorFacts> input_facts(const FinishedOperation& finished,
                                      const std::vector<bool>& is_read) {

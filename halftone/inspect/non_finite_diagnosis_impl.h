@@ -5,8 +5,6 @@
 #include <ATen/core/ivalue.h>
 #include <torch/types.h>
 
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "halftone/inspect/fp64_operation_impl.h"
@@ -29,14 +27,5 @@ std::vector<TensorFacts> input_facts(const FinishedOperation& finished,
 /// Returns false where that is not known and the cause is a guess: an operation around this one may
 /// tell.
 bool find_cause(const FinishedOperation& finished, NonFiniteDiagnosis& diagnosis);
-
-/// Whether the operation writes numbers that it is told: masks are made so.
-bool fills_in(std::string_view operation);
-
-/// Whether it is a softmax, for which -inf means: not this one.
-bool is_softmax(std::string_view operation);
-
-/// "aten::div_" -> "div".
-std::string plain_operation(std::string_view name);
 
 }  // namespace halftone

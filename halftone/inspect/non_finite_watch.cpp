@@ -6,6 +6,7 @@
 #include "halftone/inspect/finite_scan_impl.h"
 #include "halftone/inspect/non_finite_diagnosis_impl.h"
 #include "halftone/inspect/non_finite_watch_impl.h"
+#include "halftone/inspect/operation_kinds_impl.h"
 
 namespace halftone {
 namespace {

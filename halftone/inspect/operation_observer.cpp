@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "halftone/inspect/operation_observer_impl.h"
+#include "halftone/inspect/wider_operation_impl.h"
 
 namespace halftone {
 namespace {
@@ -36,20 +37,8 @@ struct ReportedCall : at::ObserverContext {
   OperationCall call;
 };
 
-void add_tensors(const c10::IValue& value, std::vector<torch::Tensor>& tensors) {
-  if (value.isTensor()) {
-    tensors.push_back(value.toTensor());
-  } else if (value.isTensorList()) {
-    for (const torch::Tensor& tensor : value.toTensorVector()) tensors.push_back(tensor);
-  } else if (value.isList()) {
-    for (const c10::IValue& element : value.toListRef()) add_tensors(element, tensors);
-  }
-}
-
 OperationTensors tensors_of(const c10::IValue& value) {
-  OperationTensors found{.is_list = value.isList()};
-  add_tensors(value, found.tensors);
-  return found;
+  return {.tensors = tensors_in(value), .is_list = value.isList()};
 }
 
 /// In place, without a look at what stood there.

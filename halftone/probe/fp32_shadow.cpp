@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/jit_type.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
 #include <algorithm>
 #include <exception>
 #include <optional>
 #include <string_view>
-#include <utility>
 
-#include "halftone/inspect/fp64_operation_impl.h"
+#include "halftone/inspect/operation_kinds_impl.h"
 #include "halftone/inspect/parameter_memory_impl.h"
+#include "halftone/inspect/wider_operation_impl.h"
 #include "halftone/probe/fp32_shadow_impl.h"
 
 namespace halftone {
@@ -27,76 +22,37 @@ bool is_narrow(const Tensor& tensor) {
   return is_readable(tensor) && is_narrow(tensor.scalar_type());
 }
 
-bool is_of_kind(const c10::Type& type, c10::TypeKind kind) {
-  if (type.kind() == c10::TypeKind::OptionalType)
-    return is_of_kind(*type.expectRef<c10::OptionalType>().getElementType(), kind);
-  return type.kind() == kind;
-}
-
-/// What moves numbers rounds none of them.
-bool only_moves(std::string_view operation) {
-  constexpr std::string_view kMoves[] = {
-      "aten::clone",    "aten::cat",         "aten::stack",        "aten::index_select",
-      "aten::gather",   "aten::repeat",      "aten::constant_pad", "aten::flip",
-      "aten::roll",     "aten::unfold_copy", "aten::embedding",    "aten::fill_",
-      "aten::zero_",    "aten::masked_fill", "aten::masked_fill_", "aten::index",
-      "aten::where",    "aten::full",        "aten::empty_like",   "aten::zeros_like",
-      "aten::ones_like"};
-  return std::find(std::begin(kMoves), std::end(kMoves), operation) != std::end(kMoves);
+/// Moves numbers, or writes those that it is told: it has nothing to round.
+bool computes_none(std::string_view operation) {
+  constexpr std::string_view kNames[] = {"aten::embedding", "aten::zero_", "aten::zeros_like",
+                                         "aten::ones_like", "aten::empty_like"};
+  return moves_numbers(operation) || fills_in(operation) ||
+         std::find(std::begin(kNames), std::end(kNames), operation) != std::end(kNames);
 }
 
 bool is_fit(const c10::OperatorHandle& operation) {
   const c10::FunctionSchema& schema = operation.schema();
   if (operation.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) return false;
-  if (operation.hasTag(at::Tag::nondeterministic_seeded) || only_moves(schema.name())) return false;
+  if (operation.hasTag(at::Tag::nondeterministic_seeded) || computes_none(schema.name()))
+    return false;
   if (schema.returns().empty() || schema.is_vararg()) return false;
   const auto is_view = [](const c10::Argument& result) {
     return result.alias_info() != nullptr && !result.alias_info()->isWrite();
   };
   const auto draws = [](const c10::Argument& argument) {
-    return is_of_kind(*argument.type(), c10::TypeKind::GeneratorType);
+    return is_of_kind(argument, c10::TypeKind::GeneratorType);
   };
   return std::none_of(schema.returns().begin(), schema.returns().end(), is_view) &&
          std::none_of(schema.arguments().begin(), schema.arguments().end(), draws);
 }
 
-/// A copy also of what is wide already: some operations write to arguments without saying so.
-Tensor widened(const Tensor& tensor) {
-  if (!tensor.defined() || !c10::isFloatingType(tensor.scalar_type())) return tensor;
-  const auto dtype = is_narrow(tensor.scalar_type()) ? torch::kFloat : tensor.scalar_type();
-  return tensor.detach().to(dtype, /*non_blocking=*/false, /*copy=*/true);
-}
-
-c10::IValue widened(const c10::IValue& value, const c10::Argument& argument) {
-  if (value.isTensor()) return widened(value.toTensor());
-  if (value.isTensorList()) {
-    c10::List<Tensor> list;
-    for (const Tensor& tensor : value.toTensorVector()) list.push_back(widened(tensor));
-    return list;
-  }
-  if (value.isInt() && is_of_kind(*argument.real_type(), c10::TypeKind::ScalarTypeType) &&
-      is_narrow(static_cast<torch::ScalarType>(value.toInt())))
-    return static_cast<std::int64_t>(torch::kFloat);
-  return value;
-}
-
-std::vector<Tensor> computed_in_fp32(const c10::OperatorHandle& operation,
-                                     const std::vector<c10::IValue>& arguments) {
-  const std::vector<c10::Argument>& schema = operation.schema().arguments();
-  std::vector<c10::IValue> stack;
-  for (std::size_t i = 0; i < arguments.size(); ++i)
-    stack.push_back(widened(arguments[i], schema.at(i)));
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  operation.callBoxed(stack);
-  std::vector<Tensor> results;
-  for (const c10::IValue& value : stack)
-    for (Tensor& tensor : tensors_in(value)) results.push_back(std::move(tensor));
-  return results;
+std::optional<torch::ScalarType> fp32_at_least(torch::ScalarType dtype) {
+  if (!c10::isFloatingType(dtype)) return std::nullopt;
+  return is_narrow(dtype) ? torch::kFloat : dtype;
 }
 
 std::optional<c10::OperatorHandle> handle_of(const OperationCall& call) {
-  return c10::Dispatcher::singleton().findSchema({call.name, call.overload});
+  return find_operation({call.name, call.overload});
 }
 
 /// Also of what casts to a narrow format.
@@ -127,8 +83,7 @@ bool is_elsewhere(const OperationCall& call) {
 bool Fp32Shadow::may_run_again(const OperationCall& call) {
   const auto [known, is_new] = may_run_again_.try_emplace({call.name, call.overload}, false);
   if (is_new && call.name.starts_with("aten::"))
-    if (const auto handle = handle_of(call); handle && handle->hasSchema())
-      known->second = is_fit(*handle);
+    if (const auto handle = handle_of(call)) known->second = is_fit(*handle);
   return known->second;
 }
 
@@ -153,7 +108,7 @@ void Fp32Shadow::end(const OperationCall& call, const Arguments& arguments, bool
   if (std::none_of(call.outputs.begin(), call.outputs.end(), makes_narrow)) return;
   std::vector<Tensor> exact;
   try {
-    exact = computed_in_fp32(*handle_of(call), arguments.values);
+    exact = computed_wider(*handle_of(call), arguments.values, fp32_at_least);
   } catch (const std::exception&) {  // no kernel for fp32
     failed_.insert({call.name, call.overload});
     return;

@@ -8,8 +8,7 @@
 #include <map>
 #include <set>
 #include <string>
-#include <tuple>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "halftone/inspect/operation_observer_impl.h"
@@ -17,8 +16,8 @@
 
 namespace halftone {
 
-/// Left out are operations that draw random numbers, give views of their inputs, consist of other
-/// operations (which are taken one by one), talk to other processes, or are not LibTorch's own.
+/// Left out are operations that draw random numbers, give views of their inputs, move or fill in
+/// numbers, consist of other operations (which are taken one by one), or are not LibTorch's own.
 /// Operations in place are computed from copies. Not thread-safe.
 class Fp32Shadow {
  public:

@@ -70,6 +70,7 @@ class Probe : public BackwardListener, public std::enable_shared_from_this<Probe
  private:
   void observe(bool observes);
   void found();
+  void say_found(const ProbeReport::Find& find);
   void step_ends();
   ProbeReport run() const;
   ProbeReport report() const;
@@ -161,15 +162,19 @@ void Probe::operations_passed(std::int64_t count) {
 }
 
 void Probe::found() {
-  if (std::exchange(has_said_, true)) return;
+  if (has_said_) return;
   ProbeReport report = run();
   reader_->write_to_locked(report);
   write_quietly(report);
-  const ProbeReport::Find& find = *report.first_nonfinite;
+  say_found(*report.first_nonfinite);
+}
+
+void Probe::say_found(const ProbeReport::Find& find) {
+  if (std::exchange(has_said_, true)) return;
   std::string where = find.module.empty() ? "" : " in " + find.module;
   if (find.is_backward && !find.autograd_node.empty()) where += " (" + find.autograd_node + ")";
   say("step " + std::to_string(find.step) + ", " + (find.is_backward ? "backward" : "forward") +
-      ": " + find.operation + where + " is the first bad operation: " + find.kind + "; see " +
+      ": " + find.operation + where + " " + verdict_of(find) + "; see " +
       (options_.folder / "probe.html").string());
 }
 
@@ -237,11 +242,10 @@ void Probe::at_exit() {
     const ProbeReport report = stop();
     if (!reader_->has_seen_operations()) return;
     write_quietly(report);
-    if (!report.first_nonfinite)
+    if (report.first_nonfinite)
+      say_found(*report.first_nonfinite);
+    else
       say("the report is " + (options_.folder / "probe.html").string());
-    else if (!std::exchange(has_said_, true))
-      say(report.first_nonfinite->operation + " is the first bad operation: " +
-          report.first_nonfinite->kind + "; see " + (options_.folder / "probe.html").string());
   } catch (const std::exception& error) {
     say(error_text(error));
   }

@@ -8,8 +8,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
-#include <string>
-#include <vector>
 
 #include "halftone/probe/probe_report.h"
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <string>
-#include <utility>
 
 #include "halftone/inspect/non_finite_cause.h"
 #include "halftone/probe/probe_reader_impl.h"

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "halftone/core/page_style_impl.h"
+#include "halftone/core/text.h"
 #include "halftone/probe/probe_report.h"
 #include "halftone/probe/probe_style_impl.h"
 
@@ -15,24 +17,7 @@ namespace {
 
 constexpr std::size_t kShownRows = 25;  // of a table; the rest is folded
 
-std::string escaped(std::string_view text) {
-  std::string safe;
-  for (const char letter : text) {
-    if (letter == '<')
-      safe += "&lt;";
-    else if (letter == '>')
-      safe += "&gt;";
-    else if (letter == '&')
-      safe += "&amp;";
-    else if (letter == '"')
-      safe += "&quot;";
-    else
-      safe += letter;
-  }
-  return safe;
-}
-
-std::string code(std::string_view text) { return "<code>" + escaped(text) + "</code>"; }
+std::string code(std::string_view text) { return "<code>" + html_escaped(text) + "</code>"; }
 
 const char* direction_of(bool is_backward) { return is_backward ? "backward" : "forward"; }
 
@@ -76,13 +61,8 @@ bool has_mode(const ProbeReport& report, std::string_view mode) {
 std::string headline(const ProbeReport& report) {
   if (const auto& find = report.first_nonfinite) {
     const std::string where = find->module.empty() ? "" : " in " + find->module;
-    const std::string what =
-        find->kind == "input" || find->kind == "weights"
-            ? fmt::format("reads bad {}", find->kind == "input" ? "data" : "weights")
-            : "is the first bad operation: " +
-                  (find->kind == "other" && !find->reason.empty() ? find->reason : find->kind);
-    return fmt::format("<h1 class=\"bad\">{} {}</h1>\n", escaped(find->operation + where),
-                       escaped(what));
+    return fmt::format("<h1 class=\"bad\">{} {}</h1>\n", html_escaped(find->operation + where),
+                       html_escaped(verdict_of(*find)));
   }
   if (!has_mode(report, "first-nonfinite"))
     return fmt::format("<h1>{} of {} steps watched</h1>\n", report.run.sampled_steps,
@@ -104,7 +84,7 @@ std::string inputs_table(const std::vector<ProbeReport::Input>& inputs) {
     rows.push_back(fmt::format(
         "<td class=\"op\">{}</td><td>{}</td><td class=\"n\">[{}]</td><td class=\"n\">{}</td>"
         "<td class=\"n\">{}</td>",
-        escaped(input.name), escaped(input.dtype), fmt::join(input.shape, ", "),
+        html_escaped(input.name), html_escaped(input.dtype), fmt::join(input.shape, ", "),
         number(input.max_abs), bad));
   }
   return table(
@@ -117,8 +97,8 @@ std::string find_card(const ProbeReport::Find& find) {
   std::string facts;
   add_fact(facts, "operation", code(find.operation));
   add_fact(facts, "direction", direction_of(find.is_backward));
-  add_fact(facts, "kind", escaped(find.kind));
-  add_fact(facts, "why", escaped(find.reason));
+  add_fact(facts, "kind", html_escaped(find.kind));
+  add_fact(facts, "why", html_escaped(find.reason));
   add_fact(facts, "module", find.module.empty() ? "" : code(find.module));
   add_fact(facts, "step of autograd", find.autograd_node.empty() ? "" : code(find.autograd_node));
   add_fact(facts, "gradient of", find.forward.empty() ? "" : code(find.forward));
@@ -164,7 +144,8 @@ std::string scale_note(const ProbeReport::ScaledOverflow& overflow) {
 std::string operation_cells(const std::string& operation, bool is_backward,
                             const std::string& dtype, std::int64_t calls) {
   return fmt::format("<td class=\"op\">{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td>",
-                     escaped(operation), direction_of(is_backward), escaped(dtype), calls);
+                     html_escaped(operation), direction_of(is_backward), html_escaped(dtype),
+                     calls);
 }
 
 constexpr const char* kOperationHead =
@@ -248,18 +229,19 @@ std::string census_section(const ProbeReport& report) {
     const auto all = static_cast<double>(total(counts));
     for (const auto& [dtype, calls] : counts) {
       dtypes[dtype] += calls;
-      words += fmt::format("{}{} {}", words.empty() ? "" : ", ", escaped(dtype), calls);
+      words += fmt::format("{}{} {}", words.empty() ? "" : ", ", html_escaped(dtype), calls);
       bars += fmt::format("<i class=\"{}\" style=\"width:{:.1f}%\"></i>", colour_of(dtype),
                           100 * static_cast<double>(calls) / all);
     }
     rows.push_back(
         fmt::format("<td class=\"op\">{}</td><td class=\"n\">{}</td>"
                     "<td class=\"bar\">{}</td><td>{}</td>",
-                    escaped(operation), total(counts), bars, words));
+                    html_escaped(operation), total(counts), bars, words));
   }
   std::string legend = "<div class=\"legend\">";
   for (const auto& [dtype, calls] : dtypes)
-    legend += fmt::format("<span><b class=\"{}\"></b>{}</span>", colour_of(dtype), escaped(dtype));
+    legend +=
+        fmt::format("<span><b class=\"{}\"></b>{}</span>", colour_of(dtype), html_escaped(dtype));
   return "<section><h2>Dtypes</h2>\n<p>In which dtype each operation gave its result, and how "
          "often. Operations that consist of others are counted beside these.</p>\n" +
          legend + "</div>\n" +
@@ -276,6 +258,7 @@ std::string probe_page(const ProbeReport& report) {
       "'unsafe-inline'\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<meta name=\"color-scheme\" content=\"light dark\">\n<title>halftone probe</title>\n<style>";
+  text += kPageStyle;
   text += kProbeStyle;
   text += "</style></head>\n<body><main>\n<header><p class=\"kind\">halftone probe</p>\n";
   text += headline(report);
@@ -286,7 +269,7 @@ std::string probe_page(const ProbeReport& report) {
   if (has_mode(report, "compare")) text += compare_section(report);
   if (has_mode(report, "census")) text += census_section(report);
   text += fmt::format("<footer>LibTorch {}. The same numbers are in probe.json.</footer>\n",
-                      escaped(report.run.libtorch));
+                      html_escaped(report.run.libtorch));
   return text + "</main></body></html>\n";
 }
 

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "halftone/inspect/finite_scan_impl.h"
-#include "halftone/inspect/non_finite_diagnosis_impl.h"
+#include "halftone/inspect/operation_kinds_impl.h"
 #include "halftone/probe/probe_reader_impl.h"
 #include "halftone/probe/python_modules_impl.h"
 
@@ -17,7 +17,6 @@ namespace halftone {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Kind = NonFiniteOrigin::Kind;
 
 /// Of LibTorch's own part of a report, the boxing of arguments above all.
 constexpr double kReportSeconds = 3e-6;
@@ -61,27 +60,11 @@ bool chooses(std::string_view operation) {
   return is_one_of(operation, kNames);
 }
 
-/// Moves numbers, and computes nothing with them.
+/// Moves numbers, also into another dtype or to a place in others, or writes those that it is told.
 bool carries(std::string_view operation) {
-  constexpr std::array<std::string_view, 18> kNames = {"aten::copy_",
-                                                       "aten::_to_copy",
-                                                       "aten::clone",
-                                                       "aten::cat",
-                                                       "aten::stack",
-                                                       "aten::index",
-                                                       "aten::index_select",
-                                                       "aten::gather",
-                                                       "aten::index_put_",
-                                                       "aten::masked_select",
-                                                       "aten::take",
-                                                       "aten::repeat",
-                                                       "aten::constant_pad_nd",
-                                                       "aten::detach_",
-                                                       "aten::lift_fresh",
-                                                       "aten::scatter",
-                                                       "aten::flip",
-                                                       "aten::_index_put_impl_"};
-  return is_one_of(operation, kNames);
+  constexpr std::array<std::string_view, 4> kNames = {"aten::copy_", "aten::_to_copy",
+                                                      "aten::index_put_", "aten::_index_put_impl_"};
+  return moves_numbers(operation) || fills_in(operation) || is_one_of(operation, kNames);
 }
 
 const c10::StorageImpl* storage_of(const torch::Tensor& tensor) {
@@ -376,7 +359,7 @@ bool ProbeReader::begins_here(const OperationCall& call, NonFiniteLabel& label) 
   for (const OperationTensors& input : call.inputs)
     for (const torch::Tensor& tensor : input.tensors)
       if (is_parameter(tensor) && known_label(tensor).get() == &label) label.is_weight = true;
-  if (call.is_view || carries(call.name) || fills_in(call.name)) return false;
+  if (call.is_view || carries(call.name)) return false;
   label.has_begun = true;
   births_.erase(label.order);  // look_behind() notes it
   return true;

@@ -76,6 +76,13 @@ Json json_of(const ProbeReport::Run& run) {
 
 }  // namespace
 
+std::string verdict_of(const ProbeReport::Find& find) {
+  if (find.kind == "input") return "reads bad data";
+  if (find.kind == "weights") return "reads bad weights";
+  const bool says_nothing = find.kind == "other" && !find.reason.empty();
+  return "is the first bad operation: " + (says_nothing ? find.reason : find.kind);
+}
+
 std::string probe_json(const ProbeReport& report) {
   Json document;
   document["first_nonfinite"] = report.first_nonfinite ? json_of(*report.first_nonfinite) : Json();

@@ -74,6 +74,10 @@ struct ProbeReport {
   std::vector<Comparison> comparisons;                                // the largest errors first
 };
 
+/// What the operation does: "is the first bad operation: overflow", "reads bad weights". The kind
+/// "other" says nothing: the reason stands for it.
+std::string verdict_of(const ProbeReport::Find& find);
+
 /// The document probe.json (docs/probe.md).
 std::string probe_json(const ProbeReport& report);
 

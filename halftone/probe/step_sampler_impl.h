@@ -21,7 +21,6 @@ class StepSampler {
   /// What watching a step has cost.
   void spent(double seconds);
   void stop() { every_.reset(); }
-  bool is_on() const { return every_.has_value(); }
 
  private:
   static constexpr double kShare = 0.012;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 
 #include "halftone/core/text.h"
 
@@ -176,33 +177,6 @@ std::string figure_of(const Chart& chart) {
                      chart.is_wide ? " class=\"wide\"" : "", html_escaped(chart.title),
                      html_escaped(chart.unit), legend_of(chart)) +
          Picture(chart).svg() + "</figure>\n";
-}
-
-std::string html_escaped(std::string_view text) {
-  std::string escaped;
-  for (const char letter : replace_invalid_utf8(text)) switch (letter) {
-      case '&':
-        escaped += "&amp;";
-        break;
-      case '<':
-        escaped += "&lt;";
-        break;
-      case '>':
-        escaped += "&gt;";
-        break;
-      case '"':
-        escaped += "&quot;";
-        break;
-      case '\'':
-        escaped += "&#39;";
-        break;
-      default: {
-        const auto code = static_cast<unsigned char>(letter);
-        const bool is_control = (code < 0x20 && letter != '\n' && letter != '\t') || code == 0x7F;
-        escaped += is_control ? std::string("\xEF\xBF\xBD") : std::string(1, letter);
-      }
-    }
-  return escaped;
 }
 
 }  // namespace halftone

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "halftone/report/axis.h"
@@ -53,8 +52,5 @@ struct Chart {
 /// A <figure> with title, legend and picture. Names are escaped; points outside the axes are drawn
 /// at their edge.
 std::string figure_of(const Chart& chart);
-
-/// `text` with what HTML takes for its own escaped, and what it does not allow replaced.
-std::string html_escaped(std::string_view text);
 
 }  // namespace halftone

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "halftone/core/text.h"
 #include "halftone/report/chart.h"
 
 namespace halftone {

@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "halftone/core/page_style_impl.h"
 #include "halftone/core/text.h"
 #include "halftone/report/chart.h"
 #include "halftone/report/layer_maps.h"
@@ -195,8 +196,8 @@ std::string report_page(const RunHistory& history, const RunDescription& descrip
       "'unsafe-inline'\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<meta name=\"color-scheme\" content=\"light dark\">\n"
-      "<title>{} - halftone</title>\n<style>{}</style>\n</head>\n<body>\n<main>\n",
-      name, kReportStyle);
+      "<title>{} - halftone</title>\n<style>{}{}</style>\n</head>\n<body>\n<main>\n",
+      name, kPageStyle, kReportStyle);
   page += fmt::format("<header><p class=\"kind\">halftone run</p><h1>{}</h1><p>{}</p></header>\n",
                       name, html_escaped(description.state));
   if (!history.steps().empty()) page += tiles(history.totals());

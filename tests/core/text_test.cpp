@@ -37,6 +37,13 @@ TEST(Utf8, NamesTheFirstBadByte) {
   EXPECT_EQ(find_invalid_utf8("\x80"), 0);              // stray continuation
 }
 
+TEST(HtmlEscaped, LeavesNothingThatHtmlTakesForItsOwn) {
+  EXPECT_EQ(html_escaped("<a href=\"x\">'&'</a>"),
+            "&lt;a href=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/a&gt;");
+  EXPECT_EQ(html_escaped(std::string("\0\x1b\x7f\xff\n", 5)), "\uFFFD\uFFFD\uFFFD\uFFFD\n");
+  EXPECT_EQ(html_escaped("春眠"), "春眠");
+}
+
 /// Length of the character at `at` by table 3-7 of the Unicode standard; where it is broken, minus
 /// the length of the part that is well-formed so far.
 int by_the_table(std::string_view text, std::size_t at) {

@@ -34,7 +34,7 @@ class Page:
     name: str
     commands: list[str]  # of the shell; $BUILD is the build folder. They write the file `name` where they run
     pictures: list[str]  # selectors of what must be there and have a size
-    tries: typing.Callable[[Chromium, "Judge"], None] | None = None  # further checks of the wide, light page
+    tries: typing.Callable[[Chromium, "Judge"], None] | None = None  # further checks of the light page, wide and narrow
     without_script: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -65,6 +65,9 @@ def try_compare(browser: Chromium, judge: Judge) -> None:
     every = count()
     judge.expect(every == int(browser.evaluate("document.documentElement.dataset.drawn")), "not all rows are drawn")
     judge.expect(every > 50, f"expected the rows of a model, got {every}")
+    judge.expect(browser.evaluate("document.querySelectorAll('tr.detail').length"), "no row is open")
+    beyond = browser.evaluate("(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('.scroll'))")
+    judge.expect(beyond <= 0, f"the table is {beyond} px wider than its frame")
 
     write = "((text) => { const box = document.querySelector('.controls input'); box.value = text; " \
             "box.dispatchEvent(new Event('input')); })"
@@ -146,17 +149,18 @@ def judge_page(page: Page, file: pathlib.Path, browser: Chromium, judge: Judge, 
             judge.place = f"{page.name}, {width} px, {'dark' if dark else 'light'}"
             browser.show(file, width, dark=dark)
             judge.expect_visible(browser, page.pictures)
-            wide = browser.evaluate("document.documentElement.scrollWidth")
-            judge.expect(wide <= width, f"is {wide} px wide")
+            judge_width(browser, width, judge)
             grounds.add(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
             if pictures:
                 browser.screenshot(pictures / f"{file.stem}-{width}-{'dark' if dark else 'light'}.png")
             judge_silence(file, browser, judge)
     judge.place = page.name
     judge.expect(len(grounds) == 2, f"expected a light and a dark ground, got {sorted(grounds)}")
-    if page.tries:
-        browser.show(file, WIDTHS[0])
+    for width in WIDTHS if page.tries else ():
+        judge.place = f"{page.name}, {width} px, tried"
+        browser.show(file, width)
         page.tries(browser, judge)
+        judge_width(browser, width, judge)
         judge_silence(file, browser, judge)
     judge.place = f"{page.name} without its script"
     browser.show(file, WIDTHS[0], script=False)
@@ -168,6 +172,11 @@ def judge_page(page: Page, file: pathlib.Path, browser: Chromium, judge: Judge, 
     judge.expect(printed.stat().st_size > 10_000, f"has {printed.stat().st_size} bytes")
     if pictures:
         shutil.copy(printed, pictures)
+
+
+def judge_width(browser: Chromium, width: int, judge: Judge) -> None:
+    wide = browser.evaluate("document.documentElement.scrollWidth")
+    judge.expect(wide <= width, f"is {wide} px wide")
 
 
 def judge_silence(file: pathlib.Path, browser: Chromium, judge: Judge) -> None:

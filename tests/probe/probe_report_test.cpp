@@ -90,6 +90,17 @@ TEST(ProbePage, ShowsWhatTheReportHolds) {
   EXPECT_THAT(page, Not(HasSubstr("http://")));
 }
 
+TEST(ProbeVerdict, SaysWhatIsWrong) {
+  const auto of = [](const char* kind) {
+    return verdict_of({.kind = kind, .reason = "inf - inf or 0 * inf"});
+  };
+  EXPECT_EQ(of("overflow"), "is the first bad operation: overflow");
+  EXPECT_EQ(of("other"), "is the first bad operation: inf - inf or 0 * inf");
+  EXPECT_EQ(verdict_of({.kind = "other"}), "is the first bad operation: other");
+  EXPECT_EQ(of("input"), "reads bad data");
+  EXPECT_EQ(of("weights"), "reads bad weights");
+}
+
 TEST(ProbePage, LeavesOutWhatWasNotAskedFor) {
   ProbeReport report;
   report.run.modes = {"first-nonfinite"};

@@ -84,8 +84,6 @@ TEST(Chart, NamesAreEscaped) {
   EXPECT_THAT(html, HasSubstr("<h3>&lt;Loss &amp; &quot;more&quot;&gt;"));
   EXPECT_THAT(html, HasSubstr("a&lt;b</li>"));
   EXPECT_THAT(html, HasSubstr(">&#39;</text>"));
-  EXPECT_EQ(html_escaped(std::string("\0\x1b\x7f\xff\n", 5)), "\uFFFD\uFFFD\uFFFD\uFFFD\n");
-  EXPECT_EQ(html_escaped("春眠"), "春眠");
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/core/page_style_impl.h"
+#include "halftone/core/text.h"
 #include "halftone/diagnostics/compare/compare_json_impl.h"
 #include "halftone/diagnostics/compare/compare_script_impl.h"
 #include "halftone/diagnostics/compare/compare_style_impl.h"
@@ -221,8 +223,8 @@ std::string head_of(const std::string& title) {
       "'unsafe-inline'; script-src 'unsafe-inline'\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<meta name=\"color-scheme\" content=\"light dark\">\n"
-      "<title>{}{}</title>\n<style>{}{}</style>\n</head>\n<body>\n<main>\n",
-      html_escaped(title), kTitleEnd, kReportStyle, kCompareStyle);
+      "<title>{}{}</title>\n<style>{}{}{}</style>\n</head>\n<body>\n<main>\n",
+      html_escaped(title), kTitleEnd, kPageStyle, kReportStyle, kCompareStyle);
 }
 
 std::string header_of(const Comparison& comparison, const std::string& title) {

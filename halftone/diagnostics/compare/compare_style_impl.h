@@ -115,7 +115,7 @@ td small { display: block; color: var(--faint); font-size: 12px; }
 .show0 .w0, .show1 .w1, .show2 .w2, .show3 .w3, .show4 .w4, .show5 .w5, .show6 .w6, .show7 .w7 {
   display: table-cell !important; }
 
-.detail > td { padding: 0; background: var(--page); }
+.scroll tr.detail > td { padding: 0; background: var(--page); }
 .panel { position: sticky; left: 0; padding: 14px 16px 16px; }
 .panel h3 { margin-bottom: 2px; }
 .panel .about { color: var(--soft); font-size: 13px; margin-bottom: 10px; }
@@ -159,7 +159,7 @@ svg .zone-name { fill: var(--soft); }
   .tree { position: static; max-height: 232px; margin-bottom: 16px; }
   .scroll th, .scroll td { padding-left: 7px; padding-right: 7px; }
 }
-@media (max-width: 860px) {
+@media (max-width: 960px) {
   .label span:last-child { position: absolute; width: 1px; height: 1px; overflow: hidden;
     clip-path: inset(50%); }
   td.ratio { min-width: 58px; }

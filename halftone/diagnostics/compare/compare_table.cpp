@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "halftone/core/text.h"
 #include "halftone/diagnostics/compare/compare_summary.h"
 #include "halftone/diagnostics/compare/compare_table_impl.h"
 #include "halftone/report/chart.h"
