@@ -10,11 +10,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <chrono>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "halftone/core/stopwatch.h"
 #include "halftone/system/large_pages.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -53,13 +53,13 @@ double gigabytes_per_second(const torch::Tensor& buffer) {
   constexpr std::int64_t kBlock = 1 << 18;  // floats
   const auto* values = buffer.const_data_ptr<float>();
   std::vector<float> sums(static_cast<std::size_t>(buffer.numel() / kBlock));
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   at::parallel_for(0, buffer.numel() / kBlock, 1, [&](std::int64_t begin, std::int64_t end) {
     sums[static_cast<std::size_t>(begin)] =
         HWY_DYNAMIC_DISPATCH(sweep)(values + begin * kBlock, (end - begin) * kBlock);
   });
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  return static_cast<double>(buffer.nbytes()) / seconds.count() / 1e9;
+  const double seconds = watch.seconds();
+  return static_cast<double>(buffer.nbytes()) / seconds / 1e9;
 }
 
 }  // namespace halftone

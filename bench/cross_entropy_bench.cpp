@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "halftone/autocast/autocast.h"
+#include "halftone/core/median.h"
 #include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
@@ -59,11 +60,6 @@ double milliseconds_of(const std::function<void()>& work) {
   const double start = now();
   work();
   return now() - start;
-}
-
-double median(std::vector<double> times) {
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
 }
 
 class Head {
@@ -134,7 +130,7 @@ int main(int argc, char** argv) {
   constexpr double kMiB = 1024.0 * 1024.0;
   std::cout << fmt::format(
       "{} {} x {}, V {}: chunked {:.1f} ms, {:.0f} MiB; composed {:.1f} ms, {:.0f} MiB\n", argv[1],
-      argv[2], argv[3], argv[4], median(chunked_ms), peak_of(chunked) / kMiB, median(composed_ms),
-      peak_of(composed) / kMiB);
+      argv[2], argv[3], argv[4], halftone::median(chunked_ms), peak_of(chunked) / kMiB,
+      halftone::median(composed_ms), peak_of(composed) / kMiB);
   return 0;
 }

@@ -8,7 +8,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <chrono>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -40,10 +39,7 @@ int main(int argc, char** argv) {
   for (int times = 0; std::cin >> times;) {
     std::vector<double> seconds;
     for (int i = 0; i < times; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      run();
-      seconds.push_back(
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      seconds.push_back(halftone::seconds_of_call(run));
     }
     std::cout << fmt::format("[{}]", fmt::join(seconds, ",")) << std::endl;
   }

@@ -7,8 +7,6 @@
 // the table holds the medians. The gradients are those of one real backward pass.
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <functional>
 #include <iostream>
 #include <string>
@@ -22,17 +20,6 @@ using halftone::AdamW;
 using halftone::GradScaler;
 
 constexpr std::int64_t kInterval = halftone::GradScalerOptions{}.adaptive_interval;
-
-double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 struct Case {
   std::string name;
@@ -64,14 +51,14 @@ class Bench {
 
   void round() {
     for (Case& timed : cases_) {
-      timed.seconds.push_back(seconds_of(timed.work));
+      timed.seconds.push_back(halftone::seconds_of_call(timed.work));
       timed.restore();
     }
   }
 
   std::vector<double> medians() const {
     std::vector<double> all;
-    for (const Case& timed : cases_) all.push_back(median(timed.seconds));
+    for (const Case& timed : cases_) all.push_back(halftone::median(timed.seconds));
     return all;
   }
   const std::vector<Case>& cases() const { return cases_; }

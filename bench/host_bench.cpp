@@ -8,12 +8,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "halftone/core/median.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/data/token_loader.h"
 #include "halftone/run/metrics_log.h"
 
@@ -23,15 +24,11 @@ void report(const std::string& what, const std::function<void(std::int64_t)>& wo
   constexpr std::int64_t kTimes = 1000;
   std::vector<double> microseconds;
   for (std::int64_t i = 0; i < kTimes; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    work(i);
-    microseconds.push_back(
-        std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
-            .count());
+    microseconds.push_back(1e6 * halftone::seconds_of_call([&] { work(i); }));
   }
-  std::sort(microseconds.begin(), microseconds.end());
   std::cout << fmt::format("{:<28} median {:>8.1f} us  worst {:>8.1f} us\n", what,
-                           microseconds[kTimes / 2], microseconds.back());
+                           halftone::median(microseconds),
+                           *std::max_element(microseconds.begin(), microseconds.end()));
 }
 
 }  // namespace

@@ -10,7 +10,6 @@
 // alone.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <iostream>
@@ -28,11 +27,6 @@ namespace {
 using namespace halftone;
 
 constexpr int kTurns = 3;
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
-  return values[values.size() / 2];
-}
 
 double seconds_now() {
   static const char* const name = std::getenv("HALFTONE_BENCH_CLOCK");

@@ -29,7 +29,6 @@ class ModulePattern {
   bool matches(const ModuleName& module) const;
   /// What to throw where it matches none of `modules`.
   UserError matches_nothing(const std::vector<ModuleName>& modules) const;
-  const std::string& text() const { return text_; }
 
  private:
   std::string option_;

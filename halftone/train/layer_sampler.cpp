@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
-#include <re2/re2.h>
 
 #include <algorithm>
-#include <chrono>
+#include <deque>
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/kernels/optimizer/split_master.h"
 #include "halftone/optim/arrival_hook_impl.h"
+#include "halftone/precision/module_pattern_impl.h"
 #include "halftone/train/layer_sampler_impl.h"
 
 namespace halftone {
@@ -16,12 +17,13 @@ namespace {
 
 using torch::Tensor;
 
-constexpr std::size_t kLongestPattern = 1000;
+constexpr const char* kLayerStatistics = "layer statistics";
 
-bool is_found(const std::vector<std::string>& patterns, const std::string& name) {
+/// Whether one of `patterns` is found in a parameter's name; always without any.
+bool is_found(const std::deque<ModulePattern>& patterns, const std::string& name) {
   return patterns.empty() ||
-         std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-           return RE2::PartialMatch(name, RE2(pattern, RE2::Quiet));
+         std::any_of(patterns.begin(), patterns.end(), [&](const ModulePattern& pattern) {
+           return pattern.matches({.path = name, .type = {}});
          });
 }
 
@@ -95,10 +97,6 @@ Tensor value_of(const Tensor& weight, const Tensor& master) {
   return master.defined() ? joined_master({weight, master}) : weight;
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace
 
 double WatchedParameter::learning_rate() const {
@@ -108,12 +106,14 @@ double WatchedParameter::learning_rate() const {
 std::vector<WatchedParameter> watched_parameters(const torch::nn::Module& network,
                                                  const std::vector<OptimizerSetup>& optimizers,
                                                  const std::vector<std::string>& patterns) {
+  std::deque<ModulePattern> wanted;
+  for (const std::string& pattern : patterns) wanted.emplace_back(kLayerStatistics, pattern);
   std::vector<WatchedParameter> all;
   for (const auto& item : network.named_parameters()) {
     const bool is_tied = std::any_of(all.begin(), all.end(), [&](const WatchedParameter& other) {
       return shares_memory(other.variable, item.value());
     });
-    if (is_tied || !item.value().is_floating_point() || !is_found(patterns, item.key())) continue;
+    if (is_tied || !item.value().is_floating_point() || !is_found(wanted, item.key())) continue;
     WatchedParameter watched{.name = item.key(), .variable = item.value()};
     if (find_optimizer(watched, optimizers)) all.push_back(std::move(watched));
   }
@@ -122,16 +122,8 @@ std::vector<WatchedParameter> watched_parameters(const torch::nn::Module& networ
 }
 
 void check_watch_patterns(const std::vector<std::string>& patterns) {
-  for (const std::string& pattern : patterns) {
-    if (pattern.size() > kLongestPattern)
-      throw UserError(fmt::format(
-          "layer statistics: expected a regular expression of at most {} characters, got {}",
-          kLongestPattern, pattern.size()));
-    const RE2 regex(pattern, RE2::Quiet);
-    if (!regex.ok())
-      throw UserError(fmt::format("layer statistics: expected a regular expression, got '{}' ({})",
-                                  pattern, regex.error()));
-  }
+  for (const std::string& pattern : patterns)
+    const ModulePattern checked(kLayerStatistics, pattern);
 }
 
 LayerSampler::LayerSampler(const std::vector<WatchedParameter>& parameters,
@@ -199,13 +191,13 @@ void LayerSampler::end_backward() {
 // pass of its own for exact clipping: then it comes here again, and what was measured is replaced.
 void LayerSampler::on_ready(std::size_t index) {
   const torch::NoGradGuard no_grad;
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   settle_pending();
   if (const Tensor gradient = gradient_of(parameters_[index]); gradient.defined()) {
     keep(index, gradient);
     pending_ = index;
   }
-  seconds_in_backward_ += seconds_since(start);
+  seconds_in_backward_ += watch.seconds();
 }
 
 void LayerSampler::settle_pending() {

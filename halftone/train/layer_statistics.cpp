@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -13,6 +12,7 @@
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/run/layer_metrics.h"
 #include "halftone/train/layer_advice_impl.h"
 #include "halftone/train/layer_sampler_impl.h"
@@ -23,23 +23,23 @@ namespace halftone {
 namespace {
 
 /// Adds the time of its scope, with what the device does for it.
-class Stopwatch {
+class TimedScope {
  public:
-  Stopwatch(double& seconds, torch::Device device) : seconds_(seconds), device_(device) {
+  TimedScope(double& seconds, torch::Device device) : seconds_(seconds), device_(device) {
     synchronize(device_);
-    start_ = std::chrono::steady_clock::now();
+    watch_ = Stopwatch();
   }
-  ~Stopwatch() {
+  ~TimedScope() {
     synchronize(device_);
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    seconds_ += watch_.seconds();
   }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
+  TimedScope(const TimedScope&) = delete;
+  TimedScope& operator=(const TimedScope&) = delete;
 
  private:
   double& seconds_;
   torch::Device device_;
-  std::chrono::steady_clock::time_point start_;
+  Stopwatch watch_;
 };
 
 void add_sample(std::map<std::string, double>& logged, const LayerSample& sample, double scale,
@@ -110,7 +110,7 @@ void LayerStatistics::on_fit_start(Trainer& trainer) {
 void LayerStatistics::on_before_optimizer_step(Trainer& trainer) {
   impl_->sample_s = 0.0;
   if (!impl_->pace.is_due(trainer.loop().counters().step + 1)) return;
-  const Stopwatch watch(impl_->sample_s, trainer.device());
+  const TimedScope scope(impl_->sample_s, trainer.device());
   impl_->sampler.emplace(impl_->parameters, trainer.policy().compute_dtype());
   impl_->sampler->begin();
 }
@@ -126,7 +126,7 @@ void LayerStatistics::add_metrics(Trainer& trainer, StepMetrics& metrics) {
   }
   double seconds = impl_->sample_s + impl_->sampler->seconds_in_backward();
   {
-    const Stopwatch watch(seconds, trainer.device());
+    const TimedScope scope(seconds, trainer.device());
     const torch::ScalarType compute = trainer.policy().compute_dtype();
     const std::vector<LayerSample> samples = impl_->sampler->finish();
     impl_->sampler.reset();

@@ -5,7 +5,6 @@
 
 #include <torch/types.h>
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>

@@ -6,8 +6,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "halftone/core/error.h"
 
@@ -18,11 +20,17 @@ using torch::Tensor;
 
 constexpr double kInt8Steps = 127;
 
+/// The formats that LibTorch has a dtype for.
+constexpr std::array<std::pair<const char*, torch::ScalarType>, 5> kDtypes{
+    {{"fp32", torch::kFloat},
+     {"bf16", torch::kBFloat16},
+     {"fp16", torch::kHalf},
+     {"fp8-e4m3", torch::kFloat8_e4m3fn},
+     {"fp8-e5m2", torch::kFloat8_e5m2}}};
+
 torch::ScalarType dtype_of(const NumberFormat& format) {
-  if (format.name == "bf16") return torch::kBFloat16;
-  if (format.name == "fp16") return torch::kHalf;
-  if (format.name == "fp8-e4m3") return torch::kFloat8_e4m3fn;
-  if (format.name == "fp8-e5m2") return torch::kFloat8_e5m2;
+  for (const auto& [name, dtype] : kDtypes)
+    if (format.name == name) return dtype;
   return torch::kFloat;
 }
 
@@ -93,20 +101,9 @@ const NumberFormat& number_format(std::string_view name) {
 }
 
 std::optional<NumberFormat> number_format_of(torch::ScalarType dtype) {
-  switch (dtype) {
-    case torch::kFloat:
-      return number_format("fp32");
-    case torch::kBFloat16:
-      return number_format("bf16");
-    case torch::kHalf:
-      return number_format("fp16");
-    case torch::kFloat8_e4m3fn:
-      return number_format("fp8-e4m3");
-    case torch::kFloat8_e5m2:
-      return number_format("fp8-e5m2");
-    default:
-      return std::nullopt;
-  }
+  for (const auto& [name, its_dtype] : kDtypes)
+    if (its_dtype == dtype) return number_format(name);
+  return std::nullopt;
 }
 
 Tensor stored_as(const NumberFormat& format, const Tensor& values, double scale) {

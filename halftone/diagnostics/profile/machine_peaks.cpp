@@ -7,12 +7,12 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 
 #include "halftone/core/device.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/random.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/gemm_half.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
@@ -32,11 +32,10 @@ double fastest(torch::Device device, const Work& work) {
   work();
   for (int i = 0; i < kLeast || all < kEnough; ++i) {
     synchronize(device);
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    synchronize(device);
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = seconds_of_call([&] {
+      work();
+      synchronize(device);
+    });
     best = std::min(best, seconds);
     all += seconds;
   }

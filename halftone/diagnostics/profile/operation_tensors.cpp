@@ -2,7 +2,6 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <string_view>
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "halftone/inspect/operation_observer_impl.h"
 

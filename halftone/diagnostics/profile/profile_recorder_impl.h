@@ -60,7 +60,6 @@ struct StepsRecord {
 struct RecordingOptions {
   bool keeps_calls = false;
   bool looks_at_memory = false;
-  torch::Device device = torch::kCPU;
 };
 
 /// The reader of one step. Make it when the parameters are where they stay.

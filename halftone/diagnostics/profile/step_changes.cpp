@@ -2,25 +2,14 @@
 #include "halftone/diagnostics/profile/step_changes.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <exception>
-#include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/median.h"
+#include "halftone/core/stopwatch.h"
 
 namespace halftone {
 namespace {
-
-using Seconds = std::chrono::duration<double>;
-
-class Stopwatch {
- public:
-  double seconds() const { return Seconds(std::chrono::steady_clock::now() - start_).count(); }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 class EnteredStep {
  public:
@@ -37,27 +26,19 @@ class EnteredStep {
   const RunnableStep& step_;
 };
 
-double middle_of(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
 /// Of the median of a normal sample: 1.2533 standard deviations over the root of its size, the
 /// deviation being 1.4826 median absolute deviations.
 double error_of_median(const std::vector<double>& values) {
-  const double middle = middle_of(values);
+  const double middle = median(values);
   std::vector<double> distances;
   for (const double value : values) distances.push_back(std::abs(value - middle));
-  return 1.2533 * 1.4826 * middle_of(distances) / std::sqrt(static_cast<double>(values.size()));
+  return 1.2533 * 1.4826 * median(distances) / std::sqrt(static_cast<double>(values.size()));
 }
 
 double timed_step(const RunnableStep& step, bool settles) {
   const EnteredStep entered(step);
   if (settles) step.take();
-  const Stopwatch watch;
-  step.take();
-  return watch.seconds();
+  return seconds_of_call(step.take);
 }
 
 class ChangeMeasurement {
@@ -94,9 +75,9 @@ class ChangeMeasurement {
       gains.push_back(after.back() / before.back());
     }
     measured.pairs = std::ssize(gains);
-    measured.tokens_per_s_now = middle_of(before);
-    measured.tokens_per_s_then = middle_of(after);
-    measured.gain = middle_of(gains);
+    measured.tokens_per_s_now = median(before);
+    measured.tokens_per_s_then = median(after);
+    measured.gain = median(gains);
     measured.noise = error_of_median(gains);
   }
 

@@ -4,13 +4,14 @@
 #include <torch/utils.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <numeric>
 #include <set>
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/median.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/diagnostics/profile/fp32_tensors_impl.h"
 #include "halftone/diagnostics/profile/profile_recorder_impl.h"
 
@@ -23,20 +24,6 @@ double mean(const std::vector<double>& values) {
   return values.empty() ? 0.0
                         : std::accumulate(values.begin(), values.end(), 0.0) /
                               static_cast<double>(values.size());
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-template <class Work>
-double timed(const Work& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 /// Warms caches, allocators and the loss scale. Returns whether the last step was an update.
@@ -64,7 +51,7 @@ class Profiler {
                         .micro_batches = step_.micro_batches()};
     profile.stepped = warm_up(step_, options_.warmup);
     for (std::int64_t i = 0; i < options_.steps; ++i) {
-      profile.step_s.push_back(timed([&] { profile.stepped = step_.take().stepped; }));
+      profile.step_s.push_back(seconds_of_call([&] { profile.stepped = step_.take().stepped; }));
       observe(profile, i == 0);
       if (options_.progress)
         options_.progress(static_cast<double>(i + 1) / static_cast<double>(options_.steps));
@@ -81,7 +68,7 @@ class Profiler {
         RecordingOptions{.keeps_calls = options_.keeps_calls, .looks_at_memory = looks_at_memory});
     const auto clocked = std::make_shared<ClockedRecorder>(recorder, device);
     const Observation observation(clocked);
-    profile.observed_s.push_back(timed([&] {
+    profile.observed_s.push_back(seconds_of_call([&] {
       step_.take([&](StepPhase phase) { clocked->begin_phase(phase); });
       clocked->end_step();
     }));

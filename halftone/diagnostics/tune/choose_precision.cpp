@@ -33,8 +33,7 @@ class Contest {
     const double fastest = fastest_seconds();
     for (int round = 1; round < kRounds; ++round)
       for (std::size_t i = 0; i < trials_.size(); ++i) {
-        trials_[i].too_slow = trials_[i].seconds > kHopeless * fastest;
-        if (trials_[i].too_slow) continue;
+        if (trials_[i].seconds > kHopeless * fastest) continue;
         progress(trials_[i].precision, round, i);
         trials_[i].seconds =
             std::min(trials_[i].seconds, step_gradients(step_, *precisions_[i]).seconds);

@@ -30,8 +30,7 @@ struct PrecisionTrial {
   double seconds = 0;  // of the step's forward and backward pass: the fastest of several
   double error = 0;    // of the gradients, against 32-true
   double loss_change = 0;
-  bool passes = false;    // its error check
-  bool too_slow = false;  // it was given up after the first step
+  bool passes = false;  // its error check
 };
 
 struct PrecisionChoice {

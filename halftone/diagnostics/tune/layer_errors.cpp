@@ -2,20 +2,16 @@
 #include "halftone/diagnostics/tune/layer_errors.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
-#include <optional>
 #include <utility>
 
-#include "halftone/core/device.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/diagnostics/tune/layer_patterns.h"
 #include "halftone/inspect/site.h"
 #include "halftone/train/layer_precision.h"
 
 namespace halftone {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr double kLeastLayerGain = 0.02;  // of a layer's time, for a format to be a candidate
 
@@ -103,8 +99,7 @@ MeasuredStep FormatTrial::measure(const std::string& name,
 void measure_errors(std::vector<TunedLayers>& groups, FormatTrial& trial,
                     const MeasuredStep& reference, double max_seconds,
                     const std::function<void(double share)>& progress) {
-  const auto start = Clock::now();
-  const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  const Stopwatch watch;
   std::vector<std::size_t> order(groups.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
@@ -114,7 +109,7 @@ void measure_errors(std::vector<TunedLayers>& groups, FormatTrial& trial,
   std::size_t done = 0;
   for (const std::size_t i : order) {
     TunedLayers& group = groups[i];
-    if (seconds() >= max_seconds && !group.formats.empty()) {
+    if (watch.seconds() >= max_seconds && !group.formats.empty()) {
       group.is_measured = false;
       group.formats.clear();
     }

@@ -8,14 +8,13 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <tuple>
 #include <utility>
 
 #include "halftone/core/device.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/kernels/linear/layer_formats.h"
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
@@ -24,7 +23,6 @@ namespace halftone {
 namespace {
 
 using torch::Tensor;
-using Clock = std::chrono::steady_clock;
 
 /// What decides a layer's time.
 struct LayerShapes {
@@ -43,10 +41,6 @@ LayerShapes shapes_of(const TunableLayer& layer) {
                      .is_head = layer.is_head};
   for (const Tensor& weight : layer.weights) shapes.out.push_back(weight.size(0));
   return shapes;
-}
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 /// A layer of those shapes, its weights and their gradients one behind the other as an AdamW's are.
@@ -74,7 +68,7 @@ class TimedLayer {
     for (const Tensor& weight : weights_) formats->set(weight, type);
     precision.set_layer_formats(std::move(formats));
     LayerTime time;
-    const auto start = Clock::now();
+    const Stopwatch forward;
     Tensor y;
     {
       const ForwardContext region = precision.forward_context();
@@ -82,12 +76,12 @@ class TimedLayer {
                           : merged_linear(x_, weights_);
     }
     synchronize(device_);
-    time.forward = seconds_since(start);
+    time.forward = forward.seconds();
     const Tensor g = shapes_.is_head ? Tensor() : gradient_.to(y.scalar_type());
-    const auto again = Clock::now();
+    const Stopwatch backward;
     y.backward(g);
     synchronize(device_);
-    time.backward = seconds_since(again);
+    time.backward = backward.seconds();
     x_.mutable_grad().reset();
     return time;
   }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/diagnostics/tune/step_gradients.h"
 
-#include <torch/csrc/autograd/autograd.h>
-
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "halftone/core/device.h"
 #include "halftone/core/error.h"
+#include "halftone/core/stopwatch.h"
+#include "halftone/inspect/parameter_gradients_impl.h"
 #include "halftone/kernels/optimizer/gradient_stats.h"
 
 namespace halftone {
@@ -25,25 +24,16 @@ double norm_of(const Tensor& gradient) {
 }  // namespace
 
 StepGradients step_gradients(const TrainingStep& step, MixedPrecision& precision) {
-  const auto start = std::chrono::steady_clock::now();
-  std::vector<Tensor> learning;
-  const std::vector<Tensor> parameters = step.network->parameters();
-  for (const Tensor& parameter : parameters)
-    if (parameter.requires_grad()) learning.push_back(parameter);
+  const Stopwatch watch;
   const Tensor loss = step.loss(precision);
   StepGradients result{.loss = loss.item<double>()};
-  const std::vector<Tensor> found =
-      torch::autograd::grad({precision.scaled(loss)}, learning, {}, /*retain_graph=*/{},
-                            /*create_graph=*/false, /*allow_unused=*/true);
+  result.gradients = parameter_gradients(*step.network, precision.scaled(loss));
   synchronize(precision.device());
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = watch.seconds();
   const double scale = precision.loss_scale().value_or(1.0);
-  auto next = found.begin();
-  for (const Tensor& parameter : parameters) {
-    Tensor gradient = parameter.requires_grad() ? *next++ : Tensor();
-    if (gradient.defined() && scale != 1.0) gradient = gradient.div(scale);
-    result.gradients.push_back(std::move(gradient));
-  }
+  if (scale != 1.0)
+    for (Tensor& gradient : result.gradients)
+      if (gradient.defined()) gradient = gradient.div(scale);
   return result;
 }
 

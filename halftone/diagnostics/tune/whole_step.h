@@ -5,7 +5,6 @@
 #include <torch/types.h>
 
 #include <memory>
-#include <string>
 
 #include "halftone/diagnostics/tune/step_gradients.h"
 #include "halftone/train/mixed_precision.h"

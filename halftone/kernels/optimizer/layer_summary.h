@@ -32,9 +32,9 @@ struct GradientSummary {
   std::int64_t non_finite = 0;
 };
 
-/// A GradientSummary as one fp64 tensor (7) on the gradient's device; summary_of() reads it. The
-/// gradient is dense and of a floating dtype; fp64 is summed as it is, and its magnitudes are
-/// rounded to fp32. The same bits for any number of threads. Nothing waits for the device.
+/// A GradientSummary as one fp64 tensor (7) on the gradient's device; gradient_summary_of() reads
+/// it. The gradient is dense and of a floating dtype; fp64 is summed as it is, and its magnitudes
+/// are rounded to fp32. The same bits for any number of threads. Nothing waits for the device.
 torch::Tensor gradient_summary(const torch::Tensor& gradient, const FormatFloor& floor);
 
 /// The definition, in plain ATen operations.
