@@ -98,11 +98,11 @@ std::string speed_text(const DoctorReport& report) {
   std::string text = fmt::format(
       "\nspeed      {:.0f} GFLOP/s fp32 multiply-adds at most, {:.1f} GB/s of memory\n\n"
       "one layer's matmuls, forward and backward (1024 x 512 x 1408)\n"
-      "  {:<12} {:>9} {:>9} {:>9} {:>14}\n",
+      "  {:<13} {:>9} {:>9} {:>9} {:>14}\n",
       report.peak_fp32_gflops, report.triad_bytes_per_s / 1e9, "precision", "time", "to fp32",
       "GFLOP/s", "of fp32 peak");
   for (const LayerSpeed& layer : report.layers)
-    text += fmt::format("  {:<12} {:>6.1f} ms {:>8.2f}x {:>9.0f} {:>13.0f}%\n",
+    text += fmt::format("  {:<13} {:>6.1f} ms {:>8.2f}x {:>9.0f} {:>13.0f}%\n",
                         fp32_weights_precision(layer.compute), 1e3 * layer.seconds,
                         layer.seconds / report.layers.front().seconds, layer.gflops,
                         100 * layer.gflops / report.peak_fp32_gflops);
@@ -231,7 +231,7 @@ void add_doctor_command(CLI::App& app) {
       "  halftone doctor --quick\n"
       "  halftone doctor --remeasure --threads 4\n"
       "\n"
-      "Takes about ten seconds, with --quick three; other programs that compute meanwhile lower "
+      "Takes about six seconds, with --quick two; other programs that compute meanwhile lower "
       "every figure.");
   command->callback([arguments] { run_doctor(*arguments); });
 }

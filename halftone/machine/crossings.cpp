@@ -2,10 +2,10 @@
 #include "halftone/machine/crossings.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "halftone/core/error.h"
+#include "halftone/core/stopwatch.h"
 
 namespace halftone {
 namespace {
@@ -45,10 +45,6 @@ std::optional<std::int64_t> size_that_pays(const std::vector<LayerPoint>& points
   return least;
 }
 
-double elapsed_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace
 
 Crossings measure_crossings(const CrossingsOptions& options) {
@@ -65,9 +61,9 @@ Crossings measure_crossings(const CrossingsOptions& options) {
     crossings.by_rows.push_back(point_at(rows, crossings.width, options.formats));
     tell();
   }
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   for (const std::int64_t width : options.widths) {
-    const bool is_late = elapsed_since(start) > options.seconds_of_widths;
+    const bool is_late = watch.seconds() > options.seconds_of_widths;
     if (is_late && crossings.by_width.size() >= kLeastWidths) break;
     crossings.by_width.push_back(point_at(crossings.rows, width, options.formats));
     tell();

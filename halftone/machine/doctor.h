@@ -67,14 +67,15 @@ struct DoctorReport {
 struct DoctorOptions {
   /// Whether the ways of 16-bit matmuls are measured anew as well.
   MatmulRecord record = MatmulRecord::kUse;
-  /// From which width and how many rows a coarser format pays: some five seconds more.
+  /// From which width and how many rows a coarser format pays: some four seconds more.
   bool crossings = true;
   /// What is measured now, and how far all of it has come; may be empty.
   std::function<void(const std::string& stage, double share)> progress;
 };
 
-/// Measures for about three seconds, and with crossings for about eight, with at::get_num_threads()
-/// threads. Throws UserError when HALFTONE_MATMUL names none.
+/// Measures for about two seconds, and with crossings for about six, with at::get_num_threads()
+/// threads (two cores of an EPYC; longer where the ways of 16-bit matmuls are not known yet).
+/// Throws UserError when HALFTONE_MATMUL names none.
 DoctorReport examine_machine(const DoctorOptions& options = {});
 
 }  // namespace halftone

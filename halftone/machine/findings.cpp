@@ -8,7 +8,6 @@
 #include <cmath>
 #include <initializer_list>
 #include <optional>
-#include <utility>
 
 #include "halftone/kernels/gemm/compute_type.h"
 
@@ -78,10 +77,11 @@ void add_threads(const Examination& e, Findings& findings) {
         {"threads",
          fmt::format(
              "an fp32 matmul runs at {:.0f} GFLOP/s on the {} that LibTorch takes{}, and at "
-             "{:.0f} on {}",
+             "{:.0f} on {}{}",
              now, threads_text(e.threads),
              limited ? fmt::format(" (OMP_NUM_THREADS={})", *limited) : "", best->gflops,
-             best->threads),
+             best->threads,
+             best->threads == e.processor.cores && e.threads > best->threads ? ", one a core" : ""),
          fmt::format("train with --threads {}", best->threads), gain});
   }
   const double one = speed_at(e, 1);
@@ -117,14 +117,6 @@ void add_limits(const Examination& e, Findings& findings) {
          fmt::format("the process may run on {} of the machine's {} hardware threads", allowed,
                      e.processor.threads),
          "lift the limit (taskset, cpuset of the container) if it is not meant", 0});
-  if (e.threads > e.processor.cores && e.processor.threads > e.processor.cores)
-    if (const double cores = speed_at(e, e.processor.cores), now = speed_at(e, e.threads);
-        cores > 0 && now > 0 && now < cores)
-      findings.push_back(
-          {"hyperthreads",
-           fmt::format("{} on {} cores compute at {:.0f} GFLOP/s, one a core at {:.0f}",
-                       threads_text(e.threads), e.processor.cores, now, cores),
-           fmt::format("train with --threads {}", e.processor.cores), cores / now});
 }
 
 void add_openmp(const Examination& e, Findings& findings) {
@@ -174,7 +166,7 @@ void add_masks(const Examination& e, Findings& findings) {
                         "LibTorch's own kernels run on AVX2, although the processor has AVX-512",
                         "take a LibTorch that was built with AVX-512 kernels", 0});
   std::vector<std::string> hidden;
-  for (const std::string& name : instruction_sets_of_model(e.settings.processor))
+  for (const std::string& name : instruction_sets_of_model(e.processor.model))
     if (!has_set(e.processor, name)) hidden.push_back(name);
   if (!hidden.empty())
     findings.push_back(
@@ -182,9 +174,9 @@ void add_masks(const Examination& e, Findings& findings) {
          fmt::format(
              "every processor of this model (family {}, model {}) has {}, but this system does "
              "not show {}",
-             e.settings.processor.family, e.settings.processor.model, fmt::join(hidden, " and "),
+             e.processor.model.family, e.processor.model.model, fmt::join(hidden, " and "),
              hidden.size() == 1 ? "it" : "them"),
-         e.settings.processor.is_virtual
+         e.processor.is_virtual
              ? "have the hypervisor pass the processor's features on (for QEMU and KVM: -cpu host)"
              : "look at the firmware's settings and at the kernel's command line (clearcpuid)",
          0});

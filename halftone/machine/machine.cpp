@@ -3,13 +3,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
-#include <iterator>
 #include <limits>
-#include <string>
 #include <system_error>
 
-#include "halftone/system/processor.h"
+#include "halftone/machine/control_groups_impl.h"
+#include "halftone/system/system_text_impl.h"
 
 namespace halftone {
 namespace {
@@ -27,11 +25,6 @@ std::uint64_t limit_in(std::string_view text) {
   return bytes;
 }
 
-std::string text_of(const char* path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 }  // namespace
 
 SystemMemory parse_memory(std::string_view meminfo) {
@@ -43,25 +36,16 @@ SystemMemory parse_memory(std::string_view meminfo) {
   return memory;
 }
 
-SystemMemory system_memory() { return parse_memory(text_of("/proc/meminfo")); }
+SystemMemory system_memory() { return parse_memory(system_text("/proc/meminfo")); }
 
 std::uint64_t memory_limit(const std::filesystem::path& root) {
   std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();
-  for_each_entry(text_of("/proc/self/cgroup"),
-                 [&](std::string_view hierarchy, std::string_view rest) {
-                   // "0::/path" is the hierarchy of version 2, "4:memory:/path" that of version 1.
-                   const bool second = hierarchy == "0" && rest.starts_with(':');
-                   const bool first = rest.starts_with("memory:");
-                   if (!second && !first) return;
-                   const std::filesystem::path top = first ? root / "memory" : root;
-                   std::filesystem::path below = rest.substr(rest.find(':') + 1);
-                   for (below = below.relative_path();; below = below.parent_path()) {
-                     const std::filesystem::path file =
-                         top / below / (first ? "memory.limit_in_bytes" : "memory.max");
-                     limit = std::min(limit, limit_in(text_of(file.c_str())));
-                     if (below.empty()) break;
-                   }
-                 });
+  for_each_control_group(root, system_text("/proc/self/cgroup"), "memory",
+                         [&](const std::filesystem::path& group, bool is_first_version) {
+                           const char* const file =
+                               is_first_version ? "memory.limit_in_bytes" : "memory.max";
+                           limit = std::min(limit, limit_in(system_text(group / file)));
+                         });
   return limit;
 }
 

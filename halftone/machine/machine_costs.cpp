@@ -7,32 +7,23 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <limits>
 #include <set>
+#include <utility>
+
+#include "halftone/core/median.h"
+#include "halftone/core/stopwatch.h"
 
 namespace halftone {
 namespace {
-
-using Instant = std::chrono::steady_clock::time_point;
-
-Instant instant() { return std::chrono::steady_clock::now(); }
-
-double seconds_from(Instant start) {
-  return std::chrono::duration<double>(instant() - start).count();
-}
 
 /// The least of `tries` times of `work`, in seconds.
 template <class Work>
 double least_seconds(int tries, const Work& work) {
   double least = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < tries; ++i) {
-    const Instant start = instant();
-    work();
-    least = std::min(least, seconds_from(start));
-  }
+  for (int i = 0; i < tries; ++i) least = std::min(least, seconds_of_call(work));
   return least;
 }
 
@@ -72,9 +63,7 @@ class Mapping {
   bool is_there() const { return start_ != nullptr; }
   bool is_advised() const { return is_advised_; }
   double write_seconds(int value) const {
-    const Instant start = instant();
-    std::memset(aligned_, value, kMappedBytes);
-    return seconds_from(start);
+    return seconds_of_call([&] { std::memset(aligned_, value, kMappedBytes); });
   }
 
  private:
@@ -114,9 +103,8 @@ double parallel_loop_seconds() {
   };
   loop();
   std::vector<double> seconds;
-  for (int i = 0; i < kTries; ++i) seconds.push_back(least_seconds(1, loop));
-  std::nth_element(seconds.begin(), seconds.begin() + kTries / 2, seconds.end());
-  return seconds[kTries / 2];  // others on the machine lengthen some of them
+  for (int i = 0; i < kTries; ++i) seconds.push_back(seconds_of_call(loop));
+  return median(std::move(seconds));  // others on the machine lengthen some of them
 }
 
 PageCosts page_costs() {

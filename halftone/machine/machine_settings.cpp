@@ -9,16 +9,15 @@
 
 #include <array>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 
-#include "halftone/system/processor.h"
+#include "halftone/machine/control_groups_impl.h"
+#include "halftone/system/system_text_impl.h"
 
 namespace halftone {
 namespace {
 
-constexpr std::array<const char*, 24> kVariables{"ATEN_CPU_CAPABILITY",
+constexpr std::array<const char*, 18> kVariables{"ATEN_CPU_CAPABILITY",
                                                  "DNNL_MAX_CPU_ISA",
                                                  "ONEDNN_MAX_CPU_ISA",
                                                  "DNNL_DEFAULT_FPMATH_MODE",
@@ -30,23 +29,12 @@ constexpr std::array<const char*, 24> kVariables{"ATEN_CPU_CAPABILITY",
                                                  "OMP_WAIT_POLICY",
                                                  "OMP_PROC_BIND",
                                                  "OMP_PLACES",
-                                                 "OMP_DYNAMIC",
-                                                 "OMP_THREAD_LIMIT",
                                                  "GOMP_CPU_AFFINITY",
-                                                 "GOMP_SPINCOUNT",
                                                  "KMP_AFFINITY",
                                                  "KMP_BLOCKTIME",
-                                                 "MKL_NUM_THREADS",
                                                  "GLIBC_TUNABLES",
-                                                 "HALFTONE_MATMUL",
                                                  "HALFTONE_CPU_GEMM",
-                                                 "HALFTONE_REFERENCE_KERNELS",
-                                                 "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"};
-
-std::string text_in(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
+                                                 "HALFTONE_REFERENCE_KERNELS"};
 
 std::string first_word_of(const std::string& text) {
   std::istringstream words(text);
@@ -54,8 +42,6 @@ std::string first_word_of(const std::string& text) {
   words >> word;
   return word;
 }
-
-int number_of(std::string_view text) { return std::atoi(std::string(text).c_str()); }
 
 std::int64_t affinity_cpus() {
   cpu_set_t cpus;
@@ -81,15 +67,13 @@ std::string fp32_matmul_setting() {
   return set.empty() || set == "none" || set == "default" ? "ieee" : set;
 }
 
-// Of cgroups' version 2, "200000 100000"; of version 1 each in a file.
-double quota_of(const std::filesystem::path& group) {
-  std::istringstream text(text_in(group / "cpu.max"));
+double quota_of(const std::filesystem::path& group, bool is_first_version) {
+  // Version 2 has "200000 100000" in one file, version 1 each number in its own.
+  std::istringstream text(is_first_version ? system_text(group / "cpu.cfs_quota_us") + " " +
+                                                 system_text(group / "cpu.cfs_period_us")
+                                           : system_text(group / "cpu.max"));
   double quota = 0, period = 0;
-  if (text >> quota >> period && quota > 0 && period > 0) return quota / period;
-  std::istringstream first(text_in(group / "cpu.cfs_quota_us") + " " +
-                           text_in(group / "cpu.cfs_period_us"));
-  if (first >> quota >> period && quota > 0 && period > 0) return quota / period;
-  return 0;
+  return text >> quota >> period && quota > 0 && period > 0 ? quota / period : 0;
 }
 
 double tighter(double a, double b) {
@@ -99,38 +83,12 @@ double tighter(double a, double b) {
 
 }  // namespace
 
-ProcessorModel parse_processor_model(std::string_view cpuinfo) {
-  ProcessorModel processor;
-  for_each_entry(cpuinfo, [&](std::string_view key, std::string_view value) {
-    if (key == "vendor_id" && processor.vendor.empty()) processor.vendor = value;
-    if (key == "cpu family" && processor.family == 0) processor.family = number_of(value);
-    if (key == "model" && processor.model == 0) processor.model = number_of(value);
-    if (key == "flags") {
-      std::istringstream words{std::string(value)};
-      for (std::string word; words >> word;)
-        processor.is_virtual = processor.is_virtual || word == "hypervisor";
-    }
-  });
-  return processor;
-}
-
 double cpu_quota_in(const std::filesystem::path& root, std::string_view groups) {
   double quota = 0;
-  for_each_entry(groups, [&](std::string_view hierarchy, std::string_view rest) {
-    const std::size_t colon = rest.find(':');
-    if (colon == std::string_view::npos) return;
-    const std::string_view controllers = rest.substr(0, colon);
-    const bool second = hierarchy == "0" && controllers.empty();
-    const bool first = controllers == "cpu" || controllers == "cpu,cpuacct";
-    if (!second && !first) return;
-    const std::filesystem::path top = first ? root / "cpu" : root;
-    for (std::filesystem::path below =
-             std::filesystem::path(std::string(rest.substr(colon + 1))).relative_path();
-         ; below = below.parent_path()) {
-      quota = tighter(quota, quota_of(top / below));
-      if (below.empty()) break;
-    }
-  });
+  for_each_control_group(root, groups, "cpu",
+                         [&](const std::filesystem::path& group, bool is_first_version) {
+                           quota = tighter(quota, quota_of(group, is_first_version));
+                         });
   return quota;
 }
 
@@ -144,12 +102,11 @@ MachineSettings machine_settings() {
   MachineSettings settings;
   for (const char* name : kVariables)
     if (const char* const value = std::getenv(name)) settings.environment[name] = value;
-  settings.processor = parse_processor_model(text_in("/proc/cpuinfo"));
   settings.allowed_cpus = affinity_cpus();
-  settings.cpu_quota = cpu_quota_in("/sys/fs/cgroup", text_in("/proc/self/cgroup"));
+  settings.cpu_quota = cpu_quota_in("/sys/fs/cgroup", system_text("/proc/self/cgroup"));
   settings.governor =
-      first_word_of(text_in("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
-  settings.large_pages = chosen_word(text_in("/sys/kernel/mm/transparent_hugepage/enabled"));
+      first_word_of(system_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
+  settings.large_pages = chosen_word(system_text("/sys/kernel/mm/transparent_hugepage/enabled"));
   settings.amx_is_granted = amx_granted();
   settings.libtorch_capability = at::get_cpu_capability();
   settings.fp32_matmul = fp32_matmul_setting();

@@ -11,20 +11,9 @@
 
 namespace halftone {
 
-/// What the processor says that it is, beside system/processor.h.
-struct ProcessorModel {
-  std::string vendor;  ///< "AuthenticAMD", "GenuineIntel"
-  int family = 0, model = 0;
-  bool is_virtual = false;  ///< a hypervisor runs below the system
-};
-
-/// From the text of Linux's /proc/cpuinfo.
-ProcessorModel parse_processor_model(std::string_view cpuinfo);
-
 struct MachineSettings {
   /// Of the variables that this knows, those that are set.
   std::map<std::string, std::string> environment;
-  ProcessorModel processor;
   std::int64_t allowed_cpus = 0;  ///< that the process may run on (its affinity); 0: not known
   double cpu_quota = 0;           ///< CPUs' worth of time of its control groups; 0: no limit
   std::string governor;           ///< of the first processor's frequency; empty: not readable

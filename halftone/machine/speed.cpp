@@ -9,11 +9,11 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <limits>
 #include <numeric>
 
 #include "halftone/autocast/autocast.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/machine/speed_impl.h"
@@ -22,13 +22,6 @@ namespace halftone {
 namespace {
 
 using torch::Tensor;
-
-template <class Work>
-double seconds_of(Work&& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 Tensor filled(std::int64_t rows, std::int64_t columns) {
   return at::arange(rows * columns, torch::kFloat).mul_(0.37).sin_().view({rows, columns});
@@ -62,7 +55,7 @@ double peak_fp32_gflops() {
   double best = 0;
   for (int i = 0; i < kTries; ++i) {
     std::vector<double> flops(sinks.size());
-    const double seconds = seconds_of([&] {
+    const double seconds = seconds_of_call([&] {
       at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
         for (auto t = static_cast<std::size_t>(begin); t < static_cast<std::size_t>(end); ++t)
           flops[t] = multiply_adds(kRounds, sinks[t].data());
@@ -81,7 +74,7 @@ double triad_bytes_per_s() {
   constexpr double kBytes = 3.0 * sizeof(float) * kNumbers;
   double best = 0;
   for (int i = 0; i < kTries; ++i) {
-    const double seconds = seconds_of([&] {
+    const double seconds = seconds_of_call([&] {
       at::parallel_for(0, kNumbers, kNumbers / 1024, [&](std::int64_t begin, std::int64_t end) {
         triad(a.data_ptr<float>() + begin, b.const_data_ptr<float>() + begin,
               c.const_data_ptr<float>() + begin, end - begin);
@@ -104,7 +97,7 @@ std::vector<LayerSpeed> layer_speeds(const LayerShape& shape, int rounds,
     speeds.push_back({type, std::numeric_limits<double>::infinity()});
   for (int round = 0; round <= rounds; ++round) {
     for (std::size_t i = 0; i < formats.size(); ++i) {
-      const double seconds = seconds_of([&] { forward_and_backward(layer, formats[i]); });
+      const double seconds = seconds_of_call([&] { forward_and_backward(layer, formats[i]); });
       if (round > 0) speeds[i].seconds = std::min(speeds[i].seconds, seconds);  // 0 warms up
     }
   }

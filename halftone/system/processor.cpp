@@ -4,12 +4,14 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <fstream>
+#include <charconv>
 #include <functional>
 #include <iterator>
 #include <set>
 #include <sstream>
 #include <utility>
+
+#include "halftone/system/system_text_impl.h"
 
 namespace halftone {
 namespace {
@@ -52,6 +54,12 @@ CpuFeatures features_of(const Flags& flags) {
           .amx_fp16 = flags.contains("amx_fp16")};
 }
 
+int number_of(std::string_view text) {
+  int number = 0;
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
+}
+
 bool is_in_signature(std::string_view key) {
   return key == "model name" || key == "cpu family" || key == "model" || key == "stepping";
 }
@@ -65,6 +73,10 @@ Processor parse_processor(std::string_view cpuinfo) {
   for_each_entry(cpuinfo, [&](std::string_view key, std::string_view value) {
     if (key == "processor") ++processor.threads;
     if (key == "model name" && processor.name.empty()) processor.name = value;
+    if (key == "vendor_id" && processor.model.vendor.empty()) processor.model.vendor = value;
+    if (key == "cpu family" && processor.model.family == 0)
+      processor.model.family = number_of(value);
+    if (key == "model" && processor.model.model == 0) processor.model.model = number_of(value);
     if (key == "physical id") package = value;
     if (key == "core id") cores.insert({package, value});
     if (processor.threads <= 1 && is_in_signature(key))
@@ -74,6 +86,7 @@ Processor parse_processor(std::string_view cpuinfo) {
       processor.instruction_sets = known_sets(flags);
       // Arm's words for its features are others.
       if (key == "flags") processor.features = features_of(flags);
+      processor.is_virtual = flags.contains("hypervisor");
       processor.signature += fmt::format(" flags {:x}", std::hash<std::string_view>{}(value));
     }
   });
@@ -83,10 +96,7 @@ Processor parse_processor(std::string_view cpuinfo) {
 }
 
 const Processor& this_processor() {
-  static const Processor processor = [] {
-    std::ifstream file("/proc/cpuinfo");
-    return parse_processor(std::string(std::istreambuf_iterator<char>(file), {}));
-  }();
+  static const Processor processor = parse_processor(system_text("/proc/cpuinfo"));
   return processor;
 }
 

@@ -21,13 +21,21 @@ struct CpuFeatures {
   bool multiplies_fp16() const { return avx512_fp16 || amx_fp16; }
 };
 
+/// The design of an x86-64 CPU, by its maker's numbers.
+struct ProcessorModel {
+  std::string vendor;  ///< "AuthenticAMD", "GenuineIntel"
+  int family = 0, model = 0;
+};
+
 struct Processor {
-  std::string name;          ///< "AMD EPYC"; empty where the system does not say
+  std::string name;  ///< "AMD EPYC"; empty where the system does not say
+  ProcessorModel model;
   std::int64_t cores = 0;    ///< physical ones
   std::int64_t threads = 0;  ///< of the hardware: more than cores with simultaneous threads
   /// Those that matter to training, in the order of their age: "AVX2", "AVX512_BF16", "NEON".
   std::vector<std::string> instruction_sets;
   CpuFeatures features;
+  bool is_virtual = false;  ///< a hypervisor runs below the system
   /// Family, model, stepping and a hash of all flags. The same name can stand for machines whose
   /// hypervisors pass on different instructions.
   std::string signature;
@@ -38,22 +46,5 @@ struct Processor {
 Processor parse_processor(std::string_view cpuinfo);
 /// This machine's, as the system lets programs use it. Read once.
 const Processor& this_processor();
-
-/// Calls `visit(key, value)` for each line "key : value" of a text in the style of Linux's /proc.
-template <class Visit>
-void for_each_entry(std::string_view text, Visit visit) {
-  const auto trimmed = [](std::string_view word) {
-    constexpr std::string_view kBlank = " \t\r";
-    const std::size_t first = word.find_first_not_of(kBlank);
-    if (first == word.npos) return std::string_view();
-    return word.substr(first, word.find_last_not_of(kBlank) - first + 1);
-  };
-  while (!text.empty()) {
-    const std::string_view line = text.substr(0, text.find('\n'));
-    text.remove_prefix(line.size() < text.size() ? line.size() + 1 : line.size());
-    const std::size_t colon = line.find(':');
-    if (colon != line.npos) visit(trimmed(line.substr(0, colon)), trimmed(line.substr(colon + 1)));
-  }
-}
 
 }  // namespace halftone

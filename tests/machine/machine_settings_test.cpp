@@ -14,17 +14,6 @@
 namespace halftone::machine_settings_test {
 namespace {
 
-TEST(ProcessorModel, IsReadFromItsDescription) {
-  const ProcessorModel model = parse_processor_model(
-      "processor : 0\nvendor_id : GenuineIntel\ncpu family : 6\nmodel : 143\nmodel name : Xeon\n"
-      "flags : fpu hypervisor avx2\nprocessor : 1\nmodel : 1\n");
-  EXPECT_EQ(model.vendor, "GenuineIntel");
-  EXPECT_EQ(model.family, 6);
-  EXPECT_EQ(model.model, 143);
-  EXPECT_TRUE(model.is_virtual);
-  EXPECT_FALSE(parse_processor_model("flags : fpu\n").is_virtual);
-}
-
 TEST(CpuQuota, IsTheTightestOfTheControlGroups) {
   const test::TempFolder root;
   EXPECT_EQ(cpu_quota_in(root.path(), "0::/job/step\n"), 0.0);

@@ -74,6 +74,17 @@ TEST(Processor, SignatureTellsMachinesOfOneNameApart) {
   EXPECT_NE(parse_processor(text).signature, parse_processor(fewer).signature);
 }
 
+TEST(Processor, KnowsItsModel) {
+  const Processor processor = parse_processor(
+      "processor : 0\nvendor_id : GenuineIntel\ncpu family : 6\nmodel : 143\nmodel name : Xeon\n"
+      "flags : fpu hypervisor avx2\nprocessor : 1\nmodel : 1\n");
+  EXPECT_EQ(processor.model.vendor, "GenuineIntel");
+  EXPECT_EQ(processor.model.family, 6);
+  EXPECT_EQ(processor.model.model, 143);
+  EXPECT_TRUE(processor.is_virtual);
+  EXPECT_FALSE(parse_processor("flags : fpu\n").is_virtual);
+}
+
 TEST(CpuFeatures, FollowTheFlagsOfTheFirstCore) {
   const CpuFeatures both = parse_processor(
                                "processor\t: 0\nmodel name\t: x avx512_fp16\nflags\t\t: fpu "
