@@ -22,6 +22,7 @@
 #include "halftone/diagnostics/compare/compare_json.h"
 #include "halftone/diagnostics/compare/compare_page.h"
 #include "halftone/precision/policy.h"
+#include "halftone/pretrain/config_precision.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/system/atomic_file.h"
 
@@ -60,9 +61,9 @@ std::vector<std::string> checked_formats(const std::vector<std::string>& names) 
 
 /// Of the precision that is judged, with the meaning of the key loss_scale: a number, or the scale
 /// that the run has now, or the one that a new run begins with.
-std::optional<double> loss_scale_of(const TrainConfig& config, const std::string& precision,
-                                    const std::string& run, const LoadedStep& loaded) {
-  if (!parse_precision(precision).loss_scaling) return std::nullopt;
+std::optional<double> loss_scale_of(const TrainConfig& config, const std::string& run,
+                                    const LoadedStep& loaded) {
+  if (!parse_precision(config.precision).loss_scaling) return std::nullopt;
   if (const std::optional<double> fixed = parse_number(config.loss_scale)) return fixed;
   if (run.empty()) return config.scaler.init_scale;
   const StateDict trainer = load_model_of(checkpoint_folder(run, loaded.optimizer_step())).trainer;
@@ -76,17 +77,18 @@ Comparison compare_step(const CompareArguments& arguments, const StepArguments& 
                          .what_if = checked_formats(arguments.what_if)};
   check_flag("--against", [&] { parse_precision(arguments.against); });
   const TrainConfig config = step_arguments.config();
-  if (step_arguments.has_flag("precision") || config.precision != arguments.against)
-    options.precision = config.precision;
-  if (parse_precision(options.precision).is_mixed()) {
-    options.keep_fp32 = config.keep_fp32;
-    options.layer_precision = config.layer_precision;
-  }
+  const bool is_judged =
+      step_arguments.has_flag("precision") || config.precision != arguments.against;
+  const TrainConfig judged = is_judged ? config : in_precision(config, options.precision);
+  parse_precision(judged.precision);  // refuses auto, before data is read
+  options.precision = judged.precision;
+  options.keep_fp32 = judged.keep_fp32;
+  options.layer_precision = judged.layer_precision;
   StageProgress progress;
   const auto show = [&](const std::string& stage, double share) { progress.show(stage, share); };
   const std::unique_ptr<LoadedStep> loaded = step_arguments.load(config, show);
   title = step_arguments.title(*loaded);
-  options.loss_scale = loss_scale_of(config, options.precision, step_arguments.run(), *loaded);
+  options.loss_scale = loss_scale_of(judged, step_arguments.run(), *loaded);
   options.device = loaded->inputs().device;
   options.progress = show;
   Comparison comparison = compare_precisions(loaded->step(), options);

@@ -2,7 +2,6 @@
 #include "cli/profile_command.h"
 
 #include <fmt/format.h>
-#include <torch/utils.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -205,9 +204,9 @@ void run_profile(const ProfileArguments& arguments, const StepArguments& step) {
   if (config.precision == kAutoPrecision)
     throw UserError("profile: expected a named --precision, got auto; name one that plan lists");
   config = with_joined_micro_batches(std::move(config));
-  const InterruptGuard guard;
   const std::unique_ptr<LoadedStep> loaded = loaded_step(step, config);
   ReadyStep ready(*loaded);
+  const InterruptGuard guard;  // from here on it is looked at between steps
   ProfileReport report{.title = step.title(*loaded), .config = config};
   report.profile = profile_of(ready, arguments);
   if (!arguments.trace.empty()) write_file_atomically(arguments.trace, to_trace(report.profile));

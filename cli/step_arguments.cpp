@@ -10,8 +10,8 @@
 #include <system_error>
 
 #include "halftone/core/error.h"
-#include "halftone/precision/policy.h"
 #include "halftone/pretrain/config_file.h"
+#include "halftone/pretrain/config_precision.h"
 
 namespace halftone::cli {
 namespace {
@@ -51,13 +51,10 @@ std::vector<ConfigAssignment> taken_back(const std::vector<ConfigAssignment>& fl
   // What is not chosen yet takes nothing back: the command says what it wants instead.
   if (precision == flags.end() || precision->value == ConfigValue(std::string(kAutoPrecision)))
     return result;
-  const PrecisionPolicy policy = parse_precision(std::get<std::string>(precision->value));
-  if (!policy.loss_scaling && !was_given(flags, "loss_scale"))
-    result.push_back({"loss_scale", std::string("dynamic"), precision->place});
-  if (!policy.is_mixed() && !was_given(flags, "keep_fp32"))
-    result.push_back({"keep_fp32", std::vector<std::string>{}, precision->place});
-  if (!was_given(flags, "layer_precision"))  // chosen beside the other precision
-    result.push_back({"layer_precision", std::vector<std::string>{}, precision->place});
+  for (const std::string& key : keys_given_up_for(std::get<std::string>(precision->value)))
+    if (!was_given(flags, key))
+      result.push_back(
+          {key, config_field(key, precision->place).get(TrainConfig()), precision->place});
   return result;
 }
 

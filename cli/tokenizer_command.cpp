@@ -8,7 +8,6 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
-#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -18,6 +17,7 @@
 #include "cli/program.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/core/text.h"
 #include "halftone/data/corpus.h"
 #include "halftone/system/file.h"
@@ -98,7 +98,7 @@ void train(const TrainArguments& arguments) {
   if (arguments.invalid_utf8 != "error" && arguments.invalid_utf8 != "replace")
     throw UserError(
         fmt::format("--invalid-utf8: expected error or replace, got '{}'", arguments.invalid_utf8));
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   BpeTrainer trainer({.vocab_size = arguments.vocab_size});
   Corpus corpus({.paths = {arguments.data.begin(), arguments.data.end()},
                  .replace_invalid_utf8 = arguments.invalid_utf8 == "replace"});
@@ -108,9 +108,9 @@ void train(const TrainArguments& arguments) {
                        cli::counted(corpus.files().size(), "file", "files")));
   const Tokenizer tokenizer = trainer.train();
   tokenizer.save(arguments.out);
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  const double seconds = watch.seconds();
   log_note(fmt::format("learned {} tokens in {}, {:.2f} bytes per token; wrote {}",
-                       tokenizer.vocab_size(), format_seconds(taken.count()),
+                       tokenizer.vocab_size(), format_seconds(seconds),
                        bytes_per_token(corpus, tokenizer), arguments.out));
 }
 

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -16,6 +15,7 @@
 #include "cli/tune_text.h"
 #include "halftone/core/error.h"
 #include "halftone/core/message.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/pretrain/config_file.h"
 #include "halftone/pretrain/tuned_run.h"
 #include "halftone/system/atomic_file.h"
@@ -72,7 +72,7 @@ void write_config(const TunedRun& tuned, const StepArguments& step, const std::s
 
 void run_tune(const TuneArguments& arguments, const StepArguments& step) {
   check(arguments);
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   const TrainConfig config = config_of(step);
   if (config.precision == kAutoPrecision)
     throw UserError(
@@ -87,12 +87,12 @@ void run_tune(const TuneArguments& arguments, const StepArguments& step) {
     throw Exit{interrupted_exit_code()};
   };
   const std::unique_ptr<LoadedStep> loaded = step.load(config, show);
-  const std::chrono::duration<double> used = std::chrono::steady_clock::now() - start;
+  const double used = watch.seconds();
   const TunedRun tuned = tune_run(*loaded, {.run = step.run(), .step = loaded->optimizer_step()},
                                   {.error = arguments.error,
                                    .loss_increase = arguments.loss_increase,
                                    .max_seconds = seconds_for(step),
-                                   .used_seconds = used.count(),
+                                   .used_seconds = used,
                                    .progress = show});
   progress.clear();
   if (!arguments.out_config.empty()) write_config(tuned, step, arguments.out_config);

@@ -12,6 +12,7 @@
 #include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/plan/run_plan.h"
 #include "halftone/precision/policy.h"
+#include "halftone/pretrain/config_precision.h"
 #include "halftone/pretrain/plan_request.h"
 #include "halftone/train/step_replay.h"
 
@@ -33,8 +34,7 @@ bool recomputes(const TrainConfig& config) {
 /// `config` as the measurement has it: fp32 weights, and gradients in two precisions in the place
 /// of an optimizer's states.
 TrainConfig measured_config(const TrainConfig& config) {
-  TrainConfig measured = config;
-  measured.precision = PrecisionPolicy().name;
+  TrainConfig measured = in_precision(config, PrecisionPolicy().name);
   measured.memory = {.recompute = recomputes(config) ? "blocks" : "none"};
   return measured;
 }
@@ -44,9 +44,7 @@ std::vector<std::string> candidates(const TrainConfig& config, const PretrainInp
   for (const std::string& name : choosable_precisions(config.memory)) {
     // What is emulated shows what a format does to the numbers, and is never the fastest.
     if (!matmul_format(parse_precision(name).compute).remark(inputs.device).empty()) continue;
-    TrainConfig one = config;
-    one.precision = name;
-    if (fits(one, inputs)) able.push_back(name);
+    if (fits(in_precision(config, name), inputs)) able.push_back(name);
   }
   return able;
 }
@@ -66,7 +64,7 @@ std::vector<std::string> choosable_precisions(const MemoryOptions& memory) {
   return names;
 }
 
-TrainConfig with_chosen_precision(const TrainConfig& config, PretrainInputs& inputs,
+TrainConfig with_chosen_precision(const TrainConfig& config, const PretrainInputs& inputs,
                                   const PreparationProgress& progress) {
   if (config.precision != kAutoPrecision) return config;
   const std::vector<std::string> names = candidates(config, inputs);
@@ -77,7 +75,6 @@ TrainConfig with_chosen_precision(const TrainConfig& config, PretrainInputs& inp
         "takes: name one of them, or reduce batch_size, seq_len or the model",
         names.empty() ? "no precision fits"
                       : "a step in fp32, which the others are compared with, does not fit"));
-  inputs.precision = parse_precision(measured.precision);
   LanguageModeling module = make_module(measured, inputs);
   const TokenLoader loader = make_loader(measured, inputs);
   const auto batch = [&](std::int64_t position) {
@@ -91,10 +88,7 @@ TrainConfig with_chosen_precision(const TrainConfig& config, PretrainInputs& inp
                         .micro_batches = config.accumulate,
                         .progress = progress});
   log_note(fmt::format("precision auto: {}: {}", choice.precision, choice.reason));
-  TrainConfig chosen = config;
-  chosen.precision = choice.precision;
-  inputs.precision = parse_precision(choice.precision);
-  return chosen;
+  return in_precision(config, choice.precision);
 }
 
 }  // namespace halftone

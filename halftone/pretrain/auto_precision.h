@@ -16,10 +16,10 @@ namespace halftone {
 std::vector<std::string> choosable_precisions(const MemoryOptions& memory);
 
 /// `config` with the precision that choose_precision() takes for its model and its first batch,
-/// where it says "auto"; `inputs` get it as well, and a note says which and why. Of the choosable
+/// where it says "auto"; a note says which and why. Of the choosable
 /// ones those take part that fit into the run's memory budget and that the device computes itself.
 /// Throws UserError where none does, and where the measurement would not fit.
-TrainConfig with_chosen_precision(const TrainConfig& config, PretrainInputs& inputs,
+TrainConfig with_chosen_precision(const TrainConfig& config, const PretrainInputs& inputs,
                                   const PreparationProgress& progress = {});
 
 }  // namespace halftone

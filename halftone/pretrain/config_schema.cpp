@@ -11,7 +11,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <system_error>
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
@@ -238,12 +237,6 @@ std::string scaled_precisions() {
   for (const std::string& name : precision_names())
     if (parse_precision(name).loss_scaling) names.push_back(name);
   return fmt::format("{}", fmt::join(names, " and "));
-}
-
-/// That of 32-true stands in for one that is not chosen yet.
-PrecisionPolicy policy_of(const TrainConfig& config) {
-  return config.precision == kAutoPrecision ? PrecisionPolicy{.name = kAutoPrecision}
-                                            : parse_precision(config.precision);
 }
 
 void check_scaler(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {

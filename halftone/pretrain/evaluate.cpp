@@ -4,12 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <numbers>
 
 #include "halftone/core/error.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/nn/evaluation_mode.h"
 #include "halftone/pretrain/non_finite_report.h"
 
@@ -28,7 +28,7 @@ std::int64_t text_bytes(const TokenBatch& batch, const torch::Tensor& bytes_of) 
 EvalResult evaluate(MiniMindLM& model, const TokenLoader& loader, const MixedPrecision& precision,
                     const std::vector<std::int64_t>& token_bytes,
                     const std::function<void(double share)>& on_progress) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   const EvaluationMode mode(*model);
   const torch::Device device = model->parameters().front().device();
   const torch::Tensor bytes_of = torch::tensor(token_bytes);
@@ -57,7 +57,7 @@ EvalResult evaluate(MiniMindLM& model, const TokenLoader& loader, const MixedPre
   result.loss = nats / static_cast<double>(result.tokens);
   result.perplexity = std::min(std::exp(result.loss), std::numeric_limits<double>::max());
   result.bits_per_byte = nats / std::numbers::ln2 / static_cast<double>(result.bytes);
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = watch.seconds();
   return result;
 }
 

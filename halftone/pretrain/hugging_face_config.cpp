@@ -2,11 +2,9 @@
 #include "halftone/pretrain/hugging_face_config.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "halftone/pretrain/foreign_config_impl.h"

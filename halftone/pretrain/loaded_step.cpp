@@ -51,8 +51,11 @@ TrainConfig changed_run_config(const std::string& run,
 }
 
 LoadedStep::LoadedStep(const TrainConfig& config, const PreparationProgress& progress)
+    : LoadedStep(config, prepare_pretraining(config, std::nullopt, progress)) {}
+
+LoadedStep::LoadedStep(const TrainConfig& config, PretrainInputs inputs)
     : config_(config),
-      inputs_(prepare_pretraining(config, std::nullopt, progress)),
+      inputs_(std::move(inputs)),
       module_(make_module(config, inputs_)),
       loader_(make_loader(config, inputs_)),
       task_(module_, loader_) {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,6 +26,8 @@ class LoadedStep {
   /// The first micro-batch of a new run of `config`, with fresh weights or those of `init_from`.
   /// Throws UserError as prepare_pretraining().
   explicit LoadedStep(const TrainConfig& config, const PreparationProgress& progress = {});
+  /// The same on data that is there already.
+  LoadedStep(const TrainConfig& config, PretrainInputs inputs);
   /// The first one that the run in folder `run` takes after its checkpoint of `checkpoint_step`
   /// (the newest, if not given), with the weights of then. `config`: changed_run_config(); where
   /// batch_size, seq_len, pack, shuffle, seed or data are not the run's, the data begins anew.

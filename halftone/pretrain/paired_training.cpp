@@ -2,14 +2,13 @@
 #include "halftone/pretrain/paired_training.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
-#include <optional>
-#include <utility>
 
-#include "halftone/core/error.h"
+#include "halftone/core/median.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/nn/evaluation_mode.h"
 #include "halftone/precision/keep_fp32.h"
+#include "halftone/pretrain/config_precision.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/train/fit_loop.h"
 #include "halftone/train/network_state.h"
@@ -17,25 +16,18 @@
 namespace halftone {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr std::int64_t kValidationBatches = 4;
 constexpr std::int64_t kFewestSteps = 4;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// One of the two.
 class Training {
  public:
-  Training(const TrainConfig& config, PretrainInputs inputs, const TrainingStart& start)
-      : inputs_(with_precision(std::move(inputs), config)),
-        module_(make_module(without_initial_weights(config, start), inputs_)),
-        loader_(make_loader(config, inputs_)),
+  Training(const TrainConfig& config, const PretrainInputs& inputs, const TrainingStart& start)
+      : module_(make_module(without_initial_weights(config, start), inputs)),
+        loader_(make_loader(config, inputs)),
         task_(module_, loader_),
-        precision_(inputs_.precision, trainer_options_for(config).scaler, inputs_.device,
-                   memory_policy(config.memory, inputs_.precision), config.layer_precision) {
+        precision_(policy_of(config), trainer_options_for(config).scaler, inputs.device,
+                   memory_policy(config.memory, policy_of(config)), config.layer_precision) {
     keep_fp32(module_.network(), config.keep_fp32);
     loop_ = std::make_unique<FitLoop>(task_, precision_, options_for(config));
     if (!start.run.empty())
@@ -45,13 +37,9 @@ class Training {
   bool finished() const { return loop_->finished(); }
   void step() { times_.push_back(1e-3 * loop_->step().step_ms); }
 
+  /// The first step is not typical: its memory is new.
   double median_seconds() const {
-    std::vector<double> times = times_;
-    // The first step is not typical: its memory is new.
-    if (times.size() > 1) times.erase(times.begin());
-    const auto middle = times.begin() + std::ssize(times) / 2;
-    std::nth_element(times.begin(), middle, times.end());
-    return *middle;
+    return median({times_.begin() + (times_.size() > 1 ? 1 : 0), times_.end()});
   }
 
   /// The mean loss of the batches after the last one that it trained on.
@@ -73,10 +61,6 @@ class Training {
   }
 
  private:
-  static PretrainInputs with_precision(PretrainInputs inputs, const TrainConfig& config) {
-    inputs.precision = parse_precision(config.precision);
-    return inputs;
-  }
   static TrainConfig without_initial_weights(TrainConfig config, const TrainingStart& start) {
     if (!start.run.empty()) config.init_from.clear();  // they are in the checkpoint
     return config;
@@ -89,7 +73,6 @@ class Training {
             .seed = static_cast<std::uint64_t>(config.seed)};
   }
 
-  PretrainInputs inputs_;
   LanguageModeling module_;
   TokenLoader loader_;
   ModuleTrainingTask<LanguageModeling, TokenLoader> task_;
@@ -104,7 +87,7 @@ PairedTraining train_side_by_side(const TrainConfig& first, const TrainConfig& s
                                   const PretrainInputs& inputs, const TrainingStart& start,
                                   const PairedLimits& limits,
                                   const std::function<void(double share)>& progress) {
-  const Clock::time_point begin = Clock::now();
+  const Stopwatch watch;
   Training one(first, inputs, start), other(second, inputs, start);
   PairedTraining result;
   double pair = 0;  // seconds of the last two steps
@@ -112,16 +95,15 @@ PairedTraining train_side_by_side(const TrainConfig& first, const TrainConfig& s
     // A forward pass is a third of a step, of one micro-batch.
     const double evaluation = static_cast<double>(kValidationBatches) * pair / 3;
     return result.steps >= limits.most_steps ||
-           (result.steps >= kFewestSteps &&
-            seconds_since(begin) + pair + evaluation > limits.seconds);
+           (result.steps >= kFewestSteps && watch.seconds() + pair + evaluation > limits.seconds);
   };
   while (!is_over() && !one.finished() && !other.finished()) {
-    const Clock::time_point now = Clock::now();
+    const Stopwatch turn;
     one.step();
     other.step();
-    pair = seconds_since(now);
+    pair = turn.seconds();
     ++result.steps;
-    if (progress) progress(std::min(1.0, seconds_since(begin) / limits.seconds));
+    if (progress) progress(std::min(1.0, watch.seconds() / limits.seconds));
   }
   if (result.steps == 0) return result;
   result.validation_batches = kValidationBatches;

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <vector>
 
 #include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/pretrain/train_config.h"

@@ -17,6 +17,7 @@
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "halftone/pretrain/auto_precision.h"
 #include "halftone/pretrain/config_file.h"
+#include "halftone/pretrain/config_precision.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/plan_request.h"
 #include "halftone/pretrain/pretrain_inputs.h"
@@ -30,9 +31,9 @@ namespace halftone {
 namespace {
 
 /// "native, attention=upcast": the ways of the 16-bit format that is computed in on a CPU.
-std::string matmul_paths_of(const PretrainInputs& inputs) {
-  const torch::ScalarType compute = inputs.precision.compute_dtype();
-  if (!is_half(compute) || !inputs.device.is_cpu()) return "";
+std::string matmul_paths_of(const TrainConfig& config, torch::Device device) {
+  const torch::ScalarType compute = policy_of(config).compute_dtype();
+  if (!is_half(compute) || !device.is_cpu()) return "";
   return to_string(without_convolutions(cpu_gemm_config().of(compute)));
 }
 
@@ -79,10 +80,10 @@ class PretrainRecord : public Callback {
             .batches_per_epoch = loop.length().batches_per_epoch().value_or(0),
             .total_steps = loop.length().total_steps(),
             .first_step = loop.counters().step + 1,
-            .precision = inputs_.precision.name,
+            .precision = policy_of(config_).name,
             .device = inputs_.device.str(),
             .threads = torch::get_num_threads(),
-            .matmul_paths = matmul_paths_of(inputs_)};
+            .matmul_paths = matmul_paths_of(config_, inputs_.device)};
   }
 
   const TrainConfig& config_;
@@ -107,7 +108,7 @@ std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
                            config.accumulate > 1
                                ? fmt::format(" in each of {} micro-batches", config.accumulate)
                                : "")}};
-  if (const std::string ways = matmul_paths_of(inputs); !ways.empty())
+  if (const std::string ways = matmul_paths_of(config, inputs.device); !ways.empty())
     facts.push_back({"16-bit matmuls", ways});
   return facts;
 }

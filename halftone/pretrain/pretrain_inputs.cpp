@@ -16,6 +16,7 @@
 #include "halftone/models/minimind.h"
 #include "halftone/plan/layer_plan.h"
 #include "halftone/precision/keep_fp32.h"
+#include "halftone/pretrain/config_precision.h"
 #include "halftone/pretrain/plan_request.h"
 #include "halftone/pretrain/trained_model.h"
 #include "halftone/system/file_memory.h"
@@ -71,11 +72,11 @@ GradScalerOptions scaler_options(const TrainConfig& config) {
   return options;
 }
 
-void check_named_modules(const TrainConfig& config, const PrecisionPolicy& precision) {
+void check_named_modules(const TrainConfig& config) {
   if (config.keep_fp32.empty() && config.layer_precision.empty()) return;
   MiniMindLM smallest = smallest_model(config.model);
   check_keep_fp32(*smallest, config.keep_fp32);
-  layer_types(*smallest, config.layer_precision, precision);
+  layer_types(*smallest, config.layer_precision, policy_of(config));
 }
 
 /// With the vocabulary of the tokenizer, if it is known already; else with the smallest that one
@@ -135,15 +136,13 @@ TokenizedData encode_corpus(Corpus& corpus, const TrainConfig& config, const Tok
 PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
                                    const PreparationProgress& progress) {
   const torch::Device device = resolve_device(config.device);
-  const PrecisionPolicy precision =
-      config.precision == kAutoPrecision ? PrecisionPolicy() : parse_precision(config.precision);
   configure_kernels(config.kernels, device);
   check_offload(config.memory.offload);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   std::optional<InitialWeights> weights;
   if (!config.init_from.empty()) weights.emplace(config.init_from);
   Corpus corpus = open_corpus(config);
-  check_named_modules(config, precision);
+  check_named_modules(config);
   if (!tokenizer && !config.tokenizer.empty()) tokenizer = Tokenizer::load(config.tokenizer);
   check_memory_before_data(config, tokenizer);
   if (!tokenizer) tokenizer = train_tokenizer(corpus, config, progress);
@@ -151,7 +150,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
   if (weights) weights->check(model);
   check_memory_budget(config, model);
   TokenizedData data = encode_corpus(corpus, config, *tokenizer, progress);
-  return {*tokenizer, std::move(data), model, precision, device};
+  return {*tokenizer, std::move(data), model, device};
 }
 
 LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs) {
@@ -161,7 +160,7 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
   AdamWOptions adamw{.lr = config.lr,
                      .weight_decay = config.weight_decay,
                      .seed = static_cast<std::uint64_t>(config.seed)};
-  memory_policy(config.memory, inputs.precision).apply_to(adamw);
+  memory_policy(config.memory, policy_of(config)).apply_to(adamw);
   adamw.stochastic_rounding &= config.rounding == "stochastic";
   return {std::move(model),
           {.adamw = adamw,

@@ -12,7 +12,6 @@
 #include "halftone/data/corpus.h"
 #include "halftone/data/token_cache.h"
 #include "halftone/data/token_loader.h"
-#include "halftone/precision/policy.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/train_config.h"
 #include "halftone/tokenizer/tokenizer.h"
@@ -25,7 +24,6 @@ struct PretrainInputs {
   Tokenizer tokenizer;
   TokenizedData data;
   ModelConfig model;
-  PrecisionPolicy precision;
   torch::Device device;
 };
 

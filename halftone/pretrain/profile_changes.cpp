@@ -5,7 +5,6 @@
 #include <torch/utils.h>
 
 #include <algorithm>
-#include <limits>
 #include <thread>
 #include <utility>
 
@@ -19,6 +18,7 @@
 #include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/machine/machine.h"
 #include "halftone/pretrain/auto_precision.h"
+#include "halftone/pretrain/config_precision.h"
 #include "halftone/pretrain/plan_request.h"
 
 namespace halftone {
@@ -31,15 +31,6 @@ double planned_s(const std::optional<RunPlan>& plan, const TrainConfig& config) 
   const std::optional<RecipePlan> recipe =
       plan ? planned_recipe(*plan, config) : std::optional<RecipePlan>();
   return recipe ? recipe->step_s : 0;
-}
-
-TrainConfig in_precision(TrainConfig config, const std::string& precision) {
-  const PrecisionPolicy policy = parse_precision(precision);
-  config.precision = precision;
-  config.layer_precision.clear();
-  if (!policy.loss_scaling) config.loss_scale = "dynamic";
-  if (!policy.is_mixed()) config.keep_fp32.clear();
-  return config;
 }
 
 std::vector<ConfigChange> other_precisions(const TrainConfig& config,

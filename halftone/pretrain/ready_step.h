@@ -28,22 +28,11 @@ class ReadyStep {
   ReadyStep& operator=(const ReadyStep&) = delete;
 
   RepeatedStep& step() { return *repeated_; }
-  const TrainConfig& config() const { return config_; }
 
  private:
-  void prepare(LanguageModeling& module, const TrainingStep& step, torch::Device device);
+  void prepare(LoadedStep& loaded);
 
-  /// Of a configuration that was not loaded.
-  struct Parts {
-    Parts(const TrainConfig& config, PretrainInputs given);
-    PretrainInputs inputs;
-    LanguageModeling module;
-    TokenLoader loader;
-    ModuleTrainingTask<LanguageModeling, TokenLoader> task;
-  };
-
-  TrainConfig config_;
-  std::unique_ptr<Parts> parts_;
+  std::unique_ptr<LoadedStep> own_;  // of a configuration that was not loaded
   std::unique_ptr<MixedPrecision> precision_;
   std::unique_ptr<RepeatedStep> repeated_;
 };

@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/median.h"
 #include "halftone/core/text.h"
+#include "halftone/pretrain/config_precision.h"
 #include "halftone/system/memory.h"
 
 namespace halftone {
@@ -27,13 +29,6 @@ const std::vector<BenchVariant>& recipes() {
     return all;
   }();
   return table;
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 class RunRecorder : public Callback {
@@ -68,13 +63,10 @@ class RunRecorder : public Callback {
 };
 
 /// Adds the run to `runs`; returns whether it was stopped.
-bool train_once(TrainConfig config, PretrainInputs inputs, const BenchVariant& recipe,
+bool train_once(TrainConfig config, const PretrainInputs& inputs, const BenchVariant& recipe,
                 const RecipeOptions& watchers, std::vector<RecipeRun>& runs) {
-  config.precision = recipe.precision;
+  config = in_precision(std::move(config), recipe.precision);
   config.rounding = recipe.rounding;
-  inputs.precision = parse_precision(recipe.precision);
-  if (!inputs.precision.loss_scaling) config.loss_scale = "dynamic";
-  if (!inputs.precision.is_mixed()) config.keep_fp32.clear();
   RecipeRun run{.recipe = recipe.name, .seed = config.seed};
   reset_peak_resident_bytes();
   LanguageModeling module = make_module(config, inputs);

@@ -4,19 +4,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <utility>
 
-#include "halftone/core/error.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/core/text.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/plan_request.h"
 
 namespace halftone {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr double kMeasuringShare = 0.5;  // of the time, for the errors of single layers
 
@@ -60,10 +57,7 @@ class RunTuning {
   }
 
  private:
-  double elapsed() const {
-    return options_.used_seconds +
-           std::chrono::duration<double>(Clock::now() - start_time_).count();
-  }
+  double elapsed() const { return options_.used_seconds + watch_.seconds(); }
 
   void tune() {
     keep_fp32(loaded_.module().network(), reference_.keep_fp32);
@@ -119,7 +113,7 @@ class RunTuning {
   const TrainingStart& start_;
   const TunedRunOptions& options_;
   TrainConfig reference_;
-  Clock::time_point start_time_ = Clock::now();
+  Stopwatch watch_;
   TunedRun result_;
 };
 

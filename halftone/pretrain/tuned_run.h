@@ -2,8 +2,6 @@
 // The precision of each layer for a run or a configuration: what the command tune does.
 #pragma once
 
-#include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 
