@@ -78,6 +78,17 @@ bool is_elsewhere(const OperationCall& call) {
   return false;
 }
 
+/// What the operation gives in fp32. A cast gives what it reads: most of a step's narrow numbers
+/// are casts of weights, and two passes over them are saved.
+std::vector<Tensor> exact_results(const OperationCall& call,
+                                  const std::vector<c10::IValue>& arguments) {
+  if (call.name == "aten::_to_copy")
+    if (const Tensor& source = arguments.front().toTensor();
+        is_readable(source) && !is_narrow(source) && source.is_floating_point())
+      return {source};
+  return computed_wider(*handle_of(call), arguments, fp32_at_least);
+}
+
 }  // namespace
 
 bool Fp32Shadow::may_run_again(const OperationCall& call) {
@@ -108,7 +119,7 @@ void Fp32Shadow::end(const OperationCall& call, const Arguments& arguments, bool
   if (std::none_of(call.outputs.begin(), call.outputs.end(), makes_narrow)) return;
   std::vector<Tensor> exact;
   try {
-    exact = computed_wider(*handle_of(call), arguments.values, fp32_at_least);
+    exact = exact_results(call, arguments.values);
   } catch (const std::exception&) {  // no kernel for fp32
     failed_.insert({call.name, call.overload});
     return;

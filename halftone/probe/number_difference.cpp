@@ -4,45 +4,63 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 
+#include "halftone/core/dtype.h"
 #include "halftone/probe/number_difference_impl.h"
 
 namespace halftone {
 namespace {
 
 constexpr std::int64_t kBlock = 1024;
-constexpr std::size_t kLanes = 16;
+constexpr std::int64_t kLanes = 4;
 
-template <typename Sum>
-double total(const std::array<Sum, kLanes>& lanes) {
+/// Vectors of the compiler, as every instruction set has them.
+using Floats = float __attribute__((vector_size(kLanes * sizeof(float))));
+using Bits = std::int32_t __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
+
+Bits magnitude_bits(Floats numbers) {
+  return reinterpret_cast<Bits>(numbers) & std::numeric_limits<std::int32_t>::max();
+}
+
+/// All ones where the number is neither inf nor nan.
+Bits finite_lanes(Bits magnitudes) {
+  constexpr std::int32_t kInfinity = 0x7f800000;
+  return magnitudes < kInfinity;
+}
+
+Floats chosen(Floats numbers, Bits lanes) {
+  return reinterpret_cast<Floats>(reinterpret_cast<Bits>(numbers) & lanes);
+}
+
+template <typename Vector>
+double total(Vector lanes) {
   double sum = 0.0;
-  for (const Sum lane : lanes) sum += lane;
+  for (std::int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
   return sum;
 }
 
-/// Of at most kBlock numbers. Each lane adds up on its own, which a compiler turns into vectors.
-template <typename Sum>
-NumberDifference block_sums(const float* narrow, const float* wide, std::int64_t count) {
-  std::array<Sum, kLanes> error{}, narrows{}, wides{}, product{};
-  std::array<std::int32_t, kLanes> flushed{}, overflowed{};
-  const auto add = [&](std::size_t lane, float y, float x) {
-    constexpr float kLargest = std::numeric_limits<float>::max();
-    const bool y_finite = std::abs(y) <= kLargest, x_finite = std::abs(x) <= kLargest;
-    const Sum a = y_finite & x_finite ? y : 0.0F, b = y_finite & x_finite ? x : 0.0F;
-    error[lane] += (a - b) * (a - b);
-    narrows[lane] += a * a;
-    wides[lane] += b * b;
-    product[lane] += a * b;
-    flushed[lane] += (y == 0.0F) & (x != 0.0F);
-    overflowed[lane] += !y_finite & x_finite;
-  };
-  std::int64_t i = 0;
-  for (; i + static_cast<std::int64_t>(kLanes) <= count; i += kLanes)
-    for (std::size_t lane = 0; lane < kLanes; ++lane)
-      add(lane, narrow[i + static_cast<std::int64_t>(lane)],
-          wide[i + static_cast<std::int64_t>(lane)]);
-  for (; i < count; ++i) add(0, narrow[i], wide[i]);
+/// Of at most kBlock numbers, in fp32.
+NumberDifference fp32_sums(const float* narrow, const float* wide, std::int64_t count) {
+  Floats error{}, narrows{}, wides{}, product{};
+  Bits flushed{}, overflowed{};
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    Floats y{}, x{};  // zeros behind the end change no sum
+    const std::size_t bytes = sizeof(float) * static_cast<std::size_t>(std::min(kLanes, count - i));
+    std::memcpy(&y, narrow + i, bytes);
+    std::memcpy(&x, wide + i, bytes);
+    const Bits y_bits = magnitude_bits(y), x_bits = magnitude_bits(x);
+    const Bits y_finite = finite_lanes(y_bits), x_finite = finite_lanes(x_bits);
+    const Floats a = chosen(y, y_finite & x_finite), b = chosen(x, y_finite & x_finite);
+    error += (a - b) * (a - b);
+    narrows += a * a;
+    wides += b * b;
+    product += a * b;
+    flushed -= (y_bits == 0) & (x_bits != 0);
+    overflowed -= ~y_finite & x_finite;
+  }
   return {.numbers = count,
           .flushed = static_cast<std::int64_t>(total(flushed)),
           .overflowed = static_cast<std::int64_t>(total(overflowed)),
@@ -52,21 +70,47 @@ NumberDifference block_sums(const float* narrow, const float* wide, std::int64_t
           .product = total(product)};
 }
 
-/// In fp32, unless squares overflow it.
-NumberDifference block_difference(const float* narrow, const float* wide, std::int64_t count) {
-  const NumberDifference sums = block_sums<float>(narrow, wide, count);
-  const bool is_finite =
-      std::isfinite(sums.squared_error + sums.squared_narrow + sums.squared_wide + sums.product);
-  return is_finite ? sums : block_sums<double>(narrow, wide, count);
+/// The sums again in fp64, for squares beyond fp32.
+NumberDifference fp64_sums(NumberDifference sums, const float* narrow, const float* wide) {
+  sums.squared_error = sums.squared_narrow = sums.squared_wide = sums.product = 0.0;
+  for (std::int64_t i = 0; i < sums.numbers; ++i) {
+    if (!std::isfinite(narrow[i]) || !std::isfinite(wide[i])) continue;
+    const double a = narrow[i], b = wide[i];
+    sums.squared_error += (a - b) * (a - b);
+    sums.squared_narrow += a * a;
+    sums.squared_wide += b * b;
+    sums.product += a * b;
+  }
+  return sums;
 }
 
-NumberDifference dense_difference(const float* narrow, const float* wide, std::int64_t count) {
+/// `numbers` as floats: themselves, or in `room` for kBlock of them.
+const float* as_floats(const float* numbers, std::int64_t /*count*/, float* /*room*/) {
+  return numbers;
+}
+template <typename Number>
+const float* as_floats(const Number* numbers, std::int64_t count, float* room) {
+  for (std::int64_t i = 0; i < count; ++i) room[i] = static_cast<float>(numbers[i]);
+  return room;
+}
+
+NumberDifference block_difference(const float* narrow, const float* wide, std::int64_t count) {
+  const NumberDifference sums = fp32_sums(narrow, wide, count);
+  const bool is_finite =
+      std::isfinite(sums.squared_error + sums.squared_narrow + sums.squared_wide + sums.product);
+  return is_finite ? sums : fp64_sums(sums, narrow, wide);
+}
+
+template <typename Narrow>
+NumberDifference dense_difference(const Narrow* narrow, const float* wide, std::int64_t count) {
   return at::parallel_reduce(
       0, (count + kBlock - 1) / kBlock, /*grain_size=*/32, NumberDifference(),
       [&](std::int64_t begin, std::int64_t end, NumberDifference total) {
+        std::array<float, kBlock> room;
         for (std::int64_t block = begin; block < end; ++block) {
-          const std::int64_t at = block * kBlock;
-          total += block_difference(narrow + at, wide + at, std::min(kBlock, count - at));
+          const std::int64_t at = block * kBlock, numbers = std::min(kBlock, count - at);
+          total +=
+              block_difference(as_floats(narrow + at, numbers, room.data()), wide + at, numbers);
         }
         return total;
       },
@@ -100,9 +144,16 @@ double NumberDifference::cosine() const {
 NumberDifference difference(const torch::Tensor& narrow, const torch::Tensor& wide) {
   // On the CPU: what comes from a device is for sampled steps.
   const auto on_cpu = torch::TensorOptions(torch::kCPU).dtype(torch::kFloat);
-  const torch::Tensor a = narrow.detach().to(on_cpu).contiguous();
   const torch::Tensor b = wide.detach().to(on_cpu).contiguous();
-  return dense_difference(a.const_data_ptr<float>(), b.const_data_ptr<float>(), a.numel());
+  const auto beside = [&]<typename Narrow>(const torch::Tensor& a) {
+    return dense_difference(a.const_data_ptr<Narrow>(), b.const_data_ptr<float>(), a.numel());
+  };
+  if (is_half(narrow.scalar_type())) {  // widened block by block: a copy would cost more
+    const torch::Tensor a = narrow.detach().to(torch::kCPU).contiguous();
+    return a.scalar_type() == torch::kHalf ? beside.operator()<at::Half>(a)
+                                           : beside.operator()<at::BFloat16>(a);
+  }
+  return beside.operator()<float>(narrow.detach().to(on_cpu).contiguous());
 }
 
 }  // namespace halftone
