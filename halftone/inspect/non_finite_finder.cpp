@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/inspect/non_finite_finder.h"
 
-#include <torch/csrc/autograd/autograd.h>
-
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -12,6 +10,7 @@
 #include "halftone/inspect/finite_scan_impl.h"
 #include "halftone/inspect/non_finite_watch_impl.h"
 #include "halftone/inspect/operation_observer_impl.h"
+#include "halftone/inspect/parameter_gradients_impl.h"
 
 namespace halftone {
 namespace {
@@ -66,13 +65,6 @@ std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& mo
   const std::lock_guard lock(one_at_a_time);
   const torch::AutoGradMode with_grad(true);
   if (auto origin = find_bad_parameters(module)) return origin;
-  std::vector<std::string> names;
-  std::vector<torch::Tensor> parameters;
-  for (const auto& item : module.named_parameters()) {
-    if (!item.value().requires_grad()) continue;
-    names.push_back(item.key());
-    parameters.push_back(item.value());
-  }
   const auto watch = std::make_shared<NonFiniteWatch>(module);
   std::vector<torch::Tensor> gradients;
   {
@@ -81,10 +73,9 @@ std::optional<NonFiniteOrigin> find_first_non_finite(const torch::nn::Module& mo
     HALFTONE_CHECK(result.defined() && result.numel() == 1,
                    "[find_first_non_finite] expected the function to return the loss, one element");
     if (const auto label = unobserved_label(*watch, result)) return label->origin;
-    gradients = torch::autograd::grad({result.reshape({})}, parameters, {}, /*retain_graph=*/{},
-                                      /*create_graph=*/false, /*allow_unused=*/true);
+    gradients = parameter_gradients(module, result.reshape({}));
   }
-  return first_of(*watch, names, gradients);
+  return first_of(*watch, module.named_parameters().keys(), gradients);
 }
 
 }  // namespace halftone

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <exception>
 #include <string_view>
 #include <utility>
 
+#include "halftone/core/stopwatch.h"
 #include "halftone/inspect/finite_scan_impl.h"
 #include "halftone/inspect/operation_kinds_impl.h"
 #include "halftone/probe/probe_reader_impl.h"
@@ -16,16 +16,10 @@
 namespace halftone {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 /// Of LibTorch's own part of a report, the boxing of arguments above all.
 constexpr double kReportSeconds = 3e-6;
 constexpr std::int64_t kMostLabels = 100000;  // whose births are remembered
 constexpr std::string_view kLeafStep = "torch::autograd::AccumulateGrad";
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// What the probe computes is not the program's: no mode of Python sees it.
 c10::DispatchKeySet modes_of_python() {
@@ -120,14 +114,14 @@ void ProbeReader::after_fork(bool is_child) {
 void ProbeReader::on_begin(const OperationCall& call, const OpenCall& open) {
   Frame frame;
   if (!is_off_) {
-    const Clock::time_point start = Clock::now();
+    const Stopwatch watch;
     const c10::impl::ExcludeDispatchKeyGuard unseen(modes_of_python());
     try {
       frame = begin(call, open);
     } catch (const std::exception& error) {
       fail(error.what());
     }
-    step_watched_ += seconds_since(start) + kReportSeconds;
+    step_watched_ += watch.seconds() + kReportSeconds;
   }
   if (is_off_) events_.stop();
   frames().push_back(std::move(frame));
@@ -138,14 +132,14 @@ void ProbeReader::on_end(const OperationCall& call, const OpenCall& open) {
   const Frame frame = std::move(frames().back());
   frames().pop_back();
   if (is_off_ || !(frame.searches || frame.samples)) return;
-  const Clock::time_point start = Clock::now();
+  const Stopwatch watch;
   const c10::impl::ExcludeDispatchKeyGuard unseen(modes_of_python());
   try {
     end(call, open, frame);
   } catch (const std::exception& error) {
     fail(error.what());
   }
-  step_watched_ += seconds_since(start);
+  step_watched_ += watch.seconds();
 }
 
 ProbeReader::Frame ProbeReader::begin(const OperationCall& call, const OpenCall& open) {
@@ -171,9 +165,9 @@ ProbeReader::Frame ProbeReader::begin(const OperationCall& call, const OpenCall&
   const bool is_inside = std::any_of(frames().begin(), frames().end(),
                                      [](const Frame& outer) { return outer.shadow.is_wanted; });
   if (frame.samples && shadows && is_operation && !is_inside) {
-    const Clock::time_point start = Clock::now();
+    const Stopwatch watch;
     frame.shadow = shadow_.begin(call);
-    step_shadowed_ += seconds_since(start);
+    step_shadowed_ += watch.seconds();
   }
   return frame;
 }
@@ -188,9 +182,9 @@ void ProbeReader::end(const OperationCall& call, const OpenCall& open, const Fra
   const bool is_again = !open_calls().empty() && open_calls().back().name == call.name;
   if (is_operation && options_.census && !is_again) census_.count(call);
   if (!frame.shadow.is_wanted) return;
-  const Clock::time_point start = Clock::now();
+  const Stopwatch watch;
   shadow_.end(call, frame.shadow, is_in_backward());
-  step_shadowed_ += seconds_since(start);
+  step_shadowed_ += watch.seconds();
 }
 
 // ---- steps
