@@ -42,15 +42,15 @@ double total(Vector lanes) {
   return sum;
 }
 
-/// Of at most kBlock numbers, in fp32.
-NumberDifference fp32_sums(const float* narrow, const float* wide, std::int64_t count) {
+/// Sums over numbers side by side, in fp32.
+struct LaneSums {
   Floats error{}, narrows{}, wides{}, product{};
   Bits flushed{}, overflowed{};
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    Floats y{}, x{};  // zeros behind the end change no sum
-    const std::size_t bytes = sizeof(float) * static_cast<std::size_t>(std::min(kLanes, count - i));
-    std::memcpy(&y, narrow + i, bytes);
-    std::memcpy(&x, wide + i, bytes);
+
+  void add(const float* narrow, const float* wide) {
+    Floats y, x;
+    std::memcpy(&y, narrow, sizeof y);
+    std::memcpy(&x, wide, sizeof x);
     const Bits y_bits = magnitude_bits(y), x_bits = magnitude_bits(x);
     const Bits y_finite = finite_lanes(y_bits), x_finite = finite_lanes(x_bits);
     const Floats a = chosen(y, y_finite & x_finite), b = chosen(x, y_finite & x_finite);
@@ -61,13 +61,25 @@ NumberDifference fp32_sums(const float* narrow, const float* wide, std::int64_t 
     flushed -= (y_bits == 0) & (x_bits != 0);
     overflowed -= ~y_finite & x_finite;
   }
+};
+
+/// Of at most kBlock numbers, in fp32.
+NumberDifference fp32_sums(const float* narrow, const float* wide, std::int64_t count) {
+  LaneSums sums;
+  const std::int64_t whole = count / kLanes * kLanes;
+  for (std::int64_t i = 0; i < whole; i += kLanes) sums.add(narrow + i, wide + i);
+  // Zeros behind the end change no sum.
+  std::array<float, kLanes> last_narrow{}, last_wide{};
+  std::copy(narrow + whole, narrow + count, last_narrow.begin());
+  std::copy(wide + whole, wide + count, last_wide.begin());
+  sums.add(last_narrow.data(), last_wide.data());
   return {.numbers = count,
-          .flushed = static_cast<std::int64_t>(total(flushed)),
-          .overflowed = static_cast<std::int64_t>(total(overflowed)),
-          .squared_error = total(error),
-          .squared_narrow = total(narrows),
-          .squared_wide = total(wides),
-          .product = total(product)};
+          .flushed = static_cast<std::int64_t>(total(sums.flushed)),
+          .overflowed = static_cast<std::int64_t>(total(sums.overflowed)),
+          .squared_error = total(sums.error),
+          .squared_narrow = total(sums.narrows),
+          .squared_wide = total(sums.wides),
+          .product = total(sums.product)};
 }
 
 /// The sums again in fp64, for squares beyond fp32.
