@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// MiniMind's chat format of the V2 family:
-//   <s>system\n{text}</s>\n                       always there, with a default text
-//   <s>user\n{text}</s>\n<s>assistant\n           each question
-//   {text}</s>\n                                  each answer
-// (2504 has <|im_start|> and <|im_end|> in place of <s> and </s>.)
+// How a chat becomes one text. The formats differ in what ChatTemplate says as data:
+//
+//   MiniMind V2    <s>system\n{text}</s>\n                      always there, with a default text
+//                  <s>user\n{text}</s>\n<s>assistant\n          each question
+//                  {text}</s>\n                                 each answer
+//   2504           the same with <|im_start|> and <|im_end|>
+//   2510, ChatML   <|im_start|>{role}\n{text}<|im_end|>\n       each turn; tools stand in the
+//   system's V3, Qwen3      as 2510; an answer begins with <think>\n{reasoning}\n</think>\n\n
 #pragma once
 
 #include <cstddef>
@@ -14,38 +17,69 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/core/chat_message.h"
+
 namespace halftone {
 
-struct ChatMessage {
-  std::string role;  // "system" (only as the first), "user" or "assistant"
-  std::string content;
-};
+/// Begin and end of a part of a text, in bytes.
+using TextRange = std::pair<std::size_t, std::size_t>;
 
 /// A chat as one text, and which parts of it the messages said.
 struct ChatText {
   std::string text;
-  std::vector<std::pair<std::size_t, std::size_t>> contents;  // begin and end, in order
+  std::vector<TextRange> contents;  ///< what messages said, in order
+  /// What the assistant has to say: from behind its header to behind the end mark, in order. An
+  /// answer of V2 that follows no question has no header, and is none.
+  std::vector<TextRange> answers;
 
   /// Whether any byte of [begin, end) comes from a message.
   bool is_content(std::size_t begin, std::size_t end) const;
 };
 
+/// What stands behind the messages.
+enum class ChatPrompt {
+  kNone,      ///< nothing (V2's header of the answer belongs to the question)
+  kAnswer,    ///< where the assistant answers: its header, and an empty thought where it thinks
+  kThinking,  ///< where the assistant thinks first
+};
+
+/// Which answers begin with a thought.
+enum class ChatThinking {
+  kNone,
+  kAlways,             ///< each, if it is an empty one
+  kAfterLastQuestion,  ///< what was thought before an earlier question is left out
+};
+
 struct ChatTemplate {
   std::string bos = "<s>";
   std::string eos = "</s>";
-  std::string default_system = "你是 MiniMind，是一个有用的人工智能助手。";
+  std::string default_system = "你是 MiniMind，是一个有用的人工智能助手。";  ///< empty: none
+  bool question_opens_answer = true;  ///< V2: the header of an answer ends the question before it
+  bool has_tools = false;
+  bool default_system_before_tools = false;  ///< else tools are described without it
+  ChatThinking thinking = ChatThinking::kNone;
 
-  /// The text of `messages`. After a question it ends where the answer begins. Throws UserError for
-  /// another role, or for a system message that is not the first.
-  ChatText render(std::span<const ChatMessage> messages) const;
+  static ChatTemplate minimind_v2();
+  static ChatTemplate minimind_2504();
+  static ChatTemplate minimind_2510();
+  static ChatTemplate minimind_v3();
+  static ChatTemplate qwen2();
+  static ChatTemplate qwen3();
 
-  /// The same as a Jinja template for tokenizer_config.json.
+  /// The text of `messages`. Throws UserError that names the message: a role or a part that this
+  /// format has no place for, V2's system message that is not the first, tools that are no JSON.
+  ChatText render(std::span<const ChatMessage> messages,
+                  ChatPrompt prompt = ChatPrompt::kNone) const;
+
+  /// The same as a Jinja template for tokenizer_config.json. Its variables are those of Hugging
+  /// Face: messages, tools, add_generation_prompt, and enable_thinking or open_thinking.
   std::string jinja() const;
 };
 
-/// Reads the default system text out of a template of this family that uses `bos` and `eos`;
-/// nothing when `jinja` is of another family (with tools or thinking, say).
-std::optional<ChatTemplate> recognise_chat_template(std::string_view jinja, std::string bos,
-                                                    std::string eos);
+/// The format of a Jinja template, whose marks are `bos` and `eos`: one that jinja() wrote, or that
+/// of MiniMind V2, 2504, 2510 and V3, of Qwen2.5 and of Qwen3, each with any default system text.
+/// They are compared whole: nothing for every other template.
+std::optional<ChatTemplate> recognise_chat_template(std::string_view jinja, const std::string& bos,
+                                                    const std::string& eos);
 
 }  // namespace halftone

@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 #include <unicode/utf8.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/system/atomic_file.h"
@@ -88,6 +91,77 @@ class Encoder {
   const AddedTokens& added_;
   std::vector<std::int32_t> ids_;
   std::vector<std::int32_t> word_;
+};
+
+/// Encodes a chat: the stretches of text between the marks that are special tokens.
+class ChatEncoder {
+ public:
+  ChatEncoder(const TokenizerState& state, ChatText chat) : state_(state), chat_(std::move(chat)) {}
+
+  ChatIds encode() {
+    std::size_t done = 0;
+    for (std::size_t at = 0; const auto match = state_.special_added.find(chat_.text, at);) {
+      at = match->end;
+      if (chat_.is_content(match->begin, match->end)) continue;
+      add_text(done, match->begin);
+      add({match->id}, is_answer(match->begin) ? 0 : 1);
+      done = match->end;
+    }
+    add_text(done, chat_.text.size());
+    return std::move(result_);
+  }
+
+ private:
+  /// The answer that `at` lies in or before.
+  const TextRange* next_answer(std::size_t at) {
+    while (next_ < chat_.answers.size() && chat_.answers[next_].second <= at) ++next_;
+    return next_ < chat_.answers.size() ? &chat_.answers[next_] : nullptr;
+  }
+
+  bool is_answer(std::size_t at) {
+    const TextRange* const answer = next_answer(at);
+    return answer != nullptr && answer->first <= at;
+  }
+
+  void add_text(std::size_t begin, std::size_t end) {
+    if (begin == end) return;
+    const std::string_view text = std::string_view(chat_.text).substr(begin, end - begin);
+    const std::vector<std::int32_t> ids = encoded(text);
+    const TextRange* const answer = next_answer(begin);
+    // An answer ends with a mark: what begins in this stretch goes on to its end.
+    if (answer == nullptr || answer->first >= end) return add(ids, ids.size());
+    add(ids, answer->first <= begin ? 0 : ids_before(answer->first - begin, text, ids));
+  }
+
+  std::vector<std::int32_t> encoded(std::string_view text) const {
+    Encoder encoder(state_, SpecialTokenParsing::kText);
+    encoder.add(text);
+    return encoder.take();
+  }
+
+  /// How many ids begin in the first `count` bytes of `text`.
+  std::size_t ids_before(std::size_t count, std::string_view text,
+                         const std::vector<std::int32_t>& ids) const {
+    std::size_t bytes = 0, before = 0;
+    for (const std::int32_t id : ids) {
+      before += bytes < count ? 1 : 0;
+      bytes += state_.tokens[static_cast<std::size_t>(id)].bytes.size();
+    }
+    // Where the vocabulary lacks bytes, or the encoder adds some, they do not tell.
+    return bytes == text.size() ? before
+                                : std::min(ids.size(), encoded(text.substr(0, count)).size());
+  }
+
+  void add(const std::vector<std::int32_t>& ids, std::size_t before_answer) {
+    result_.ids.insert(result_.ids.end(), ids.begin(), ids.end());
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      result_.is_answer.push_back(i < before_answer ? 0 : 1);
+  }
+
+  const TokenizerState& state_;
+  ChatText chat_;
+  std::size_t next_ = 0;  // of its answers
+  ChatIds result_;
 };
 
 const TokenizerState::Token* token_at(const TokenizerState& state, std::int32_t id) {
@@ -196,25 +270,23 @@ bool Tokenizer::is_special(std::int32_t id) const { return state_->is_special(id
 
 const std::string& Tokenizer::json() const { return state_->json; }
 
-std::vector<std::int32_t> Tokenizer::encode_chat(std::span<const ChatMessage> messages) const {
+const ChatTemplate& Tokenizer::chat_template() const {
   if (!state_->chat)
     throw UserError(
-        fmt::format("{}: its chat_template is not of MiniMind's V2 family, the only one "
-                    "that is supported; remove it from tokenizer_config.json to use "
+        fmt::format("{}: the chat_template in its tokenizer_config.json is none of those that are "
+                    "known (MiniMind's of V2, 2504, 2510 and V3); take it out there to use "
                     "MiniMind's",
                     state_->origin));
-  const ChatText chat = state_->chat->render(messages);
-  Encoder encoder(*state_, SpecialTokenParsing::kText);
-  std::size_t done = 0;
-  for (std::size_t at = 0; const auto match = state_->special_added.find(chat.text, at);) {
-    at = match->end;
-    if (chat.is_content(match->begin, match->end)) continue;
-    encoder.add(std::string_view(chat.text).substr(done, match->begin - done));
-    encoder.add_token(match->id);
-    done = match->end;
-  }
-  encoder.add(std::string_view(chat.text).substr(done));
-  return encoder.take();
+  return *state_->chat;
+}
+
+std::vector<std::int32_t> Tokenizer::encode_chat(std::span<const ChatMessage> messages,
+                                                 ChatPrompt prompt) const {
+  return ChatEncoder(*state_, chat_template().render(messages, prompt)).encode().ids;
+}
+
+ChatIds Tokenizer::encode_conversation(std::span<const ChatMessage> messages) const {
+  return ChatEncoder(*state_, chat_template().render(messages)).encode();
 }
 
 std::string StreamDecoder::push(std::int32_t id) {

@@ -27,6 +27,13 @@ enum class SpecialTokenParsing {
   kTokens,  ///< as the token
 };
 
+/// A chat as ids. `is_answer` has one entry for each id: 1 where the assistant has to say it, from
+/// the first id behind its header to the end mark.
+struct ChatIds {
+  std::vector<std::int32_t> ids;
+  std::vector<std::uint8_t> is_answer;
+};
+
 struct TokenizerState;
 
 /// A byte-level BPE tokenizer in Hugging Face form. Gives the ids that the `tokenizers` package
@@ -83,10 +90,18 @@ class Tokenizer {
   /// The text of tokenizer.json: equal texts encode equally.
   const std::string& json() const;
 
-  /// Ids of `messages` in MiniMind's chat format. The template's marks are tokens; what the
-  /// messages say is text. Throws UserError when the tokenizer's own chat template is of another
-  /// family.
-  std::vector<std::int32_t> encode_chat(std::span<const ChatMessage> messages) const;
+  /// Ids of `messages` in the format of the tokenizer's chat template. The template's marks are
+  /// tokens; what the messages say is text. Throws what chat_template() and ChatTemplate::render()
+  /// throw.
+  std::vector<std::int32_t> encode_chat(std::span<const ChatMessage> messages,
+                                        ChatPrompt prompt = ChatPrompt::kAnswer) const;
+
+  /// The same of a whole chat, to learn from. A token that begins before an answer is none of it.
+  ChatIds encode_conversation(std::span<const ChatMessage> messages) const;
+
+  /// As tokenizer_config.json says, else MiniMind's for these tokens. Throws UserError when it is
+  /// none that recognise_chat_template() knows.
+  const ChatTemplate& chat_template() const;
 
  private:
   explicit Tokenizer(std::shared_ptr<const TokenizerState> state) : state_(std::move(state)) {}

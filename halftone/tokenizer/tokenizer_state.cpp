@@ -125,16 +125,23 @@ std::optional<std::string> spelling_of(const TokenizerState& state, std::int32_t
   return state.tokens[static_cast<std::size_t>(id)].spelling;
 }
 
+// That of MiniMind's generation whose tokens these are.
+ChatTemplate default_chat(const TokenizerState& state, const std::string& bos,
+                          const std::string& eos) {
+  ChatTemplate chat = bos != "<|im_start|>"               ? ChatTemplate::minimind_v2()
+                      : state.find("<think>") != kNoToken ? ChatTemplate::minimind_v3()
+                                                          : ChatTemplate::minimind_2504();
+  chat.bos = bos;
+  chat.eos = eos;
+  return chat;
+}
+
 void add_chat(TokenizerState& state, const TokenizerConfig& config) {
   const auto bos = spelling_of(state, state.bos);
   const auto eos = spelling_of(state, state.eos);
   if (!bos || !eos) return;
-  if (config.chat_template) {
-    state.chat = recognise_chat_template(*config.chat_template, *bos, *eos);
-    return;
-  }
-  state.chat = ChatTemplate{.bos = *bos, .eos = *eos};
-  if (*bos == "<|im_start|>") state.chat->default_system = "You are a helpful assistant";
+  state.chat = config.chat_template ? recognise_chat_template(*config.chat_template, *bos, *eos)
+                                    : default_chat(state, *bos, *eos);
 }
 
 std::string default_config(const TokenizerState& state, const TokenizerSpec& spec) {

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Private to this room.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace halftone {
+
+/// `value` as Python's json.dumps(value, ensure_ascii=False) writes it, which is what chat
+/// templates call tojson.
+std::string python_json(const nlohmann::ordered_json& value);
+
+/// Parses `text`, members in their order. Throws UserError, which begins with `origin`, where it is
+/// not JSON, or is nested too deeply.
+nlohmann::ordered_json parse_ordered_json(const std::string& text, const std::string& origin);
+
+}  // namespace halftone
