@@ -140,10 +140,15 @@ TrainConfig bench_config(const ConfigArguments& flags) {
           "bench: {} is not for this command: it trains the recipes of --recipes with the seeds of "
           "--seeds for --max-steps each",
           flag_of(key)));
-  for (const char* key : {"out", "overwrite", "save_every", "keep_checkpoints", "watch"})
+  for (const char* key :
+       {"out", "overwrite", "save_every", "keep_checkpoints", "watch", "tensorboard"})
     if (was_given(given, key))
       throw UserError(
           fmt::format("bench: {} is not for this command: it writes nothing", flag_of(key)));
+  for (const char* key : {"val_data", "val_split", "val_every", "early_stop"})
+    if (was_given(given, key))
+      throw UserError(fmt::format(
+          "bench: {} is not for this command: it compares the losses of training", flag_of(key)));
   if (was_given(given, "memory_budget"))
     throw UserError(
         "bench: --memory-budget is not for this command: it measures what recipes take, and "

@@ -8,7 +8,9 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/arguments.h"
@@ -20,7 +22,9 @@
 #include "halftone/data/token_loader.h"
 #include "halftone/pretrain/evaluate.h"
 #include "halftone/pretrain/pretrain_inputs.h"
+#include "halftone/pretrain/run_weights.h"
 #include "halftone/pretrain/trained_model.h"
+#include "halftone/pretrain/validation.h"
 #include "halftone/train/mixed_precision.h"
 
 namespace halftone::cli {
@@ -81,9 +85,17 @@ void read_text_as_trained(TrainConfig& config, const TrainedModel& trained,
   if (!was_given(given, "special_tokens")) config.special_tokens = trained.special_tokens;
 }
 
-TokenLoader open_data(const TrainConfig& config, const TrainedModel& trained,
+/// The configuration of the run that the model is of, if it was validated.
+std::optional<TrainConfig> validated_run(const std::string& model) {
+  const auto weights = model.empty() ? std::nullopt : find_run_weights(model);
+  if (!weights) return std::nullopt;
+  TrainConfig config = resume_config(weights->run, {});
+  return has_validation(config) ? std::optional(std::move(config)) : std::nullopt;
+}
+
+/// `corpus` as rows.
+TokenLoader open_data(Corpus corpus, const TrainConfig& config, const TrainedModel& trained,
                       std::int64_t seq_len) {
-  Corpus corpus = open_corpus(config);
   return TokenLoader(
       encode_corpus(corpus, config, trained.tokenizer),
       {.batch_size = config.batch_size, .seq_len = seq_len, .pack = config.pack, .shuffle = false});
@@ -115,7 +127,9 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
   if (has_run) check_no_model_flags(arguments.model, given);
   // A run brings its own model, whose limits hold: those of the default preset say nothing.
   TrainConfig config = has_run ? merge_config(given) : resolve_config(given);
-  require_data(config, "evaluate on");
+  std::optional<TrainConfig> run;  // whose text is taken
+  if (config.data.empty()) run = validated_run(arguments.model);
+  if (!run) require_data(config, "evaluate on");
   const torch::Device device = resolve_device(config.device);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   TrainedModel trained = open_model(arguments, config);
@@ -124,7 +138,8 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
       parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
       device);
   precision.convert_module(*trained.model);
-  const TokenLoader loader = open_data(config, trained, row_length(config, trained, given));
+  const TokenLoader loader = open_data(run ? validation_text(*run) : open_corpus(config), config,
+                                       trained, row_length(config, trained, given));
   ShareProgress progress("evaluating");
   const EvalResult result =
       evaluate(trained.model, loader, precision,
@@ -142,11 +157,15 @@ void add_eval_command(CLI::App& app) {
   auto arguments = std::make_shared<EvalArguments>();
   command
       ->add_option("RUN", arguments->model,
-                   "Run directory, or Hugging Face folder of a MiniMind model")
+                   "Run directory, its best checkpoint (RUN/best), one of RUN/checkpoints, or "
+                   "Hugging Face folder of a MiniMind model")
       ->type_name("");
   auto flags = std::make_shared<ConfigArguments>(*command, kEvalKeys);
   for (const auto& [flag, text] : std::map<std::string, std::string>{
-           {"--data", "What to evaluate on: text or fortune files, .jsonl, folders; repeatable"},
+           {"--data",
+            "What to evaluate on: text or fortune files, .jsonl, folders; repeatable (default: "
+            "what "
+            "the run is validated on)"},
            {"--precision", "Compute in this precision (default: the run's)"},
            {"--seq-len", "Tokens of a row (default: the run's)"},
            {"--special-tokens",
@@ -163,6 +182,7 @@ void add_eval_command(CLI::App& app) {
       "Examples:\n"
       "  halftone eval runs/quickstart --data poems.txt\n"
       "  halftone eval runs/quickstart --data poems.txt --precision 16-mixed --json\n"
+      "  halftone eval runs/poems/best    # on what the run is validated on\n"
       "  halftone eval --init-from model.safetensors --tokenizer tokenizer.json --preset "
       "minimind-26m --data poems.txt");
   command->callback([arguments, flags] { run_eval(*arguments, *flags); });

@@ -126,7 +126,8 @@ void add_generate_command(CLI::App& app) {
   auto arguments = std::make_shared<GenerateArguments>();
   command
       ->add_option("RUN", arguments->run,
-                   "Run directory, or Hugging Face folder of a MiniMind model")
+                   "Run directory, its best checkpoint (RUN/best), one of RUN/checkpoints, or "
+                   "Hugging Face folder of a MiniMind model")
       ->required()
       ->type_name("");
   command->add_option("--prompt", arguments->prompt, "Text to continue; empty: start from nothing")

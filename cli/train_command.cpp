@@ -34,6 +34,9 @@ void report_end(const PretrainResult& result, const std::string& run) {
         "loss {:.3f} -> {:.3f} in {} steps, {} tokens, {}{}\n", *result.first_loss,
         *result.last_loss, result.steps, result.tokens, format_seconds(result.seconds),
         result.skipped_steps > 0 ? fmt::format(", {} steps skipped", result.skipped_steps) : ""));
+  if (result.best)
+    say(fmt::format("best       val_loss {:.4f} at step {}, in {}\n", result.best->loss,
+                    result.best->step, RunPaths{run}.best().string()));
   std::error_code ignored;
   if (const auto report = RunPaths{run}.report(); std::filesystem::is_regular_file(report, ignored))
     say(fmt::format("report     {}\n", report.string()));

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -33,6 +34,25 @@ void hash_file(const std::filesystem::path& path, Hasher& hasher) {
   if (stream.bad()) throw SystemError(fmt::format("cannot read {}", path.string()));
 }
 
+// A plain text file is one sample, however long, unless its paragraphs are.
+std::string empty_part(const CorpusOptions& options, std::uint64_t samples,
+                       const std::vector<CorpusFile>& files) {
+  const SamplePart& part = options.part;
+  const bool holds_out = part.side == SamplePart::Side::kHeldOut;
+  const bool has_whole_files =
+      !options.split_paragraphs && std::any_of(files.begin(), files.end(), [](const auto& file) {
+        return file.kind == CorpusKind::kText;
+      });
+  return fmt::format(
+      "the data has {}, of which a val_split of {} leaves none for {}; {} it, take another seed, "
+      "or "
+      "name text of its own with val_data{}",
+      samples == 1 ? "1 document" : fmt::format("{} documents", samples), part.share,
+      holds_out ? "validation" : "training", holds_out ? "raise" : "lower",
+      has_whole_files ? " (a plain text file is one document; with pack = false each paragraph is)"
+                      : "");
+}
+
 }  // namespace
 
 Corpus::Corpus(CorpusOptions options)
@@ -41,6 +61,16 @@ Corpus::Corpus(CorpusOptions options)
 Corpus::~Corpus() = default;
 Corpus::Corpus(Corpus&&) noexcept = default;
 Corpus& Corpus::operator=(Corpus&&) noexcept = default;
+
+// Files that are named one by one are those that were found, and nothing is said again of what
+// their folders hold beside them.
+Corpus Corpus::other_part(const SamplePart& part) const {
+  CorpusOptions options = options_;
+  options.part = part;
+  options.paths.clear();
+  for (const CorpusFile& file : files_) options.paths.push_back(file.path);
+  return Corpus(std::move(options));
+}
 
 std::uint64_t Corpus::bytes() const {
   std::uint64_t sum = 0;
@@ -61,6 +91,7 @@ std::uint64_t Corpus::content_hash() const {
                                     options_.replace_invalid_utf8, file.bytes));
     hash_file(file.path, hasher);
   }
+  if (!options_.part.is_all()) hasher.update_field(options_.part.identity());
   return hasher.digest();
 }
 
@@ -72,6 +103,7 @@ std::optional<std::string> Corpus::stamp(double settled) const {
   ::clock_gettime(CLOCK_REALTIME, &now);
   std::string text = fmt::format("{} {} {}\n", int{kRuleVersion}, options_.split_paragraphs,
                                  options_.replace_invalid_utf8);
+  if (!options_.part.is_all()) text += options_.part.identity() + "\n";
   for (const CorpusFile& file : files_) {
     struct stat status {};
     if (::stat(file.path.c_str(), &status) != 0) return std::nullopt;
@@ -88,17 +120,28 @@ std::optional<std::string> Corpus::stamp(double settled) const {
   return text;
 }
 
-bool Corpus::next(Document& document) {
+bool Corpus::next_of_any_part(Document& document) {
   for (; file_ < files_.size(); ++file_) {
     if (!reader_) reader_ = open_piece_reader(files_[file_], options_);
     if (reader_->next(document)) return any_ = true;
     reader_.reset();
     bytes_before_ += files_[file_].bytes;
   }
+  return false;
+}
+
+bool Corpus::next(Document& document) {
+  while (next_of_any_part(document)) {
+    if (document.begins) is_in_part_ = options_.part.has(samples_++);
+    if (!is_in_part_) continue;
+    part_is_empty_ = false;
+    return true;
+  }
   if (!any_)
     throw UserError(
         fmt::format("no text found in {}{}; expected at least one line that is not blank",
                     files_[0].path.string(), files_.size() > 1 ? ", ..." : ""));
+  if (part_is_empty_) throw UserError(empty_part(options_, samples_, files_));
   return false;
 }
 
@@ -106,6 +149,7 @@ void Corpus::rewind() {
   reader_.reset();
   file_ = 0;
   bytes_before_ = 0;
+  samples_ = 0;
 }
 
 }  // namespace halftone

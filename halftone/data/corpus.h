@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "halftone/data/corpus_files.h"
+#include "halftone/data/sample_part.h"
 
 namespace halftone {
 
@@ -27,6 +28,7 @@ struct CorpusOptions {
   std::vector<std::filesystem::path> paths;
   bool split_paragraphs = false;
   bool replace_invalid_utf8 = false;  ///< with U+FFFD, instead of an error
+  SamplePart part;                    ///< of the samples: the others are passed over
 };
 
 struct Document {
@@ -44,6 +46,8 @@ class Corpus {
   ~Corpus();
   Corpus(Corpus&&) noexcept;
   Corpus& operator=(Corpus&&) noexcept;
+  /// Another part of the same files, from their start.
+  Corpus other_part(const SamplePart& part) const;
 
   const CorpusOptions& options() const { return options_; }
   const std::vector<CorpusFile>& files() const { return files_; }
@@ -59,7 +63,8 @@ class Corpus {
   std::optional<std::string> stamp(double settled = 2.0) const;
 
   /// The next document, or false after the last. Throws UserError that names file and place: text
-  /// that is not UTF-8, a line that is not JSON or has no "text", no text in all files together.
+  /// that is not UTF-8, a line that is not JSON or has no "text", no text in all files together, no
+  /// sample in options().part.
   bool next(Document& document);
   void rewind();
 
@@ -70,6 +75,11 @@ class Corpus {
   std::size_t file_ = 0;
   std::uint64_t bytes_before_ = 0;  // of the files before files_[file_]
   bool any_ = false;
+  std::uint64_t samples_ = 0;  // begun since the first file, of all parts
+  bool is_in_part_ = true;     // the sample that was begun last
+  bool part_is_empty_ = true;  // so far
+
+  bool next_of_any_part(Document& document);
 };
 
 }  // namespace halftone

@@ -277,6 +277,26 @@ std::vector<ConfigField> data_fields() {
   };
 }
 
+std::vector<ConfigField> validation_fields() {
+  return {
+      input_path(field<&C::val_data>(
+          "val_data", texts("one or more paths"),
+          "text to validate on while training, of the kinds that data takes; repeatable")),
+      field<&C::val_split>(
+          "val_split",
+          number("a number between 0 and 1, such as 0.01", [](double x) { return x > 0 && x < 1; }),
+          "share of the documents of data to validate on instead: the seed chooses "
+          "them, and they are never trained on"),
+      changeable(
+          field<&C::val_every>("val_every", positive_integer(),
+                               "optimizer steps from one validation to the next; without it, "
+                               "those of save_every. The last step has one in any case")),
+      changeable(field<&C::early_stop>(
+          "early_stop", whole(0, "an integer that is 0 or more"),
+          "validations in a row without a lower val_loss that end the run; 0: none do")),
+  };
+}
+
 std::vector<std::string> precision_choices() {
   std::vector<std::string> names = precision_names();
   names.emplace_back(kAutoPrecision);
@@ -435,6 +455,9 @@ std::vector<ConfigField> output_fields() {
       std::move(overwrite),
       changeable(field<&C::log_every>("log_every", positive_integer(),
                                       "optimizer steps from one line of progress to the next")),
+      changeable(field<&C::tensorboard>(
+          "tensorboard", true_or_false(),
+          "event files for TensorBoard, with every log_every-th step and every validation")),
       changeable(with_kind(
           ConfigKind::kWordOrNumber,
           field<&C::watch>("watch", {"off, auto or a number of optimizer steps", is_watch, {}},
@@ -470,6 +493,7 @@ const std::vector<ConfigField>& config_fields() {
     };
     add("Model", model_fields());
     add("Data", data_fields());
+    add("Validation", validation_fields());
     add("Precision", precision_fields());
     add("Memory", memory_fields());
     add("Loss scaler", scaler_fields());

@@ -292,12 +292,28 @@ void check_memory(const TrainConfig& config) {
   if (choosable_precisions(config.memory).empty()) memory_policy(config.memory, PrecisionPolicy());
 }
 
+void check_validation(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  if (!config.val_data.empty() && config.val_split)
+    throw UserError(fmt::format(
+        "{}: val_split holds documents of data out, and val_data names text of its own; give one "
+        "of them",
+        place_of(assignments, "val_split")));
+  if (has_validation(config)) return;
+  const char* const key = config.early_stop > 0 ? "early_stop" : "val_every";
+  if (config.early_stop > 0 || config.val_every)
+    throw UserError(fmt::format(
+        "{}: {} needs text to validate on, got none; add val_split, such as --val-split 0.01, or "
+        "val_data with a file",
+        place_of(assignments, key), key));
+}
+
 // What concerns several keys at once.
 void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   check_scaler(config, assignments);
   check_keep_fp32(config, assignments);
   check_layers(config, assignments);
   check_memory(config);
+  check_validation(config, assignments);
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
   validate(model);
@@ -412,13 +428,16 @@ TrainConfig resume_config(const fs::path& run_dir,
     TrainConfig changed = config;
     apply(assignment, changed);
     if (field.get(changed) == field.get(config)) continue;
-    if (!field.may_change_on_resume)
+    if (!field.may_change_on_resume) {
+      const std::string saved = to_text(field, field.get(config));
       throw UserError(fmt::format(
           "{}: {} is {} in the run '{}' and can't be changed on resume; leave it out, or start a "
           "new run",
-          assignment.place, field.key, to_text(field, field.get(config)), run_dir.string()));
+          assignment.place, field.key, saved.empty() ? "not set" : saved, run_dir.string()));
+    }
     config = std::move(changed);
   }
+  check_validation(config, assignments);
   return config;
 }
 

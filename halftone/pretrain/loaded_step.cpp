@@ -30,8 +30,8 @@ Checkpoint checkpoint_of(const std::string& run, std::optional<std::int64_t> ste
 /// Whether the batches of `config` are those of the run, so that its position means something.
 bool has_batches_of(const TrainConfig& config, const std::string& run) {
   const TrainConfig own = changed_run_config(run, {});
-  constexpr std::array kKeys = {"data",           "pack", "shuffle", "invalid_utf8",
-                                "special_tokens", "seed", "seq_len", "batch_size"};
+  constexpr std::array kKeys = {"data",      "pack", "shuffle", "invalid_utf8", "special_tokens",
+                                "val_split", "seed", "seq_len", "batch_size"};
   return std::all_of(kKeys.begin(), kKeys.end(), [&](const char* key) {
     const ConfigField& field = config_field(key, "compare");
     return field.get(config) == field.get(own);

@@ -19,4 +19,10 @@ std::string origin_of_non_finite(const torch::nn::Module& module,
   return origin ? to_string(*origin) : "a second pass was finite";
 }
 
+std::string non_finite_loss(const BatchLoss& batch, const torch::nn::Module& module,
+                            const std::function<torch::Tensor()>& forward) {
+  return fmt::format("the loss of batch {} is {}: {}", batch.index + 1, batch.loss,
+                     origin_of_non_finite(module, forward));
+}
+
 }  // namespace halftone

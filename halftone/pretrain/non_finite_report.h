@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
+#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -13,5 +14,13 @@ namespace halftone {
 /// weight that holds one, else the operation that made it. Computes `forward` again. For a message.
 std::string origin_of_non_finite(const torch::nn::Module& module,
                                  const std::function<torch::Tensor()>& forward);
+
+struct BatchLoss {
+  std::int64_t index = 0;  // of the batch, from 0
+  double loss = 0;
+};
+/// The message of a batch whose loss is not finite, with where that comes from.
+std::string non_finite_loss(const BatchLoss& batch, const torch::nn::Module& module,
+                            const std::function<torch::Tensor()>& forward);
 
 }  // namespace halftone

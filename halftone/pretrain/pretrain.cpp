@@ -21,10 +21,13 @@
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/plan_request.h"
 #include "halftone/pretrain/pretrain_inputs.h"
+#include "halftone/pretrain/validation.h"
 #include "halftone/run/run_directory.h"
+#include "halftone/train/early_stopping.h"
 #include "halftone/train/layer_statistics.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/run_report.h"
+#include "halftone/train/tensorboard_logger.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone {
@@ -37,14 +40,24 @@ std::string matmul_paths_of(const TrainConfig& config, torch::Device device) {
   return to_string(without_convolutions(cpu_gemm_config().of(compute)));
 }
 
+/// What a run is trained and validated on.
+struct RunData {
+  PretrainInputs inputs;
+  std::optional<ValidationData> validation;
+};
+
 using StartObserver = std::function<void(const RunSummary&)>;
 
 /// Puts the tokenizer into the run, says what is about to be trained, and keeps the result.
 class PretrainRecord : public Callback {
  public:
-  PretrainRecord(const TrainConfig& config, const PretrainInputs& inputs, LanguageModeling& module,
+  PretrainRecord(const TrainConfig& config, const RunData& data, LanguageModeling& module,
                  const StartObserver& on_start)
-      : config_(config), inputs_(inputs), module_(module), on_start_(on_start) {}
+      : config_(config),
+        inputs_(data.inputs),
+        validation_(data.validation),
+        module_(module),
+        on_start_(on_start) {}
 
   void on_fit_start(Trainer& trainer) override {
     const RunPaths& run = trainer.run_directory()->paths();
@@ -83,20 +96,24 @@ class PretrainRecord : public Callback {
             .precision = policy_of(config_).name,
             .device = inputs_.device.str(),
             .threads = torch::get_num_threads(),
-            .matmul_paths = matmul_paths_of(config_, inputs_.device)};
+            .matmul_paths = matmul_paths_of(config_, inputs_.device),
+            .validation_tokens =
+                validation_ ? static_cast<std::int64_t>(validation_->data.tokens->size()) : 0,
+            .validation_every = validation_interval(config_)};
   }
 
   const TrainConfig& config_;
   const PretrainInputs& inputs_;
+  const std::optional<ValidationData>& validation_;
   LanguageModeling& module_;
   const StartObserver& on_start_;
   PretrainResult result_;
 };
 
 /// What the report's head says first.
-std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
-                                               const PretrainInputs& inputs,
+std::vector<RunDescription::Fact> report_facts(const TrainConfig& config, const RunData& data,
                                                LanguageModeling& module) {
+  const PretrainInputs& inputs = data.inputs;
   std::vector<RunDescription::Fact> facts = {
       {"model", fmt::format("{} ({} parameters, vocabulary {})", config.preset,
                             short_count(static_cast<double>(parameter_count(module.model()))),
@@ -108,6 +125,10 @@ std::vector<RunDescription::Fact> report_facts(const TrainConfig& config,
                            config.accumulate > 1
                                ? fmt::format(" in each of {} micro-batches", config.accumulate)
                                : "")}};
+  if (data.validation)
+    facts.push_back(
+        {"validation", fmt::format("{} tokens", short_count(static_cast<double>(
+                                                    data.validation->data.tokens->size())))});
   if (const std::string ways = matmul_paths_of(config, inputs.device); !ways.empty())
     facts.push_back({"16-bit matmuls", ways});
   return facts;
@@ -127,45 +148,103 @@ std::int64_t watch_interval(const TrainConfig& config) {
   return static_cast<std::int64_t>(parse_number(config.watch).value_or(0.0));
 }
 
-PretrainResult fit(const TrainConfig& config, const PretrainInputs& inputs,
-                   const PretrainOptions& options, const FitOptions& how) {
-  check_memory_budget(config, inputs.model);
+/// The callbacks that look at what is validated, and what they have seen.
+struct Watchers {
+  std::shared_ptr<ModelCheckpoint> checkpoint;
+  std::shared_ptr<EarlyStopping> early_stopping;  // if it may end the run
+
+  void add_to(PretrainResult& result, const Trainer& trainer) const {
+    if (const auto best = checkpoint->best()) result.best = {best->step, best->value};
+    result.ended_early =
+        early_stopping && early_stopping->ends_run() && !trainer.stop_signal().has_value();
+    if (result.ended_early) result.stopped = false;
+  }
+};
+
+Watchers make_watchers(const TrainConfig& config) {
+  ModelCheckpointOptions saving{.every_n_steps = config.save_every,
+                                .every_n_epochs = 0,
+                                .keep_last = config.keep_checkpoints};
+  if (has_validation(config)) saving.monitor = kValidationLoss;
+  Watchers watchers{.checkpoint = std::make_shared<ModelCheckpoint>(std::move(saving))};
+  if (config.early_stop > 0)
+    watchers.early_stopping = std::make_shared<EarlyStopping>(
+        EarlyStoppingOptions{.monitor = kValidationLoss,
+                             .patience = config.early_stop,
+                             .check_finite = false,  // it may be finite again
+                             .patience_name = "early_stop"});
+  return watchers;
+}
+
+RunData prepare(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
+                const PreparationProgress& progress) {
+  std::optional<Corpus> own_text = open_validation_text(config);
+  PretrainInputs inputs = prepare_pretraining(config, std::move(tokenizer), progress);
+  auto validation = make_validation_data(config, inputs, std::move(own_text), progress);
+  return {std::move(inputs), std::move(validation)};
+}
+
+/// Those of the run beside the first, `record`, in the order in which they are called.
+std::vector<std::shared_ptr<Callback>> callbacks_of(const TrainConfig& config, const RunData& data,
+                                                    LanguageModeling& module,
+                                                    const Watchers& watchers) {
+  std::vector<std::shared_ptr<Callback>> callbacks;
+  if (config.watch != "off")
+    callbacks.push_back(std::make_shared<LayerStatistics>(
+        LayerStatisticsOptions{.every_n_steps = watch_interval(config)}));
+  if (data.validation)
+    callbacks.push_back(std::make_shared<ValidationRecord>(module, *data.validation));
+  if (watchers.early_stopping) callbacks.push_back(watchers.early_stopping);
+  callbacks.push_back(watchers.checkpoint);
+  callbacks.push_back(std::make_shared<RunReport>(report_facts(config, data, module)));
+  return callbacks;
+}
+
+TrainerOptions options_of(const TrainConfig& config, const PretrainInputs& inputs) {
+  TrainConfig resolved = config;
+  resolved.model = inputs.model;
+  resolved.kernels = kernels_in_force(config.kernels);
+  TrainerOptions options = trainer_options_for(config);
+  set_validation_times(options, config);
+  if (config.tensorboard) options.loggers = {std::make_shared<TensorBoardLogger>()};
+  options.log_every_n_steps = config.log_every;
+  options.default_root_dir = config.out;
+  options.overwrite = config.overwrite;
+  options.config_toml = config_to_toml(resolved);
+  return options;
+}
+
+PretrainResult fit(const TrainConfig& config, RunData& data, const PretrainOptions& options,
+                   const FitOptions& how) {
+  check_memory_budget(config, data.inputs.model);
   if (const std::string names = reference_kernels(); !names.empty())
     log_note(fmt::format("reference kernels: {} as ordinary LibTorch operations", names));
   TrainConfig initial = config;
   if (how.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
-  LanguageModeling module = make_module(initial, inputs);
-  TokenLoader loader = make_loader(config, inputs);
-  TrainConfig resolved = config;
-  resolved.model = inputs.model;
-  resolved.kernels = kernels_in_force(config.kernels);
-  const auto record = std::make_shared<PretrainRecord>(config, inputs, module, options.on_start);
-  TrainerOptions trainer_options = trainer_options_for(config);
-  std::vector<std::shared_ptr<Callback>>& callbacks = trainer_options.callbacks;
-  callbacks = options.callbacks;
-  callbacks.insert(callbacks.begin(), record);
-  if (config.watch != "off")
-    callbacks.push_back(std::make_shared<LayerStatistics>(
-        LayerStatisticsOptions{.every_n_steps = watch_interval(config)}));
-  callbacks.push_back(std::make_shared<ModelCheckpoint>(
-      ModelCheckpointOptions{.every_n_steps = config.save_every,
-                             .every_n_epochs = 0,
-                             .keep_last = config.keep_checkpoints}));
-  callbacks.push_back(std::make_shared<RunReport>(report_facts(config, inputs, module)));
-  trainer_options.default_root_dir = config.out;
-  trainer_options.overwrite = config.overwrite;
-  trainer_options.config_toml = config_to_toml(resolved);
+  LanguageModeling module = make_module(initial, data.inputs);
+  TokenLoader loader = make_loader(config, data.inputs);
+  const auto record = std::make_shared<PretrainRecord>(config, data, module, options.on_start);
+  const Watchers watchers = make_watchers(config);
+  TrainerOptions trainer_options = options_of(config, data.inputs);
+  trainer_options.callbacks = {record};
+  for (const auto& others : {options.callbacks, callbacks_of(config, data, module, watchers)})
+    trainer_options.callbacks.insert(trainer_options.callbacks.end(), others.begin(), others.end());
   Trainer trainer(std::move(trainer_options));
-  trainer.fit(module, loader, how);
-  return record->result();
+  if (data.validation)
+    trainer.fit(module, loader, data.validation->loader, how);
+  else
+    trainer.fit(module, loader, how);
+  PretrainResult result = record->result();
+  watchers.add_to(result, trainer);
+  return result;
 }
 
 /// A run that has no checkpoint yet.
 PretrainResult begin(const TrainConfig& config, const PretrainOptions& options,
                      const FitOptions& how) {
-  PretrainInputs inputs = prepare_pretraining(config, std::nullopt, options.on_preparation);
-  const TrainConfig chosen = with_chosen_precision(config, inputs, options.on_preparation);
-  return fit(chosen, inputs, options, how);
+  RunData data = prepare(config, std::nullopt, options.on_preparation);
+  const TrainConfig chosen = with_chosen_precision(config, data.inputs, options.on_preparation);
+  return fit(chosen, data, options, how);
 }
 
 }  // namespace
@@ -184,9 +263,8 @@ PretrainResult resume_pretraining(const TrainConfig& config, const PretrainOptio
   const RunPaths run = find_run(config.out);
   TrainConfig goes_on = config;
   goes_on.init_from.clear();  // the checkpoint has its weights: the file may be gone
-  return fit(config,
-             prepare_pretraining(goes_on, Tokenizer::load(run.root), options.on_preparation),
-             options, {.resume = true});
+  RunData data = prepare(goes_on, Tokenizer::load(run.root), options.on_preparation);
+  return fit(config, data, options, {.resume = true});
 }
 
 }  // namespace halftone

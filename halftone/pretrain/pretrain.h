@@ -28,7 +28,9 @@ struct RunSummary {
   std::string precision;
   std::string device;
   std::int64_t threads = 0;
-  std::string matmul_paths;  // how 16-bit matrices are multiplied; empty for 32-true
+  std::string matmul_paths;            // how 16-bit matrices are multiplied; empty for 32-true
+  std::int64_t validation_tokens = 0;  // 0: nothing is validated
+  std::optional<std::int64_t> validation_every;  // steps; nothing: only the last has one
 };
 
 /// Who watches a run. All are called from the training thread.
@@ -39,8 +41,16 @@ struct PretrainOptions {
   std::function<void(const RunSummary& plan)> on_start;  // before on_fit_start; may be empty
 };
 
+/// The lowest loss of a run's validations.
+struct BestValidation {
+  std::int64_t step = 0;
+  double loss = 0;
+};
+
 struct PretrainResult {
-  bool stopped = false;  // by a signal or a callback, before the run's end
+  bool stopped = false;                // by a signal or a callback, before the run's end
+  bool ended_early = false;            // instead: by early_stop
+  std::optional<BestValidation> best;  // whose checkpoint stands in RUN/best
   std::int64_t steps = 0;
   std::int64_t tokens = 0;
   double seconds = 0;                // of training, over all parts of a resumed run

@@ -88,6 +88,14 @@ void check_memory_before_data(const TrainConfig& config,
   check_memory_budget(config, model);
 }
 
+/// Each part must have a document, which is known before the text is encoded.
+void check_split(const TrainConfig& config, const Corpus& corpus) {
+  if (!config.val_split) return;
+  Document document;
+  for (const auto side : {SamplePart::Side::kHeldOut, SamplePart::Side::kOthers})
+    corpus.other_part(held_out_part(config, side)).next(document);
+}
+
 void configure_kernels(const KernelConfig& kernels, torch::Device device) {
   if (!kernels.reference.empty()) configure_reference_kernels(kernels.reference);
   configure_fast_cpu_gemms(kernels.cpu_gemm);
@@ -106,10 +114,18 @@ void check_offload(const std::string& folder) {
 
 }  // namespace
 
+SamplePart held_out_part(const TrainConfig& config, SamplePart::Side side) {
+  return {.side = side,
+          .share = config.val_split.value_or(0),
+          .seed = static_cast<std::uint64_t>(config.seed)};
+}
+
 Corpus open_corpus(const TrainConfig& config) {
-  return Corpus({.paths = {config.data.begin(), config.data.end()},
-                 .split_paragraphs = !config.pack,
-                 .replace_invalid_utf8 = config.invalid_utf8 == "replace"});
+  return Corpus(
+      {.paths = {config.data.begin(), config.data.end()},
+       .split_paragraphs = !config.pack,
+       .replace_invalid_utf8 = config.invalid_utf8 == "replace",
+       .part = config.val_split ? held_out_part(config, SamplePart::Side::kOthers) : SamplePart()});
 }
 
 SpecialTokenParsing special_token_parsing(const TrainConfig& config) {
@@ -141,16 +157,17 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   std::optional<InitialWeights> weights;
   if (!config.init_from.empty()) weights.emplace(config.init_from);
-  Corpus corpus = open_corpus(config);
+  const auto corpus = std::make_shared<Corpus>(open_corpus(config));
   check_named_modules(config);
   if (!tokenizer && !config.tokenizer.empty()) tokenizer = Tokenizer::load(config.tokenizer);
   check_memory_before_data(config, tokenizer);
-  if (!tokenizer) tokenizer = train_tokenizer(corpus, config, progress);
+  check_split(config, *corpus);
+  if (!tokenizer) tokenizer = train_tokenizer(*corpus, config, progress);
   const ModelConfig model = model_for(config, *tokenizer);
   if (weights) weights->check(model);
   check_memory_budget(config, model);
-  TokenizedData data = encode_corpus(corpus, config, *tokenizer, progress);
-  return {*tokenizer, std::move(data), model, device};
+  TokenizedData data = encode_corpus(*corpus, config, *tokenizer, progress);
+  return {*tokenizer, std::move(data), model, device, corpus};
 }
 
 LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs) {
@@ -165,7 +182,10 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
   return {std::move(model),
           {.adamw = adamw,
            .schedule = {.kind = parse_schedule(config.schedule),
-                        .warmup = static_cast<double>(config.warmup)}}};
+                        .warmup = static_cast<double>(config.warmup)},
+           .token_bytes = has_validation(config)
+                              ? token_bytes(inputs.tokenizer, inputs.model.vocab_size)
+                              : std::vector<std::int64_t>()}};
 }
 
 TokenLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs) {

@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -25,6 +26,7 @@ struct PretrainInputs {
   TokenizedData data;
   ModelConfig model;
   torch::Device device;
+  std::shared_ptr<const Corpus> text = nullptr;  // that `data` was made from
 };
 
 using PreparationProgress = std::function<void(const std::string& stage, double share)>;
@@ -35,7 +37,10 @@ using PreparationProgress = std::function<void(const std::string& stage, double 
 PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
                                    const PreparationProgress& progress = {});
 
-/// The text that `config.data` names.
+/// A part of the text that `config.data` names, as `config.val_split` divides it.
+SamplePart held_out_part(const TrainConfig& config, SamplePart::Side side);
+
+/// The text that is trained on: what `config.data` names, without what is held out of it.
 Corpus open_corpus(const TrainConfig& config);
 
 /// The ids of `corpus`; notes how many special tokens the text spells and how they were read.

@@ -46,6 +46,12 @@ struct TrainConfig {
   std::string invalid_utf8 = "error";   // or "replace"
   std::string special_tokens = "text";  // or "tokens": what the data spells like </s>
 
+  // Validation: on text of its own, or on documents held out of `data`.
+  std::vector<std::string> val_data;      // files and folders
+  std::optional<double> val_split;        // share of the documents
+  std::optional<std::int64_t> val_every;  // optimizer steps; nothing: as save_every
+  std::int64_t early_stop = 0;  // validations without a lower loss that end the run; 0: none do
+
   std::string precision = "bf16-mixed";
   std::string rounding = "stochastic";  // of the updates of bf16 weights; or "nearest"
   std::string loss_scale = "dynamic";   // "adaptive", or a fixed scale: "128"
@@ -78,10 +84,16 @@ struct TrainConfig {
   std::string out;  // run directory; resolve_config fills it in when empty
   bool overwrite = false;
   std::int64_t log_every = 10;  // optimizer steps between progress lines
+  bool tensorboard = true;      // event files, of each log_every-th step and each validation
   std::string watch = "off";    // "auto", or optimizer steps between samples of the layers: "100"
   std::string detect_anomaly = "off";  // or "first"
   std::int64_t save_every = 200;       // optimizer steps; 0: only at the end
   std::int64_t keep_checkpoints = 2;
 };
+
+/// Whether there is text to validate on.
+inline bool has_validation(const TrainConfig& config) {
+  return !config.val_data.empty() || config.val_split.has_value();
+}
 
 }  // namespace halftone

@@ -14,6 +14,7 @@
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/config_schema.h"
 #include "halftone/pretrain/hugging_face_config.h"
+#include "halftone/pretrain/run_weights.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/run_directory.h"
 
@@ -55,11 +56,11 @@ TrainedModel load_hugging_face(const std::filesystem::path& folder) {
           .precision = "32-true"};
 }
 
-TrainedModel load_run(const RunPaths& paths) {
-  const TrainConfig config = resume_config(paths.root, {});
-  const Checkpoint checkpoint = load_latest_model(paths.root);
-  return {.model = model_of(config.model, checkpoint.model, paths.root.string()),
-          .tokenizer = Tokenizer::load(paths.root),
+TrainedModel load_run(const RunWeights& weights) {
+  const TrainConfig config = resume_config(weights.run, {});
+  const Checkpoint checkpoint = weights.load();
+  return {.model = model_of(config.model, checkpoint.model, weights.source()),
+          .tokenizer = Tokenizer::load(weights.run),
           .precision = config.precision,
           .seq_len = config.seq_len,
           .pack = config.pack,
@@ -67,15 +68,10 @@ TrainedModel load_run(const RunPaths& paths) {
           .special_tokens = config.special_tokens};
 }
 
-bool is_run_folder(const std::filesystem::path& path) {
-  std::error_code error;
-  return std::filesystem::exists(RunPaths{path}.checkpoints(), error);
-}
-
 /// The model that the weights in a folder were made for, if it says so.
 std::optional<ModelConfig> model_in(const std::filesystem::path& folder) {
   std::error_code error;
-  if (is_run_folder(folder)) return resume_config(folder, {}).model;
+  if (const auto weights = find_run_weights(folder)) return resume_config(weights->run, {}).model;
   if (std::filesystem::exists(folder / "config.json", error))
     return read_hugging_face_config(folder / "config.json").model;
   return std::nullopt;
@@ -90,16 +86,17 @@ std::filesystem::path weights_file(const std::filesystem::path& file_or_folder) 
 }  // namespace
 
 TrainedModel load_trained_model(const std::filesystem::path& folder) {
-  return std::filesystem::exists(folder / "config.json") ? load_hugging_face(folder)
-                                                         : load_run(find_run(folder));
+  if (std::filesystem::exists(folder / "config.json")) return load_hugging_face(folder);
+  if (const auto weights = find_run_weights(folder)) return load_run(*weights);
+  return load_run({.run = find_run(folder).root, .checkpoint = {}});  // throws: no checkpoint
 }
 
 InitialWeights::InitialWeights(const std::filesystem::path& file_or_folder)
-    : state_(is_run_folder(file_or_folder) ? load_latest_model(file_or_folder).model
-                                           : open_safetensors(weights_file(file_or_folder))),
-      source_(is_run_folder(file_or_folder) ? file_or_folder.string()
-                                            : weights_file(file_or_folder).string()),
-      made_for_(model_in(file_or_folder)) {}
+    : made_for_(model_in(file_or_folder)) {
+  const auto weights = find_run_weights(file_or_folder);
+  state_ = weights ? weights->load().model : open_safetensors(weights_file(file_or_folder));
+  source_ = weights ? weights->source() : weights_file(file_or_folder).string();
+}
 
 void InitialWeights::check(const ModelConfig& config) const {
   check_parameters(state_, config, source_);

@@ -28,12 +28,13 @@ struct TrainedModel {
   std::string special_tokens = "text";
 };
 
-/// Opens a run directory (its newest whole checkpoint) or a Hugging Face folder with config.json,
-/// model.safetensors and tokenizer.json of a MiniMind model. Throws UserError.
+/// Opens what find_run_weights() takes (a run directory, its best checkpoint, any of its
+/// checkpoints) or a Hugging Face folder with config.json, model.safetensors and tokenizer.json of
+/// a MiniMind model. Throws UserError.
 TrainedModel load_trained_model(const std::filesystem::path& folder);
 
 /// The weights that a model starts from: those of a safetensors file, of a Hugging Face folder's
-/// model.safetensors, or of a run's newest whole checkpoint. Opened, read as they are copied.
+/// model.safetensors, or of what find_run_weights() takes. Opened, read as they are copied.
 class InitialWeights {
  public:
   /// Throws UserError.

@@ -42,10 +42,10 @@ EarlyStopping::Reason EarlyStopping::reason_to_stop() const {
   if (waited_ < options_.patience) return {};
   if (!best_.best())
     return {fmt::format("{} has not been finite for {} validations", name, waited_),
-            "raise patience"};
+            "raise " + options_.patience_name};
   return {fmt::format("{} has not been better than {:.6g} for {} validations", name, *best_.best(),
                       waited_),
-          "raise patience"};
+          "raise " + options_.patience_name};
 }
 
 void EarlyStopping::setup(const Trainer& trainer) {

@@ -19,6 +19,8 @@ struct EarlyStoppingOptions {
   bool check_finite = true;   // a nan or an inf ends the run at once
   std::optional<double> stopping_threshold;    // a value better than that ends the run: it is done
   std::optional<double> divergence_threshold;  // one worse than that does, too: it is lost
+  /// What messages call `patience`: in a program whose users know it under another name.
+  std::string patience_name = "patience";
   /// Without validation data, and where validation does not log the value: a UserError. If false, a
   /// warning; the run then goes on to its other limits.
   bool strict = true;
@@ -35,6 +37,9 @@ class EarlyStopping : public Callback {
   void on_validation_end(Trainer& trainer, const std::map<std::string, double>& values) override;
   void on_fit_end(Trainer& trainer) override;
 
+  /// Whether what validations have logged so far ends the run.
+  bool ends_run() const { return !reason_to_stop().why.empty(); }
+
   std::string state_key() const override { return "early_stopping"; }
   StateDict state_dict() const override;
   void load_state_dict(const StateDict& state) override;
@@ -42,7 +47,7 @@ class EarlyStopping : public Callback {
  private:
   struct Reason {
     std::string why;  // empty: the run goes on
-    const char* remedy = "";
+    std::string remedy;
   };
   Reason reason_to_stop() const;
   bool is_better(double value, double other) const;

@@ -365,6 +365,7 @@ void Trainer::check_sanity(EvaluationTask& validation) {
 bool Trainer::validates_now(const StepMetrics& metrics, std::int64_t batches_before,
                             bool epoch_ended, const TrainingTask& task) const {
   const EpochPart& interval = options_.val_check_interval;
+  if (options_.val_at_end && loop_->finished()) return true;
   if (interval.count()) return metrics.step % *interval.count() == 0;
   if (metrics.epoch % options_.check_val_every_n_epoch != 0) return false;
   if (interval.is_all()) return epoch_ended;

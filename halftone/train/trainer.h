@@ -123,6 +123,8 @@ class Trainer {
   const TrainerOptions& options() const { return options_; }
   const torch::Device& device() const { return precision_.device(); }
   const PrecisionPolicy& policy() const { return precision_.policy(); }
+  /// The region of the Trainer's precision, for a forward pass of a callback's own.
+  ForwardContext forward_context() const { return precision_.forward_context(); }
   /// Nothing in a precision without one. Waits for the device.
   std::optional<double> loss_scale() const { return precision_.loss_scale(); }
 

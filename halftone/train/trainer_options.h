@@ -53,6 +53,7 @@ struct TrainerOptions {
   /// 1.0, at the end of each epoch.
   EpochPart val_check_interval = 1.0;
   std::int64_t check_val_every_n_epoch = 1;  // of validations at the end of an epoch
+  bool val_at_end = false;                   // also after the last step of all
   /// Batches of each validation loader that fit() tries out before it trains, so that a fault in
   /// validation_step() shows at once. -1: all; 0: none. A resumed run tries none.
   std::int64_t num_sanity_val_steps = 2;

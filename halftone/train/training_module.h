@@ -88,6 +88,9 @@ class TrainingModuleBase : public torch::nn::Module {
   virtual void on_before_optimizer_step() {}
   virtual void on_train_batch_end(std::int64_t /*index*/) {}
   virtual void on_validation_start() {}  // in train mode still
+  /// After the last batch of each validation loader: the place to log what is no mean over batches,
+  /// with a weight of 1.
+  virtual void on_validation_loader_end() {}
   virtual void on_validation_end() {}
   virtual void on_train_epoch_end(std::int64_t /*epoch*/) {}
   virtual void on_fit_end() {}

@@ -305,6 +305,7 @@ class ModuleEvaluationTask final : public EvaluationTask {
     for_each_loader(loader_, [&](auto& loader, std::size_t i) {
       module_.set_dataloader(i, kIsLoaders<std::remove_const_t<Loader>>);
       run_loader(loader, place, limit);
+      if (kind_ == EvaluationKind::kValidation) module_.on_validation_loader_end();
     });
     module_.set_dataloader(0, false);
   }

@@ -61,6 +61,30 @@ TEST_F(Program, RefusesDataThatIsNone) {
   });
 }
 
+TEST_F(Program, RefusesValidationThatCannotBe) {
+  const std::string data = "--data poem.txt --tokenizer tok --out r ";
+  expect_refused({
+      {training(data + "--val-data none.txt"), "none.txt does not exist"},
+      {training(data + "--val-data empty.txt"), "no text found in"},
+      {training(data + "--val-split 1"), "--val-split: val_split must be a number between 0 and 1"},
+      {training(data + "--val-split 0.01"),
+       "the data has 1 document, of which a val_split of 0.01 leaves none for validation; raise "
+       "it, "
+       "take another seed, or name text of its own with val_data (a plain text file is one "
+       "document"},
+      {training(data + "--val-split 0.1 --val-data poem.txt"), "give one of them"},
+      {training(data + "--early-stop 3"), "add val_split, such as --val-split 0.01, or val_data"},
+      {training(data + "--val-every 3"), "--val-every: val_every needs text to validate on"},
+      {training(data + "--val-every 0 --val-split 0.1"), "val_every must be a positive integer"},
+      {"train --resume run --early-stop 3", "--early-stop: early_stop needs text to validate on"},
+      {"train --resume run --val-split 0.1", "val_split is not set in the run 'run' and can't be"},
+      {"bench --data poem.txt --val-split 0.1", "--val-split is not for this command"},
+      {"eval run", "nothing to evaluate on"},
+      {"eval run/best --data poem.txt", "/run' has no best checkpoint: a run has one once"},
+      {"eval run/checkpoints --data poem.txt", "'run/checkpoints' is not a run directory"},
+  });
+}
+
 TEST_F(Program, RefusesTokenizersAndWeightsThatDoNotFit) {
   const std::string data = "--out r --data poem.txt ";
   expect_refused({

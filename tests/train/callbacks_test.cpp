@@ -254,10 +254,12 @@ TEST_F(Callbacks, ARunThatWasStoppedEarlyStaysSo) {
   EXPECT_EQ(first.steps, 6);
   notes_.clear();
   Line second;
-  fit(second, options({early_stopping({.patience = 2})}), {.resume = true});
+  const auto of_a_program = early_stopping({.patience = 2, .patience_name = "early_stop"});
+  fit(second, options({of_a_program}), {.resume = true});
   EXPECT_EQ(second.steps, 0);
   EXPECT_THAT(notes_, ElementsAre(testing::AllOf(HasSubstr("early stopping has ended this run"),
-                                                 HasSubstr("raise patience to go on"))));
+                                                 HasSubstr("raise early_stop to go on"))));
+  EXPECT_TRUE(of_a_program->ends_run());
   Line third;
   fit(third, options({early_stopping({.patience = 4})}), {.resume = true});
   EXPECT_EQ(third.steps, 4);

@@ -249,6 +249,9 @@ TEST(TrainerOptions, ValidatesByStepsOrBySharesOfAnEpoch) {
   EXPECT_EQ(validations({.check_val_every_n_epoch = 2}), 2U);
   EXPECT_EQ(validations({.accumulate_grad_batches = 2, .val_check_interval = 0.5}), 8U);
   EXPECT_EQ(validations({.limit_val_batches = 0}), 0U);
+  EXPECT_EQ(validations({.val_check_interval = 7, .val_at_end = true}), 3U);
+  EXPECT_EQ(validations({.val_check_interval = 10, .val_at_end = true}), 2U) << "the last one once";
+  EXPECT_EQ(validations({.val_check_interval = 100, .val_at_end = true}), 1U);
   EXPECT_THAT(message_of<UserError>(
                   [] { Trainer(with({.val_check_interval = 5, .check_val_every_n_epoch = 2})); }),
               HasSubstr("check_val_every_n_epoch goes with validation by epochs"));
@@ -356,14 +359,23 @@ TEST(TrainerOptions, ValidatesOnSeveralLoaders) {
       Line::validation_step(batch, index);
       loaders.push_back(dataloader_index());
     }
+    void on_validation_loader_end() override {
+      log("batches", static_cast<double>(loaders.size()), 1.0);
+      ++ended;
+    }
+    std::size_t ended = 0;
     std::vector<std::size_t> loaders;
   } module;
   TensorLoader train = loader_of(2), first = loader_of(2, false), second = loader_of(1, false);
   Trainer trainer(with({.max_epochs = 1, .num_sanity_val_steps = 0}));
   trainer.fit(module, train, Loaders(first, second));
   EXPECT_THAT(module.loaders, ElementsAre(0, 0, 1));
+  EXPECT_EQ(module.ended, 2);
+  module.loaders.clear();
   const auto values = trainer.validate(module, Loaders(first, second));
-  EXPECT_EQ(values.size(), 2U);
+  EXPECT_EQ(values.size(), 4U);
+  EXPECT_EQ(values.at("batches/dataloader_idx_0"), 2.0);
+  EXPECT_EQ(values.at("batches/dataloader_idx_1"), 3.0);
   EXPECT_EQ(values.at("val_loss/dataloader_idx_0"), trainer.validate(module, first).at("val_loss"));
   EXPECT_EQ(values.at("val_loss/dataloader_idx_1"),
             trainer.validate(module, second).at("val_loss"));
