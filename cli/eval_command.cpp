@@ -20,6 +20,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/data/token_loader.h"
+#include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/evaluate.h"
 #include "halftone/pretrain/pretrain_inputs.h"
 #include "halftone/pretrain/run_weights.h"
@@ -64,6 +65,13 @@ TrainedModel open_model(const EvalArguments& arguments, const TrainConfig& confi
   TrainedModel trained{.model = MiniMindLM(model), .tokenizer = tokenizer, .precision = "32-true"};
   weights.copy_to(trained.model);
   return trained;
+}
+
+// With the layers that its training kept in another format.
+MixedPrecision precision_of_training(TrainedModel& trained, torch::Device device) {
+  if (!trained.keep_fp32.empty()) keep_fp32(*trained.model, trained.keep_fp32);
+  return MixedPrecision(parse_precision(trained.precision), {}, device, {},
+                        trained.layer_precision);
 }
 
 // The length of a row: what was asked for, else that of the run's training.
@@ -134,9 +142,9 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   TrainedModel trained = open_model(arguments, config);
   read_text_as_trained(config, trained, given);
-  MixedPrecision precision(
-      parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
-      device);
+  MixedPrecision precision = was_given(given, "precision")
+                                 ? MixedPrecision(parse_precision(config.precision), {}, device)
+                                 : precision_of_training(trained, device);
   precision.convert_module(*trained.model);
   const TokenLoader loader = open_data(run ? validation_text(*run) : open_corpus(config), config,
                                        trained, row_length(config, trained, given));

@@ -49,11 +49,14 @@ void TrainingProgress::start(const RunSummary& plan) {
       "data       {} tokens, {} an epoch", short_count(static_cast<double>(plan.training_tokens)),
       counted(static_cast<std::uint64_t>(plan.batches_per_epoch), "batch", "batches")));
   if (plan.validation_tokens > 0)
-    line().print(fmt::format("validation {} tokens, {}the last step",
-                             short_count(static_cast<double>(plan.validation_tokens)),
-                             plan.validation_every
-                                 ? fmt::format("every {} steps and at ", *plan.validation_every)
-                                 : "at "));
+    line().print(fmt::format(
+        "validation {} tokens, {}the last step",
+        short_count(static_cast<double>(plan.validation_tokens)),
+        plan.validation_every
+            ? fmt::format("every {} and at ", *plan.validation_every == 1
+                                                  ? "step"
+                                                  : fmt::format("{} steps", *plan.validation_every))
+            : "at "));
   line().print(fmt::format(
       "precision  {} on {}{}{}", plan.precision, plan.device,
       plan.device == "cpu" ? fmt::format(", {} threads", plan.threads) : "",

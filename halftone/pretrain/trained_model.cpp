@@ -62,6 +62,8 @@ TrainedModel load_run(const RunWeights& weights) {
   return {.model = model_of(config.model, checkpoint.model, weights.source()),
           .tokenizer = Tokenizer::load(weights.run),
           .precision = config.precision,
+          .keep_fp32 = config.keep_fp32,
+          .layer_precision = config.layer_precision,
           .seq_len = config.seq_len,
           .pack = config.pack,
           .invalid_utf8 = config.invalid_utf8,

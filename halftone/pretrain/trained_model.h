@@ -20,7 +20,10 @@ namespace halftone {
 struct TrainedModel {
   MiniMindLM model = nullptr;
   Tokenizer tokenizer;
-  std::string precision;     // the recipe of its run; "32-true" when it comes from elsewhere
+  std::string precision;  // the recipe of its run; "32-true" when it comes from elsewhere
+  // What its training kept out of that recipe: the keys of its configuration.
+  std::vector<std::string> keep_fp32;
+  std::vector<std::string> layer_precision;
   std::int64_t seq_len = 0;  // of its training; 0 when unknown
   // How its training read text: the keys of its configuration.
   bool pack = true;

@@ -154,7 +154,7 @@ TEST_F(ProgramValidation, GivesTheNumbersOfEvalAndKeepsTheBestWeights) {
     if (best.is_null() || line.at("val_loss") < best.at("val_loss")) best = line;
   }
   EXPECT_THAT(steps, testing::ElementsAre(5, 10, 15, 20, 24));
-  EXPECT_THAT(trained.err, HasSubstr("every 5 steps and at the last step"));
+  EXPECT_THAT(trained.err, HasSubstr(" tokens, every 5 steps and at the last step"));
   EXPECT_THAT(trained.err, HasSubstr("step 24  val_bits_per_byte "));
   EXPECT_THAT(trained.err, HasSubstr("at step " + best.at("step").dump() + ", in "));
   const std::string step = fs::directory_iterator(folder_ / "run/best/checkpoints")->path();
@@ -164,6 +164,20 @@ TEST_F(ProgramValidation, GivesTheNumbersOfEvalAndKeepsTheBestWeights) {
   expect_evaluates_to(best, {folder + "/best", "--data", foreign});
   expect_evaluates_to(best, {folder + "/best/"});
   expect_evaluates_to(best, {step, "--data", foreign});
+}
+
+TEST_F(ProgramValidation, GivesTheNumbersOfEvalInEachRecipe) {
+  const std::vector<Flags> recipes = {
+      {{"--keep-fp32", "feed_forward"}, {"--layer-precision", "attention=int8"}},
+      {{"--memory", "lean"}, {"--model.dim", "64"}},
+      {{"--precision", "16-true"}},
+      {{"--precision", "fp8-mixed"}}};
+  for (Flags flags : recipes) {
+    flags.insert({{"--val-split", "0.1"}, {"--overwrite", "true"}, {"--max-steps", "3"}});
+    const Outcome trained = run(train("run", flags));
+    ASSERT_EQ(trained.code, 0) << trained.err;
+    expect_evaluates_to(last_validation("run"), {folder_ / "run"});
+  }
 }
 
 TEST_F(ProgramValidation, TheBestWeightsWriteAndAreStartedFrom) {
