@@ -34,23 +34,24 @@ void hash_file(const std::filesystem::path& path, Hasher& hasher) {
   if (stream.bad()) throw SystemError(fmt::format("cannot read {}", path.string()));
 }
 
-// A plain text file is one sample, however long, unless its paragraphs are.
 std::string empty_part(const CorpusOptions& options, std::uint64_t samples,
                        const std::vector<CorpusFile>& files) {
-  const SamplePart& part = options.part;
-  const bool holds_out = part.side == SamplePart::Side::kHeldOut;
   const bool has_whole_files =
       !options.split_paragraphs && std::any_of(files.begin(), files.end(), [](const auto& file) {
         return file.kind == CorpusKind::kText;
       });
-  return fmt::format(
-      "the data has {}, of which a val_split of {} leaves none for {}; {} it, take another seed, "
-      "or "
+  const std::string remedy = fmt::format(
       "name text of its own with val_data{}",
-      samples == 1 ? "1 document" : fmt::format("{} documents", samples), part.share,
-      holds_out ? "validation" : "training", holds_out ? "raise" : "lower",
       has_whole_files ? " (a plain text file is one document; with pack = false each paragraph is)"
                       : "");
+  if (samples == 1)
+    return fmt::format("the data has 1 document, which val_split can't divide; {}", remedy);
+  const bool holds_out = options.part.side == SamplePart::Side::kHeldOut;
+  return fmt::format(
+      "the data has {} documents, of which a val_split of {} leaves none for {}; {} it, take "
+      "another seed, or {}",
+      samples, options.part.share, holds_out ? "validation" : "training",
+      holds_out ? "raise" : "lower", remedy);
 }
 
 }  // namespace

@@ -68,10 +68,7 @@ TEST_F(Program, RefusesValidationThatCannotBe) {
       {training(data + "--val-data empty.txt"), "no text found in"},
       {training(data + "--val-split 1"), "--val-split: val_split must be a number between 0 and 1"},
       {training(data + "--val-split 0.01"),
-       "the data has 1 document, of which a val_split of 0.01 leaves none for validation; raise "
-       "it, "
-       "take another seed, or name text of its own with val_data (a plain text file is one "
-       "document"},
+       "the data has 1 document, which val_split can't divide; name text of its own with val_data"},
       {training(data + "--val-split 0.1 --val-data poem.txt"), "give one of them"},
       {training(data + "--early-stop 3"), "add val_split, such as --val-split 0.01, or val_data"},
       {training(data + "--val-every 3"), "--val-every: val_every needs text to validate on"},

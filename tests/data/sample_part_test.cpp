@@ -186,8 +186,9 @@ TEST_F(PartsOfACorpus, WithoutADocumentAreRefused) {
   EXPECT_THAT(refusal(corpus(part(Side::kOthers, 1 - 1e-9))),
               HasSubstr("leaves none for training; lower it"));
   const Side empty = part(Side::kHeldOut).has(0) ? Side::kOthers : Side::kHeldOut;
-  EXPECT_THAT(refusal(Corpus({.paths = {folder_ / "text/c.txt"}, .part = part(empty)})),
-              HasSubstr("the data has 1 document, of which"));
+  EXPECT_THAT(
+      refusal(Corpus({.paths = {folder_ / "text/c.txt"}, .part = part(empty)})),
+      HasSubstr("the data has 1 document, which val_split can't divide; name text of its own"));
   EXPECT_THAT(refusal(Corpus({.paths = {folder_ / "text/b"}, .part = part(Side::kHeldOut, 1e-9)})),
               AllOf(HasSubstr("the data has 14 documents"), Not(HasSubstr("paragraph"))));
 }
