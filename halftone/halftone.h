@@ -63,6 +63,7 @@
 #include "halftone/nn/evaluation_mode.h"
 #include "halftone/nn/feed_forward.h"
 #include "halftone/nn/linear.h"
+#include "halftone/nn/lm_head.h"
 #include "halftone/nn/loss.h"
 #include "halftone/nn/moe.h"
 #include "halftone/nn/packed_parameters.h"

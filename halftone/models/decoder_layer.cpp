@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "halftone/core/module_scope.h"
+#include "halftone/models/model_family.h"
 #include "halftone/nn/recompute.h"
 
 namespace halftone {
@@ -11,26 +12,32 @@ namespace halftone {
 using torch::Tensor;
 
 DecoderLayerImpl::DecoderLayerImpl(const ModelConfig& config) {
+  const ModelFamily& family = family_of(config);
   attention_ = register_module("attention", Attention(AttentionOptions{
                                                 .dim = config.dim,
                                                 .n_heads = config.n_heads,
                                                 .n_kv_heads = config.n_kv_heads,
                                                 .head_dim = head_dim_of(config),
+                                                .has_qkv_bias = family.has_qkv_bias,
+                                                .has_qk_norm = family.has_qk_norm,
+                                                .norm_eps = config.norm_eps,
                                                 .dropout = config.dropout,
                                             }));
   attention_norm_ = register_module("attention_norm", RmsNorm(config.dim, config.norm_eps));
   ffn_norm_ = register_module("ffn_norm", RmsNorm(config.dim, config.norm_eps));
   if (config.use_moe) {
-    experts_ =
-        register_module("feed_forward", MoeFeedForward(MoeOptions{
-                                            .dim = config.dim,
-                                            .hidden_dim = hidden_dim_of(config),
-                                            .n_routed_experts = config.n_routed_experts,
-                                            .num_experts_per_tok = config.num_experts_per_tok,
-                                            .shared_expert = config.n_shared_experts > 0,
-                                            .aux_loss_alpha = config.aux_loss_alpha,
-                                            .dropout = config.dropout,
-                                        }));
+    const MoeOptions options{
+        .dim = config.dim,
+        .hidden_dim = hidden_dim_of(config),
+        .n_routed_experts = config.n_routed_experts,
+        .num_experts_per_tok = config.num_experts_per_tok,
+        .shared_expert = config.n_shared_experts > 0,
+        .normalises_single_expert = family.normalises_single_expert,
+        .balance = family.balance,
+        .aux_loss_alpha = config.aux_loss_alpha,
+        .dropout = config.dropout,
+    };
+    experts_ = register_module("feed_forward", MoeFeedForward(options));
   } else {
     dense_ = register_module("feed_forward",
                              FeedForward(config.dim, hidden_dim_of(config), config.dropout));

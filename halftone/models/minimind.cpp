@@ -27,10 +27,13 @@ using torch::Tensor;
 MiniMindLMImpl::MiniMindLMImpl(const ModelConfig& config)
     : config_(validated(config)),
       rope_(std::make_shared<RopeTable>(head_dim_of(config), config.rope_theta)) {
-  tok_embeddings_ = register_module("tok_embeddings", Embedding(config.vocab_size, config.dim));
+  tok_embeddings_ = register_module(
+      "tok_embeddings", Embedding(config.vocab_size, config.dim, config.tie_embeddings));
   register_module("layers", layers_);
   for (std::int64_t i = 0; i < config.n_layers; ++i) layers_->push_back(DecoderLayer(config));
   norm_ = register_module("norm", RmsNorm(config.dim, config.norm_eps));
+  if (!config.tie_embeddings)
+    output_ = register_module("output", LmHead(config.vocab_size, config.dim));
 }
 
 HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
@@ -60,12 +63,15 @@ HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
 
 ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
   const HiddenOutput output = hidden(ids, cache);
-  return {tok_embeddings_->logits(output.hidden), output.aux_loss};
+  return {output_ ? output_->logits(output.hidden) : tok_embeddings_->logits(output.hidden),
+          output.aux_loss};
 }
 
 LossOutput MiniMindLMImpl::loss(const Tensor& ids, const Tensor& targets, const Tensor& mask) {
   const HiddenOutput output = hidden(ids);
-  return {tok_embeddings_->loss(output.hidden, targets, mask), output.aux_loss};
+  return {output_ ? output_->loss(output.hidden, targets, mask)
+                  : tok_embeddings_->loss(output.hidden, targets, mask),
+          output.aux_loss};
 }
 
 KvCache MiniMindLMImpl::make_cache(std::int64_t capacity) const {

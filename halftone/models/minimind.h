@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// MiniMind, generation V2 (github.com/jingyaogong/minimind, 2025-02): a pre-norm decoder with RoPE,
-// grouped-query attention, SwiGLU or a mixture of experts, and one matrix for embedding and head.
+// A pre-norm decoder with RoPE, grouped-query attention, and SwiGLU or a mixture of experts: the
+// families of models/model_family.h, MiniMind's generations among them.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -14,6 +14,7 @@
 #include "halftone/models/model_config.h"
 #include "halftone/nn/embedding.h"
 #include "halftone/nn/kv_cache.h"
+#include "halftone/nn/lm_head.h"
 #include "halftone/nn/rms_norm.h"
 #include "halftone/nn/rope.h"
 
@@ -39,8 +40,9 @@ struct LossOutput {
 /// The language model. It does not know its precision: that is the dtype of its parameters and the
 /// autocast state of the calling thread. Nor does it know what a run has memory for: where the
 /// ComputeContext says recompute_blocks, each decoder layer runs again in the backward pass.
-/// Parameters carry MiniMind's names; the matrix that `tok_embeddings.weight` and `output.weight`
-/// share is registered once, under the first name, so that parameters() holds it once.
+/// Parameters carry the names of MiniMind V2, whatever the family. A matrix that
+/// `tok_embeddings.weight` and `output.weight` share is registered once, under the first name, so
+/// that parameters() holds it once.
 class MiniMindLMImpl : public torch::nn::Module {
  public:
   /// Throws UserError when `config` makes no model. Weights are drawn from LibTorch's default
@@ -70,6 +72,7 @@ class MiniMindLMImpl : public torch::nn::Module {
   Embedding tok_embeddings_{nullptr};
   torch::nn::ModuleList layers_;
   RmsNorm norm_{nullptr};
+  LmHead output_{nullptr};  // unless the embedding is the head
 };
 TORCH_MODULE(MiniMindLM);
 

@@ -8,9 +8,28 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/models/model_family.h"
 
 namespace halftone {
 namespace {
+
+ModelConfig of_2504(ModelConfig config) {
+  config.generation = "v2504";
+  config.max_seq_len = 32768;
+  return config;
+}
+
+ModelConfig of_v3(ModelConfig config) {
+  config.generation = "v3";
+  config.dim = 768;
+  config.n_kv_heads = 4;
+  config.max_seq_len = 32768;
+  config.norm_eps = 1e-6;
+  config.num_experts_per_tok = 1;
+  config.n_shared_experts = 0;
+  config.aux_loss_alpha = 5e-4;
+  return config;
+}
 
 std::vector<std::pair<std::string, ModelConfig>> presets() {
   return {
@@ -18,6 +37,11 @@ std::vector<std::pair<std::string, ModelConfig>> presets() {
       {"minimind-26m", {}},
       {"minimind-104m", {.dim = 768, .n_layers = 16}},
       {"minimind-moe-145m", {.dim = 640, .n_layers = 8, .use_moe = true}},
+      {"minimind-2504-26m", of_2504({})},
+      {"minimind-2504-104m", of_2504({.dim = 768, .n_layers = 16})},
+      {"minimind-2504-moe-145m", of_2504({.dim = 640, .n_layers = 8, .use_moe = true})},
+      {"minimind3-64m", of_v3({})},
+      {"minimind3-moe-198m", of_v3({.use_moe = true})},
       {"minimind-1b",
        {.dim = 2048, .n_layers = 20, .n_heads = 32, .n_kv_heads = 8, .hidden_dim = 6464}},
   };
@@ -77,9 +101,14 @@ void validate_experts(const ModelConfig& config) {
   require(config.num_experts_per_tok >= 1 && config.num_experts_per_tok <= config.n_routed_experts,
           fmt::format("expected num_experts_per_tok from 1 to n_routed_experts ({}), got {}",
                       config.n_routed_experts, config.num_experts_per_tok));
-  require(config.n_shared_experts == 0 || config.n_shared_experts == 1,
-          fmt::format("expected n_shared_experts 0 or 1 (v2 has one), got {}",
-                      config.n_shared_experts));
+  const ModelFamily& family = family_of(config);
+  require(family.may_have_experts,
+          fmt::format("expected use_moe false, since {} has no experts", family.title));
+  require(
+      config.n_shared_experts == 0 || (config.n_shared_experts == 1 && family.may_share_experts),
+      fmt::format("expected n_shared_experts {} for {}, got {}",
+                  family.may_share_experts ? "0 or 1" : "0", family.title,
+                  config.n_shared_experts));
   require(config.aux_loss_alpha >= 0.0,
           fmt::format("expected aux_loss_alpha of at least 0, got {}", config.aux_loss_alpha));
 }
@@ -91,8 +120,9 @@ void validate_size(const ModelConfig& config) {
   const double experts = config.use_moe ? static_cast<double>(config.n_routed_experts + 1) : 1.0;
   const double layer = dim * (2.0 * heads * static_cast<double>(head_dim_of(config)) +
                               3.0 * experts * static_cast<double>(hidden_dim_of(config)));
-  const double parameters =
-      dim * static_cast<double>(config.vocab_size) + static_cast<double>(config.n_layers) * layer;
+  const double matrices = config.tie_embeddings ? 1.0 : 2.0;
+  const double parameters = matrices * dim * static_cast<double>(config.vocab_size) +
+                            static_cast<double>(config.n_layers) * layer;
   require(parameters <= kMostParameters,
           fmt::format("expected at most {:g} parameters, got {:.3g}; make it smaller",
                       kMostParameters, parameters));
@@ -118,10 +148,17 @@ void add_layer(const std::string& path, const ModelConfig& config,
                std::vector<NamedShape>& shapes) {
   const std::int64_t query = config.n_heads * head_dim_of(config);
   const std::int64_t key = config.n_kv_heads * head_dim_of(config);
-  shapes.push_back({path + ".attention.wq.weight", {query, config.dim}});
-  shapes.push_back({path + ".attention.wk.weight", {key, config.dim}});
-  shapes.push_back({path + ".attention.wv.weight", {key, config.dim}});
-  shapes.push_back({path + ".attention.wo.weight", {config.dim, query}});
+  const ModelFamily& family = family_of(config);
+  const auto add = [&](const std::string& name, std::vector<std::int64_t> sizes) {
+    shapes.push_back({path + ".attention." + name, std::move(sizes)});
+  };
+  for (const auto& [name, rows] : {std::pair("wq", query), {"wk", key}, {"wv", key}}) {
+    add(fmt::format("{}.weight", name), {rows, config.dim});
+    if (family.has_qkv_bias) add(fmt::format("{}.bias", name), {rows});
+  }
+  add("wo.weight", {config.dim, query});
+  if (family.has_qk_norm)
+    for (const char* name : {"q_norm.weight", "k_norm.weight"}) add(name, {head_dim_of(config)});
   shapes.push_back({path + ".attention_norm.weight", {config.dim}});
   shapes.push_back({path + ".ffn_norm.weight", {config.dim}});
   if (config.use_moe)
@@ -148,11 +185,12 @@ ModelConfig preset_config(std::string_view name) {
 }
 
 void validate(const ModelConfig& config) {
-  require(config.generation == "v2",
-          config.generation == "v2504" || config.generation == "v3"
-              ? fmt::format("generation {} is not in this version, only v2", config.generation)
-              : fmt::format("expected generation v2, got '{}'", config.generation));
+  const ModelFamily& family = family_of(config);
   validate_widths(config);
+  require(
+      config.tie_embeddings || family.may_untie,
+      fmt::format("expected tie_embeddings true, since {} has one matrix for embedding and head",
+                  family.title));
   validate_numbers(config);
   if (config.use_moe) validate_experts(config);
   validate_size(config);
@@ -163,20 +201,27 @@ std::int64_t head_dim_of(const ModelConfig& config) {
 }
 
 std::int64_t hidden_dim_of(const ModelConfig& config) {
-  constexpr std::int64_t kMultiple = 64;
-  if (config.hidden_dim > 0) return config.hidden_dim;
-  return (8 * config.dim / 3 + kMultiple - 1) / kMultiple * kMultiple;
+  return config.hidden_dim > 0 ? config.hidden_dim : family_of(config).hidden_dim(config.dim);
+}
+
+std::string head_path(const ModelConfig& config) {
+  return config.tie_embeddings ? "tok_embeddings" : "output";
 }
 
 std::int64_t parameter_count(const ModelConfig& config) {
+  const ModelFamily& family = family_of(config);
   const std::int64_t head_dim = head_dim_of(config);
-  const std::int64_t attention = config.dim * head_dim * 2 * (config.n_heads + config.n_kv_heads);
+  const std::int64_t heads = config.n_heads + 2 * config.n_kv_heads;
+  const std::int64_t attention = config.dim * head_dim * (config.n_heads + heads) +
+                                 (family.has_qkv_bias ? heads * head_dim : 0) +
+                                 (family.has_qk_norm ? 2 * head_dim : 0);
   const std::int64_t expert = 3 * config.dim * hidden_dim_of(config);
   const std::int64_t experts =
       config.use_moe ? config.n_routed_experts + config.n_shared_experts : 1;
   const std::int64_t router = config.use_moe ? config.n_routed_experts * config.dim : 0;
   const std::int64_t layer = attention + experts * expert + router + 2 * config.dim;
-  return config.vocab_size * config.dim + config.n_layers * layer + config.dim;
+  const std::int64_t matrices = config.tie_embeddings ? 1 : 2;
+  return matrices * config.vocab_size * config.dim + config.n_layers * layer + config.dim;
 }
 
 std::vector<NamedShape> parameter_shapes(const ModelConfig& config) {
@@ -184,6 +229,7 @@ std::vector<NamedShape> parameter_shapes(const ModelConfig& config) {
   for (std::int64_t i = 0; i < config.n_layers; ++i)
     add_layer(fmt::format("layers.{}", i), config, shapes);
   shapes.push_back({"norm.weight", {config.dim}});
+  if (!config.tie_embeddings) shapes.push_back({"output.weight", {config.vocab_size, config.dim}});
   return shapes;
 }
 

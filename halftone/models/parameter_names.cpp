@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <string_view>
@@ -18,16 +19,17 @@ using torch::Tensor;
 
 constexpr std::string_view kEmbedding = "tok_embeddings.weight";
 constexpr std::string_view kHead = "output.weight";
-constexpr std::string_view kHfEmbedding = "model.embed_tokens.weight";
 constexpr std::string_view kHfHead = "lm_head.weight";
 
 using Replacement = std::pair<std::string_view, std::string_view>;
 /// Hugging Face's pieces of a name and V2's, applied in this order to names that start with
 /// "model.".
-constexpr std::array<Replacement, 13> kPieces{{{"self_attn.q_proj.", "attention.wq."},
+constexpr std::array<Replacement, 15> kPieces{{{"self_attn.q_proj.", "attention.wq."},
                                                {"self_attn.k_proj.", "attention.wk."},
                                                {"self_attn.v_proj.", "attention.wv."},
                                                {"self_attn.o_proj.", "attention.wo."},
+                                               {"self_attn.q_norm.", "attention.q_norm."},
+                                               {"self_attn.k_norm.", "attention.k_norm."},
                                                {"post_attention_layernorm.", "ffn_norm."},
                                                {"input_layernorm.", "attention_norm."},
                                                {"mlp.shared_experts.0.", "mlp.shared_experts."},
@@ -49,12 +51,43 @@ std::string v2_name(const std::string& name) {
   return result;
 }
 
-/// Rows of each head from the half-rotation order (pair i is rows i and i + d/2) to adjacent pairs.
-Tensor to_adjacent_pairs(const std::string& name, const Tensor& weight, std::int64_t head_dim) {
-  if (weight.dim() != 2 || weight.size(0) % head_dim != 0)
+std::string hugging_face_name(const std::string& name) {
+  if (name == kHead) return std::string(kHfHead);
+  std::string result = name;
+  std::for_each(kPieces.rbegin(), kPieces.rend(), [&](const Replacement& piece) {
+    const auto& [theirs, ours] = piece;
+    const std::size_t at = ours.empty() ? std::string::npos : result.find(ours);
+    if (at != std::string::npos) result.replace(at, ours.size(), theirs);
+  });
+  return "model." + result;
+}
+
+/// Whether the rows of the parameter are those of rotated heads.
+bool is_rotated(std::string_view name) {
+  constexpr std::array<std::string_view, 6> kEnds{
+      ".attention.wq.weight", ".attention.wk.weight",     ".attention.wq.bias",
+      ".attention.wk.bias",   ".attention.q_norm.weight", ".attention.k_norm.weight"};
+  return std::any_of(kEnds.begin(), kEnds.end(),
+                     [&](std::string_view end) { return name.ends_with(end); });
+}
+
+void check_heads(const std::string& name, const Tensor& tensor, std::int64_t head_dim) {
+  if (tensor.dim() == 0 || tensor.dim() > 2 || tensor.size(0) % head_dim != 0)
     throw UserError(fmt::format("tensor '{}' has {} rows, expected a multiple of head_dim {}", name,
-                                weight.dim() == 2 ? weight.size(0) : 0, head_dim));
-  return weight.view({-1, 2, head_dim / 2, weight.size(1)}).transpose(1, 2).reshape_as(weight);
+                                tensor.dim() == 0 ? 0 : tensor.size(0), head_dim));
+}
+
+/// Rows of each head from the half-rotation order (pair i is rows i and i + d/2) to adjacent pairs.
+Tensor to_adjacent_pairs(const Tensor& tensor, std::int64_t head_dim) {
+  return tensor.reshape({-1, 2, head_dim / 2, tensor.dim() == 2 ? tensor.size(1) : 1})
+      .transpose(1, 2)
+      .reshape(tensor.sizes());
+}
+
+Tensor to_half_rotation(const Tensor& tensor, std::int64_t head_dim) {
+  return tensor.reshape({-1, head_dim / 2, 2, tensor.dim() == 2 ? tensor.size(1) : 1})
+      .transpose(1, 2)
+      .reshape(tensor.sizes());
 }
 
 bool same_values(const Tensor& a, const Tensor& b) {
@@ -112,14 +145,26 @@ StateDict to_v2_names(const StateDict& file, const ModelConfig& config) {
   for (const auto& entry : file.tensors) {
     const std::string& name = entry.first;
     const std::string ours = v2_name(name);
-    const bool rotated = ours != name && (ours.ends_with(".attention.wq.weight") ||
-                                          ours.ends_with(".attention.wk.weight"));
-    const auto to_pairs = [name, head_dim = head_dim_of(config)](const Tensor& weight) {
-      return to_adjacent_pairs(name, weight, head_dim);
+    const auto to_pairs = [name, head_dim = head_dim_of(config)](const Tensor& tensor) {
+      check_heads(name, tensor, head_dim);
+      return to_adjacent_pairs(tensor, head_dim);
     };
-    adopt(named, ours, file, name, rotated ? Change(to_pairs) : unchanged);
+    adopt(named, ours, file, name, ours != name && is_rotated(ours) ? Change(to_pairs) : unchanged);
   }
-  merge_tied(named);
+  if (config.tie_embeddings) merge_tied(named);
+  return named;
+}
+
+StateDict to_hugging_face_names(const StateDict& parameters, const ModelConfig& config) {
+  StateDict named;
+  for (const auto& entry : parameters.tensors) {
+    const std::string& name = entry.first;
+    const auto to_halves = [head_dim = head_dim_of(config)](const Tensor& tensor) {
+      return to_half_rotation(tensor, head_dim);
+    };
+    adopt(named, hugging_face_name(name), parameters, name,
+          is_rotated(name) ? Change(to_halves) : unchanged);
+  }
   return named;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files of every MiniMind generation name the same tensors differently; inside, V2's names rule.
+// Files of different families name the same tensors differently; inside, V2's names rule.
 #pragma once
 
 #include <torch/types.h>
@@ -14,11 +14,15 @@ namespace halftone {
 
 /// `tensors` of a file under this library's names: V2's own ("layers.0.attention.wq.weight") as
 /// they are, Hugging Face's ("model.layers.0.self_attn.q_proj.weight") renamed, with the rows of
-/// wq and wk reordered from half rotation to adjacent pairs. Of `tok_embeddings.weight` and
-/// `output.weight` either or both may be there; the result holds the first. Names that no
-/// generation knows stay as they are, and what is lazy stays lazy. Throws UserError when the
-/// two tied tensors differ.
+/// wq and wk, and their norms, reordered from half rotation to adjacent pairs. Where
+/// config.tie_embeddings, either or both of `tok_embeddings.weight` and `output.weight` may be
+/// there; the result holds the first. Names that no generation knows stay as they are, and what is
+/// lazy stays lazy. Throws UserError when the two tied tensors differ.
 StateDict to_v2_names(const StateDict& file, const ModelConfig& config);
+
+/// The inverse: `parameters` by the names, and with the order of rows, that Hugging Face's classes
+/// have. A matrix that embedding and head share stands there once, as the embedding.
+StateDict to_hugging_face_names(const StateDict& parameters, const ModelConfig& config);
 
 /// Throws UserError unless the file's tensors are those of a model of `config`, by name and shape.
 /// Builds no model: a configuration that asks for too much memory is found to be wrong before.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/nn/attention.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
 
 #include <vector>
@@ -19,16 +20,38 @@ using torch::Tensor;
 AttentionImpl::AttentionImpl(const AttentionOptions& options) : options_(options) {
   const std::int64_t query = options.n_heads * options.head_dim;
   const std::int64_t key = options.n_kv_heads * options.head_dim;
-  wq_ = register_module("wq", Linear(options.dim, query));
-  wk_ = register_module("wk", Linear(options.dim, key));
-  wv_ = register_module("wv", Linear(options.dim, key));
+  wq_ = register_module("wq", Linear(options.dim, query, options.has_qkv_bias));
+  wk_ = register_module("wk", Linear(options.dim, key, options.has_qkv_bias));
+  wv_ = register_module("wv", Linear(options.dim, key, options.has_qkv_bias));
   wo_ = register_module("wo", Linear(query, options.dim));
+  if (!options.has_qk_norm) return;
+  q_norm_ = register_module("q_norm", RmsNorm(options.head_dim, options.norm_eps));
+  k_norm_ = register_module("k_norm", RmsNorm(options.head_dim, options.norm_eps));
+}
+
+std::vector<Tensor> AttentionImpl::heads_of(const Tensor& qkv) const {
+  return qkv.unflatten(-1, {-1, options_.head_dim})
+      .split_with_sizes({options_.n_heads, options_.n_kv_heads, options_.n_kv_heads}, 2);
+}
+
+/// Rounded once, behind the weight: what comes out has the dtype of what went in.
+Tensor AttentionImpl::norm_heads(const Tensor& qkv) {
+  const std::vector<Tensor> parts = heads_of(qkv);
+  const auto normed = [&](RmsNorm& norm, const Tensor& part) {
+    return norm->add(upcast(part), {}, qkv.scalar_type()).normed.to(qkv.scalar_type());
+  };
+  return at::cat({normed(q_norm_, parts[0]), normed(k_norm_, parts[1]), parts[2]}, 2).flatten(2);
+}
+
+Tensor AttentionImpl::project(const Tensor& x) {
+  Tensor qkv = merged_linear(x, {wq_->weight, wk_->weight, wv_->weight});
+  if (options_.has_qkv_bias)
+    qkv = qkv + at::cat({wq_->bias, wk_->bias, wv_->bias}).to(qkv.scalar_type());
+  return options_.has_qk_norm ? norm_heads(qkv) : qkv;
 }
 
 Tensor AttentionImpl::cached(const Tensor& qkv, const Tensor& rotations, const CacheSlot& slot) {
-  const std::int64_t heads = options_.n_heads, kv_heads = options_.n_kv_heads;
-  const std::vector<Tensor> parts =
-      qkv.unflatten(-1, {-1, options_.head_dim}).split_with_sizes({heads, kv_heads, kv_heads}, 2);
+  const std::vector<Tensor> parts = heads_of(qkv);
   const Tensor query = apply_rope(parts[0], rotations).transpose(1, 2);  // (B, H, T, d)
   const Tensor key = apply_rope(parts[1], rotations).transpose(1, 2);    // (B, K, T, d)
   const auto [keys, values] = slot.cache->append(slot.layer, key, parts[2].transpose(1, 2));
@@ -46,8 +69,7 @@ Tensor AttentionImpl::mixed(const Tensor& qkv, const Tensor& rotations, const Ca
 
 Tensor AttentionImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlot slot) {
   const ModuleScope scope(*this);
-  const Tensor qkv = merged_linear(x, {wq_->weight, wk_->weight, wv_->weight});
-  const Tensor out = wo_(mixed(qkv, rotations, slot));
+  const Tensor out = wo_(mixed(project(x), rotations, slot));
   return is_training() && options_.dropout > 0.0
              ? at::dropout(out, options_.dropout, /*train=*/true)
              : out;

@@ -6,9 +6,11 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "halftone/nn/kv_cache.h"
 #include "halftone/nn/linear.h"
+#include "halftone/nn/rms_norm.h"
 
 namespace halftone {
 
@@ -17,7 +19,10 @@ struct AttentionOptions {
   std::int64_t n_heads = 0;
   std::int64_t n_kv_heads = 0;
   std::int64_t head_dim = 0;
-  double dropout = 0.0;  // on the attention weights and after the output projection
+  bool has_qkv_bias = false;  // of wq, wk and wv
+  bool has_qk_norm = false;   // each head's query and key are normed before they are rotated
+  double norm_eps = 1e-6;     // of these norms
+  double dropout = 0.0;       // on the attention weights and after the output projection
 };
 
 /// The cache that a layer reads and extends with its keys and values. Without one, a call sees its
@@ -39,6 +44,11 @@ class AttentionImpl : public torch::nn::Module {
   torch::ScalarType input_dtype(const torch::Tensor& x) const;
 
  private:
+  // (B, T, dim) -> qkv
+  torch::Tensor project(const torch::Tensor& x);
+  torch::Tensor norm_heads(const torch::Tensor& qkv);
+  // (B, T, heads, d), (B, T, kv_heads, d) and (B, T, kv_heads, d) of qkv.
+  std::vector<torch::Tensor> heads_of(const torch::Tensor& qkv) const;
   // qkv (B, T, (heads + 2 kv_heads) d) -> (B, T, heads d).
   torch::Tensor mixed(const torch::Tensor& qkv, const torch::Tensor& rotations,
                       const CacheSlot& slot);
@@ -50,6 +60,8 @@ class AttentionImpl : public torch::nn::Module {
   Linear wk_{nullptr};
   Linear wv_{nullptr};
   Linear wo_{nullptr};
+  RmsNorm q_norm_{nullptr};  // with has_qk_norm
+  RmsNorm k_norm_{nullptr};
 };
 TORCH_MODULE(Attention);
 

@@ -15,7 +15,8 @@
 
 namespace halftone {
 
-EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim) {
+EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim, bool is_head)
+    : is_head_(is_head) {
   const double bound = 1.0 / std::sqrt(static_cast<double>(dim));
   weight = register_parameter("weight", new_parameter({vocab_size, dim}).uniform_(-bound, bound));
 }

@@ -9,16 +9,17 @@
 
 namespace halftone {
 
-/// y = x W^T without a bias, by the GEMM that suits the dtype and the machine
+/// y = x W^T, and + b where there is a bias, by the GEMM that suits the dtype and the machine
 /// (kernels/linear/linear.h). Initialised as torch::nn::Linear is: uniform in
 /// +-1/sqrt(in_features).
 class LinearImpl : public torch::nn::Module {
  public:
-  LinearImpl(std::int64_t in_features, std::int64_t out_features);
+  LinearImpl(std::int64_t in_features, std::int64_t out_features, bool has_bias = false);
 
   torch::Tensor forward(const torch::Tensor& x);  // (..., in) -> (..., out)
 
   torch::Tensor weight;  // (out, in)
+  torch::Tensor bias;    // (out), or undefined
 };
 TORCH_MODULE(Linear);
 

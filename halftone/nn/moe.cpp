@@ -65,23 +65,32 @@ MoeGateImpl::MoeGateImpl(const MoeOptions& options) : options_(options) {
       "weight", new_parameter({options.n_routed_experts, options.dim}).uniform_(-bound, bound));
 }
 
+/// scores (B, T, E), chosen (B T, k): 1 for each sequence, or k for each token, where all experts
+/// are chosen equally often.
+Tensor MoeGateImpl::imbalance(const Tensor& scores, const Tensor& chosen) const {
+  const std::int64_t experts = options_.n_routed_experts;
+  const bool by_sequence = options_.balance == LoadBalance::kSequences;
+  const Tensor groups = by_sequence ? chosen.view({scores.size(0), -1}) : chosen.view({1, -1});
+  const Tensor of_groups = by_sequence ? scores : scores.flatten(0, 1).unsqueeze(0);
+  const Tensor counts = counted(groups, experts).to(torch::kFloat);  // (groups, E)
+  const std::int64_t tokens = of_groups.size(1) * (by_sequence ? options_.num_experts_per_tok : 1);
+  const double uniform = static_cast<double>(tokens) / static_cast<double>(experts);
+  return (counts / uniform * of_groups.mean(1)).sum(1).mean();
+}
+
 Routing MoeGateImpl::forward(const Tensor& x) {
   const ModuleScope scope(*this);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const std::int64_t experts = options_.n_routed_experts;
   const std::int64_t chosen = options_.num_experts_per_tok;
   const Tensor scores =
       at::softmax(at::linear(x.to(torch::kFloat), weight.to(torch::kFloat)), -1);  // (B, T, E)
   Routing routing;
   std::tie(routing.weights, routing.experts) =
       at::topk(scores.flatten(0, 1), chosen, -1, /*largest=*/true, /*sorted=*/false);
-  if (chosen > 1)
+  if (chosen > 1 || options_.normalises_single_expert)
     routing.weights = routing.weights / (routing.weights.sum(-1, /*keepdim=*/true) + 1e-20);
   if (is_training() && options_.aux_loss_alpha > 0.0) {
-    const Tensor counts =
-        counted(routing.experts.view({x.size(0), -1}), experts).to(torch::kFloat);  // (B, E)
-    const double uniform = static_cast<double>(x.size(1) * chosen) / static_cast<double>(experts);
-    routing.aux_loss = (counts / uniform * scores.mean(1)).sum(1).mean() * options_.aux_loss_alpha;
+    routing.aux_loss = imbalance(scores, routing.experts) * options_.aux_loss_alpha;
   } else {
     routing.aux_loss = at::zeros({}, scores.options());
   }

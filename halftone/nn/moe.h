@@ -12,26 +12,34 @@
 
 namespace halftone {
 
+/// Over what the auxiliary loss compares the choices with the scores: each sequence alone, or all
+/// tokens of the batch.
+enum class LoadBalance { kSequences, kTokens };
+
 struct MoeOptions {
   std::int64_t dim = 0;
   std::int64_t hidden_dim = 0;
   std::int64_t n_routed_experts = 4;
   std::int64_t num_experts_per_tok = 2;
   bool shared_expert = true;
+  /// Whether the only expert of a token (k = 1) gets the weight 1; else it gets its score.
+  bool normalises_single_expert = false;
+  LoadBalance balance = LoadBalance::kSequences;
   double aux_loss_alpha = 0.1;
   double dropout = 0.0;
 };
 
 /// A token's experts and the router's load-balance term.
 struct Routing {
-  torch::Tensor weights;   // (N, k) fp32; each row sums to 1 where k > 1
+  torch::Tensor weights;   // (N, k) fp32; each row sums to 1 where k > 1 or one is normalised
   torch::Tensor experts;   // (N, k) int64
   torch::Tensor aux_loss;  // scalar fp32, 0 outside training
 };
 
 /// Softmax over experts in fp32 whatever autocast says. The auxiliary loss of a sequence is
 /// alpha sum_e (share of its choices that fell on e, times E) (mean score of e); its mean over the
-/// batch counts.
+/// batch counts. That of all tokens is alpha E sum_e (choices of e per token) (mean score of e):
+/// with k choices a token it is k times as large.
 class MoeGateImpl : public torch::nn::Module {
  public:
   explicit MoeGateImpl(const MoeOptions& options);
@@ -41,6 +49,8 @@ class MoeGateImpl : public torch::nn::Module {
   torch::Tensor weight;  // (E, dim)
 
  private:
+  torch::Tensor imbalance(const torch::Tensor& scores, const torch::Tensor& chosen) const;
+
   MoeOptions options_;
 };
 TORCH_MODULE(MoeGate);

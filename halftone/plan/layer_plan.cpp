@@ -29,7 +29,9 @@ std::vector<PlannedLayer> planned_layers(const ModelConfig& config) {
   std::vector<PlannedLayer> layers;
   for (const NamedShape& parameter : parameter_shapes(config)) {
     const std::string path = parameter.name.substr(0, parameter.name.size() - kWeight.size());
-    if (parameter.sizes.size() != 2 || path == kHeadPath || path.ends_with(".gate")) continue;
+    if (parameter.sizes.size() != 2 || path == "tok_embeddings" || path == "output" ||
+        path.ends_with(".gate"))
+      continue;
     const double share = path.find(".experts.") == std::string::npos ? 1.0 : expert_share;
     layers.push_back({path, share * static_cast<double>(parameter.sizes[0]) *
                                 static_cast<double>(parameter.sizes[1])});

@@ -28,10 +28,7 @@ struct PlannedLayer {
   double multiply_adds = 0;  // for each row of the batch; an expert's is its share of the rows
 };
 
-/// All of them but the output head, whose path is kHeadPath.
+/// All of them but the output head, whose path is head_path(config).
 std::vector<PlannedLayer> planned_layers(const ModelConfig& config);
-
-/// The embedding, which is the output head as well.
-inline constexpr const char* kHeadPath = "tok_embeddings";
 
 }  // namespace halftone

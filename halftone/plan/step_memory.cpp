@@ -213,7 +213,7 @@ double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
     for (const RoleOfLayer& role : roles)
       if (multiplies_in(role, type, model, numerics))
         shapes.insert({{role.in, role.out}, {role.out, role.in}, {rows, role.in}});
-    const auto head = numerics.layers.find(kHeadPath);
+    const auto head = numerics.layers.find(head_path(model));
     if (type == (head != numerics.layers.end() ? head->second : numerics.precision.compute))
       shapes.insert({{dim, vocab}, {vocab, dim}});
     for (const auto& [depth, columns] : shapes)

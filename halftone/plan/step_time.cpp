@@ -33,7 +33,7 @@ double products_seconds(const ModelConfig& model, double rows, const NumericsCon
     return speed.matmuls.at(own != recipe.layers.end() ? own->second : recipe.precision.compute);
   };
   const double head = 2 * rows * static_cast<double>(model.vocab_size * model.dim);
-  double seconds = 3 * head / per_second(kHeadPath);
+  double seconds = 3 * head / per_second(head_path(model));
   for (const PlannedLayer& layer : planned_layers(model))
     seconds += passes * 2 * rows * layer.multiply_adds / per_second(layer.path);
   return seconds;

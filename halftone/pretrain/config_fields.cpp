@@ -9,6 +9,7 @@
 #include "halftone/core/text.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
+#include "halftone/models/model_family.h"
 #include "halftone/optim/lr_schedule.h"
 #include "halftone/precision/policy.h"
 #include "halftone/pretrain/config_schema.h"
@@ -214,12 +215,18 @@ using S = ScalerConfig;
 using R = MemoryOptions;
 using K = KernelConfig;
 
+std::vector<std::string> generation_names() {
+  std::vector<std::string> names;
+  for (const ModelFamily* const family : model_families()) names.emplace_back(family->generation);
+  return names;
+}
+
 std::vector<ConfigField> model_fields() {
   return {
       field<&C::preset>("preset", one_of(preset_names()),
                         "size of the model; the keys below change parts of it"),
-      field<&C::model, &M::generation>("model.generation", one_of({"v2"}),
-                                       "generation of MiniMind that the model follows"),
+      field<&C::model, &M::generation>("model.generation", one_of(generation_names()),
+                                       "family of the model: a generation of MiniMind, or another"),
       field<&C::model, &M::dim>("model.dim", positive_integer(), "width of the residual stream"),
       field<&C::model, &M::n_layers>("model.n_layers", number_of_parts(1), "transformer blocks"),
       field<&C::model, &M::n_heads>("model.n_heads", positive_integer(), "query heads"),
@@ -229,7 +236,7 @@ std::vector<ConfigField> model_fields() {
                                      "width of a head; 0: dim / n_heads"),
       field<&C::model, &M::hidden_dim>(
           "model.hidden_dim", whole(0, "an integer that is 0 or more"),
-          "width of the feed-forward layer; 0: by the rule of the generation"),
+          "width of the feed-forward layer, or of each expert; 0: by the rule of the generation"),
       field<&C::model, &M::vocab_size>(
           "model.vocab_size", whole(0, "an integer that is 0 or more"),
           "rows of the embedding; 0: as many as the tokenizer has tokens"),
@@ -242,6 +249,8 @@ std::vector<ConfigField> model_fields() {
                                     number("a number from 0 up to, not including, 1",
                                            [](double x) { return x >= 0 && x < 1; }),
                                     "share of activations dropped in training"),
+      field<&C::model, &M::tie_embeddings>("model.tie_embeddings", true_or_false(),
+                                           "one matrix for the embedding and the output head"),
       field<&C::model, &M::use_moe>("model.use_moe", true_or_false(),
                                     "mixture of experts instead of one feed-forward layer"),
       field<&C::model, &M::n_routed_experts>("model.n_routed_experts", number_of_parts(1),

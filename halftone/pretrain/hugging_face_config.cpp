@@ -5,6 +5,8 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <variant>
 #include <vector>
 
 #include "halftone/pretrain/foreign_config_impl.h"
@@ -15,21 +17,26 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{1} << 20U;
-constexpr std::string_view kFamily = "a MiniMind of the second generation in Llama's form";
+constexpr std::string_view kKnownModels = "a MiniMind, a Llama, a Qwen2 or a Qwen3";
 
 void append(std::vector<ForeignKey>& table, std::vector<ForeignKey> more) {
   table.insert(table.end(), std::make_move_iterator(more.begin()),
                std::make_move_iterator(more.end()));
 }
 
-auto integer_into(std::int64_t& target, std::int64_t least = 1) {
-  return [&target, least](const JsonField& field) {
-    target = field.as_integer(least, std::numeric_limits<std::int32_t>::max());
-  };
-}
-
-auto number_into(double& target) {
-  return [&target](const JsonField& field) { target = field.as_number(); };
+/// Sets the field of `model` that `key` names.
+void set_field(ModelConfig& model, const FileKey& key, const JsonField& value) {
+  std::visit(
+      [&](auto member) {
+        using Field = std::remove_reference_t<decltype(model.*member)>;
+        if constexpr (std::is_same_v<Field, bool>)
+          model.*member = value.as_bool();
+        else if constexpr (std::is_same_v<Field, double>)
+          model.*member = value.as_number();
+        else
+          model.*member = value.as_integer(key.least, std::numeric_limits<std::int32_t>::max());
+      },
+      key.field);
 }
 
 /// The base of the rotary embedding stands beside the other keys, or with them in an object.
@@ -46,11 +53,9 @@ class RopeTheta {
   std::optional<double> value_;
 };
 
-bool is_list_of(const json& value, const std::vector<std::string>& allowed) {
-  return value.is_array() && std::all_of(value.begin(), value.end(), [&](const json& one) {
-           return one.is_string() && std::find(allowed.begin(), allowed.end(),
-                                               one.get<std::string>()) != allowed.end();
-         });
+bool is_list_of(const json& value, const std::string& only_one) {
+  return value.is_array() &&
+         std::all_of(value.begin(), value.end(), [&](const json& one) { return one == only_one; });
 }
 
 /// rope_scaling and rope_parameters: nothing but the base may stand there.
@@ -61,44 +66,32 @@ void read_rope(const JsonField& rope, RopeTheta& theta, const std::string& path)
   read_foreign_config(rope, table, "no scaling of the rotary embedding", path + ": " + rope.name());
 }
 
-std::vector<ForeignKey> size_keys(ModelConfig& model) {
-  return {
-      requires_key("hidden_size", integer_into(model.dim)),
-      requires_key("num_hidden_layers", integer_into(model.n_layers)),
-      requires_key("num_attention_heads", integer_into(model.n_heads)),
-      reads("num_key_value_heads", integer_into(model.n_kv_heads)),
-      reads("head_dim", integer_into(model.head_dim)),
-      requires_key("intermediate_size", integer_into(model.hidden_dim)),
-      requires_key("vocab_size", integer_into(model.vocab_size)),
-      requires_key("max_position_embeddings", integer_into(model.max_seq_len)),
-      requires_key("rms_norm_eps", number_into(model.norm_eps)),
-  };
+/// What the form itself says of its keys.
+std::vector<ForeignKey> keys_of(const FileForm& form, ModelConfig& model) {
+  const std::string architecture(form.architecture);
+  std::vector<ForeignKey> table = {
+      only_if("architectures", [=](const json& value) { return is_list_of(value, architecture); }),
+      only("model_type", {std::string(form.model_type)})};
+  for (const FileKey& key : form.keys) {
+    table.push_back({.name = std::string(key.name), .is_required = key.is_required});
+    if (key.is_read)
+      table.back().read = [&](const JsonField& field) { set_field(model, key, field); };
+  }
+  for (const std::string_view name : form.ignored) table.push_back({.name = std::string(name)});
+  return table;
 }
 
-/// MiniMind's own; a Llama has none of them.
-std::vector<ForeignKey> expert_keys(ModelConfig& model) {
-  return {
-      reads("use_moe", [&](const JsonField& field) { model.use_moe = field.as_bool(); }),
-      reads("n_routed_experts", integer_into(model.n_routed_experts)),
-      reads("num_experts_per_tok", integer_into(model.num_experts_per_tok)),
-      reads("n_shared_experts", integer_into(model.n_shared_experts, 0)),
-      reads("aux_loss_alpha", number_into(model.aux_loss_alpha)),
-      only("scoring_func", {"softmax"}),
-      only("norm_topk_prob", {true}),
-      only("num_experts", {0}),
-      only("num_local_experts", {0}),
-  };
+std::vector<ForeignKey> constants_of(const FileForm& form) {
+  std::vector<ForeignKey> table;
+  for (const FileConstant& constant : form.constants)
+    table.push_back(only(std::string(constant.name), {json::parse(constant.value)}));
+  return table;
 }
 
 /// What other models with the same names of tensors compute otherwise, and the values with which
 /// they would not.
 std::vector<ForeignKey> keys_of_other_models() {
   return {
-      only_if("architectures",
-              [](const json& value) {
-                return is_list_of(value, {"LlamaForCausalLM", "MiniMindForCausalLM"});
-              }),
-      only("model_type", {"llama", "minimind"}),
       only("hidden_act", {"silu", "swish"}),
       only("attention_bias", {false}),
       only("mlp_bias", {false}),
@@ -117,8 +110,10 @@ std::vector<ForeignKey> keys_of_other_models() {
       only("final_logit_softcapping", {}),
       only("sliding_window", {}),
       only("use_sliding_window", {false}),
-      only_if("layer_types",
-              [](const json& value) { return is_list_of(value, {"full_attention"}); }),
+      only_if("layer_types", [](const json& value) { return is_list_of(value, "full_attention"); }),
+      only("use_moe", {false}),
+      only("num_experts", {0}),
+      only("num_local_experts", {0}),
       only("partial_rotary_factor", {1}),
       only("rope_interleaved", {false}),
       only("inference_rope_scaling", {false}),
@@ -207,31 +202,82 @@ std::vector<ForeignKey> keys_without_effect() {
   });
 }
 
+bool has(const JsonField& config, std::string_view key) {
+  return !key.empty() && !config[std::string(key)].is_null();
+}
+
+/// Whether the file names the form: by its model_type, or without one by its class.
+bool names(const JsonField& config, const FileForm& form) {
+  const json& type = config["model_type"].value();
+  if (!type.is_null()) return type == std::string(form.model_type);
+  return is_list_of(config["architectures"].value(), std::string(form.architecture));
+}
+
+struct Choice {
+  const ModelFamily* family = nullptr;
+  const FileForm* form = nullptr;
+};
+
+/// The form that the file has. Where one name stands for several, a form with a marker that is
+/// there comes before one without. A file that names none of them is read as a Llama's, which says
+/// what else it is.
+Choice form_of(const JsonField& config) {
+  const bool has_experts = config["use_moe"].value() == true;
+  Choice plain, marked, llama;
+  for (const ModelFamily* const family : model_families())
+    for (const FileForm& form : family->forms) {
+      if (form.architecture == "LlamaForCausalLM") llama = {family, &form};
+      if (!names(config, form)) continue;
+      if (form.marker.empty())
+        plain = {family, &form};
+      else if (has(config, form.marker) && (!form.has_experts || has_experts))
+        marked = {family, &form};
+    }
+  return marked.form != nullptr ? marked : plain.form != nullptr ? plain : llama;
+}
+
 }  // namespace
 
-HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& path) {
+ModelConfig read_hugging_face_config(const std::filesystem::path& path, bool ties_by_default) {
   const JsonDocument document = read_json_file(path, {.max_bytes = kMaxConfigBytes});
   const JsonField root = document.root();
-  HuggingFaceConfig config;
-  ModelConfig& model = config.model;
+  const Choice choice = form_of(root);
+  ModelConfig model;
+  model.generation = choice.family->generation;
+  model.tie_embeddings = ties_by_default || !choice.family->may_untie;
+  model.use_moe = choice.form->has_experts;
+  if (!choice.family->may_share_experts) model.n_shared_experts = 0;
   RopeTheta theta;
-  std::vector<ForeignKey> table = {
-      reads("tie_word_embeddings",
-            [&](const JsonField& field) { config.is_untied = !field.as_bool(); }),
-      reads("rope_theta", [&](const JsonField& field) { theta.set(field); })};
+  std::vector<ForeignKey> table = keys_of(*choice.form, model);
+  table.push_back(reads("rope_theta", [&](const JsonField& field) { theta.set(field); }));
   for (const char* name : {"rope_scaling", "rope_parameters"})
     table.push_back(
         reads(name, [&](const JsonField& field) { read_rope(field, theta, path.string()); }));
-  append(table, size_keys(model));
-  append(table, expert_keys(model));
   append(table, keys_of_other_models());
+  append(table, constants_of(*choice.form));
   append(table, keys_without_effect());
-  read_foreign_config(root, table, kFamily, path.string());
+  read_foreign_config(root, table, kKnownModels, path.string());
   if (!theta.value()) root["rope_theta"].fail("must be a number");
   model.rope_theta = *theta.value();
-  if (root["num_key_value_heads"].is_null()) model.n_kv_heads = model.n_heads;
+  if (!has(root, "num_key_value_heads") && !has(root, "n_kv_heads"))
+    model.n_kv_heads = model.n_heads;
   validate(model);
-  return config;
+  return model;
+}
+
+std::string hugging_face_config(const ModelConfig& model, const FileForm& form) {
+  nlohmann::ordered_json config;
+  config["architectures"] = nlohmann::ordered_json::array({form.architecture});
+  config["model_type"] = form.model_type;
+  ModelConfig whole = model;
+  whole.head_dim = head_dim_of(model);
+  whole.hidden_dim = hidden_dim_of(model);
+  for (const FileKey& key : form.keys)
+    std::visit([&](auto member) { config[std::string(key.name)] = whole.*member; }, key.field);
+  config["rope_theta"] = model.rope_theta;
+  for (const FileConstant& constant : form.constants)
+    config[std::string(constant.name)] = nlohmann::ordered_json::parse(constant.value);
+  return config.dump(2);
 }
 
 }  // namespace halftone

@@ -2,20 +2,21 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 #include "halftone/models/model_config.h"
+#include "halftone/models/model_family.h"
 
 namespace halftone {
 
-struct HuggingFaceConfig {
-  ModelConfig model;
-  /// Whether the file says that embedding and head are two matrices. Then both must be among the
-  /// weights, and equal: this library's model has one.
-  bool is_untied = false;
-};
+/// Reads a config.json of any form that a family of models/model_family.h has. Every key that
+/// changes what is computed is understood or refused by name. A file that says nothing of it has
+/// one matrix for embedding and head where `ties_by_default`. Throws UserError.
+ModelConfig read_hugging_face_config(const std::filesystem::path& path,
+                                     bool ties_by_default = true);
 
-/// Reads a config.json of a Llama, or of a MiniMind in Llama's names. Every key that changes what
-/// is computed is understood or refused by name. Throws UserError.
-HuggingFaceConfig read_hugging_face_config(const std::filesystem::path& path);
+/// The keys of `form` for `model`, as JSON: what config.json must hold for another library to
+/// compute the same.
+std::string hugging_face_config(const ModelConfig& model, const FileForm& form);
 
 }  // namespace halftone

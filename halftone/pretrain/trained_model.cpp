@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <array>
-#include <initializer_list>
 #include <optional>
 #include <system_error>
 
 #include "halftone/core/error.h"
 #include "halftone/io/safetensors.h"
+#include "halftone/models/model_family.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/config_schema.h"
 #include "halftone/pretrain/hugging_face_config.h"
@@ -20,22 +20,6 @@
 
 namespace halftone {
 namespace {
-
-bool has_any(const StateDict& file, std::initializer_list<const char*> names) {
-  return std::any_of(names.begin(), names.end(),
-                     [&](const char* name) { return file.tensors.contains(name); });
-}
-
-/// The weights of a model that is said to have a head of its own: loading holds it to be equal to
-/// the embedding, but only where both are there.
-void require_head(const StateDict& file, const std::string& source) {
-  if (!has_any(file, {"lm_head.weight", "output.weight"}) ||
-      !has_any(file, {"model.embed_tokens.weight", "tok_embeddings.weight"}))
-    throw UserError(
-        fmt::format("{}: expected lm_head.weight beside the embedding, since config.json says that "
-                    "tie_word_embeddings is false",
-                    source));
-}
 
 /// A model of `config` with the weights of `file`. What does not fit is refused before memory is
 /// asked for.
@@ -47,11 +31,12 @@ MiniMindLM model_of(const ModelConfig& config, const StateDict& file, const std:
 }
 
 TrainedModel load_hugging_face(const std::filesystem::path& folder) {
-  const HuggingFaceConfig config = read_hugging_face_config(folder / "config.json");
   const std::filesystem::path path = folder / "model.safetensors";
   const StateDict file = open_safetensors(path);
-  if (config.is_untied) require_head(file, path.string());
-  return {.model = model_of(config.model, file, path.string()),
+  const bool has_head =
+      file.tensors.contains("lm_head.weight") || file.tensors.contains("output.weight");
+  const ModelConfig config = read_hugging_face_config(folder / "config.json", !has_head);
+  return {.model = model_of(config, file, path.string()),
           .tokenizer = Tokenizer::load(folder),
           .precision = "32-true"};
 }
@@ -75,7 +60,7 @@ std::optional<ModelConfig> model_in(const std::filesystem::path& folder) {
   std::error_code error;
   if (const auto weights = find_run_weights(folder)) return resume_config(weights->run, {}).model;
   if (std::filesystem::exists(folder / "config.json", error))
-    return read_hugging_face_config(folder / "config.json").model;
+    return read_hugging_face_config(folder / "config.json");
   return std::nullopt;
 }
 
@@ -113,9 +98,14 @@ void InitialWeights::check(const ModelConfig& config) const {
   require_same("n_heads", count(theirs.n_heads), count(config.n_heads));
   require_same("norm_eps", theirs.norm_eps, config.norm_eps);
   require_same("rope_theta", theirs.rope_theta, config.rope_theta);
-  if (config.use_moe)
-    require_same("num_experts_per_tok", count(theirs.num_experts_per_tok),
-                 count(config.num_experts_per_tok));
+  if (!config.use_moe) return;
+  require_same("num_experts_per_tok", count(theirs.num_experts_per_tok),
+               count(config.num_experts_per_tok));
+  if (config.num_experts_per_tok == 1 &&
+      family_of(theirs).normalises_single_expert != family_of(config).normalises_single_expert)
+    throw UserError(
+        fmt::format("{}: its weights were made for model.generation {}, got {}; set it so", source_,
+                    theirs.generation, config.generation));
 }
 
 void InitialWeights::copy_to(MiniMindLM& model) const { load_parameters(model, state_, source_); }

@@ -12,8 +12,7 @@
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/gemm/matmul_format.h"
-#include "halftone/nn/embedding.h"
-#include "halftone/nn/linear.h"
+#include "halftone/nn/lm_head.h"
 #include "halftone/precision/module_pattern_impl.h"
 #include "halftone/train/precision_hints.h"
 
@@ -35,10 +34,8 @@ LinearLayers linear_layers(torch::nn::Module& root) {
   LinearLayers layers;
   root.apply([&](const std::string& path, torch::nn::Module& module) {
     layers.modules.push_back({path, module.name()});
-    if (const auto* const linear = dynamic_cast<const LinearImpl*>(&module))
-      layers.weights[path] = linear->weight;
-    if (const auto* const head = dynamic_cast<const EmbeddingImpl*>(&module))
-      layers.weights[path] = head->weight;
+    if (const Tensor weight = multiplied_weight(module); weight.defined())
+      layers.weights[path] = weight;
     if (dynamic_cast<const torch::nn::LinearImpl*>(&module) != nullptr)
       layers.foreign.push_back(path);
   });

@@ -38,6 +38,13 @@ ModelConfig model_config(const nlohmann::json& json) {
   config.vocab_size = json["vocab_size"];
   config.max_seq_len = json["max_seq_len"];
   config.use_moe = json["use_moe"];
+  config.generation = json.value("generation", "v2");
+  config.head_dim = json.value("head_dim", 0);
+  config.norm_eps = json["norm_eps"];
+  if (!config.use_moe) return config;
+  config.num_experts_per_tok = json["num_experts_per_tok"];
+  config.n_shared_experts = json["n_shared_experts"];
+  config.aux_loss_alpha = json["aux_loss_alpha"];
   return config;
 }
 
@@ -175,6 +182,20 @@ TEST(Losses, MoeBf16MixedEqualsPyTorch) {
 }
 TEST(Losses, Moe16MixedEqualsPyTorch) {
   expect_pytorchs_steps("minimind_moe.safetensors", "16-mixed",
+                        {.loss = 9e-3, .relative_grad_norm = 1.5e-2});
+}
+
+// Generation V3: norms of queries and keys, one expert a token.
+TEST(Losses, V3DenseEqualsPyTorch) {
+  expect_pytorchs_steps("minimind_v3_dense.safetensors", "32-true", kFp32);
+  expect_pytorchs_steps("minimind_v3_dense.safetensors", "bf16-mixed", kBf16);
+  expect_pytorchs_steps("minimind_v3_dense.safetensors", "16-mixed", kFp16);
+}
+TEST(Losses, V3MoeEqualsPyTorch) {
+  expect_pytorchs_steps("minimind_v3_moe.safetensors", "32-true", kFp32);
+  expect_pytorchs_steps("minimind_v3_moe.safetensors", "bf16-mixed",
+                        {.loss = 1.3e-2, .relative_grad_norm = 2.6e-2});
+  expect_pytorchs_steps("minimind_v3_moe.safetensors", "16-mixed",
                         {.loss = 9e-3, .relative_grad_norm = 1.5e-2});
 }
 

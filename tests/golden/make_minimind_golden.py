@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ten optimizer steps of a small MiniMind (generation V2) in plain PyTorch, as a reference.
+"""Ten optimizer steps of a small MiniMind (generations V2 and V3) in plain PyTorch, as a reference.
 
     pip install torch==2.15.0 safetensors==0.8.0 numpy
     python make_minimind_golden.py
 
-writes minimind_dense.safetensors and minimind_moe.safetensors beside this file. Each holds
+writes minimind_{dense,moe,v3_dense,v3_moe}.safetensors beside this file. Each holds
 
     weights.NAME               bf16, the initial parameters (their fp32 values are exact in bf16)
     batches.ids                int64 (20, 2, 33): inputs are [..., :-1], targets [..., 1:]
@@ -37,6 +37,13 @@ DENSE = dict(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=96, vocab_s
              max_seq_len=64, norm_eps=1e-5, rope_theta=1e6, use_moe=False)
 MOE = dict(DENSE, hidden_dim=32, use_moe=True, n_routed_experts=4, num_experts_per_tok=2,
            n_shared_experts=1, aux_loss_alpha=0.1)
+V3 = dict(DENSE, generation="v3", head_dim=24, norm_eps=1e-6)
+V3_MOE = dict(V3, hidden_dim=32, use_moe=True, n_routed_experts=4, num_experts_per_tok=1,
+              n_shared_experts=0, aux_loss_alpha=0.05)
+
+
+def is_v3(c):
+    return c.get("generation") == "v3"
 
 
 class Norm(nn.Module):
@@ -50,6 +57,14 @@ class Norm(nn.Module):
         return (wide * scale).to(x.dtype) * self.weight
 
 
+class HeadNorm(Norm):
+    """V3's, of queries and keys: rounded behind the weight."""
+    def forward(self, x):
+        wide = x.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (wide * scale * self.weight.float()).to(x.dtype)
+
+
 def rotate(x, angles):
     """x (B, T, H, d), angles (T, d / 2): turns the pairs (2i, 2i + 1)."""
     even, odd = x.float()[..., 0::2], x.float()[..., 1::2]
@@ -61,15 +76,22 @@ def rotate(x, angles):
 class Attention(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.hd = c["dim"] // c["n_heads"]
+        self.hd = c.get("head_dim") or c["dim"] // c["n_heads"]
         self.repeat = c["n_heads"] // c["n_kv_heads"]
         self.wq = nn.Linear(c["dim"], c["n_heads"] * self.hd, bias=False)
         self.wk = nn.Linear(c["dim"], c["n_kv_heads"] * self.hd, bias=False)
         self.wv = nn.Linear(c["dim"], c["n_kv_heads"] * self.hd, bias=False)
         self.wo = nn.Linear(c["n_heads"] * self.hd, c["dim"], bias=False)
+        if is_v3(c):
+            self.q_norm, self.k_norm = (HeadNorm(self.hd, c["norm_eps"]) for _ in range(2))
+            with torch.no_grad():  # ones would hide an exchange of the two
+                self.q_norm.weight.uniform_(0.5, 1.5)
+                self.k_norm.weight.uniform_(0.5, 1.5)
 
     def forward(self, x, angles):
         q, k, v = (w(x).unflatten(-1, (-1, self.hd)) for w in (self.wq, self.wk, self.wv))
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, angles), rotate(k, angles)
         k, v = (t.repeat_interleave(self.repeat, dim=2) for t in (k, v))
         out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True)
@@ -93,7 +115,8 @@ class Experts(nn.Module):
         self.c = c
         self.experts = nn.ModuleList(Dense(c) for _ in range(c["n_routed_experts"]))
         self.gate = nn.Linear(c["dim"], c["n_routed_experts"], bias=False)
-        self.shared_experts = Dense(c)
+        if c["n_shared_experts"]:
+            self.shared_experts = Dense(c)
 
     def forward(self, x):
         c, (batch, length, dim) = self.c, x.shape
@@ -103,12 +126,16 @@ class Experts(nn.Module):
         weights, chosen = scores.topk(k, dim=-1)
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         # Every expert sees every token here; what was not chosen is weighted with 0.
-        y = self.shared_experts(x).float()
+        y = self.shared_experts(x).float() if c["n_shared_experts"] else torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
             weight = (weights * (chosen == e)).sum(-1, keepdim=True)
             y = y + weight * expert(x).float()
-        load = F.one_hot(chosen.flatten(1), n).sum(1).float() * (n / (length * k))
-        self.aux = c["aux_loss_alpha"] * (load * scores.mean(1)).sum(-1).mean()
+        if is_v3(c):  # over all tokens of the batch, not divided by k
+            load = F.one_hot(chosen, n).sum(-2).float().mean((0, 1))
+            self.aux = c["aux_loss_alpha"] * n * (load * scores.mean((0, 1))).sum()
+        else:
+            load = F.one_hot(chosen.flatten(1), n).sum(1).float() * (n / (length * k))
+            self.aux = c["aux_loss_alpha"] * (load * scores.mean(1)).sum(-1).mean()
         return y.to(x.dtype)
 
 
@@ -137,7 +164,7 @@ class MiniMind(nn.Module):
 
     def forward(self, ids):
         c = self.c
-        hd = c["dim"] // c["n_heads"]
+        hd = c.get("head_dim") or c["dim"] // c["n_heads"]
         numbers = functools.partial(torch.arange, device=ids.device)
         frequencies = 1.0 / c["rope_theta"] ** (numbers(0, hd, 2).float() / hd)
         angles = torch.outer(numbers(ids.shape[1]).float(), frequencies)
@@ -231,3 +258,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     make("dense", DENSE)
     make("moe", MOE)
+    make("v3_dense", V3)
+    make("v3_moe", V3_MOE)

@@ -18,6 +18,11 @@ TEST(ModelConfig, PresetsHaveMiniMindsSizes) {
   EXPECT_EQ(parameter_count(preset_config("minimind-26m")), 25'829'888);
   EXPECT_EQ(parameter_count(preset_config("minimind-104m")), 104'030'976);
   EXPECT_EQ(parameter_count(preset_config("minimind-moe-145m")), 145'029'760);
+  EXPECT_EQ(parameter_count(preset_config("minimind-2504-26m")), 25'829'888);
+  EXPECT_EQ(parameter_count(preset_config("minimind-2504-104m")), 104'030'976);
+  EXPECT_EQ(parameter_count(preset_config("minimind-2504-moe-145m")), 145'029'760);
+  EXPECT_EQ(parameter_count(preset_config("minimind3-64m")), 63'912'192);
+  EXPECT_EQ(parameter_count(preset_config("minimind3-moe-198m")), 198'416'640);
   EXPECT_EQ(parameter_count(preset_config("minimind-1b")), 1'017'202'688);
   for (const std::string& name : preset_names()) EXPECT_NO_THROW(validate(preset_config(name)));
 }
@@ -26,6 +31,8 @@ TEST(ModelConfig, WidthsFollowTheGenerationsRule) {
   for (const auto& [dim, hidden] :
        {std::pair<std::int64_t, std::int64_t>{512, 1408}, {640, 1728}, {768, 2048}})
     EXPECT_EQ(hidden_dim_of({.dim = dim}), hidden);
+  EXPECT_EQ(hidden_dim_of({.generation = "v3", .dim = 768}), 2432);
+  EXPECT_EQ(hidden_dim_of({.generation = "v3", .dim = 512}), 1664);
   EXPECT_EQ(hidden_dim_of({.hidden_dim = 7}), 7);
   EXPECT_EQ(head_dim_of({.dim = 512, .n_heads = 8}), 64);
   EXPECT_EQ(head_dim_of({.dim = 512, .n_heads = 8, .head_dim = 96}), 96);
@@ -39,7 +46,9 @@ TEST(ModelConfig, UnknownPresetsNameTheNearest) {
 TEST(ModelConfig, WrongFieldsAreNamed) {
   const std::pair<const char*, ModelConfig> cases[] = {
       {"generation", {.generation = "v7"}},
-      {"not in this version", {.generation = "v3"}},
+      {"tie_embeddings", {.tie_embeddings = false}},
+      {"a Llama has no experts", {.generation = "llama", .use_moe = true}},
+      {"n_shared_experts 0", {.generation = "v3", .use_moe = true}},
       {"dim", {.dim = 0}},
       {"n_layers", {.n_layers = -1}},
       {"n_heads", {.n_heads = 0}},

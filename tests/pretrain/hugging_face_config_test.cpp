@@ -39,7 +39,7 @@ json with(const std::string& key, const json& value) {
   return config;
 }
 
-HuggingFaceConfig read(const std::string& text) {
+ModelConfig read(const std::string& text) {
   const TempFolder folder;
   write_text(folder / "config.json", text);
   return read_hugging_face_config(folder / "config.json");
@@ -53,18 +53,19 @@ std::string refusal(const std::string& text) {
 }
 
 TEST(HuggingFaceConfig, ReadsALlama) {
-  const HuggingFaceConfig config = read(llama().dump());
-  EXPECT_EQ(config.model.dim, 8);
-  EXPECT_EQ(config.model.hidden_dim, 24);
-  EXPECT_EQ(config.model.n_layers, 3);
-  EXPECT_EQ(config.model.n_heads, 4);
-  EXPECT_EQ(config.model.n_kv_heads, 2);
-  EXPECT_EQ(config.model.max_seq_len, 64);
-  EXPECT_EQ(config.model.norm_eps, 1e-5);
-  EXPECT_EQ(config.model.rope_theta, 1e4);
-  EXPECT_EQ(config.model.vocab_size, 259);
-  EXPECT_FALSE(config.model.use_moe);
-  EXPECT_FALSE(config.is_untied);
+  const ModelConfig model = read(llama().dump());
+  EXPECT_EQ(model.generation, "llama");
+  EXPECT_EQ(model.dim, 8);
+  EXPECT_EQ(model.hidden_dim, 24);
+  EXPECT_EQ(model.n_layers, 3);
+  EXPECT_EQ(model.n_heads, 4);
+  EXPECT_EQ(model.n_kv_heads, 2);
+  EXPECT_EQ(model.max_seq_len, 64);
+  EXPECT_EQ(model.norm_eps, 1e-5);
+  EXPECT_EQ(model.rope_theta, 1e4);
+  EXPECT_EQ(model.vocab_size, 259);
+  EXPECT_FALSE(model.use_moe);
+  EXPECT_TRUE(model.tie_embeddings);
 }
 
 TEST(HuggingFaceConfig, ReadsWhatMayBeLeftOutOrStandsElsewhere) {
@@ -73,11 +74,11 @@ TEST(HuggingFaceConfig, ReadsWhatMayBeLeftOutOrStandsElsewhere) {
   config["tie_word_embeddings"] = false;
   config.erase("rope_theta");
   config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 5e5}};
-  const HuggingFaceConfig read_back = read(config.dump());
-  EXPECT_EQ(read_back.model.n_kv_heads, 4);
-  EXPECT_EQ(read_back.model.head_dim, 6);
-  EXPECT_EQ(read_back.model.rope_theta, 5e5);
-  EXPECT_TRUE(read_back.is_untied);
+  const ModelConfig read_back = read(config.dump());
+  EXPECT_EQ(read_back.n_kv_heads, 4);
+  EXPECT_EQ(read_back.head_dim, 6);
+  EXPECT_EQ(read_back.rope_theta, 5e5);
+  EXPECT_FALSE(read_back.tie_embeddings);
 }
 
 TEST(HuggingFaceConfig, ReadsExpertsOfAMiniMind) {
@@ -92,7 +93,8 @@ TEST(HuggingFaceConfig, ReadsExpertsOfAMiniMind) {
                  {"seq_aux", true},
                  {"aux_loss_alpha", 0.01},
                  {"flash_attn", true}});
-  const ModelConfig model = read(config.dump()).model;
+  const ModelConfig model = read(config.dump());
+  EXPECT_EQ(model.generation, "v2504");
   EXPECT_TRUE(model.use_moe);
   EXPECT_EQ(model.n_routed_experts, 8);
   EXPECT_EQ(model.num_experts_per_tok, 3);
@@ -150,7 +152,7 @@ TEST(HuggingFaceConfig, TakesTheValuesThatChangeNothing) {
       {"num_local_experts", 0},
       {"a_key_of_tomorrow", nullptr}};
   for (const auto& [key, value] : same)
-    EXPECT_EQ(read(with(key, value).dump()).model.rope_theta, 1e4) << key;
+    EXPECT_EQ(read(with(key, value).dump()).rope_theta, 1e4) << key;
 }
 
 TEST(HuggingFaceConfig, NamesAllThatMakesAnotherModel) {
@@ -186,7 +188,10 @@ TEST(HuggingFaceConfig, NamesTheKeyThatIsMissingOrNoNumber) {
   }
   EXPECT_THAT(refusal(with("hidden_size", 32.5).dump()),
               HasSubstr("hidden_size must be an integer from 1 to 2147483647, but it is 32.5"));
-  EXPECT_THAT(refusal(with("use_moe", 1).dump()), HasSubstr("use_moe must be true or false"));
+  json minimind = with("model_type", "minimind");
+  minimind["architectures"] = {"MiniMindForCausalLM"};
+  minimind["use_moe"] = 1;
+  EXPECT_THAT(refusal(minimind.dump()), HasSubstr("use_moe must be true or false"));
   json two_bases = with("rope_parameters", {{"rope_theta", 5e5}});
   EXPECT_THAT(refusal(two_bases.dump()), HasSubstr("must be the same wherever it stands"));
 }

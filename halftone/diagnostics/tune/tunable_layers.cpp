@@ -9,8 +9,7 @@
 
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/inspect/recorder_impl.h"
-#include "halftone/nn/embedding.h"
-#include "halftone/nn/linear.h"
+#include "halftone/nn/lm_head.h"
 
 namespace halftone {
 namespace {
@@ -21,10 +20,7 @@ using torch::Tensor;
 std::unordered_map<const c10::TensorImpl*, std::string> layer_paths(torch::nn::Module& network) {
   std::unordered_map<const c10::TensorImpl*, std::string> paths;
   network.apply([&](const std::string& path, torch::nn::Module& module) {
-    Tensor weight;
-    if (const auto* const linear = dynamic_cast<const LinearImpl*>(&module))
-      weight = linear->weight;
-    if (const auto* const head = dynamic_cast<const EmbeddingImpl*>(&module)) weight = head->weight;
+    const Tensor weight = multiplied_weight(module);
     if (weight.defined() && !keeps_fp32(weight)) paths.emplace(weight.unsafeGetTensorImpl(), path);
   });
   return paths;

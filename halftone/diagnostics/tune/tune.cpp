@@ -16,8 +16,7 @@
 #include "halftone/diagnostics/tune/layer_errors.h"
 #include "halftone/diagnostics/tune/layer_patterns.h"
 #include "halftone/diagnostics/tune/whole_step.h"
-#include "halftone/nn/embedding.h"
-#include "halftone/nn/linear.h"
+#include "halftone/nn/lm_head.h"
 #include "halftone/train/layer_precision.h"
 
 namespace halftone {
@@ -286,9 +285,7 @@ class Tuner {
   void finish() {
     Formats all;
     step_.network->apply([&](const std::string& path, torch::nn::Module& module) {
-      if (dynamic_cast<const LinearImpl*>(&module) != nullptr ||
-          dynamic_cast<const EmbeddingImpl*>(&module) != nullptr)
-        all[path] = policy_.compute;
+      if (multiplied_weight(module).defined()) all[path] = policy_.compute;
     });
     for (const auto& [path, type] : result_.formats) all[path] = type;
     for (const bool by_parents : {true, false}) {
