@@ -14,6 +14,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/io/dense_bytes.h"
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/file.h"
 #include "halftone/system/file_memory.h"
@@ -135,19 +136,9 @@ std::uint64_t HeaderReader::unsigned_number(const json& value, const std::string
 }
 
 std::uint64_t HeaderReader::byte_count(const Entry& entry) const {
-  std::int64_t elements = 1;
-  std::int64_t stride =
-      1;  // LibTorch multiplies strides without zeros: they must not overflow either
-  std::int64_t bytes = 0;
-  bool overflow = false;
-  for (const std::int64_t size : entry.shape) {
-    overflow |= __builtin_mul_overflow(elements, size, &elements);
-    overflow |= __builtin_mul_overflow(stride, std::max<std::int64_t>(size, 1), &stride);
-  }
-  const auto item = static_cast<std::int64_t>(c10::elementSize(entry.dtype));
-  overflow |= __builtin_mul_overflow(elements, item, &bytes);
-  if (overflow) fail(fmt::format("the shape of tensor {} is too large", quoted_json(entry.name)));
-  return static_cast<std::uint64_t>(bytes);
+  const std::optional<std::uint64_t> bytes = dense_bytes(entry.shape, entry.dtype);
+  if (!bytes) fail(fmt::format("the shape of tensor {} is too large", quoted_json(entry.name)));
+  return *bytes;
 }
 
 void HeaderReader::add_entry(const std::string& name, const json& value) {
