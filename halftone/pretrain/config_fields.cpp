@@ -414,8 +414,10 @@ std::vector<ConfigField> optimization_fields() {
           "seed",
           whole(0, "an integer that is 0 or more", std::numeric_limits<std::int64_t>::max()),
           "seed of weights, order and dropout"),
-      input_path(field<&C::init_from>(
-          "init_from", path(), "safetensors file with the weights to start from; empty: new ones")),
+      input_path(field<&C::init_from>("init_from", path(),
+                                      "weights to start from: a .safetensors or .pth file, a "
+                                      "Hugging Face folder, a run; empty: "
+                                      "new ones")),
   };
 }
 

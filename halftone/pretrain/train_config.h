@@ -79,7 +79,7 @@ struct TrainConfig {
   std::string device = "auto";
   std::int64_t threads = 0;  // 0: as many as LibTorch takes
   KernelConfig kernels;
-  std::string init_from;  // safetensors file to start from; empty: fresh weights
+  std::string init_from;  // file or folder of weights to start from; empty: fresh ones
 
   std::string out;  // run directory; resolve_config fills it in when empty
   bool overwrite = false;

@@ -9,7 +9,8 @@
 #include <system_error>
 
 #include "halftone/core/error.h"
-#include "halftone/io/safetensors.h"
+#include "halftone/io/weights.h"
+#include "halftone/models/file_names.h"
 #include "halftone/models/model_family.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/config_schema.h"
@@ -21,6 +22,11 @@
 namespace halftone {
 namespace {
 
+/// Weights that another program may have written.
+StateDict open_foreign(const std::filesystem::path& path) {
+  return without_wrappers(open_weights(path), weights_file(path).string());
+}
+
 /// A model of `config` with the weights of `file`. What does not fit is refused before memory is
 /// asked for.
 MiniMindLM model_of(const ModelConfig& config, const StateDict& file, const std::string& source) {
@@ -31,11 +37,13 @@ MiniMindLM model_of(const ModelConfig& config, const StateDict& file, const std:
 }
 
 TrainedModel load_hugging_face(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "model.safetensors";
-  const StateDict file = open_safetensors(path);
+  const std::filesystem::path config_file = folder / "config.json";
+  read_hugging_face_config(config_file);  // another model is refused by name before its weights are
+  const std::filesystem::path path = weights_file(folder);
+  const StateDict file = open_foreign(path);
   const bool has_head =
       file.tensors.contains("lm_head.weight") || file.tensors.contains("output.weight");
-  const ModelConfig config = read_hugging_face_config(folder / "config.json", !has_head);
+  const ModelConfig config = read_hugging_face_config(config_file, !has_head);
   return {.model = model_of(config, file, path.string()),
           .tokenizer = Tokenizer::load(folder),
           .precision = "32-true"};
@@ -64,12 +72,6 @@ std::optional<ModelConfig> model_in(const std::filesystem::path& folder) {
   return std::nullopt;
 }
 
-std::filesystem::path weights_file(const std::filesystem::path& file_or_folder) {
-  std::error_code error;
-  return std::filesystem::is_directory(file_or_folder, error) ? file_or_folder / "model.safetensors"
-                                                              : file_or_folder;
-}
-
 }  // namespace
 
 TrainedModel load_trained_model(const std::filesystem::path& folder) {
@@ -81,7 +83,7 @@ TrainedModel load_trained_model(const std::filesystem::path& folder) {
 InitialWeights::InitialWeights(const std::filesystem::path& file_or_folder)
     : made_for_(model_in(file_or_folder)) {
   const auto weights = find_run_weights(file_or_folder);
-  state_ = weights ? weights->load().model : open_safetensors(weights_file(file_or_folder));
+  state_ = weights ? weights->load().model : open_foreign(file_or_folder);
   source_ = weights ? weights->source() : weights_file(file_or_folder).string();
 }
 

@@ -32,12 +32,13 @@ struct TrainedModel {
 };
 
 /// Opens what find_run_weights() takes (a run directory, its best checkpoint, any of its
-/// checkpoints) or a Hugging Face folder with config.json, model.safetensors and tokenizer.json of
-/// a MiniMind model. Throws UserError.
+/// checkpoints) or a Hugging Face folder with config.json, weights (in one file or in shards, see
+/// io/weights.h) and tokenizer.json of a MiniMind model. Throws UserError.
 TrainedModel load_trained_model(const std::filesystem::path& folder);
 
-/// The weights that a model starts from: those of a safetensors file, of a Hugging Face folder's
-/// model.safetensors, or of what find_run_weights() takes. Opened, read as they are copied.
+/// The weights that a model starts from: those of a file or a Hugging Face folder (safetensors or
+/// .pth, see io/weights.h; wrappers' names are left out), or of what find_run_weights() takes.
+/// Opened, read as they are copied.
 class InitialWeights {
  public:
   /// Throws UserError.
@@ -55,8 +56,7 @@ class InitialWeights {
   std::optional<ModelConfig> made_for_;  // what shapes do not tell
 };
 
-/// Copies the weights of a safetensors file, or of a Hugging Face folder's model.safetensors, into
-/// `model`. Throws UserError.
+/// Copies InitialWeights of a file or folder into `model`. Throws UserError.
 void initialize_from(MiniMindLM& model, const std::filesystem::path& file_or_folder);
 
 /// What the data layer needs of a tokenizer, which reads special tokens in a text by `parsing`.

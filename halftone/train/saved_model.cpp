@@ -8,7 +8,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/io/safetensors.h"
+#include "halftone/io/weights.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/network_state.h"
@@ -43,7 +43,8 @@ fs::path find_saved_model(const fs::path& where) {
   if (!fs::is_directory(where, error))
     throw UserError(
         fmt::format("'{}' does not exist; expected a run directory, a checkpoint such as "
-                    "RUN/checkpoints/step-00000100, or a .safetensors file",
+                    "RUN/checkpoints/step-00000100, or a file of weights "
+                    "(.safetensors, .pth)",
                     where.string()));
   if (is_checkpoint(where)) return where;
   if (const auto best = best_checkpoint(where)) return *best;
@@ -54,7 +55,7 @@ SavedModel load_saved_model(const fs::path& where) {
   const fs::path path = find_saved_model(where);
   SavedModel saved{.path = path};
   if (!fs::is_directory(path)) {
-    saved.weights = open_safetensors(path);
+    saved.weights = open_weights(path);
     saved.weights.values.clear();  // the file's own notes
     return saved;
   }

@@ -37,7 +37,8 @@ struct SavedModel {
 };
 
 /// What `where` names: a run directory, whose newest whole checkpoint counts; for RUN/best the
-/// folder of the best checkpoint in it; a checkpoint's own folder; or a .safetensors file. Throws
+/// folder of the best checkpoint in it; a checkpoint's own folder; or a file of weights
+/// (.safetensors, or .pth of PyTorch: see io/weights.h). Throws
 /// UserError where there is nothing.
 std::filesystem::path find_saved_model(const std::filesystem::path& where);
 

@@ -113,6 +113,7 @@ class Program : public testing::Test {
     write_text(work() / "key.toml", "lr = 1e-3\n\n[model]\ndimm = 3\n");
     write_text(work() / "type.toml", "batch_size = 3.0\n");
     write_text(work() / "cut.safetensors", "\x10");
+    write_text(work() / "cut.pth", "PK");
     fs::create_directories(work() / "nothing");
     fs::create_directories(work() / "mine");
     fs::create_directories(work() / "yarn");

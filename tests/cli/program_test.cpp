@@ -4,6 +4,8 @@
 #include <limits>
 
 #include "cli/program_fixture.h"
+#include "halftone/io/safetensors.h"
+#include "support/torch_file.h"
 
 namespace halftone::test::program_test {
 namespace {
@@ -96,7 +98,9 @@ TEST_F(Program, RefusesTokenizersAndWeightsThatDoNotFit) {
       {training(data + "--tokenizer tok --device cuda:99"), "device is 'cuda:99'"},
       {training(data + "--tokenizer tok --init-from none.safetensors"), "cannot read"},
       {training(data + "--tokenizer tok --init-from cut.safetensors"), "not a valid safetensors"},
+      {training(data + "--tokenizer tok --init-from cut.pth"), "not a valid PyTorch file"},
       {training(data + "--tokenizer tok --init-from poem.txt"), "poem.txt' is not a valid"},
+      {training(data + "--tokenizer tok --init-from nothing"), "nothing' has no weights"},
       {training(data + "--tokenizer tok --model.n-kv-heads 1 --init-from run"), "of another shape"},
       {training(data + "--tokenizer tok --model.hidden-dim 2000000000 --threads 1"),
        "or set memory_budget to unlimited"},
@@ -381,6 +385,19 @@ TEST_F(Program, WeightsOfARunStartAnother) {
   const Outcome outcome =
       halftone(training("--data poem.txt --tokenizer tok --init-from run --out tuned"));
   EXPECT_EQ(outcome.code, 0) << outcome.err;
+}
+
+TEST_F(Program, WeightsOfATorchFileAreThoseOfTheRun) {
+  const StateDict weights =
+      load_safetensors(work() / "run/checkpoints/step-00000004/model.safetensors");
+  write_text(work() / "full_sft_16.pth", torch_file_of(weights.tensors));
+  const auto trained_from = [](const std::string& from) {
+    const Outcome outcome = halftone(training(
+        "--data poem.txt --tokenizer tok --seed 7 --init-from " + from + " --out from-" + from));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return read_text(work() / ("from-" + from) / "checkpoints/step-00000001/model.safetensors");
+  };
+  EXPECT_TRUE(trained_from("full_sft_16.pth") == trained_from("run"));
 }
 
 TEST_F(Program, EvalReadsSpecialTokensAsTheTrainingDid) {

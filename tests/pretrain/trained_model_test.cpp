@@ -19,7 +19,9 @@
 #include "halftone/pretrain/evaluate.h"
 #include "halftone/tokenizer/bpe_trainer.h"
 #include "halftone/train/mixed_precision.h"
+#include "support/paths.h"
 #include "support/temp_folder.h"
+#include "support/torch_file.h"
 
 namespace halftone::trained_model_test {
 namespace {
@@ -27,6 +29,7 @@ namespace {
 using nlohmann::json;
 using test::message_of;
 using test::TempFolder;
+using test::torch_file_of;
 using test::write_text;
 using testing::AllOf;
 using testing::HasSubstr;
@@ -181,6 +184,114 @@ TEST_F(HuggingFaceFolder, EvaluationNamesTheOperationThatOverflows) {
   const std::string message = message_of<SystemError>([&] { evaluated(model_); });
   EXPECT_THAT(message, AllOf(HasSubstr("the loss of batch 1 is "), HasSubstr("layers.0.")));
   EXPECT_TRUE(model_->is_training()) << "the mode is put back";
+}
+
+/// The names that training in several processes and torch.compile leave, and an old buffer.
+std::map<std::string, torch::Tensor> as_wrapped(const StateDict& state) {
+  std::map<std::string, torch::Tensor> wrapped;
+  for (const auto& [name, tensor] : state.tensors) wrapped["module._orig_mod." + name] = tensor;
+  wrapped["module._orig_mod.freqs_cos"] = torch::ones({4, 2});
+  return wrapped;
+}
+
+std::string as_file_to_resume_from(const std::string& model) {
+  using namespace test::pickle;
+  return dict({text("model"), model, text("optimizer"), dict({}), text("epoch"), integer(1)});
+}
+
+TEST_F(HuggingFaceFolder, MayHoldItsWeightsInShards) {
+  std::map<std::string, torch::Tensor> one;
+  std::map<std::string, torch::Tensor> two;
+  json map;
+  for (const auto& [name, tensor] : parameters_of(model_).tensors) {
+    const bool is_first = name.starts_with("layers.0.");
+    (is_first ? one : two)[name] = tensor;
+    map[name] = is_first ? "model-00001-of-00002.safetensors" : "model-00002-of-00002.safetensors";
+  }
+  std::filesystem::remove(folder_ / "model.safetensors");
+  save_safetensors(folder_ / "model-00001-of-00002.safetensors", one);
+  save_safetensors(folder_ / "model-00002-of-00002.safetensors", two);
+  write_text(folder_ / "model.safetensors.index.json", json{{"weight_map", map}}.dump());
+  TrainedModel trained = load();
+  EXPECT_EQ(evaluated(trained.model).loss, evaluated(model_).loss);
+  std::filesystem::remove(folder_ / "model-00002-of-00002.safetensors");
+  EXPECT_THAT(refusal(), HasSubstr("model-00002-of-00002.safetensors' is missing"));
+}
+
+TEST_F(HuggingFaceFolder, MayHoldItsWeightsInAFileOfTorch) {
+  std::filesystem::remove(folder_ / "model.safetensors");
+  EXPECT_THAT(refusal(), HasSubstr("has no weights: expected model.safetensors"));
+  write_text(folder_ / "pytorch_model.bin", torch_file_of(as_wrapped(parameters_of(model_))));
+  TrainedModel trained = load();
+  EXPECT_EQ(evaluated(trained.model).loss, evaluated(model_).loss);
+}
+
+TEST_F(HuggingFaceFolder, StartsFromAFileToResumeFrom) {
+  const std::filesystem::path path = folder_ / "pretrain_8_resume.pth";
+  write_text(path, torch_file_of(as_wrapped(parameters_of(model_)), as_file_to_resume_from));
+  torch::manual_seed(4);
+  MiniMindLM other(model_->config());
+  ASSERT_NE(evaluated(other).loss, evaluated(model_).loss);
+  InitialWeights(path).check(other->config());
+  initialize_from(other, path);
+  EXPECT_EQ(evaluated(other).loss, evaluated(model_).loss);
+}
+
+TEST_F(HuggingFaceFolder, NamesTheTensorsThatAFileLacks) {
+  auto tensors = as_wrapped(parameters_of(model_));
+  tensors.erase("module._orig_mod.norm.weight");
+  tensors["module._orig_mod.nrom.weight"] = torch::ones({8});
+  write_text(folder_ / "a.pth", torch_file_of(tensors));
+  EXPECT_THAT(
+      message_of<UserError>([&] { InitialWeights(folder_ / "a.pth").check(model_->config()); }),
+      AllOf(HasSubstr("a.pth: its tensors do not fit the model (missing: norm.weight; unexpected: "
+                      "nrom.weight)")));
+}
+
+TEST_F(HuggingFaceFolder, ConvertsWeightsOfEveryFloatFormat) {
+  for (const torch::ScalarType dtype :
+       {torch::kHalf, torch::kBFloat16, torch::kFloat8_e4m3fn, torch::kFloat8_e5m2}) {
+    SCOPED_TRACE(dtype);
+    StateDict state = parameters_of(model_);
+    for (auto& [name, tensor] : state.tensors) tensor = tensor.to(dtype);
+    state.tensors["output.weight"] = state.tensors.at("tok_embeddings.weight").clone();
+    save(state);
+    const StateDict loaded = parameters_of(load().model);
+    for (const auto& [name, tensor] : loaded.tensors)
+      EXPECT_TRUE(tensor.equal(state.tensors.at(name).to(torch::kFloat))) << name;
+  }
+}
+
+TEST_F(HuggingFaceFolder, WithScaledFp8WeightsIsRefused) {
+  StateDict state = parameters_of(model_);
+  state.tensors["layers.0.attention.wq.weight_scale_inv"] = torch::ones({1, 1});
+  save(state);
+  EXPECT_THAT(refusal(),
+              HasSubstr("model.safetensors: 'layers.0.attention.wq.weight_scale_inv' scales "
+                        "quantized weights"));
+}
+
+// Files that PyTorch wrote: tests/golden/make_pth_golden.py.
+TEST(InitialWeightsOfTorch, AreThoseThatWereSaved) {
+  const ModelConfig config{.dim = 4,
+                           .n_layers = 1,
+                           .n_heads = 2,
+                           .n_kv_heads = 1,
+                           .hidden_dim = 8,
+                           .vocab_size = 6,
+                           .max_seq_len = 16};
+  for (const char* name : {"state_dict", "half", "resume"}) {
+    SCOPED_TRACE(name);
+    const std::string path = std::string(test::kGoldenDir) + "/pth/" + name + ".pth";
+    MiniMindLM model(config);
+    InitialWeights(path).check(config);
+    initialize_from(model, path);
+    for (const auto& [parameter, tensor] : parameters_of(model).tensors) {
+      const torch::Tensor flat = tensor.reshape({-1});
+      for (std::int64_t i = 0; i < flat.numel(); ++i)
+        ASSERT_EQ(flat[i].item<double>(), static_cast<double>(7 * i % 11 - 3)) << parameter;
+    }
+  }
 }
 
 }  // namespace
