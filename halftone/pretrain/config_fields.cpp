@@ -414,10 +414,11 @@ std::vector<ConfigField> optimization_fields() {
           "seed",
           whole(0, "an integer that is 0 or more", std::numeric_limits<std::int64_t>::max()),
           "seed of weights, order and dropout"),
-      input_path(field<&C::init_from>("init_from", path(),
-                                      "weights to start from: a .safetensors or .pth file, a "
-                                      "Hugging Face folder, a run; empty: "
-                                      "new ones")),
+      input_path(field<&C::init_from>(
+          "init_from", path(),
+          "weights to start from: a .safetensors or .pth file, a run, or a Hugging Face folder; a "
+          "folder gives the model and the tokenizer too, unless a preset is given; empty: new "
+          "ones")),
   };
 }
 

@@ -17,6 +17,8 @@
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/auto_precision.h"
 #include "halftone/pretrain/config_file.h"
+#include "halftone/pretrain/hugging_face_config.h"
+#include "halftone/pretrain/run_weights.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/layer_precision.h"
 
@@ -220,12 +222,31 @@ bool is_given(const std::vector<ConfigAssignment>& assignments, std::string_view
   return last_of(assignments, key) != nullptr;
 }
 
+/// The folder of weights to start from, where it says which model they are of. A preset that is
+/// given beside it goes first.
+std::optional<ModelConfig> model_to_start_from(const std::vector<ConfigAssignment>& assignments) {
+  const ConfigAssignment* const init_from = last_of(assignments, "init_from");
+  if (init_from == nullptr || is_given(assignments, "preset")) return std::nullopt;
+  return model_of_folder(std::get<std::string>(init_from->value));
+}
+
+/// The folder with the tokenizer that the weights in `folder` were trained with; empty: none is
+/// there.
+std::string tokenizer_beside(const fs::path& folder) {
+  const auto weights = find_run_weights(folder);
+  const fs::path place = weights ? weights->run : folder;
+  std::error_code error;
+  return fs::exists(place / "tokenizer.json", error) ? place.string() : "";
+}
+
 // A default never contradicts what was given beside it.
 void adapt_defaults(TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   ScalerConfig& scaler = config.scaler;
   if (config.out.empty()) config.out = "runs/" + config.preset;
   if (!is_given(assignments, "seq_len"))
     config.seq_len = std::min(config.seq_len, config.model.max_seq_len);
+  if (!is_given(assignments, "tokenizer") && model_to_start_from(assignments))
+    config.tokenizer = tokenizer_beside(config.init_from);
   if (!is_given(assignments, "tokenizer_vocab_size") && config.model.vocab_size > 0)
     config.tokenizer_vocab_size = std::min(config.tokenizer_vocab_size, config.model.vocab_size);
   if (!is_given(assignments, "scaler.init_scale") && scaler.min_scale <= scaler.max_scale)
@@ -385,8 +406,12 @@ ConfigAssignment assignment_from_flag(const std::string& key,
 TrainConfig merge_config(const std::vector<ConfigAssignment>& assignments) {
   TrainConfig config;
   if (const ConfigAssignment* preset = last_of(assignments, "preset")) apply(*preset, config);
-  config.model = preset_config(config.preset);
-  config.model.vocab_size = 0;
+  if (const auto model = model_to_start_from(assignments)) {
+    config.model = *model;
+  } else {
+    config.model = preset_config(config.preset);
+    config.model.vocab_size = 0;
+  }
   for (const ConfigAssignment& assignment : assignments)
     if (assignment.key != "preset") apply(assignment, config);
   adapt_defaults(config, assignments);
@@ -403,6 +428,14 @@ void check_seq_len(std::int64_t seq_len, const ModelConfig& model, const std::st
   if (seq_len > model.max_seq_len)
     throw UserError(fmt::format("{}: seq_len must be at most model.max_seq_len {}, got {}", place,
                                 model.max_seq_len, seq_len));
+}
+
+std::optional<ModelConfig> model_of_folder(const fs::path& folder) {
+  std::error_code error;
+  if (const auto weights = find_run_weights(folder)) return resume_config(weights->run, {}).model;
+  if (fs::exists(folder / "config.json", error))
+    return read_hugging_face_config(folder / "config.json");
+  return std::nullopt;
 }
 
 std::vector<ConfigAssignment> saved_assignments(const fs::path& run_dir) {

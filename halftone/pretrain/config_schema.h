@@ -69,7 +69,8 @@ ConfigAssignment assignment_from_flag(const std::string& key,
 
 /// Defaults, then the preset, then `assignments` in their order (later ones win). Fills in `out`,
 /// makes the paths of inputs absolute and has defaults follow what was given beside them: seq_len
-/// is no longer than a given model.max_seq_len. Throws UserError.
+/// is no longer than a given model.max_seq_len. Where init_from is a folder and no preset is given,
+/// the model and the tokenizer are the folder's. Throws UserError.
 TrainConfig merge_config(const std::vector<ConfigAssignment>& assignments);
 
 /// merge_config(), with what concerns several keys checked. Throws UserError.
@@ -77,6 +78,10 @@ TrainConfig resolve_config(const std::vector<ConfigAssignment>& assignments);
 
 /// Throws UserError, which starts with `place`, unless `model` takes rows of `seq_len` tokens.
 void check_seq_len(std::int64_t seq_len, const ModelConfig& model, const std::string& place);
+
+/// The model that the weights in a folder were made for, if it says so: of a run, of one of its
+/// checkpoints, or a Hugging Face folder's. Throws UserError.
+std::optional<ModelConfig> model_of_folder(const std::filesystem::path& folder);
 
 /// What the config.toml of an existing run says, with today's words for what a run of an older
 /// version did. Throws UserError.

@@ -63,15 +63,6 @@ TrainedModel load_run(const RunWeights& weights) {
           .special_tokens = config.special_tokens};
 }
 
-/// The model that the weights in a folder were made for, if it says so.
-std::optional<ModelConfig> model_in(const std::filesystem::path& folder) {
-  std::error_code error;
-  if (const auto weights = find_run_weights(folder)) return resume_config(weights->run, {}).model;
-  if (std::filesystem::exists(folder / "config.json", error))
-    return read_hugging_face_config(folder / "config.json");
-  return std::nullopt;
-}
-
 }  // namespace
 
 TrainedModel load_trained_model(const std::filesystem::path& folder) {
@@ -81,7 +72,7 @@ TrainedModel load_trained_model(const std::filesystem::path& folder) {
 }
 
 InitialWeights::InitialWeights(const std::filesystem::path& file_or_folder)
-    : made_for_(model_in(file_or_folder)) {
+    : made_for_(model_of_folder(file_or_folder)) {
   const auto weights = find_run_weights(file_or_folder);
   state_ = weights ? weights->load().model : open_foreign(file_or_folder);
   source_ = weights ? weights->source() : weights_file(file_or_folder).string();

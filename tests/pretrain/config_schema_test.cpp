@@ -89,6 +89,28 @@ TEST(ResolveConfig, DefaultsThenPresetThenFileThenFlags) {
   EXPECT_EQ(config.out, "runs/tiny");
 }
 
+TEST(ResolveConfig, AFolderToStartFromGivesTheModelAndTheTokenizer) {
+  const TempFolder folder;
+  write_text(folder / "config.json", R"({"model_type": "qwen3", "hidden_size": 64,
+    "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "vocab_size": 100, "intermediate_size": 128, "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "tie_word_embeddings": false})");
+  const std::string path = folder.path().string();
+  TrainConfig config = from_flags({{"init_from", path}});
+  EXPECT_EQ(config.model.generation, "qwen3");
+  EXPECT_EQ(config.model.n_layers, 3);
+  EXPECT_EQ(config.model.vocab_size, 100);
+  EXPECT_FALSE(config.model.tie_embeddings);
+  EXPECT_EQ(config.seq_len, 128);
+  EXPECT_EQ(config.tokenizer, "");
+  write_text(folder / "tokenizer.json", "{}");
+  config = from_flags({{"init_from", path}, {"model.n_layers", "2"}});
+  EXPECT_EQ(config.tokenizer, path);
+  EXPECT_EQ(config.model.n_layers, 2);
+  EXPECT_EQ(from_flags({{"init_from", path}, {"preset", "tiny"}}).model.dim, 128);
+  EXPECT_EQ(from_flags({{"init_from", path}, {"preset", "tiny"}}).tokenizer, "");
+}
+
 TEST(ResolveConfig, APresetInAFlagKeepsTheKeysOfTheFile) {
   const TempFolder folder;
   write_text(folder / "a.toml", "preset = \"minimind-26m\"\nmodel.dim = 64\n");
