@@ -103,7 +103,8 @@ bool takes_matvec(const Tensor& x, const std::vector<Tensor>& weights, ScalarTyp
   return rows >= 1 && rows <= kMaxMatvecRows &&
          std::all_of(weights.begin(), weights.end(), [&](const Tensor& weight) {
            const ScalarType type = weight.scalar_type();
-           return (type == dtype || type == torch::kFloat) && weight.dim() == 2 &&
+           const bool is_exact = dtype == torch::kFloat && has_kernel_type(type);
+           return (type == dtype || type == torch::kFloat || is_exact) && weight.dim() == 2 &&
                   weight.stride(1) == 1;
          });
 }
