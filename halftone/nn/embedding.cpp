@@ -10,6 +10,7 @@
 #include "halftone/core/module_scope.h"
 #include "halftone/kernels/fused/embedding.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
+#include "halftone/kernels/linear/stored_weights.h"
 #include "halftone/nn/loss.h"
 #include "halftone/nn/new_parameter.h"
 
@@ -23,6 +24,7 @@ EmbeddingImpl::EmbeddingImpl(std::int64_t vocab_size, std::int64_t dim, bool is_
 
 torch::Tensor EmbeddingImpl::forward(const torch::Tensor& ids) {
   const ModuleScope scope(*this);
+  if (const StoredWeights* stored = stored_weights_of(weight)) return stored->rows(weight, ids);
   const torch::Tensor rows = halftone::embedding(weight, ids);
   // In a mixed precision the stream is fp32, whatever the weights are kept in.
   return is_autocast_on(weight.device().type()) ? upcast(rows) : rows;

@@ -13,6 +13,7 @@
 namespace halftone {
 
 class LayerFormats;
+class StoredWeights;
 class WeightCache;
 
 /// The random streams of a forward pass's stochastic rounding, one for each layer that asks. Which
@@ -41,6 +42,9 @@ struct ComputeContext {
   /// Formats of single layers (layer_formats.h), which go before `compute`; none: it is that of
   /// all.
   std::shared_ptr<const LayerFormats> layer_formats;
+  /// Weights that are held narrower than the layers compute, for inference; none: all are as they
+  /// come.
+  std::shared_ptr<const StoredWeights> stored_weights;
   RoundingStreams streams;
   /// Whether models run their blocks again in the backward pass instead of keeping activations.
   bool recompute_blocks = false;

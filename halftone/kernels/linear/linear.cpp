@@ -25,6 +25,7 @@
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/layer_formats.h"
 #include "halftone/kernels/linear/saved_linear_impl.h"
+#include "halftone/kernels/linear/stored_weights.h"
 #include "halftone/kernels/linear/weight_cache.h"
 
 namespace halftone {
@@ -182,6 +183,8 @@ Tensor product_by_format(const Tensor& x, const std::vector<Tensor>& weights, Co
 
 /// merged_linear(), by the way that dtype and regions call for.
 Tensor product_of(const Tensor& x, const std::vector<Tensor>& weights, Matmuls matmuls) {
+  if (const StoredWeights* stored = stored_weights_of(weights.front()))
+    return stored->linear(x, weights, compute_dtype(x));
   if (weights.size() > 1 && !is_fused(FusedKernel::kMergedLinear))
     return reference_matmuls(x, weights, halftone::linear);
   const std::optional<ComputeType> type = linear_type(x);
@@ -199,7 +202,7 @@ void check(const Tensor& x, at::TensorList weights, bool autocast) {
     HALFTONE_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1),
                    "[linear] expected x (..., in) and weight (out, in), got ", x.sizes(), " and ",
                    weight.sizes());
-    HALFTONE_CHECK(autocast || weight.scalar_type() == x.scalar_type(),
+    HALFTONE_CHECK(autocast || weight.scalar_type() == x.scalar_type() || stored_weights_of(weight),
                    "[linear] expected x and weight of one dtype, got ", x.scalar_type(), " and ",
                    weight.scalar_type(), "; convert one or turn autocast on");
   }

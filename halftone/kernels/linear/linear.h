@@ -31,6 +31,8 @@ torch::ScalarType input_dtype(const torch::Tensor& x, const std::vector<torch::T
 /// rounded x is kept for the gradient of W, except where swiglu() or a norm made x: then it is
 /// computed again. x (..., in), weight (out, in); returns (..., out).
 ///
+/// Weights that ComputeContext::stored_weights holds multiply as they are held, without gradients.
+///
 /// A weight that ComputeContext::layer_formats names multiplies in that format instead, unless it
 /// is marked by mark_keep_fp32(). Beside 16-bit tensors, fp32 is computed as for a mark, with an
 /// fp32 y; in all other formats x and W are rounded as they come, and y has compute_dtype(x).

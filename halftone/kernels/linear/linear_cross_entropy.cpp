@@ -28,6 +28,7 @@
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/layer_formats.h"
 #include "halftone/kernels/linear/linear.h"
+#include "halftone/kernels/linear/stored_weights.h"
 #include "halftone/kernels/linear/weight_cache.h"
 
 namespace halftone {
@@ -243,6 +244,20 @@ Tensor logits_of(const Tensor& hidden, const Tensor& weight) {
   return logits_in(*own, hidden, weight);
 }
 
+/// The loss of a head that is held narrower than it computes, which has no gradients.
+Tensor loss_of_stored_head(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                           const Tensor& mask, std::int64_t chunk_rows) {
+  const Tensor weights = mask.to(torch::kFloat);
+  const Tensor losses = at::zeros({hidden.size(0)}, hidden.options().dtype(torch::kFloat));
+  for (std::int64_t first = 0; first < hidden.size(0); first += chunk_rows) {
+    const std::int64_t count = std::min(chunk_rows, hidden.size(0) - first);
+    const auto part = [&](const Tensor& rows) { return rows.narrow(0, first, count); };
+    const Tensor logits = logits_of(part(hidden), weight);
+    part(losses).copy_(row_cross_entropy(logits, part(targets), part(weights)));
+  }
+  return weighted_mean(losses, weights);
+}
+
 Tensor loss_by_definition(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                           const Tensor& mask, std::int64_t /*chunk_rows*/) {
   check(hidden, weight, targets, mask);
@@ -253,6 +268,9 @@ Tensor loss_by_chunks(const Tensor& hidden, const Tensor& weight, const Tensor& 
                       const Tensor& mask, std::int64_t chunk_rows) {
   check(hidden, weight, targets, mask);
   const ComputeScope scope(head_context());
+  if (chunk_rows <= 0) chunk_rows = loss_chunk_rows(hidden.size(0), weight.size(0), weight.size(1));
+  if (stored_weights_of(weight) != nullptr)
+    return loss_of_stored_head(hidden, weight, targets, mask, chunk_rows);
   const std::optional<ComputeType> type = head_type(hidden, weight);
   if (!is_fused(FusedKernel::kLinearCrossEntropy) || weight.size(0) == 0 || !type ||
       !compute_type_of(weight.scalar_type()))
@@ -261,14 +279,11 @@ Tensor loss_by_chunks(const Tensor& hidden, const Tensor& weight, const Tensor& 
       is_autocast_on(hidden.device().type()) || weight.scalar_type() == hidden.scalar_type(),
       "[linear_cross_entropy] expected hidden and weight of one dtype, got ", hidden.scalar_type(),
       " and ", weight.scalar_type(), "; convert one or turn autocast on");
-  const Problem problem{
-      .targets = targets,
-      .weights = mask.to(torch::kFloat),
-      .type = *type,
-      .stream = is_quantized(*type) ? compute_context().streams.next() : 0,
-      .chunk_rows = chunk_rows > 0
-                        ? chunk_rows
-                        : loss_chunk_rows(hidden.size(0), weight.size(0), weight.size(1))};
+  const Problem problem{.targets = targets,
+                        .weights = mask.to(torch::kFloat),
+                        .type = *type,
+                        .stream = is_quantized(*type) ? compute_context().streams.next() : 0,
+                        .chunk_rows = chunk_rows};
   const bool learns =
       torch::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
   return learns ? ChunkedLoss::apply(hidden, weight, problem)
