@@ -6,25 +6,27 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/core/random.h"
 #include "halftone/nn/evaluation_mode.h"
 
 namespace halftone {
 namespace {
 
 using torch::Tensor;
+using Ids = std::vector<std::int64_t>;
 
-void check(const ModelConfig& config, const std::vector<std::int64_t>& prompt,
-           const SamplingOptions& options) {
-  if (!(options.temperature > 0.0) && !options.greedy)
-    throw UserError(
-        fmt::format("expected a temperature above 0, got {}; use greedy for the likeliest token",
-                    options.temperature));
-  if (!(options.top_p > 0.0 && options.top_p <= 1.0))
-    throw UserError(fmt::format("expected top_p above 0 and at most 1, got {}", options.top_p));
+/// Rows that matvec() and the int8 kernels multiply together, each as it would be alone.
+constexpr std::size_t kIndependentRows = 8;
+
+std::int64_t size_of(const Ids& ids) { return static_cast<std::int64_t>(ids.size()); }
+
+void check_prompt(const ModelConfig& config, const Ids& prompt) {
   if (prompt.empty()) throw UserError("expected at least one token to start from, got none");
   for (const std::int64_t id : prompt)
     if (id < 0 || id >= config.vocab_size)
@@ -32,113 +34,250 @@ void check(const ModelConfig& config, const std::vector<std::int64_t>& prompt,
                                   config.vocab_size, id));
 }
 
-/// The most likely tokens first, sorted only as far as requested: a choice seldom needs more than
-/// the head of a vocabulary.
-class LikeliestFirst {
- public:
-  explicit LikeliestFirst(const std::vector<double>& logits)
-      : logits_(logits), order_(logits.size()) {
-    std::iota(order_.begin(), order_.end(), std::size_t{0});
-  }
+torch::Device device_of(const MiniMindLM& model) { return model->parameters().front().device(); }
 
-  /// The `rank`-th likeliest; of equals, the one with the lower id.
-  std::size_t operator[](std::size_t rank) {
-    while (sorted_ <= rank) sort_more();
-    return order_[rank];
-  }
-
- private:
-  void sort_more() {
-    const std::size_t end = std::min(order_.size(), std::max(kFirst, 4 * sorted_));
-    const auto place = [&](std::size_t i) {
-      return order_.begin() + static_cast<std::ptrdiff_t>(i);
-    };
-    const auto likelier = [&](std::size_t a, std::size_t b) {
-      return logits_[a] > logits_[b] || (logits_[a] == logits_[b] && a < b);
-    };
-    if (end < order_.size()) std::nth_element(place(sorted_), place(end), order_.end(), likelier);
-    std::sort(place(sorted_), place(end), likelier);
-    sorted_ = end;
-  }
-
-  static constexpr std::size_t kFirst = 64;
-  const std::vector<double>& logits_;
-  std::vector<std::size_t> order_;
-  std::size_t sorted_ = 0;
-};
-
-/// Index of the choice that `uniform`, in [0, 1), falls on among the likeliest that make top_p.
-std::int64_t sample(const std::vector<double>& logits, const SamplingOptions& options,
-                    double uniform) {
-  const auto largest = std::max_element(logits.begin(), logits.end());  // the first of equals
-  if (options.greedy) return largest - logits.begin();
-  std::vector<double> weights(logits.size());  // by id
-  std::transform(logits.begin(), logits.end(), weights.begin(),
-                 [&](double logit) { return std::exp((logit - *largest) / options.temperature); });
-  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-  LikeliestFirst likeliest(logits);
-  std::size_t kept = 0;
-  double mass = 0.0;
-  while (kept < logits.size() && (kept == 0 || mass < options.top_p * total))
-    mass += weights[likeliest[kept++]];
-  double left = uniform * mass;
-  for (std::size_t rank = 0; rank < kept; ++rank)
-    if ((left -= weights[likeliest[rank]]) < 0.0) return static_cast<std::int64_t>(likeliest[rank]);
-  return static_cast<std::int64_t>(likeliest[kept - 1]);
+/// The last position's logits of each row of `logits` (B, T, V), on the host.
+std::vector<std::vector<double>> last_logits(const Tensor& logits) {
+  const Tensor wide = logits.select(1, -1).to(torch::kCPU, torch::kDouble).contiguous();
+  const auto* values = wide.const_data_ptr<double>();
+  std::vector<std::vector<double>> rows;
+  for (std::int64_t b = 0; b < wide.size(0); ++b)
+    rows.emplace_back(values + b * wide.size(1), values + (b + 1) * wide.size(1));
+  return rows;
 }
 
 /// Logits of the token after `ids`, which follow what the cache holds.
-std::vector<double> next_logits(MiniMindLM& model, const std::vector<std::int64_t>& ids,
-                                torch::Device device, KvCache& cache) {
+std::vector<double> next_logits(MiniMindLM& model, const Ids& ids, torch::Device device,
+                                KvCache& cache) {
   const Tensor input = torch::tensor(ids, torch::kLong).to(device).unsqueeze(0);
-  const Tensor last = model->forward(input, &cache).logits[0][-1];
-  const Tensor wide = last.to(torch::kCPU, torch::kDouble).contiguous();
-  const auto* values = wide.const_data_ptr<double>();
-  std::vector<double> logits(values, values + wide.numel());
-  return logits;
+  return last_logits(model->next_logits(input, &cache)).front();
 }
 
 bool all_finite(const std::vector<double>& logits) {
   return std::all_of(logits.begin(), logits.end(), [](double x) { return std::isfinite(x); });
 }
 
+/// A text that is being written.
+class Sequence {
+ public:
+  Sequence(const MiniMindLM& model, Ids prompt, const SamplingOptions& options)
+      : options_(options),
+        context_(model->config().max_seq_len),
+        ids_(std::move(prompt)),
+        cache_(0, 0) {
+    keep_last(context_);
+    const std::int64_t most = std::max<std::int64_t>(options.max_new_tokens, 0);
+    cache_ = model->make_cache(std::min(context_, size_of(ids_) + std::min(most, context_)));
+    unread_ = ids_;
+  }
+
+  /// What the cache does not hold yet.
+  const Ids& unread() const { return unread_; }
+  KvCache& cache() { return cache_; }
+
+  /// The next id; nothing where the text ends. `logits` are those after unread().
+  std::optional<std::int64_t> choose(const std::vector<double>& logits) {
+    if (!all_finite(logits)) throw NonFiniteLogits(ids_);
+    const std::int64_t id = sample_token(logits, options_, added_);
+    if (id == options_.eos) {
+      end_ = TextEnd::kEndToken;
+      return std::nullopt;
+    }
+    return id;
+  }
+
+  void add(std::int64_t id) {
+    ids_.push_back(id);
+    unread_ = {id};
+    ++added_;
+    if (cache_.length() < cache_.capacity()) return;
+    keep_last(std::max<std::int64_t>(1, context_ / 2));
+    cache_.clear();
+    unread_ = ids_;
+  }
+
+  bool is_long_enough() const { return added_ >= options_.max_new_tokens; }
+  TextEnd end() const { return end_; }
+
+ private:
+  void keep_last(std::int64_t count) {
+    if (size_of(ids_) > count) ids_.erase(ids_.begin(), ids_.end() - count);
+  }
+
+  SamplingOptions options_;
+  std::int64_t context_;
+  Ids ids_;
+  Ids unread_;
+  KvCache cache_;
+  std::int64_t added_ = 0;
+  TextEnd end_ = TextEnd::kLength;
+};
+
+/// generate_batch() at work.
+class BatchGeneration {
+ public:
+  BatchGeneration(MiniMindLM& model, const std::vector<Ids>& prompts,
+                  const BatchGenerationOptions& options)
+      : model_(model), prompts_(prompts), options_(options), device_(device_of(model)) {}
+
+  template <class OnText>
+  bool run(const OnText& on_text) {
+    for (fill(); !running_.empty(); fill()) {
+      step();
+      for (auto done = finished_.find(given_); done != finished_.end();
+           done = finished_.find(given_)) {
+        on_text(given_++, done->second);
+        finished_.erase(done);
+      }
+      if (options_.on_step && !options_.on_step(tokens_)) return false;
+    }
+    return true;
+  }
+
+ private:
+  struct Running {
+    std::size_t index;
+    std::unique_ptr<Sequence> sequence;
+    GeneratedText text;
+    bool has_ended = false;
+  };
+
+  void fill() {
+    while (next_ < prompts_.size() &&
+           running_.size() < static_cast<std::size_t>(options_.batch_size))
+      running_.push_back(
+          {.index = next_,
+           .sequence = std::make_unique<Sequence>(model_, prompts_[next_++], options_.sampling)});
+  }
+
+  /// One token for each text.
+  void step() {
+    std::vector<Running*> together;
+    for (Running& one : running_) {
+      if (one.sequence->is_long_enough()) {
+        one.has_ended = true;
+      } else if (one.sequence->unread().size() == 1) {
+        together.push_back(&one);
+      } else {
+        extend(one, next_logits(model_, one.sequence->unread(), device_, one.sequence->cache()));
+      }
+    }
+    const std::size_t most = device_.is_cpu() ? kIndependentRows : together.size();
+    for (std::size_t first = 0; first < together.size(); first += most)
+      step_together(std::span(together).subspan(first, std::min(most, together.size() - first)));
+    retire();
+  }
+
+  void step_together(std::span<Running*> rows) {
+    std::vector<KvCache*> caches;
+    Ids ids;
+    for (Running* row : rows) {
+      caches.push_back(&row->sequence->cache());
+      ids.push_back(row->sequence->unread().front());
+    }
+    KvCache cache = KvCache::of_rows(caches);
+    const Tensor input = torch::tensor(ids, torch::kLong).to(device_).unsqueeze(1);
+    const auto logits = last_logits(model_->next_logits(input, &cache));
+    for (std::size_t i = 0; i < rows.size(); ++i) extend(*rows[i], logits[i]);
+  }
+
+  void extend(Running& one, const std::vector<double>& logits) {
+    const std::optional<std::int64_t> id = one.sequence->choose(logits);
+    one.has_ended = !id;
+    if (!id) return;
+    one.text.ids.push_back(*id);
+    one.sequence->add(*id);
+    ++tokens_;
+  }
+
+  void retire() {
+    for (Running& one : running_) {
+      one.has_ended = one.has_ended || one.sequence->is_long_enough();
+      if (!one.has_ended) continue;
+      one.text.end = one.sequence->end();
+      finished_.emplace(one.index, std::move(one.text));
+    }
+    std::erase_if(running_, [](const Running& one) { return one.has_ended; });
+  }
+
+  MiniMindLM& model_;
+  const std::vector<Ids>& prompts_;
+  const BatchGenerationOptions& options_;
+  torch::Device device_;
+  std::vector<Running> running_;
+  std::map<std::size_t, GeneratedText> finished_;
+  std::size_t next_ = 0;   // prompt that begins next
+  std::size_t given_ = 0;  // texts that the caller has
+  std::int64_t tokens_ = 0;
+};
+
 }  // namespace
 
 NonFiniteLogits::NonFiniteLogits(std::vector<std::int64_t> the_ids)
     : SystemError("the model's logits are not finite"), ids(std::move(the_ids)) {}
 
-void generate(MiniMindLM& model, std::vector<std::int64_t> prompt, const SamplingOptions& options,
-              const std::function<bool(std::int64_t id)>& on_token) {
-  check(model->config(), prompt, options);
+TextEnd generate(MiniMindLM& model, std::vector<std::int64_t> prompt,
+                 const SamplingOptions& options,
+                 const std::function<bool(std::int64_t id)>& on_token) {
+  check_sampling(options);
+  check_prompt(model->config(), prompt);
   const torch::InferenceMode inference;
   const EvaluationMode evaluation(*model);
-  const torch::Device device = model->parameters().front().device();
-  const std::int64_t limit = model->config().max_seq_len;
-  const auto keep_last = [&](std::int64_t count) {
-    const auto size = static_cast<std::int64_t>(prompt.size());
-    if (size > count) prompt.erase(prompt.begin(), prompt.begin() + (size - count));
-  };
-  keep_last(limit);
-  KvCache cache = model->make_cache(
-      std::min<std::int64_t>(limit, static_cast<std::int64_t>(prompt.size()) +
-                                        std::max<std::int64_t>(options.max_new_tokens, 0)));
-  std::vector<std::int64_t> lazy = prompt;
-  for (std::int64_t i = 0; i < options.max_new_tokens; ++i) {
-    const double uniform =
-        static_cast<double>(random_word(options.seed, static_cast<std::uint64_t>(i)) >> 11U) *
-        0x1p-53;
-    const std::vector<double> logits = next_logits(model, lazy, device, cache);
-    if (!all_finite(logits)) throw NonFiniteLogits(prompt);
-    const std::int64_t id = sample(logits, options, uniform);
-    if (id == options.eos || !on_token(id)) return;
-    prompt.push_back(id);
-    lazy = {id};
-    if (cache.length() == cache.capacity()) {
-      keep_last(std::max<std::int64_t>(1, limit / 2));
-      cache.clear();
-      lazy = prompt;
-    }
+  const torch::Device device = device_of(model);
+  Sequence text(model, std::move(prompt), options);
+  while (!text.is_long_enough()) {
+    const std::optional<std::int64_t> id =
+        text.choose(next_logits(model, text.unread(), device, text.cache()));
+    if (!id) break;
+    if (!on_token(*id)) return TextEnd::kStopped;
+    text.add(*id);
   }
+  return text.end();
+}
+
+bool generate_batch(MiniMindLM& model, const std::vector<std::vector<std::int64_t>>& prompts,
+                    const BatchGenerationOptions& options,
+                    const std::function<void(std::size_t index, const GeneratedText&)>& on_text) {
+  check_sampling(options.sampling);
+  if (options.batch_size < 1)
+    throw UserError(fmt::format("expected a batch of 1 or more, got {}", options.batch_size));
+  for (const Ids& prompt : prompts) check_prompt(model->config(), prompt);
+  const torch::InferenceMode inference;
+  const EvaluationMode evaluation(*model);
+  return BatchGeneration(model, prompts, options).run(on_text);
+}
+
+CachedGenerator::CachedGenerator(MiniMindLM model)
+    : model_(std::move(model)), cache_(model_->make_cache(model_->config().max_seq_len)) {}
+
+TextEnd CachedGenerator::extend(const std::vector<std::int64_t>& prompt,
+                                const SamplingOptions& options,
+                                const std::function<bool(std::int64_t id)>& on_token) {
+  check_sampling(options);
+  check_prompt(model_->config(), prompt);
+  HALFTONE_CHECK(size_of(prompt) <= cache_.capacity(), "[generate] expected a prompt of at most ",
+                 cache_.capacity(), " tokens, got ", prompt.size());
+  const torch::InferenceMode inference;
+  const EvaluationMode evaluation(*model_);
+  const torch::Device device = device_of(model_);
+  // One token at least is read, for its logits.
+  const auto common = std::mismatch(held_.begin(), held_.end(), prompt.begin(), prompt.end()).first;
+  const std::int64_t kept = std::min<std::int64_t>(common - held_.begin(), size_of(prompt) - 1);
+  cache_.truncate(kept);
+  held_.resize(static_cast<std::size_t>(kept));
+  Ids unread(prompt.begin() + kept, prompt.end());
+  for (std::int64_t added = 0; added < options.max_new_tokens; ++added) {
+    if (cache_.length() + size_of(unread) > cache_.capacity()) return TextEnd::kContext;
+    const std::vector<double> logits = next_logits(model_, unread, device, cache_);
+    positions_read_ += size_of(unread);
+    held_.insert(held_.end(), unread.begin(), unread.end());
+    if (!all_finite(logits)) throw NonFiniteLogits(held_);
+    const std::int64_t id = sample_token(logits, options, added);
+    if (id == options.eos) return TextEnd::kEndToken;
+    if (!on_token(id)) return TextEnd::kStopped;
+    unread = {id};
+  }
+  return TextEnd::kLength;
 }
 
 }  // namespace halftone

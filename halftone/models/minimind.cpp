@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/models/minimind.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/core/module_scope.h"
@@ -36,14 +38,24 @@ MiniMindLMImpl::MiniMindLMImpl(const ModelConfig& config)
     output_ = register_module("output", LmHead(config.vocab_size, config.dim));
 }
 
+Tensor MiniMindLMImpl::rotations_behind(const KvCache* cache, std::int64_t steps,
+                                        torch::Device device) {
+  if (cache != nullptr && !cache->rows().empty()) {
+    std::vector<Tensor> rows;
+    for (const KvCache* row : cache->rows()) rows.push_back(rotations_behind(row, steps, device));
+    return at::cat(rows);
+  }
+  const std::int64_t begin = cache != nullptr ? cache->length() : 0;
+  HALFTONE_CHECK(begin + steps <= config_.max_seq_len, "[minimind] expected at most max_seq_len (",
+                 config_.max_seq_len, ") positions, got ", begin + steps);
+  return rope_->rows(begin, steps, device);
+}
+
 HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
   const ModuleScope scope(*this);
   HALFTONE_CHECK(ids.dim() == 2, "[minimind] expected ids (B, T), got ", ids.sizes());
-  const std::int64_t begin = cache != nullptr ? cache->length() : 0;
   const std::int64_t steps = ids.size(1);
-  HALFTONE_CHECK(begin + steps <= config_.max_seq_len, "[minimind] expected at most max_seq_len (",
-                 config_.max_seq_len, ") positions, got ", begin + steps);
-  const Tensor rotations = rope_->rows(begin, steps, ids.device());
+  const Tensor rotations = rotations_behind(cache, steps, ids.device());
   Tensor x = tok_embeddings_(ids);
   if (is_training() && config_.dropout > 0.0) x = at::dropout(x, config_.dropout, /*train=*/true);
   LayerOutput stream{.x = x};
@@ -65,6 +77,11 @@ ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
   const HiddenOutput output = hidden(ids, cache);
   return {output_ ? output_->logits(output.hidden) : tok_embeddings_->logits(output.hidden),
           output.aux_loss};
+}
+
+Tensor MiniMindLMImpl::next_logits(const Tensor& ids, KvCache* cache) {
+  const Tensor last = hidden(ids, cache).hidden.narrow(1, ids.size(1) - 1, 1);
+  return output_ ? output_->logits(last) : tok_embeddings_->logits(last);
 }
 
 LossOutput MiniMindLMImpl::loss(const Tensor& ids, const Tensor& targets, const Tensor& mask) {

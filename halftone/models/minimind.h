@@ -50,8 +50,12 @@ class MiniMindLMImpl : public torch::nn::Module {
   explicit MiniMindLMImpl(const ModelConfig& config);
 
   /// ids (B, T) int64. With a cache the T ids follow the cache.length() ones it holds, and it
-  /// advances by T. Throws c10::Error when the positions exceed max_seq_len.
+  /// advances by T; with one of_rows(), row b's follow those of its own cache. Throws c10::Error
+  /// when the positions exceed max_seq_len.
   ModelOutput forward(const torch::Tensor& ids, KvCache* cache = nullptr);
+
+  /// The logits of forward() at each row's last position alone: (B, 1, V).
+  torch::Tensor next_logits(const torch::Tensor& ids, KvCache* cache = nullptr);
 
   /// forward() up to the output head, of which a caller may want a few positions only.
   HiddenOutput hidden(const torch::Tensor& ids, KvCache* cache = nullptr);
@@ -67,6 +71,9 @@ class MiniMindLMImpl : public torch::nn::Module {
   const ModelConfig& config() const { return config_; }
 
  private:
+  // Of `steps` positions behind those that the cache, which may be null, holds.
+  torch::Tensor rotations_behind(const KvCache* cache, std::int64_t steps, torch::Device device);
+
   ModelConfig config_;
   std::shared_ptr<RopeTable> rope_;
   Embedding tok_embeddings_{nullptr};

@@ -58,10 +58,26 @@ Tensor AttentionImpl::cached(const Tensor& qkv, const Tensor& rotations, const C
   return causal_attention(query, keys, values).transpose(1, 2).flatten(2);
 }
 
+/// Each sequence of the batch attends to its own positions, as it would alone.
+Tensor AttentionImpl::cached_rows(const Tensor& qkv, const Tensor& rotations,
+                                  const CacheSlot& slot) {
+  const std::vector<KvCache*>& rows = slot.cache->rows();
+  const std::int64_t steps = qkv.size(1);
+  std::vector<Tensor> outputs;
+  for (std::size_t b = 0; b < rows.size(); ++b) {
+    const auto row = static_cast<std::int64_t>(b);
+    outputs.push_back(cached(qkv.narrow(0, row, 1), rotations.narrow(0, row * steps, steps),
+                             {rows[b], slot.layer}));
+  }
+  return at::cat(outputs);
+}
+
 Tensor AttentionImpl::mixed(const Tensor& qkv, const Tensor& rotations, const CacheSlot& slot) {
   const KeepFp32Scope scope(wq_->weight);
   const HeadCounts counts{options_.n_heads, options_.n_kv_heads};
-  if (slot.cache != nullptr) return cached(qkv, rotations, slot);
+  if (slot.cache != nullptr)
+    return slot.cache->rows().empty() ? cached(qkv, rotations, slot)
+                                      : cached_rows(qkv, rotations, slot);
   return is_training() && options_.dropout > 0.0
              ? rotary_attention_reference(qkv, rotations, counts, options_.dropout)
              : rotary_attention(qkv, rotations, counts);

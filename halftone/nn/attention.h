@@ -37,7 +37,8 @@ class AttentionImpl : public torch::nn::Module {
  public:
   explicit AttentionImpl(const AttentionOptions& options);
 
-  /// x (B, T, dim), rotations (T, head_dim / 2) of these T positions; returns (B, T, dim).
+  /// x (B, T, dim), rotations (T, head_dim / 2) of these T positions, or (B T, head_dim / 2) beside
+  /// a cache of_rows(); returns (B, T, dim).
   torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& rotations, CacheSlot slot);
 
   /// The dtype that forward() rounds x to before anything else: x may come in it.
@@ -54,6 +55,8 @@ class AttentionImpl : public torch::nn::Module {
                       const CacheSlot& slot);
   torch::Tensor cached(const torch::Tensor& qkv, const torch::Tensor& rotations,
                        const CacheSlot& slot);
+  torch::Tensor cached_rows(const torch::Tensor& qkv, const torch::Tensor& rotations,
+                            const CacheSlot& slot);
 
   AttentionOptions options_;
   Linear wq_{nullptr};

@@ -12,6 +12,12 @@ using torch::Tensor;
 KvCache::KvCache(std::int64_t n_layers, std::int64_t capacity)
     : layers_(static_cast<std::size_t>(n_layers)), capacity_(capacity) {}
 
+KvCache KvCache::of_rows(std::vector<KvCache*> rows) {
+  KvCache joined(0, 0);
+  joined.rows_ = std::move(rows);
+  return joined;
+}
+
 std::pair<Tensor, Tensor> KvCache::append(std::int64_t layer, const Tensor& key,
                                           const Tensor& value) {
   const std::int64_t count = key.size(2);
@@ -28,6 +34,15 @@ std::pair<Tensor, Tensor> KvCache::append(std::int64_t layer, const Tensor& key,
   return {held.keys.narrow(2, 0, length_ + count), held.values.narrow(2, 0, length_ + count)};
 }
 
-void KvCache::advance(std::int64_t positions) { length_ += positions; }
+void KvCache::advance(std::int64_t positions) {
+  length_ += positions;
+  for (KvCache* row : rows_) row->advance(positions);
+}
+
+void KvCache::truncate(std::int64_t length) {
+  HALFTONE_CHECK(0 <= length && length <= length_, "[kv_cache] expected to keep at most ", length_,
+                 " positions, got ", length);
+  length_ = length;
+}
 
 }  // namespace halftone

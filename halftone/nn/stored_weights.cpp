@@ -9,6 +9,7 @@
 #include "halftone/core/error.h"
 #include "halftone/nn/embedding.h"
 #include "halftone/nn/linear.h"
+#include "halftone/nn/lm_head.h"
 #include "halftone/system/large_pages.h"
 
 namespace halftone {
@@ -27,6 +28,7 @@ std::vector<NamedWeight> matrices_of(torch::nn::Module& module) {
   for (const auto& layer : module.modules()) {
     if (const auto* linear = layer->as<LinearImpl>()) known.push_back(&linear->weight);
     if (const auto* table = layer->as<EmbeddingImpl>()) known.push_back(&table->weight);
+    if (const auto* head = layer->as<LmHeadImpl>()) known.push_back(&head->weight);
   }
   std::vector<NamedWeight> found;
   for (const auto& parameter : module.named_parameters())

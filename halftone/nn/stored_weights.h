@@ -10,7 +10,7 @@
 
 namespace halftone {
 
-/// Holds the weights of every halftone::Linear and halftone::Embedding of `module` in `storage`
+/// Holds the weights of every Linear, Embedding and LmHead of halftone's in `module` in `storage`
 /// from now on, for inference under a ComputeContext with the result as its stored_weights. All
 /// other parameters stay as they are. On the CPU the weights lie in one buffer on large pages, as
 /// after pack_parameters(), in the order of parameters(). Throws UserError, which names the

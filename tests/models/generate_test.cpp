@@ -131,6 +131,128 @@ TEST(Generate, LeavesTheModelAsItWasAndTrainable) {
   EXPECT_TRUE(model->parameters().front().grad().defined());
 }
 
+/// Prompts of different lengths, one longer than the context of 16.
+std::vector<Ids> different_prompts() {
+  std::vector<Ids> prompts{{1}, {7, 8, 9, 10, 11}, {3, 4}, Ids(20, 5)};
+  for (std::int64_t i = 0; i < 9; ++i)
+    prompts.push_back(Ids(static_cast<std::size_t>(i % 4 + 1), i));
+  return prompts;
+}
+
+void expect_batch_equals_singles(MiniMindLM& model, SamplingOptions options) {
+  const std::vector<Ids> prompts = different_prompts();
+  std::vector<Ids> alone;
+  for (const Ids& prompt : prompts) alone.push_back(generated(model, prompt, options));
+  for (const std::int64_t batch_size : {1, 3, 8, 13}) {
+    std::size_t next = 0;
+    EXPECT_TRUE(generate_batch(model, prompts, {.sampling = options, .batch_size = batch_size},
+                               [&](std::size_t index, const GeneratedText& text) {
+                                 EXPECT_EQ(index, next++);
+                                 EXPECT_EQ(text.ids, alone[index]) << index << ' ' << batch_size;
+                               }));
+    EXPECT_EQ(next, prompts.size());
+  }
+}
+
+TEST(GenerateBatch, EachTextIsThatOfASingleRun) {
+  MiniMindLM model = small_model(16);
+  expect_batch_equals_singles(model, {.greedy = true, .max_new_tokens = 25});
+  expect_batch_equals_singles(model, {.temperature = 2.0, .seed = 4, .max_new_tokens = 9});
+  // One that some texts meet early and others never.
+  SamplingOptions ends{.greedy = true, .max_new_tokens = 25};
+  ends.eos = generated(model, {7, 8, 9, 10, 11}, ends)[2];
+  expect_batch_equals_singles(model, ends);
+}
+
+TEST(GenerateBatch, EqualsSingleRunsOfAMixtureOfExperts) {
+  torch::manual_seed(12);
+  MiniMindLM model(ModelConfig{.dim = 64,
+                               .n_layers = 2,
+                               .n_heads = 4,
+                               .n_kv_heads = 2,
+                               .vocab_size = 50,
+                               .max_seq_len = 16,
+                               .use_moe = true});
+  expect_batch_equals_singles(model, {.greedy = true, .max_new_tokens = 12});
+}
+
+TEST(GenerateBatch, StopsWhenAskedAndSaysWhyTextsEnd) {
+  MiniMindLM model = small_model();
+  SamplingOptions sampling{.temperature = 2.0, .seed = 3, .max_new_tokens = 6};
+  std::int64_t steps = 0;
+  EXPECT_FALSE(generate_batch(
+      model, {{1}, {2}},
+      {.sampling = sampling, .on_step = [&](std::int64_t) { return ++steps < 3; }},
+      [](std::size_t, const GeneratedText&) { ADD_FAILURE() << "no text had ended"; }));
+  EXPECT_EQ(steps, 3);
+  const Ids ids = generated(model, {1}, sampling);
+  sampling.eos = ids[2];
+  ASSERT_TRUE(ids[0] != ids[2] && ids[1] != ids[2]);
+  const auto ends = [&](std::int64_t most) {
+    sampling.max_new_tokens = most;
+    TextEnd end{};
+    generate_batch(model, {{1}}, {.sampling = sampling},
+                   [&](std::size_t, const GeneratedText& text) { end = text.end; });
+    return end;
+  };
+  EXPECT_EQ(ends(6), TextEnd::kEndToken);
+  EXPECT_EQ(ends(2), TextEnd::kLength);
+  EXPECT_EQ(ends(0), TextEnd::kLength);
+  EXPECT_TRUE(generate_batch(model, {}, {}, [](std::size_t, const GeneratedText&) {}));
+}
+
+TEST(GenerateBatch, RefusesWrongPromptsAndBatches) {
+  MiniMindLM model = small_model();
+  const auto ignore = [](std::size_t, const GeneratedText&) {};
+  EXPECT_THROW(generate_batch(model, {{1}, {}}, {}, ignore), UserError);
+  EXPECT_THROW(generate_batch(model, {{1}, {50}}, {}, ignore), UserError);
+  EXPECT_THROW(generate_batch(model, {{1}}, {.batch_size = 0}, ignore), UserError);
+}
+
+TEST(CachedGenerator, ReadsWhatIsNewAndWritesWhatGenerateWrites) {
+  MiniMindLM model = small_model();
+  const SamplingOptions options{.greedy = true, .max_new_tokens = 5};
+  CachedGenerator generator(model);
+  const auto extended = [&](const Ids& prompt) {
+    Ids ids;
+    EXPECT_EQ(generator.extend(prompt, options,
+                               [&](std::int64_t id) {
+                                 ids.push_back(id);
+                                 return true;
+                               }),
+              TextEnd::kLength);
+    return ids;
+  };
+  Ids turn{1, 2, 3};
+  Ids made = extended(turn);
+  EXPECT_EQ(made, generated(model, turn, options));
+  EXPECT_EQ(generator.positions_read(), 3 + 4) << "the prompt, and all but the last answer token";
+  turn.insert(turn.end(), made.begin(), made.end());
+  turn.insert(turn.end(), {9, 8});
+  made = extended(turn);
+  EXPECT_EQ(made, generated(model, turn, options));
+  EXPECT_EQ(generator.positions_read(), 7 + 3 + 4) << "the last answer token, the two new ones";
+  // Another beginning: what is common is kept.
+  const Ids other{1, 2, 7, 7};
+  EXPECT_EQ(extended(other), generated(model, other, options));
+  EXPECT_EQ(generator.positions_read(), 14 + 2 + 4);
+  // The same again: one token is read for its logits.
+  EXPECT_EQ(extended(other), generated(model, other, options));
+  EXPECT_EQ(generator.positions_read(), 20 + 1 + 4);
+}
+
+TEST(CachedGenerator, EndsWhereTheContextEnds) {
+  MiniMindLM model = small_model(8);
+  CachedGenerator generator(model);
+  std::int64_t count = 0;
+  const auto more = [&](std::int64_t) { return ++count > 0; };
+  EXPECT_EQ(generator.extend({1, 2, 3}, {.greedy = true, .max_new_tokens = 100}, more),
+            TextEnd::kContext);
+  EXPECT_EQ(count, 6) << "the last one is written behind the last position";
+  EXPECT_THROW(generator.extend(Ids(9, 1), {}, more), c10::Error);
+  EXPECT_EQ(generator.extend({1}, {}, [](std::int64_t) { return false; }), TextEnd::kStopped);
+}
+
 TEST(Generate, RefusesWrongOptions) {
   MiniMindLM model = small_model();
   EXPECT_THROW(generated(model, {1}, {.temperature = 0.0}), UserError);
