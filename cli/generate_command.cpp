@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -13,21 +12,31 @@
 #include <vector>
 
 #include "cli/arguments.h"
+#include "cli/generate_modes.h"
 #include "cli/program.h"
 #include "halftone/halftone.h"
-#include "halftone/nn/packed_parameters.h"
-#include "halftone/pretrain/non_finite_report.h"
 
 namespace halftone::cli {
 namespace {
 
-struct GenerateArguments {
-  std::string run;
-  std::string prompt;
-  bool chat = false;
-  std::optional<std::int64_t> seed;
-  SamplingOptions sampling;
-};
+void check_modes(const GenerateArguments& arguments) {
+  if (!arguments.prompts.empty() && arguments.prompt)
+    throw UserError(
+        "--prompt and --prompts: expected one of them; give the text to continue, or "
+        "the file of such texts");
+  if (!arguments.system.empty() && !arguments.chat)
+    throw UserError("--system is for --chat; leave it out, or add --chat");
+  if (arguments.batch_size && arguments.prompts.empty())
+    throw UserError("--batch-size is for --prompts FILE; leave it out, or name a file");
+  if (arguments.batch_size && *arguments.batch_size < 1)
+    throw UserError(
+        fmt::format("--batch-size: expected a positive integer, got {}", *arguments.batch_size));
+  for (const auto& [flag, text] :
+       {std::pair("--prompt", arguments.prompt.value_or("")), {"--system", arguments.system}})
+    if (const auto offset = find_invalid_utf8(text))
+      throw UserError(fmt::format(
+          "{} is not UTF-8: byte {} breaks it; convert it first (iconv -t UTF-8)", flag, *offset));
+}
 
 // Before anything is loaded or printed.
 void check(const GenerateArguments& arguments) {
@@ -46,77 +55,34 @@ void check(const GenerateArguments& arguments) {
   if (arguments.seed.value_or(0) < 0)
     throw UserError(
         fmt::format("--seed: expected an integer that is 0 or more, got {}", *arguments.seed));
-  if (const auto offset = find_invalid_utf8(arguments.prompt))
-    throw UserError(fmt::format(
-        "--prompt is not UTF-8: byte {} breaks it; convert it first (iconv -t UTF-8)", *offset));
-}
-
-std::vector<std::int64_t> prompt_ids(const Tokenizer& tokenizer, const GenerateArguments& arguments,
-                                     SpecialTokenParsing parsing) {
-  if (arguments.chat) {
-    const std::vector<ChatMessage> question = {{"user", arguments.prompt}};
-    const std::vector<std::int32_t> ids = tokenizer.encode_chat(question);
-    return {ids.begin(), ids.end()};
-  }
-  const std::int64_t bos = tokenizer.special_tokens().bos;
-  const std::vector<std::int32_t> prompt = tokenizer.encode(arguments.prompt, parsing);
-  std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
-  if (parsing == SpecialTokenParsing::kText || ids.empty() || ids.front() != bos)
-    ids.insert(ids.begin(), bos);
-  return ids;
-}
-
-// generate() in the precision. Logits that are no numbers are the failure of a tensor, which is
-// named.
-void write(MiniMindLM& model, const MixedPrecision& precision,
-           const std::vector<std::int64_t>& prompt, const SamplingOptions& sampling,
-           const std::function<bool(std::int64_t)>& on_token) try {
-  const auto region = precision.forward_context();
-  generate(model, prompt, sampling, on_token);
-} catch (const NonFiniteLogits& error) {
-  const torch::Device device = model->parameters().front().device();
-  const torch::NoGradGuard no_grad;
-  model->eval();
-  const std::string origin = origin_of_non_finite(*model, [&] {
-    const auto region = precision.forward_context();
-    return model->forward(torch::tensor(error.ids).to(device).unsqueeze(0)).logits;
-  });
-  throw SystemError(fmt::format("{}: {}", error.what(), origin));
+  check_modes(arguments);
 }
 
 void run_generate(GenerateArguments arguments, const ConfigArguments& flags) {
   check(arguments);
   const std::vector<ConfigAssignment> given = flags.assignments();
   const TrainConfig config = resolve_config(given);
+  if (arguments.weights) parse_weight_storage(*arguments.weights);  // before a model is loaded
   const torch::Device device = resolve_device(config.device);
   if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
   TrainedModel trained = load_trained_model(arguments.run);
-  MixedPrecision precision(
-      parse_precision(was_given(given, "precision") ? config.precision : trained.precision), {},
+  const InferenceModel inference(
+      trained.model,
+      inference_precision(
+          trained.precision,
+          was_given(given, "precision") ? std::optional(config.precision) : std::nullopt,
+          arguments.weights),
       device);
-  precision.convert_module(*trained.model);
-  pack_parameters(*trained.model);
-  const std::vector<std::int64_t> prompt =
-      prompt_ids(trained.tokenizer, arguments, special_token_parsing(config));
-  const std::int64_t context = trained.model->config().max_seq_len;
-  if (static_cast<std::int64_t>(prompt.size()) > context)
-    log_note(fmt::format("the prompt has {} tokens; the model reads the last {}", prompt.size(),
-                         context));
+  note_inference(inference, trained.precision);
   if (!arguments.seed && !arguments.sampling.greedy)
     log_note(fmt::format("--seed {} writes this text again",
                          arguments.seed.emplace(std::random_device{}())));
   arguments.sampling.seed = static_cast<std::uint64_t>(arguments.seed.value_or(0));
   arguments.sampling.eos = trained.tokenizer.special_tokens().eos;
-
-  if (!arguments.chat) print(arguments.prompt);
-  StreamDecoder decoder(trained.tokenizer);
-  const InterruptGuard guard;
-  write(trained.model, precision, prompt, arguments.sampling, [&](std::int64_t id) {
-    print(decoder.push(static_cast<std::int32_t>(id)));
-    return !interrupted();
-  });
-  print(decoder.flush() + "\n");
-  if (interrupted()) throw Exit{interrupted_exit_code()};
+  const Writer writer{trained, inference, special_token_parsing(config)};
+  if (!arguments.prompts.empty()) return write_all(writer, arguments);
+  return arguments.chat && !arguments.prompt ? converse(writer, arguments)
+                                             : write_one(writer, arguments);
 }
 
 }  // namespace
@@ -132,8 +98,17 @@ void add_generate_command(CLI::App& app) {
       ->type_name("");
   command->add_option("--prompt", arguments->prompt, "Text to continue; empty: start from nothing")
       ->type_name("TEXT");
+  command
+      ->add_option("--prompts", arguments->prompts,
+                   "A prompt on each line, or a .jsonl file of {\"prompt\"}; several at once")
+      ->type_name("FILE");
+  command
+      ->add_option("--batch-size", arguments->batch_size, "Prompts that are extended at once [8]")
+      ->type_name("N");
   command->add_flag("--chat", arguments->chat,
-                    "The prompt is a question in the model's chat format; print the answer");
+                    "Prompts are questions in the model's chat format; without any, a conversation "
+                    "on standard input, a line a turn");
+  command->add_option("--system", arguments->system, "System text of the chat")->type_name("TEXT");
   command
       ->add_option("--max-new-tokens", arguments->sampling.max_new_tokens,
                    "Longest text, in tokens")
@@ -154,6 +129,11 @@ void add_generate_command(CLI::App& app) {
       ->add_option("--seed", arguments->seed,
                    "Same seed, same text (default: another one each time)")
       ->type_name("N");
+  command
+      ->add_option("--weights", arguments->weights,
+                   "Hold weights in fp32, bf16, fp16 or int8 (default: as the precision does)")
+      ->type_name("FORMAT");
+  command->add_flag("--json", arguments->json, "A JSON document on one line for each text");
   const std::vector<std::string> keys = {"precision", "device", "threads", "special_tokens"};
   const auto flags = std::make_shared<ConfigArguments>(*command, keys);
   command->get_option("--precision")->description("Compute in this precision (default: the run's)");
@@ -165,7 +145,9 @@ void add_generate_command(CLI::App& app) {
       "Examples:\n"
       "  halftone generate runs/quickstart --prompt 春\n"
       "  halftone generate runs/quickstart --prompt 明月 --temperature 0.6 --seed 7\n"
-      "  halftone generate runs/quickstart --greedy --max-new-tokens 64");
+      "  halftone generate runs/quickstart --greedy --max-new-tokens 64\n"
+      "  halftone generate runs/quickstart --weights int8 --prompts prompts.txt --json\n"
+      "  halftone generate runs/chat --chat");
   command->callback([arguments, flags] { run_generate(*arguments, *flags); });
 }
 
