@@ -14,6 +14,7 @@ THP_MEM_ALLOC_ENABLE=1.
 import argparse
 import os
 import pathlib
+import sys
 
 from run import PARAMETERS, ROOT, Contestant, cpu_model
 
@@ -27,9 +28,21 @@ def parse_arguments():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--python", help="interpreter that can import torch; without it PyTorch is left out")
-    parser.add_argument("--recipes", default="32-true,bf16-true,bf16-mixed")
+    parser.add_argument("--recipes", default="32-true,32-true+bf16,32-true+int8,bf16-true",
+                        help="a precision, or one and what the weights are held in")
     parser.add_argument("--pytorch-recipes", default="fp32,fp32 large pages,fp32-compile")
+    parser.add_argument("--transformers-recipes", default="", help="fp32, bf16: LlamaForCausalLM of the same shape")
+    parser.add_argument("--llama-bench", type=pathlib.Path, help="llama.cpp's program of that name, with --gguf")
+    parser.add_argument("--gguf", type=pathlib.Path, help="the same shape, from halftone export --format gguf")
     return parser.parse_args()
+
+
+def bytes_of_a_weight(name):
+    if "llama.cpp" in name:
+        return None
+    if "int8" in name:
+        return 1
+    return 2 if "+bf16" in name or "+fp16" in name or "-true" in name.replace("32-true", "") or " bf16" in name else 4
 
 
 def start(arguments):
@@ -44,6 +57,15 @@ def start(arguments):
         command = [arguments.python, ROOT / "bench/compare/pytorch_generate.py", arguments.preset, name, *shape]
         environment = {**os.environ, **({"THP_MEM_ALLOC_ENABLE": "1"} if pages else {})}
         contestants.append(Contestant(f"PyTorch {recipe}", command, environment))
+        contestants[-1].wait_until_ready()
+    for recipe in filter(None, arguments.transformers_recipes.split(",") if arguments.python else []):
+        command = [arguments.python, ROOT / "bench/compare/transformers_generate.py", arguments.preset, recipe, *shape]
+        contestants.append(Contestant(f"transformers {recipe}", command, dict(os.environ)))
+        contestants[-1].wait_until_ready()
+    if arguments.llama_bench and arguments.gguf:
+        command = [sys.executable, ROOT / "bench/compare/llama_cpp_generate.py", arguments.llama_bench, arguments.gguf,
+                   *shape]
+        contestants.append(Contestant(f"llama.cpp {arguments.gguf.name}", command, dict(os.environ)))
         contestants[-1].wait_until_ready()
     bandwidth = Contestant("bandwidth", [arguments.build / "bench/bandwidth_bench", arguments.threads],
                            dict(os.environ))
@@ -66,8 +88,8 @@ def main():
     for contestant in contestants:
         token = contestant.median() / arguments.new
         ratio = f"{base / contestant.median():.2f}" if base else "-"
-        width = 2 if "bf16-true" in contestant.name or "PyTorch bf16" in contestant.name else 4
-        share = f"{width * parameters / token / 1e9 / bandwidth.median():.0%}" if parameters else "-"
+        width = bytes_of_a_weight(contestant.name)
+        share = f"{width * parameters / token / 1e9 / bandwidth.median():.0%}" if parameters and width else "-"
         print(f"| {contestant.name} | {token * 1e3:.1f} | {min(contestant.samples) / arguments.new * 1e3:.1f} .. "
               f"{max(contestant.samples) / arguments.new * 1e3:.1f} | {1 / token:.1f} | {ratio} | {share} |")
         contestant.close()
