@@ -14,7 +14,6 @@ THP_MEM_ALLOC_ENABLE=1.
 import argparse
 import os
 import pathlib
-import sys
 
 from run import PARAMETERS, ROOT, Contestant, cpu_model
 
@@ -32,7 +31,7 @@ def parse_arguments():
                         help="a precision, or one and what the weights are held in")
     parser.add_argument("--pytorch-recipes", default="fp32,fp32 large pages,fp32-compile")
     parser.add_argument("--transformers-recipes", default="", help="fp32, bf16: LlamaForCausalLM of the same shape")
-    parser.add_argument("--llama-bench", type=pathlib.Path, help="llama.cpp's program of that name, with --gguf")
+    parser.add_argument("--llama-cpp", type=pathlib.Path, help="llama_cpp_generate, built as it says; with --gguf")
     parser.add_argument("--gguf", type=pathlib.Path, help="the same shape, from halftone export --format gguf")
     return parser.parse_args()
 
@@ -62,9 +61,8 @@ def start(arguments):
         command = [arguments.python, ROOT / "bench/compare/transformers_generate.py", arguments.preset, recipe, *shape]
         contestants.append(Contestant(f"transformers {recipe}", command, dict(os.environ)))
         contestants[-1].wait_until_ready()
-    if arguments.llama_bench and arguments.gguf:
-        command = [sys.executable, ROOT / "bench/compare/llama_cpp_generate.py", arguments.llama_bench, arguments.gguf,
-                   *shape]
+    if arguments.llama_cpp and arguments.gguf:
+        command = [arguments.llama_cpp, arguments.gguf, *shape]
         contestants.append(Contestant(f"llama.cpp {arguments.gguf.name}", command, dict(os.environ)))
         contestants[-1].wait_until_ready()
     bandwidth = Contestant("bandwidth", [arguments.build / "bench/bandwidth_bench", arguments.threads],

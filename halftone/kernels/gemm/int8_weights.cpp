@@ -37,24 +37,26 @@ struct IntegerRows {
   std::int64_t stride;
 };
 
-/// REQUIRES dense rows in `matrix`, and zeros in what is to be written.
-void quantize_to(const Tensor& matrix, const IntegerRows& to) {
+/// `matrix` is dense: `rows` times `columns` values. REQUIRES zeros in what is written.
+void quantize_to(const Tensor& matrix, std::int64_t rows, std::int64_t columns,
+                 const IntegerRows& to) {
   const Int8Format format{.largest = kLargest, .zero = 0, .stochastic = false, .key = {0, 0}};
   const auto width = static_cast<std::int64_t>(matrix.element_size());
   const auto* values = static_cast<const char*>(matrix.const_data_ptr());
-  const std::int64_t grain = 32768 / std::max<std::int64_t>(matrix.size(1), 1) + 1;
-  at::parallel_for(0, matrix.size(0), grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      const Int8Source row{.values = values + r * matrix.stride(0) * width,
-                           .type = kernel_type(matrix.scalar_type()),
-                           .stride = matrix.stride(0),
-                           .rows = 1,
-                           .columns = matrix.size(1)};
-      quantize_rows(row, format, 0, 1,
-                    reinterpret_cast<std::uint32_t*>(to.integers + r * to.stride), to.scales + r,
-                    to.sums + r);
-    }
-  });
+  const KernelType type = kernel_type(matrix.scalar_type());
+  const auto range = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r)
+      quantize_rows({.values = values + r * columns * width,
+                     .type = type,
+                     .stride = columns,
+                     .rows = 1,
+                     .columns = columns},
+                    format, 0, 1, reinterpret_cast<std::uint32_t*>(to.integers + r * to.stride),
+                    to.scales + r, to.sums + r);
+  };
+  const std::int64_t grain = 32768 / std::max<std::int64_t>(columns, 1) + 1;
+  if (rows <= grain) return range(0, rows);
+  at::parallel_for(0, rows, grain, range);
 }
 
 void check_matrix_of_weights(const Tensor& weight) {
@@ -126,60 +128,70 @@ void multiply_range(const MatrixProduct& product, std::int64_t begin, std::int64
 
 /// Whether the loops can read the matrix where it lies.
 bool is_in_lines(const Tensor& matrix) {
-  return matrix.stride(1) == 1 && matrix.stride(0) == int8_stride(matrix.size(1));
+  return matrix.numel() == 0 ||
+         (matrix.stride(1) == 1 && matrix.stride(0) == int8_stride(matrix.size(1)));
 }
 
 Tensor in_lines(const Tensor& matrix) {
-  if (is_in_lines(matrix) || matrix.numel() == 0) return matrix;
+  if (is_in_lines(matrix)) return matrix;
   const Tensor lines = at::zeros({matrix.size(0), int8_stride(matrix.size(1))}, matrix.options());
   const Tensor inner = lines.narrow(1, 0, matrix.size(1));
   inner.copy_(matrix);
   return inner;
 }
 
-Tensor linear_cpu(const Tensor& x, at::TensorList integers, at::TensorList scales,
-                  ScalarType dtype) {
-  if (!is_simd_operand(x)) return linear_by_definition(x, integers, scales, dtype);
-  const Tensor out = linear_buffer(x, integers, scales, dtype);
-  const Tensor rows = as_rows(x).contiguous();
-  const std::int64_t count = rows.size(0), stride = int8_stride(rows.size(1));
-  if (out.numel() == 0 || rows.size(1) == 0) return out.zero_();
-  const Tensor quantized = at::zeros({count, stride}, x.options().dtype(torch::kChar));
-  std::vector<float> row_scales(static_cast<std::size_t>(count));
-  std::vector<std::int32_t> row_sums(static_cast<std::size_t>(count));
-  quantize_to(rows, {quantized.mutable_data_ptr<std::int8_t>(), row_scales.data(), row_sums.data(),
-                     stride});
-  MatrixProduct product{.block = {.x = quantized.const_data_ptr<std::int8_t>(),
-                                  .x_sums = row_sums.data(),
-                                  .x_scales = row_scales.data(),
-                                  .x_rows = 0,
-                                  .weight = nullptr,
-                                  .weight_scales = nullptr,
-                                  .weight_rows = 0,
-                                  .stride = stride},
-                        .rows = count,
-                        .type = kernel_type(dtype),
-                        .width = static_cast<std::int64_t>(out.element_size()),
-                        .out_stride = out.size(-1),
-                        .sums = has_int8_vnni() ? int8_sums_vnni : int8_sums};
-  std::vector<Tensor> matrices;
-  for (const Tensor& matrix : integers) matrices.push_back(in_lines(matrix));
+/// A product of rows that are quantized, with the matrices side by side.
+void multiply(const MatrixProduct& product, at::TensorList integers, at::TensorList scales,
+              const Tensor& out) {
   auto* target = static_cast<char*>(out.mutable_data_ptr());
-  constexpr std::int64_t kGrain = 131072;  // bytes of weights that are worth a thread
-  const std::int64_t grain = kGrain / (stride * count) + kInt8WeightRows;
-  at::parallel_for(0, out.size(-1), grain, [&](std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kGrain = 131072;  // multiplications that are worth a thread
+  const std::int64_t grain = kGrain / (product.block.stride * product.rows) + kInt8WeightRows;
+  at::parallel_for(0, product.out_stride, grain, [&](std::int64_t begin, std::int64_t end) {
     std::int64_t first = 0;
-    for (std::size_t i = 0; i < matrices.size(); ++i) {
-      const std::int64_t height = matrices[i].size(0);
+    for (std::size_t i = 0; i < integers.size(); ++i) {
+      const std::int64_t height = integers[i].size(0);
       const std::int64_t from = std::max(begin - first, std::int64_t{0});
       const std::int64_t to = std::min(end - first, height);
       MatrixProduct part = product;
-      part.block.weight = matrices[i].const_data_ptr<std::int8_t>();
+      part.block.weight = integers[i].const_data_ptr<std::int8_t>();
       part.block.weight_scales = scales[i].const_data_ptr<float>();
       if (from < to) multiply_range(part, from, to, target + first * product.width);
       first += height;
     }
   });
+}
+
+Tensor linear_cpu(const Tensor& x, at::TensorList integers, at::TensorList scales,
+                  ScalarType dtype) {
+  if (!is_simd_operand(x)) return linear_by_definition(x, integers, scales, dtype);
+  if (!std::all_of(integers.begin(), integers.end(), is_in_lines)) {
+    std::vector<Tensor> lines;
+    for (const Tensor& matrix : integers) lines.push_back(in_lines(matrix));
+    return linear_cpu(x, lines, scales, dtype);
+  }
+  const Tensor out = linear_buffer(x, integers, scales, dtype);
+  if (out.numel() == 0 || x.size(-1) == 0) return out.zero_();
+  const Tensor rows = x.contiguous();
+  const std::int64_t columns = x.size(-1), count = x.numel() / columns;
+  const std::int64_t stride = int8_stride(columns);
+  std::vector<std::int8_t> quantized(static_cast<std::size_t>(count * stride));
+  std::vector<float> row_scales(static_cast<std::size_t>(count));
+  std::vector<std::int32_t> row_sums(static_cast<std::size_t>(count));
+  quantize_to(rows, count, columns, {quantized.data(), row_scales.data(), row_sums.data(), stride});
+  multiply({.block = {.x = quantized.data(),
+                      .x_sums = row_sums.data(),
+                      .x_scales = row_scales.data(),
+                      .x_rows = 0,
+                      .weight = nullptr,
+                      .weight_scales = nullptr,
+                      .weight_rows = 0,
+                      .stride = stride},
+            .rows = count,
+            .type = kernel_type(dtype),
+            .width = static_cast<std::int64_t>(out.element_size()),
+            .out_stride = out.size(-1),
+            .sums = has_int8_vnni() ? int8_sums_vnni : int8_sums},
+           integers, scales, out);
   return out;
 }
 
@@ -209,9 +221,15 @@ Int8WeightMatrix quantize_weights(const Tensor& weight, Tensor place) {
   const Tensor dense = weight.detach().contiguous();
   const Tensor scales = at::empty({out}, bytes.dtype(torch::kFloat));
   std::vector<std::int32_t> sums(static_cast<std::size_t>(out));
-  quantize_to(dense, {lines.mutable_data_ptr<std::int8_t>(), scales.mutable_data_ptr<float>(),
-                      sums.data(), stride});
+  quantize_to(dense, out, in,
+              {lines.mutable_data_ptr<std::int8_t>(), scales.mutable_data_ptr<float>(), sums.data(),
+               stride});
   return {integers, scales};
+}
+
+Tensor int8_weights_linear(const Tensor& x, at::TensorList integers, at::TensorList scales,
+                           ScalarType dtype) {
+  return int8_weights_linear_operator(x, integers, scales, dtype);
 }
 
 Tensor int8_weights_linear(const Tensor& x, const std::vector<Int8WeightMatrix>& weights,
@@ -221,7 +239,7 @@ Tensor int8_weights_linear(const Tensor& x, const std::vector<Int8WeightMatrix>&
     integers.push_back(weight.integers);
     scales.push_back(weight.scales);
   }
-  return int8_weights_linear_operator(x, integers, scales, dtype);
+  return int8_weights_linear(x, integers, scales, dtype);
 }
 
 }  // namespace halftone

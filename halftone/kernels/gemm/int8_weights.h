@@ -30,7 +30,12 @@ Int8WeightMatrix quantize_weights(const torch::Tensor& weight, torch::Tensor pla
 /// or fp16). So a row's result depends neither on the other rows nor on the number of threads nor
 /// on the instruction set. A row with inf or nan is nan throughout. Not differentiable. x (..., in)
 /// in fp32, bf16 or fp16; returns (..., sum of out_i).
-torch::Tensor int8_weights_linear(const torch::Tensor& x, const std::vector<Int8WeightMatrix>& weights,
+torch::Tensor int8_weights_linear(const torch::Tensor& x,
+                                  const std::vector<Int8WeightMatrix>& weights,
                                   torch::ScalarType dtype);
+
+/// The same of matrices whose parts stand in two lists.
+torch::Tensor int8_weights_linear(const torch::Tensor& x, at::TensorList integers,
+                                  at::TensorList scales, torch::ScalarType dtype);
 
 }  // namespace halftone

@@ -53,7 +53,6 @@ Tensor narrowed(const Tensor& weight, ScalarType dtype, const Tensor& place) {
 
 /// One weight of 16 bits, whose values are exact in fp32.
 Tensor widened_linear(const Tensor& x, const Tensor& weight) {
-  if (takes_matvec(x, {weight}, torch::kFloat)) return matvec(x, {weight}, torch::kFloat);
   const Tensor rows = as_rows(x), wide = weight.to(torch::kFloat);
   return gemm32(rows, wide.t()).view(with_last(x, weight.size(0)));
 }
@@ -102,22 +101,19 @@ bool StoredWeights::holds(const Tensor& weight) const {
 
 Tensor StoredWeights::linear(const Tensor& x, const std::vector<Tensor>& weights,
                              ScalarType dtype) const {
-  std::vector<Int8WeightMatrix> integers;
+  std::vector<Tensor> scales;  // of int8
   for (const Tensor& weight : weights) {
     const auto found = entries_.find(weight.unsafeGetTensorImpl());
     HALFTONE_CHECK(found != entries_.end(), "[stored_weights] expected weights that are held");
-    if (found->second.scales.defined()) integers.push_back({weight, found->second.scales});
+    if (found->second.scales.defined()) scales.push_back(found->second.scales);
   }
-  if (integers.size() == weights.size()) return int8_weights_linear(x, integers, dtype);
-  std::vector<Tensor> outputs;
+  if (scales.size() == weights.size()) return int8_weights_linear(x, weights, scales, dtype);
+  HALFTONE_CHECK(scales.empty(), "[stored_weights] expected weights in one format");
   const Tensor wide = x.to(dtype).to(torch::kFloat);
-  if (integers.empty() && takes_matvec(wide, weights, torch::kFloat))
+  if (takes_matvec(wide, weights, torch::kFloat))
     return matvec(wide, weights, torch::kFloat).to(dtype);
-  for (const Tensor& weight : weights) {
-    const Tensor& scales = entries_.at(weight.unsafeGetTensorImpl()).scales;
-    outputs.push_back(scales.defined() ? int8_weights_linear(x, {{weight, scales}}, dtype)
-                                       : widened_linear(wide, weight).to(dtype));
-  }
+  std::vector<Tensor> outputs;
+  for (const Tensor& weight : weights) outputs.push_back(widened_linear(wide, weight).to(dtype));
   return outputs.size() == 1 ? outputs.front() : at::cat(outputs, -1);
 }
 
