@@ -30,13 +30,13 @@ struct Rounded {
   }
 };
 
-/// Four running sums, so that one addition need not wait for the last.
-struct Sums {
-  V a, b, c, d;
-};
+/// Running sums of a row, so that one addition need not wait for the last. An array: a struct would
+/// have constructors, which the compiler makes without the instruction set's attributes.
+constexpr int kSums = 4;
 
-HWY_INLINE float total(const Sums& s) {
-  return hn::GetLane(hn::SumOfLanes(D(), hn::Add(hn::Add(s.a, s.b), hn::Add(s.c, s.d))));
+HWY_INLINE float total(const V* sums) {
+  return hn::GetLane(
+      hn::SumOfLanes(D(), hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]))));
 }
 
 /// Dot products of one row of W with kRows rows of x.
@@ -45,32 +45,37 @@ HWY_INLINE void dot(const typename Element::Type* weight, const float* x, std::i
                     float* totals) {
   const D d;
   const std::int64_t n = lanes();
-  Sums sums[kRows];
-  for (Sums& s : sums) s = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  V sums[kRows][kSums];
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = hn::Zero(d);
   std::int64_t i = 0;
-  for (; i + 4 * n <= columns; i += 4 * n) {
+  for (; i + kSums * n <= columns; i += kSums * n) {
     const V w0 = Element::load(d, weight + i);
     const V w1 = Element::load(d, weight + i + n);
     const V w2 = Element::load(d, weight + i + 2 * n);
     const V w3 = Element::load(d, weight + i + 3 * n);
+#pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r) {
       const float* from = x + r * columns + i;
-      sums[r].a = hn::MulAdd(w0, hn::LoadU(d, from), sums[r].a);
-      sums[r].b = hn::MulAdd(w1, hn::LoadU(d, from + n), sums[r].b);
-      sums[r].c = hn::MulAdd(w2, hn::LoadU(d, from + 2 * n), sums[r].c);
-      sums[r].d = hn::MulAdd(w3, hn::LoadU(d, from + 3 * n), sums[r].d);
+      sums[r][0] = hn::MulAdd(w0, hn::LoadU(d, from), sums[r][0]);
+      sums[r][1] = hn::MulAdd(w1, hn::LoadU(d, from + n), sums[r][1]);
+      sums[r][2] = hn::MulAdd(w2, hn::LoadU(d, from + 2 * n), sums[r][2]);
+      sums[r][3] = hn::MulAdd(w3, hn::LoadU(d, from + 3 * n), sums[r][3]);
     }
   }
   for (; i + n <= columns; i += n) {
     const V w = Element::load(d, weight + i);
+#pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r)
-      sums[r].a = hn::MulAdd(w, hn::LoadU(d, x + r * columns + i), sums[r].a);
+      sums[r][0] = hn::MulAdd(w, hn::LoadU(d, x + r * columns + i), sums[r][0]);
   }
   if (i < columns) {
     const V w = load_some<Element>(d, weight + i, columns - i);
+#pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r)
-      sums[r].b = hn::MulAdd(w, load_some<Float>(d, x + r * columns + i, columns - i), sums[r].b);
+      sums[r][1] = hn::MulAdd(w, load_some<Float>(d, x + r * columns + i, columns - i), sums[r][1]);
   }
+#pragma GCC unroll 2
   for (int r = 0; r < kRows; ++r) totals[r] = total(sums[r]);
 }
 
