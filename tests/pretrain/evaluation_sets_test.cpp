@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "halftone/pretrain/evaluation_sets.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -6,7 +8,6 @@
 #include <numbers>
 
 #include "halftone/core/error.h"
-#include "halftone/pretrain/evaluation_sets.h"
 #include "support/temp_folder.h"
 
 namespace halftone::evaluation_sets_test {
