@@ -10,6 +10,7 @@
 #include "cli/data_command.h"
 #include "cli/doctor_command.h"
 #include "cli/eval_command.h"
+#include "cli/export_command.h"
 #include "cli/generate_command.h"
 #include "cli/help.h"
 #include "cli/plan_command.h"
@@ -33,6 +34,7 @@ extern "C" int halftone_main(int argc, char** argv) {
   halftone::cli::add_train_command(app);
   halftone::cli::add_generate_command(app);
   halftone::cli::add_eval_command(app);
+  halftone::cli::add_export_command(app);
   halftone::cli::add_bench_command(app);
   halftone::cli::add_doctor_command(app);
   halftone::cli::add_plan_command(app);
@@ -47,6 +49,7 @@ extern "C" int halftone_main(int argc, char** argv) {
       "  halftone train --resume runs/poems\n"
       "  halftone generate runs/poems --prompt 春\n"
       "  halftone eval runs/poems --data more-poems.txt\n"
+      "  halftone export runs/poems --format gguf --dtype int8\n"
       "\n"
       "'halftone COMMAND --help' says more about a command.");
   return halftone::cli::run_program(app, {argv + 1, argv + argc});

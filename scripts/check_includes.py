@@ -41,6 +41,8 @@ LAYERS = {
     # One training step looked at: two precisions beside each other, its cost, its choice of precision per layer.
     "diagnostics": {"train"},
     "pretrain": {"train", "plan", "diagnostics", "tokenizer"},
+    # What is read back is read by whoever starts from weights.
+    "export": {"pretrain"},
 }
 # Outside the library: these may include all of its headers, what is named here, and files of their own folder.
 USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}

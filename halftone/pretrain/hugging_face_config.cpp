@@ -58,6 +58,32 @@ bool is_list_of(const json& value, const std::string& only_one) {
          std::all_of(value.begin(), value.end(), [&](const json& one) { return one == only_one; });
 }
 
+const json& member(const json& value, const char* key) {
+  static const json null;
+  return value.is_object() && value.contains(key) ? value.at(key) : null;
+}
+
+bool is_eight_bits(const json& value, const char* strategy, bool dynamic) {
+  return member(value, "num_bits") == 8 && member(value, "type") == "int" &&
+         member(value, "symmetric") == true && member(value, "strategy") == strategy &&
+         member(value, "dynamic") == dynamic;
+}
+
+/// Linear layers of int8 weights, one scale for each output, and inputs that are quantized token by
+/// token: what int8-mixed computes.
+bool is_w8a8(const json& config) {
+  const json& groups = member(config, "config_groups");
+  if (member(config, "quant_method") != "compressed-tensors" ||
+      member(config, "format") != "int-quantized" || !member(config, "kv_cache_scheme").is_null() ||
+      !groups.is_object() || groups.size() != 1)
+    return false;
+  const json& group = groups.front();
+  return member(group, "targets") == json::array({"Linear"}) &&
+         member(group, "output_activations").is_null() &&
+         is_eight_bits(member(group, "weights"), "channel", false) &&
+         is_eight_bits(member(group, "input_activations"), "token", true);
+}
+
 /// rope_scaling and rope_parameters: nothing but the base may stand there.
 void read_rope(const JsonField& rope, RopeTheta& theta, const std::string& path) {
   std::vector<ForeignKey> table = {
@@ -124,7 +150,7 @@ std::vector<ForeignKey> keys_of_other_models() {
       only("use_parallel_residual", {false}),
       only("parallel_attn", {false}),
       only("alibi", {false}),
-      only("quantization_config", {}),
+      only_if("quantization_config", is_w8a8),
       only("compression_config", {}),
       only("is_encoder_decoder", {false}),
       only("add_cross_attention", {false}),
@@ -263,6 +289,11 @@ ModelConfig read_hugging_face_config(const std::filesystem::path& path, bool tie
     model.n_kv_heads = model.n_heads;
   validate(model);
   return model;
+}
+
+bool has_int8_products(const std::filesystem::path& path) {
+  const JsonDocument document = read_json_file(path, {.max_bytes = kMaxConfigBytes});
+  return !document.root()["quantization_config"].is_null();
 }
 
 std::string hugging_face_config(const ModelConfig& model, const FileForm& form) {

@@ -15,6 +15,11 @@ namespace halftone {
 ModelConfig read_hugging_face_config(const std::filesystem::path& path,
                                      bool ties_by_default = true);
 
+/// Whether the file says that linear layers multiply int8 by int8: compressed-tensors'
+/// "int-quantized" with weights by channel and inputs by token, the one quantization that
+/// read_hugging_face_config() takes. Throws UserError for a file that is no JSON.
+bool has_int8_products(const std::filesystem::path& path);
+
 /// The keys of `form` for `model`, as JSON: what config.json must hold for another library to
 /// compute the same.
 std::string hugging_face_config(const ModelConfig& model, const FileForm& form);

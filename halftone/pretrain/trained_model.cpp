@@ -11,6 +11,7 @@
 #include "halftone/core/error.h"
 #include "halftone/io/weights.h"
 #include "halftone/models/file_names.h"
+#include "halftone/models/int8_weights.h"
 #include "halftone/models/model_family.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/config_schema.h"
@@ -24,7 +25,8 @@ namespace {
 
 /// Weights that another program may have written.
 StateDict open_foreign(const std::filesystem::path& path) {
-  return without_wrappers(open_weights(path), weights_file(path).string());
+  const std::string source = weights_file(path).string();
+  return without_wrappers(restore_int8_weights(open_weights(path), source), source);
 }
 
 /// A model of `config` with the weights of `file`. What does not fit is refused before memory is
@@ -46,7 +48,7 @@ TrainedModel load_hugging_face(const std::filesystem::path& folder) {
   const ModelConfig config = read_hugging_face_config(config_file, !has_head);
   return {.model = model_of(config, file, path.string()),
           .tokenizer = Tokenizer::load(folder),
-          .precision = "32-true"};
+          .precision = has_int8_products(config_file) ? "int8-mixed" : "32-true"};
 }
 
 TrainedModel load_run(const RunWeights& weights) {

@@ -270,6 +270,8 @@ bool Tokenizer::is_special(std::int32_t id) const { return state_->is_special(id
 
 const std::string& Tokenizer::json() const { return state_->json; }
 
+const std::string& Tokenizer::config_json() const { return state_->config_json; }
+
 const ChatTemplate& Tokenizer::chat_template() const {
   if (!state_->chat)
     throw UserError(

@@ -90,6 +90,9 @@ class Tokenizer {
   /// The text of tokenizer.json: equal texts encode equally.
   const std::string& json() const;
 
+  /// The text of tokenizer_config.json, made up where none was loaded.
+  const std::string& config_json() const;
+
   /// Ids of `messages` in the format of the tokenizer's chat template. The template's marks are
   /// tokens; what the messages say is text. Throws what chat_template() and ChatTemplate::render()
   /// throw.
