@@ -126,11 +126,9 @@ class ArchitectureKeys {
 std::string gguf_architecture(const ModelConfig& config) {
   const ModelFamily& family = family_of(config);
   if (config.use_moe)
-    throw UserError(
-        fmt::format("{} with experts: no architecture of llama.cpp computes it exactly; export it "
-                    "with --format "
-                    "safetensors",
-                    family.title));
+    throw UserError(fmt::format(
+        "{} with experts: expected a dense model for GGUF; export it with --format safetensors",
+        family.title));
   if (family.has_qk_norm) return "qwen3";
   return family.has_qkv_bias ? "qwen2" : "llama";
 }

@@ -432,6 +432,32 @@ TEST_F(Program, EvalPacksAndRepairsTextAsTheTrainingDid) {
   EXPECT_EQ(halftone("eval unpacked --data damaged.txt --invalid-utf8 error").code, 2);
 }
 
+TEST_F(Program, ExportsARunAndSaysWhatItHeldAgainstIt) {
+  const Outcome outcome = halftone("export run --format gguf --json --out exported");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto report = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(report["verified"], true);
+  EXPECT_EQ(report["text"]["training_text"], true);
+  EXPECT_EQ(report["text"]["lines"], 61);  // 60, and what follows the last line break
+  EXPECT_EQ(report["logits_error"], 0.0);
+  EXPECT_EQ(read_text(work() / "exported" / "model.gguf").substr(0, 4), "GGUF");
+  EXPECT_EQ(nlohmann::json::parse(read_text(work() / "exported" / "export.json")), report);
+  expect_refused({{"export run", "--format"},
+                  {"export run --format ggml", "did you mean gguf?"},
+                  {"export run --format hf --dtype fp16", "--dtype: expected f32, f16, bf16, int8"},
+                  {"export run --format w8a8 --dtype f16", "--format w8a8 expects int8, got f16"},
+                  {"export run --format gguf --dtype int8 --out x", "a multiple of 32"},
+                  {"export nothing --format hf --out x", "'nothing' is not a run directory"},
+                  {"export nowhere --format hf --out x", "no run directory 'nowhere'"},
+                  {"export run --format hf --out mine", "something else than an export"},
+                  {"export run --format gguf --out exported", "add --overwrite"}});
+  EXPECT_THAT(halftone("export run --format safetensors --dtype int8").out,
+              HasSubstr("verified    run/exports/safetensors-int8"));
+  const Outcome written =
+      halftone("generate run/exports/safetensors-int8 --prompt spring --greedy --max-new-tokens 3");
+  EXPECT_EQ(written.code, 0) << written.err;
+}
+
 TEST_F(Program, EvalWritesOneJsonDocument) {
   const Outcome outcome = halftone("eval run --data poem.txt --json");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
