@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any bytes as a safetensors file: tensors or a UserError.
+#include "halftone/core/error.h"
+#include "halftone/io/safetensors.h"
+#include "support/memory_file.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t bytes) {
+  const halftone::test::MemoryFile file(data, bytes);
+  try {
+    halftone::load_safetensors(file.path());
+  } catch (const halftone::UserError&) {
+  }
+  return 0;
+}
