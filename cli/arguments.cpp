@@ -13,8 +13,18 @@
 namespace halftone::cli {
 namespace {
 
+/// The words of a field, if a line of help has room for them.
+std::string short_choices(const ConfigField& field) {
+  constexpr std::size_t kRoom = 90;
+  std::string words = fmt::format("{}", fmt::join(field.choices, "|"));
+  return words.size() <= kRoom ? words : "";
+}
+
 std::string type_name(const ConfigField& field) {
-  if (!field.choices.empty()) return fmt::format("{}", fmt::join(field.choices, "|"));
+  if (!field.choices.empty()) {
+    const std::string words = short_choices(field);
+    return words.empty() ? "NAME" : words;
+  }
   switch (field.kind) {
     case ConfigKind::kSwitch:
       return "true|false";
@@ -38,6 +48,8 @@ std::string description(const ConfigField& field) {
   static const TrainConfig defaults = resolve_config({});
   const std::string value = to_text(field, field.get(defaults));
   std::string help = field.help;
+  if (!field.choices.empty() && short_choices(field).empty())
+    help += fmt::format(": {}", fmt::join(field.choices, ", "));
   const bool begins_with_file = help.substr(0, help.find(' ')).find('.') != std::string::npos;
   if (!begins_with_file)
     help.front() = static_cast<char>(std::toupper(static_cast<unsigned char>(help.front())));

@@ -236,7 +236,8 @@ bool has(const JsonField& config, std::string_view key) {
 bool names(const JsonField& config, const FileForm& form) {
   const json& type = config["model_type"].value();
   if (!type.is_null()) return type == std::string(form.model_type);
-  return is_list_of(config["architectures"].value(), std::string(form.architecture));
+  const json& classes = config["architectures"].value();
+  return !classes.empty() && is_list_of(classes, std::string(form.architecture));
 }
 
 struct Choice {
@@ -274,11 +275,12 @@ ModelConfig read_hugging_face_config(const std::filesystem::path& path, bool tie
   model.use_moe = choice.form->has_experts;
   if (!choice.family->may_share_experts) model.n_shared_experts = 0;
   RopeTheta theta;
-  std::vector<ForeignKey> table = keys_of(*choice.form, model);
-  table.push_back(reads("rope_theta", [&](const JsonField& field) { theta.set(field); }));
+  std::vector<ForeignKey> table = {
+      reads("rope_theta", [&](const JsonField& field) { theta.set(field); })};
   for (const char* name : {"rope_scaling", "rope_parameters"})
     table.push_back(
         reads(name, [&](const JsonField& field) { read_rope(field, theta, path.string()); }));
+  append(table, keys_of(*choice.form, model));
   append(table, keys_of_other_models());
   append(table, constants_of(*choice.form));
   append(table, keys_without_effect());

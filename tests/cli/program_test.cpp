@@ -180,7 +180,7 @@ TEST_F(Program, RefusesToEvaluateWithoutAModelOrText) {
       {"eval yarn --data poem.txt", "yarn/config.json: rope_scaling: expected no scaling of the "},
       {"eval fraction --data poem.txt",
        "hidden_size must be an integer from 1 to 2147483647, but "},
-      {"eval granite --data poem.txt", "granite/config.json: expected a MiniMind of the second "},
+      {"eval granite --data poem.txt", "granite/config.json: expected a MiniMind, a Llama, "},
       {"generate granite --prompt a", "found another model by \"embedding_multiplier\" 12.0"},
       {"eval run --data poem.txt --model.dim 32", "--model.dim is for --init-from without RUN"},
       {"eval run --data poem.txt --seq-len 9000",
