@@ -9,6 +9,7 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/module_scope.h"
 #include "halftone/kernels/attention/attention.h"
+#include "halftone/kernels/attention/document_attention.h"
 #include "halftone/kernels/attention/rope.h"
 #include "halftone/kernels/attention/rotary_attention.h"
 #include "halftone/kernels/linear/linear.h"
@@ -78,9 +79,11 @@ Tensor AttentionImpl::mixed(const Tensor& qkv, const Tensor& rotations, const Ca
   if (slot.cache != nullptr)
     return slot.cache->rows().empty() ? cached(qkv, rotations, slot)
                                       : cached_rows(qkv, rotations, slot);
-  return is_training() && options_.dropout > 0.0
-             ? rotary_attention_reference(qkv, rotations, counts, options_.dropout)
-             : rotary_attention(qkv, rotations, counts);
+  const double dropout = is_training() ? options_.dropout : 0.0;
+  return attend_documents(qkv, rotations, [&](const Tensor& document, const Tensor& positions) {
+    return dropout > 0.0 ? rotary_attention_reference(document, positions, counts, dropout)
+                         : rotary_attention(document, positions, counts);
+  });
 }
 
 Tensor AttentionImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlot slot) {

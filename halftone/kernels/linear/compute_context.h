@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "halftone/core/document_ends.h"
 #include "halftone/kernels/gemm/compute_type.h"
 
 namespace halftone {
@@ -53,6 +54,9 @@ struct ComputeContext {
   bool fused_grad_accumulation = false;
   /// Where layers look for weights that are already in their format; none: they convert them.
   std::shared_ptr<WeightCache> weight_cache;
+  /// The documents of the rows that attention is over (document_attention.h); none: each row is
+  /// one.
+  std::shared_ptr<const DocumentEnds> documents;
 };
 
 /// That of the innermost scope in this thread; the defaults outside of all scopes.
