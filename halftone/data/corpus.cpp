@@ -21,6 +21,11 @@ namespace {
 // Raised when a rule of corpus.h changes, so that no cache made by the old rule is taken.
 constexpr char kRuleVersion = 1;
 
+// Kinds beside text came later: without them, hashes and stamps are those of before.
+std::string wanted_text(const CorpusOptions& options) {
+  return options.wanted ? fmt::format("kind {}", static_cast<int>(*options.wanted)) : "any kind";
+}
+
 void hash_file(const std::filesystem::path& path, Hasher& hasher) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream)
@@ -93,6 +98,7 @@ std::uint64_t Corpus::content_hash() const {
     hash_file(file.path, hasher);
   }
   if (!options_.part.is_all()) hasher.update_field(options_.part.identity());
+  if (options_.wanted != SampleKind::kText) hasher.update_field(wanted_text(options_));
   return hasher.digest();
 }
 
@@ -105,6 +111,7 @@ std::optional<std::string> Corpus::stamp(double settled) const {
   std::string text = fmt::format("{} {} {}\n", int{kRuleVersion}, options_.split_paragraphs,
                                  options_.replace_invalid_utf8);
   if (!options_.part.is_all()) text += options_.part.identity() + "\n";
+  if (options_.wanted != SampleKind::kText) text += wanted_text(options_) + "\n";
   for (const CorpusFile& file : files_) {
     struct stat status {};
     if (::stat(file.path.c_str(), &status) != 0) return std::nullopt;
@@ -151,6 +158,15 @@ void Corpus::rewind() {
   file_ = 0;
   bytes_before_ = 0;
   samples_ = 0;
+}
+
+SampleKind Corpus::kind() {
+  if (options_.wanted) return *options_.wanted;
+  rewind();
+  Document first;
+  next(first);
+  rewind();
+  return first.kind;
 }
 
 }  // namespace halftone

@@ -2,7 +2,10 @@
 // Text for training, one document at a time, whatever the kind of file. Memory: one document.
 //
 // A sample is:
-//   .jsonl        each line's "text", exactly as written
+//   .jsonl        each line's "text", exactly as written; or its chat, or its two chats of which
+//   one
+//                 is preferred (json_documents.h)
+//   .json         the same of the elements of one array
 //   fortune file  each text between "%" lines, without the blank lines around it and without what
 //                 is meant for a terminal: ANSI escapes (fortunes-zh colours its titles) and
 //                 overstrikes ("____\b\b\b\bBODY" is read as "BODY"); empty ones are left out
@@ -19,22 +22,35 @@
 #include <string>
 #include <vector>
 
+#include "halftone/core/chat_message.h"
 #include "halftone/data/corpus_files.h"
 #include "halftone/data/sample_part.h"
 
 namespace halftone {
+
+enum class SampleKind {
+  kText,
+  kConversation,
+  kPreference,  ///< two chats, one of them better
+};
 
 struct CorpusOptions {
   std::vector<std::filesystem::path> paths;
   bool split_paragraphs = false;
   bool replace_invalid_utf8 = false;  ///< with U+FFFD, instead of an error
   SamplePart part;                    ///< of the samples: the others are passed over
+  /// Another kind is an error that names the task for it; nothing: any.
+  std::optional<SampleKind> wanted = SampleKind::kText;
 };
 
 struct Document {
   std::string text;
   bool begins = true;  ///< a sample starts here
   bool ends = true;    ///< a sample ends here
+  SampleKind kind = SampleKind::kText;
+  std::vector<ChatMessage> messages;  ///< of a chat; of a preference, the better one
+  std::vector<ChatMessage> rejected;  ///< of a preference, the other one
+  std::string place;                  ///< of a chat: "FILE:LINE"
 };
 
 class DocumentReader;
@@ -67,6 +83,8 @@ class Corpus {
   /// sample in options().part.
   bool next(Document& document);
   void rewind();
+  /// What is wanted, else the kind of the first sample. Throws what next() throws; rewinds.
+  SampleKind kind();
 
  private:
   CorpusOptions options_;

@@ -9,9 +9,10 @@
 namespace halftone {
 
 enum class CorpusKind {
-  kText,     ///< one document
-  kFortune,  ///< documents divided by lines that hold only "%"
-  kJsonl,    ///< one JSON object with a "text" on each line
+  kText,       ///< one document
+  kFortune,    ///< documents divided by lines that hold only "%"
+  kJsonl,      ///< one JSON object on each line
+  kJsonArray,  ///< one array of such objects
 };
 
 struct CorpusFile {
@@ -26,7 +27,8 @@ struct CorpusFile {
 /// (x.u8 beside x) in a note; in a warning files that are no text, links to nothing, and files that
 /// are read already. A file that is named again is said too.
 ///
-/// Kinds: .jsonl, .ndjson and .json are JSON lines; other files are fortune files if a line of
+/// Kinds: .jsonl, .ndjson and .json are JSON lines, but a .json that begins with '[' is one array;
+/// other files are fortune files if a line of
 /// their first MiB is "%", unless their name says markup (.md, .tex, ...), where such lines mean
 /// something else; the rest is plain text.
 ///

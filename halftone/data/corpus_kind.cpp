@@ -43,10 +43,10 @@ std::string shell_word(const std::string& text) {
   return word + "'";
 }
 
-std::string conversion(const char* program, const fs::path& path) {
+std::string conversion(const char* what, const char* program, const fs::path& path) {
   const std::string file = path.string();
-  return fmt::format("to train on its column \"text\": python3 -c '{}' {} {}", program,
-                     shell_word(file), shell_word(file + ".jsonl"));
+  return fmt::format("to train on {}: python3 -c '{}' {} {}", what, program, shell_word(file),
+                     shell_word(file + ".jsonl"));
 }
 
 // Tables and documents are not text, though their bytes may be.
@@ -60,7 +60,8 @@ std::optional<CorpusRefusal> refusal_by_name(const fs::path& path) {
   if (extension == ".csv" || extension == ".tsv")
     return CorpusRefusal{
         table,
-        conversion(extension == ".csv"
+        conversion("its column \"text\"",
+                   extension == ".csv"
                        ? "import csv, json, sys; out = open(sys.argv[2], \"w\"); "
                          "[print(json.dumps({\"text\": row[\"text\"]}), file=out) "
                          "for row in csv.DictReader(open(sys.argv[1]))]"
@@ -69,10 +70,10 @@ std::optional<CorpusRefusal> refusal_by_name(const fs::path& path) {
                          "for row in csv.DictReader(open(sys.argv[1]), dialect=\"excel-tab\")]",
                    path)};
   if (extension == ".parquet")
-    return CorpusRefusal{
-        table, conversion("import pandas, sys; pandas.read_parquet(sys.argv[1])[[\"text\"]]"
-                          ".to_json(sys.argv[2], orient=\"records\", lines=True)",
-                          path)};
+    return CorpusRefusal{table, conversion("its rows",
+                                           "import pandas, sys; pandas.read_parquet(sys.argv[1])"
+                                           ".to_json(sys.argv[2], orient=\"records\", lines=True)",
+                                           path)};
   if (is_one_of(extension, kTables))
     return CorpusRefusal{table, "write its column as {\"text\": \"...\"} on lines of a .jsonl"};
   if (is_one_of(extension, kDocuments))
@@ -92,6 +93,13 @@ std::optional<CorpusRefusal> refusal_by_bytes(std::string_view head) {
   if (head.find('\0') != std::string_view::npos)
     return CorpusRefusal{"binary (it holds a zero byte)", "name a text file or a .jsonl"};
   return std::nullopt;
+}
+
+bool begins_array(std::string_view head) {
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (head.starts_with(kByteOrderMark)) head.remove_prefix(kByteOrderMark.size());
+  const std::size_t first = head.find_first_not_of(" \t\r\n");
+  return first != std::string_view::npos && head[first] == '[';
 }
 
 bool has_percent_line(std::string_view head) {
@@ -122,6 +130,7 @@ CorpusKind corpus_kind_of(const fs::path& path, std::string_view head) {
   constexpr std::array<std::string_view, 8> kMarkup = {".md",  ".rst", ".tex", ".html",
                                                        ".htm", ".xml", ".erl", ".m"};
   const std::string extension = lower_case_extension(path);
+  if (extension == ".json" && begins_array(head)) return CorpusKind::kJsonArray;
   if (is_one_of(extension, kJsonLines)) return CorpusKind::kJsonl;
   if (!is_one_of(extension, kMarkup) && has_percent_line(head)) return CorpusKind::kFortune;
   return CorpusKind::kText;

@@ -1,23 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/data/document_reader.h"
 
-#include <fmt/format.h>
-
 #include <string_view>
 #include <utility>
 
-#include "halftone/core/error.h"
-#include "halftone/core/text.h"
+#include "halftone/data/json_documents.h"
 #include "halftone/data/line_reader.h"
-#include "halftone/system/json_reader_impl.h"
 
 namespace halftone {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10U;
-constexpr std::size_t kJsonLineBytes = std::size_t{64} << 20U;
-constexpr const char* kOneObjectALine =
-    "expected one object such as {\"text\": \"...\"} on each line";
 constexpr std::string_view kBlanks = " \t\r\n\v\f";
 
 bool is_blank(std::string_view text) { return text.find_first_not_of(kBlanks) == text.npos; }
@@ -114,55 +107,6 @@ class TextPieceReader : public DocumentReader {
   bool inside_ = false;  // a sample whose first document has been given
 };
 
-class JsonlPieceReader : public DocumentReader {
- public:
-  JsonlPieceReader(const CorpusFile& file, const CorpusOptions& options)
-      : path_(file.path),
-        lines_(file.path, {.max_line_bytes = kJsonLineBytes,
-                           .replace_invalid_utf8 = options.replace_invalid_utf8}) {}
-
-  bool next(Document& document) override {
-    while (lines_.next(line_)) {
-      if (is_blank(line_)) continue;
-      std::string more;
-      if (line_.size() > kJsonLineBytes / 2 && line_.back() != '\n' && lines_.next(more))
-        fail(fmt::format("is longer than {}", format_bytes(kJsonLineBytes)));
-      document.begins = document.ends = true;
-      document.text = text_of_line();
-      return true;
-    }
-    return false;
-  }
-
-  std::uint64_t bytes_read() const override { return lines_.bytes_read(); }
-
- private:
-  std::string text_of_line() const {
-    const JsonDocument line = parse_json(line_, place(), {.remedy = kOneObjectALine});
-    const nlohmann::json& value = line.value;
-    if (value.is_array())
-      fail("is a JSON array, whose elements jq -c '.[]' writes as lines of a .jsonl");
-    if (!value.is_object()) fail(fmt::format("is a JSON {}", value.type_name()));
-    const auto text = value.find("text");
-    if (text == value.end() && value.contains("conversations"))
-      fail("is a chat (\"conversations\"), which training does not take yet");
-    if (text == value.end()) fail("has no \"text\"");
-    if (!text->is_string())
-      fail(fmt::format("has a \"text\" that is a JSON {}", text->type_name()));
-    return text->get<std::string>();
-  }
-
-  std::string place() const { return fmt::format("{}:{}", path_.string(), lines_.line_number()); }
-
-  [[noreturn]] void fail(const std::string& what) const {
-    throw UserError(fmt::format("{} {}; {}", place(), what, kOneObjectALine));
-  }
-
-  std::filesystem::path path_;
-  LineReader lines_;
-  std::string line_;
-};
-
 // Offset behind the escape sequence that starts at `at` (ECMA-48: ESC [, parameters, a final byte;
 // else ESC and one character). A broken one ends where it stops being one.
 std::size_t skip_escape(std::string_view text, std::size_t at) {
@@ -204,9 +148,12 @@ std::string strip_terminal_codes(const std::string& text) {
 
 std::unique_ptr<DocumentReader> open_piece_reader(const CorpusFile& file,
                                                   const CorpusOptions& options) {
+  const bool is_json = file.kind == CorpusKind::kJsonl || file.kind == CorpusKind::kJsonArray;
+  if (!is_json) check_sample_kind(SampleKind::kText, options.wanted, file.path.string());
   switch (file.kind) {
     case CorpusKind::kJsonl:
-      return std::make_unique<JsonlPieceReader>(file, options);
+    case CorpusKind::kJsonArray:
+      return open_json_documents(file, options);
     case CorpusKind::kFortune:
       return std::make_unique<TextPieceReader>(file, options, Border::kPercent);
     case CorpusKind::kText:

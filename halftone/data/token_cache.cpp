@@ -11,6 +11,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/data/json_documents.h"
 #include "halftone/system/hash.h"
 #include "halftone/system/paths.h"
 
@@ -19,11 +20,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::uint64_t hash_tokenizer(const TokenizerInterface& tokenizer) {
+std::uint64_t hash_tokenizer(const TokenizerInterface& tokenizer, SampleKind kind) {
   Hasher hasher;
   hasher.update_field(tokenizer.identity);
   hasher.update_field(fmt::format("{} {} {} {}", tokenizer.vocab_size, tokenizer.bos_id,
                                   tokenizer.eos_id, tokenizer.pad_id));
+  if (kind != SampleKind::kText) hasher.update_field(tokenizer.chat_identity);
   return hasher.digest();
 }
 
@@ -114,19 +116,60 @@ class SampleMarks {
   std::size_t size_ = 0;   // ids of the sample so far
 };
 
+std::vector<std::int32_t> encoded_chat(const std::vector<ChatMessage>& messages,
+                                       const std::string& place,
+                                       const TokenizerInterface& tokenizer) {
+  HALFTONE_CHECK(tokenizer.encode_chat != nullptr,
+                 "[token_cache] expected a tokenizer that encodes chats");
+  ChatIds chat;
+  try {
+    chat = tokenizer.encode_chat(messages);
+  } catch (const UserError& error) {
+    throw UserError(fmt::format("{}: {}", place, error.what()));
+  }
+  for (std::size_t i = 0; i < chat.ids.size(); ++i)
+    chat.ids[i] = static_cast<std::int32_t>(with_answer(chat.ids[i], chat.is_answer[i] != 0));
+  return std::move(chat.ids);
+}
+
+void write_chat(const std::vector<ChatMessage>& messages, const std::string& place,
+                const TokenizerInterface& tokenizer, TokenFileWriter& writer) {
+  std::uint64_t bytes = 0, special = 0;
+  for (const ChatMessage& message : messages) {
+    bytes += message.content.size();
+    if (tokenizer.count_special_tokens) special += tokenizer.count_special_tokens(message.content);
+  }
+  writer.begin_sample();
+  writer.add(encoded_chat(messages, place, tokenizer), bytes);
+  writer.count_special_tokens(special);
+}
+
+void write_text(const Document& document, const TokenizerInterface& tokenizer, SampleMarks& marks,
+                TokenFileWriter& writer) {
+  if (document.begins) writer.begin_sample();
+  std::vector<std::int32_t> ids = tokenizer.encode(document.text);
+  marks.add(document, ids);
+  writer.add(ids, document.text.size());
+  if (tokenizer.count_special_tokens)
+    writer.count_special_tokens(tokenizer.count_special_tokens(document.text));
+}
+
 void write_tokens(Corpus& corpus, const TokenizerInterface& tokenizer, TokenFileWriter& writer,
                   const TokenCacheOptions& options) {
   const std::uint64_t total = corpus.bytes();
   corpus.rewind();
   SampleMarks marks(tokenizer);
+  const SampleKind kind = corpus.kind();
   Document document;
   while (corpus.next(document)) {
-    if (document.begins) writer.begin_sample();
-    std::vector<std::int32_t> ids = tokenizer.encode(document.text);
-    marks.add(document, ids);
-    writer.add(ids, document.text.size());
-    if (tokenizer.count_special_tokens)
-      writer.count_special_tokens(tokenizer.count_special_tokens(document.text));
+    check_sample_kind(document.kind, kind,
+                      document.place.empty() ? "a file of the data" : document.place);
+    if (kind == SampleKind::kText)
+      write_text(document, tokenizer, marks, writer);
+    else
+      write_chat(document.messages, document.place, tokenizer, writer);
+    if (kind == SampleKind::kPreference)
+      write_chat(document.rejected, document.place, tokenizer, writer);
     if (options.progress) options.progress(corpus.bytes_read(), total);
   }
   writer.finish();
@@ -137,10 +180,12 @@ void write_tokens(Corpus& corpus, const TokenizerInterface& tokenizer, TokenFile
 TokenizedData tokenize_corpus(Corpus& corpus, const TokenizerInterface& tokenizer,
                               const TokenCacheOptions& options) {
   fs::path folder = options.folder.empty() ? cache_folder() / "tokens" : options.folder;
+  const SampleKind kind = corpus.kind();
   TokenizedData data{.content_hash = content_hash_of(corpus, folder, options.settled),
-                     .tokenizer_hash = hash_tokenizer(tokenizer),
+                     .tokenizer_hash = hash_tokenizer(tokenizer, kind),
                      .pad_id = tokenizer.pad_id,
-                     .reads_special_tokens = tokenizer.reads_special_tokens};
+                     .reads_special_tokens = tokenizer.reads_special_tokens,
+                     .kind = kind};
   const std::uint64_t key = combine(combine(data.content_hash, data.tokenizer_hash),
                                     static_cast<std::uint64_t>(tokenizer.reads_special_tokens));
   const std::string name = fmt::format("{:016x}.tokens", key);
@@ -154,7 +199,8 @@ TokenizedData tokenize_corpus(Corpus& corpus, const TokenizerInterface& tokenize
   }
   const fs::path path = keeps ? folder / name : folder / fmt::format("{}-{}", getpid(), name);
   {
-    TokenFileWriter writer(path, tokenizer.vocab_size, key);
+    const std::int64_t ids = kind == SampleKind::kText ? 1 : 2;  // of one token: with_answer()
+    TokenFileWriter writer(path, ids * tokenizer.vocab_size, key);
     write_tokens(corpus, tokenizer, writer, options);
   }
   data.tokens = std::make_shared<const TokenFile>(path);

@@ -6,6 +6,9 @@
 // id that equals pad counts where the sample itself has it.
 // Packed, all samples stand one after another and row i is the seq_len + 1 ids from i * seq_len on,
 // so that every id but the very first is predicted exactly once; only the last row has padding.
+// Of chats only the targets that an assistant has to say count. Rows in which none does are left
+// out. Of preferences, two rows belong together, the better chat and the other one: a batch has B
+// such pairs, and 2 B rows.
 // An epoch visits the rows in an order that the seed and the epoch's number fix. Of that one order,
 // batch k of process r of W with batch size B has the places (k B + j) W + r, j = 0..B-1: together
 // the processes see what one process with batch size W B sees.
@@ -15,8 +18,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <vector>
 
+#include "halftone/core/document_ends.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/data/token_cache.h"
 
@@ -31,6 +37,10 @@ struct TokenBatch {
   std::int64_t tokens = 0;   ///< sum of the mask
   std::int64_t epoch = 0;    ///< from 0
   std::int64_t index = 0;    ///< in the epoch, from 0
+  std::int64_t pairs = 0;    ///< of preferences: those with targets that count
+  /// With document_mask: where in each row its documents end, the last one with T. No document may
+  /// know of another. The first target of a document does not count.
+  std::shared_ptr<const DocumentEnds> document_ends = nullptr;
 
   std::int64_t rows() const { return input_ids.numel(); }  ///< B T
   TokenBatch to(const torch::Device& device) const;
@@ -48,18 +58,23 @@ struct TokenLoaderOptions {
   std::uint64_t seed = 0;
   std::int64_t rank = 0;
   std::int64_t world_size = 1;
+  bool document_mask = false;  ///< of packed rows: say where documents end
 };
 
 /// Batches by position; the data repeats, epoch after epoch, in an order of its own each. Nothing
 /// has to be replayed to resume.
 class TokenLoader {
  public:
-  /// Throws UserError when batch_size or seq_len is too small.
+  /// Throws UserError when batch_size or seq_len is too small, or no row of chats has an answer;
+  /// for preferences that are packed, too.
   TokenLoader(TokenizedData data, TokenLoaderOptions options);
 
   const TokenLoaderOptions& options() const { return options_; }
-  std::int64_t rows() const { return rows_; }  ///< per epoch, over all processes
-  std::int64_t batches_per_epoch() const;      ///< of each process, the same for all
+  /// Per epoch, over all processes; of preferences, pairs.
+  std::int64_t rows() const { return rows_; }
+  /// Rows, or pairs, without an answer that could be learned.
+  std::int64_t rows_left_out() const { return static_cast<std::int64_t>(left_out_.size()); }
+  std::int64_t batches_per_epoch() const;  ///< of each process, the same for all
 
   /// A pure function of data, options and position = epoch * batches_per_epoch() + index, safe to
   /// call from several threads. Works on the calling thread alone.
@@ -77,12 +92,27 @@ class TokenLoader {
   void load_state_dict(const StateDict& state);
 
  private:
+  /// A row as the tokens hold it, with with_answer() of each id where they are of chats.
+  struct Row {
+    std::vector<std::int64_t> ids;  // as many as it has, without padding
+    std::uint64_t first = 0;        // in all ids
+  };
+
+  bool is_chat() const { return data_.kind != SampleKind::kText; }
+  std::int64_t rows_of_pair() const { return data_.kind == SampleKind::kPreference ? 2 : 1; }
+  std::int64_t all_rows() const;
+  void leave_out_rows();
+  bool has_answer(std::int64_t row) const;
   std::int64_t row_at(std::int64_t epoch, std::int64_t place) const;
-  std::size_t read_row(std::int64_t row, std::span<std::int64_t> ids) const;
+  Row read_row(std::int64_t row) const;
+  std::vector<std::int64_t> document_starts(const Row& row) const;
+  void fill_row(const Row& row, std::int64_t index, TokenBatch& batch,
+                DocumentEnds& documents) const;
 
   TokenizedData data_;
   TokenLoaderOptions options_;
   std::int64_t rows_ = 0;
+  std::vector<std::int64_t> left_out_;  // rows, or pairs, in order
   std::int64_t position_ = 0;
 };
 

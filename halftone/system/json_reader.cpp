@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 #include <vector>
 
@@ -13,6 +14,14 @@ namespace halftone {
 namespace {
 
 using nlohmann::json;
+
+constexpr std::size_t kMostOrderedMembers = 1000;
+
+bool has_large_object(const json& value) {
+  if (!value.is_structured()) return false;
+  return (value.is_object() && value.size() > kMostOrderedMembers) ||
+         std::any_of(value.begin(), value.end(), has_large_object);
+}
 
 // "vocab" or "[\"a b\"]" behind the name of its object: a key may hold line breaks.
 std::string member_name(const std::string& object, const std::string& key) {
@@ -175,6 +184,15 @@ JsonDocument parse_json(std::string_view text, std::string origin, const JsonRul
     throw UserError(fmt::format("{}: {} must be a number below 1.8e308, but it is larger; {}",
                                 origin, watch.place(), rules.remedy));
   }
+}
+
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& origin,
+                                          const JsonRules& rules) {
+  const JsonDocument checked = parse_json(text, origin, rules);
+  if (has_large_object(checked.value))
+    throw UserError(fmt::format("{}: expected objects of at most {} members, found more; {}",
+                                origin, kMostOrderedMembers, rules.remedy));
+  return nlohmann::ordered_json::parse(text);
 }
 
 JsonDocument read_json_file(const std::filesystem::path& path, const JsonRules& rules) {

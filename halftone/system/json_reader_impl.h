@@ -82,7 +82,13 @@ struct JsonDocument {
 /// number that no double holds, or a repeated key where `rules` forbid it.
 JsonDocument parse_json(std::string_view text, std::string origin, const JsonRules& rules = {});
 
-/// The same for a file. Throws UserError when it is missing, unreadable or too large, too.
+/// The same with members in the order of the text, at most 1000 of an object: they are looked up
+/// one by one.
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& origin,
+                                          const JsonRules& rules = {});
+
+/// The same as parse_json() for a file. Throws UserError when it is missing, unreadable or too
+/// large, too.
 JsonDocument read_json_file(const std::filesystem::path& path, const JsonRules& rules = {});
 
 /// The document, or nothing where parse_json() would throw: for files that may be damaged.

@@ -130,7 +130,7 @@ class ChatRenderer {
 
   ordered_json parse(const std::string& text, const char* what) const {
     const std::string origin = fmt::format("chat message {}: {}", at_ + 1, what);
-    ordered_json value = parse_ordered_json(text, origin);
+    ordered_json value = parse_ordered_json(text, origin, {.remedy = "expected a JSON array"});
     if (!value.is_array())
       throw UserError(
           fmt::format("{} must be a JSON array, but it is a JSON {}", origin, value.type_name()));

@@ -11,8 +11,4 @@ namespace halftone {
 /// templates call tojson.
 std::string python_json(const nlohmann::ordered_json& value);
 
-/// Parses `text`, members in their order. Throws UserError, which begins with `origin`, where it is
-/// not JSON, or is nested too deeply.
-nlohmann::ordered_json parse_ordered_json(const std::string& text, const std::string& origin);
-
 }  // namespace halftone

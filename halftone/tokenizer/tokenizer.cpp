@@ -272,6 +272,8 @@ const std::string& Tokenizer::json() const { return state_->json; }
 
 const std::string& Tokenizer::config_json() const { return state_->config_json; }
 
+bool Tokenizer::has_chat_template() const { return state_->chat.has_value(); }
+
 const ChatTemplate& Tokenizer::chat_template() const {
   if (!state_->chat)
     throw UserError(

@@ -27,13 +27,6 @@ enum class SpecialTokenParsing {
   kTokens,  ///< as the token
 };
 
-/// A chat as ids. `is_answer` has one entry for each id: 1 where the assistant has to say it, from
-/// the first id behind its header to the end mark.
-struct ChatIds {
-  std::vector<std::int32_t> ids;
-  std::vector<std::uint8_t> is_answer;
-};
-
 struct TokenizerState;
 
 /// A byte-level BPE tokenizer in Hugging Face form. Gives the ids that the `tokenizers` package
@@ -105,6 +98,7 @@ class Tokenizer {
   /// As tokenizer_config.json says, else MiniMind's for these tokens. Throws UserError when it is
   /// none that recognise_chat_template() knows.
   const ChatTemplate& chat_template() const;
+  bool has_chat_template() const;
 
  private:
   explicit Tokenizer(std::shared_ptr<const TokenizerState> state) : state_(std::move(state)) {}

@@ -115,8 +115,9 @@ TEST(Corpus, NamesTheLineOfBadJson) {
   EXPECT_THAT(error_in("a.jsonl", "{\"text\": \"a\"}\n{\"text\": }\n"),
               AllOf(HasSubstr("a.jsonl:2: expected JSON, found a syntax error at byte 10"),
                     HasSubstr("one object such as {\"text\": \"...\"} on each line")));
-  EXPECT_THAT(error_in("a.json", "[1]"),
-              AllOf(HasSubstr("a.json:1 is a JSON array"), HasSubstr("jq -c '.[]'")));
+  EXPECT_THAT(error_in("a.json", "[1]"), HasSubstr("a.json:1 is a JSON number"));
+  EXPECT_THAT(error_in("a.jsonl", "[1]"),
+              AllOf(HasSubstr("a.jsonl:1 is a JSON array"), HasSubstr("jq -c '.[]'")));
   EXPECT_THAT(error_in("a.jsonl", "{\"txt\": \"a\"}"), HasSubstr("a.jsonl:1 has no \"text\""));
   EXPECT_THAT(error_in("a.jsonl", "{\"text\": 3}"), HasSubstr("\"text\" that is a JSON number"));
   EXPECT_THAT(error_in("a.jsonl", "{\"text\": 1e999}"),
