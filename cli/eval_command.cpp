@@ -103,6 +103,7 @@ std::int64_t row_length(const TrainConfig& config, const TrainedModel& trained,
 void read_text_as_trained(TrainConfig& config, const TrainedModel& trained,
                           const std::vector<ConfigAssignment>& given) {
   if (!was_given(given, "pack")) config.pack = trained.pack;
+  config.document_mask = trained.document_mask && config.pack;
   if (!was_given(given, "invalid_utf8")) config.invalid_utf8 = trained.invalid_utf8;
   if (!was_given(given, "special_tokens")) config.special_tokens = trained.special_tokens;
 }
@@ -118,9 +119,12 @@ std::optional<TrainConfig> validated_run(const std::string& model) {
 /// `corpus` as rows.
 TokenLoader open_data(Corpus corpus, const TrainConfig& config, const TrainedModel& trained,
                       std::int64_t seq_len) {
-  return TokenLoader(
-      encode_corpus(corpus, config, trained.tokenizer),
-      {.batch_size = config.batch_size, .seq_len = seq_len, .pack = config.pack, .shuffle = false});
+  TokenizedData data = encode_corpus(corpus, config, trained.tokenizer);
+  if (data.kind == SampleKind::kPreference)
+    throw UserError("eval measures text and chats, but the data is preferences; name other --data");
+  TokenLoaderOptions options = row_options(config);
+  options.seq_len = seq_len;
+  return TokenLoader(std::move(data), options);
 }
 
 /// What was measured.
@@ -247,7 +251,7 @@ void evaluate_sets(const Evaluation& evaluation, const std::vector<TextSet>& set
     const auto show = [&](double share) {
       progress.show((static_cast<double>(i) + share) / static_cast<double>(sets.size()));
     };
-    report.sets.push_back(evaluate_text(evaluation, open_corpus(config), show));
+    report.sets.push_back(evaluate_text(evaluation, open_corpus(config, std::nullopt), show));
     if (is_named) report.names.push_back(sets[i].name);
   }
   progress.clear();

@@ -75,8 +75,11 @@ HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
 
 ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
   const HiddenOutput output = hidden(ids, cache);
-  return {output_ ? output_->logits(output.hidden) : tok_embeddings_->logits(output.hidden),
-          output.aux_loss};
+  return {logits(output.hidden), output.aux_loss};
+}
+
+Tensor MiniMindLMImpl::logits(const Tensor& hidden) {
+  return output_ ? output_->logits(hidden) : tok_embeddings_->logits(hidden);
 }
 
 Tensor MiniMindLMImpl::next_logits(const Tensor& ids, KvCache* cache) {

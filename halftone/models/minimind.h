@@ -60,6 +60,9 @@ class MiniMindLMImpl : public torch::nn::Module {
   /// forward() up to the output head, of which a caller may want a few positions only.
   HiddenOutput hidden(const torch::Tensor& ids, KvCache* cache = nullptr);
 
+  /// The logits of what hidden() gave (..., dim): (..., V).
+  torch::Tensor logits(const torch::Tensor& hidden);
+
   /// The loss of forward(ids), without ever holding all logits. ids and targets (B, T) int64, mask
   /// (B, T); targets are ignored where masked.
   LossOutput loss(const torch::Tensor& ids, const torch::Tensor& targets,

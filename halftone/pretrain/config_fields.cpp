@@ -266,9 +266,16 @@ std::vector<ConfigField> model_fields() {
 
 std::vector<ConfigField> data_fields() {
   return {
-      input_path(
-          field<&C::data>("data", texts("one or more paths"),
-                          "what to train on: text or fortune files, .jsonl, folders; repeatable")),
+      field<&C::task>(
+          "task", one_of({"pretrain", "sft", "dpo"}),
+          "what is learned; pretrain: text; sft: the answers in chats; dpo: to prefer the "
+          "better of two chats, starting from init_from"),
+      field<&C::dpo, &DpoConfig::beta>(
+          "dpo.beta", positive_number(),
+          "how far dpo may move from the model that it starts from: less with a larger one"),
+      input_path(field<&C::data>(
+          "data", texts("one or more paths"),
+          "what to train on: text or fortune files, .jsonl, .json, folders; repeatable")),
       input_path(field<&C::tokenizer>("tokenizer", path(),
                                       "tokenizer.json to use; empty: train one on the data")),
       field<&C::tokenizer_vocab_size>("tokenizer_vocab_size", positive_integer(),
@@ -276,6 +283,10 @@ std::vector<ConfigField> data_fields() {
       field<&C::pack>(
           "pack", true_or_false(),
           "fill rows with documents one after the other; false: a document per row, padded"),
+      field<&C::document_mask>(
+          "document_mask", true_or_false(),
+          "of packed documents, none knows of another: attention and positions "
+          "begin anew with each, as in rows of their own"),
       field<&C::shuffle>("shuffle", true_or_false(), "a new order of the rows in every epoch"),
       field<&C::invalid_utf8>("invalid_utf8", one_of({"error", "replace"}),
                               "what to do about bytes that are not UTF-8"),

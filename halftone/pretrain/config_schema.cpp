@@ -17,6 +17,7 @@
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/auto_precision.h"
 #include "halftone/pretrain/config_file.h"
+#include "halftone/pretrain/config_precision.h"
 #include "halftone/pretrain/hugging_face_config.h"
 #include "halftone/pretrain/run_weights.h"
 #include "halftone/run/run_directory.h"
@@ -247,6 +248,7 @@ void adapt_defaults(TrainConfig& config, const std::vector<ConfigAssignment>& as
     config.seq_len = std::min(config.seq_len, config.model.max_seq_len);
   if (!is_given(assignments, "tokenizer") && model_to_start_from(assignments))
     config.tokenizer = tokenizer_beside(config.init_from);
+  if (config.task == "dpo" && !is_given(assignments, "pack")) config.pack = false;
   if (!is_given(assignments, "tokenizer_vocab_size") && config.model.vocab_size > 0)
     config.tokenizer_vocab_size = std::min(config.tokenizer_vocab_size, config.model.vocab_size);
   if (!is_given(assignments, "scaler.init_scale") && scaler.min_scale <= scaler.max_scale)
@@ -328,6 +330,34 @@ void check_validation(const TrainConfig& config, const std::vector<ConfigAssignm
         place_of(assignments, key), key));
 }
 
+void check_task(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  const auto refuse = [&](const char* key, const std::string& what) {
+    throw UserError(fmt::format("{}: {}", place_of(assignments, key), what));
+  };
+  if (config.document_mask && !config.pack)
+    refuse("document_mask", "document_mask goes with packed rows, but pack is false; leave it out");
+  if (config.task == "pretrain") return;
+  if (config.special_tokens == "tokens")
+    refuse("special_tokens",
+           "special_tokens = tokens goes with task pretrain: in a chat, the template's marks alone "
+           "are tokens; leave it out");
+  if (config.task != "dpo") return;
+  if (config.pack) refuse("pack", "task dpo needs rows of their own; set pack to false");
+  if (config.init_from.empty())
+    refuse("task", "task dpo starts from a trained model; name it with init_from");
+  if (!config.keep_fp32.empty() || !config.layer_precision.empty())
+    refuse("task",
+           "task dpo does not take keep_fp32 and layer_precision, which its reference model would "
+           "not have; leave them out");
+  const bool releases =
+      config.precision != kAutoPrecision &&
+      memory_policy(config.memory, parse_precision(config.precision)).release_gradients;
+  if (releases && config.accumulate > 1)
+    refuse("accumulate",
+           "task dpo does not accumulate where gradients are released; set accumulate to 1 or "
+           "release_gradients to off");
+}
+
 // What concerns several keys at once.
 void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   check_scaler(config, assignments);
@@ -335,6 +365,7 @@ void check_together(const TrainConfig& config, const std::vector<ConfigAssignmen
   check_layers(config, assignments);
   check_memory(config);
   check_validation(config, assignments);
+  check_task(config, assignments);
   ModelConfig model = config.model;
   if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
   validate(model);

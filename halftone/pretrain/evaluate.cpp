@@ -8,6 +8,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/stopwatch.h"
 #include "halftone/nn/evaluation_mode.h"
+#include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/non_finite_report.h"
 #include "halftone/pretrain/text_loss.h"
 
@@ -24,7 +25,7 @@ EvalResult evaluate(MiniMindLM& model, const TokenLoader& loader, const MixedPre
     const TokenBatch batch = loader.batch_at(i).to(device);
     const auto forward = [&] {
       const auto region = precision.forward_context();
-      return model->loss(batch.input_ids, batch.target_ids, batch.loss_mask).cross_entropy;
+      return loss_of(model, batch).cross_entropy;
     };
     const auto loss = forward().item<double>();
     if (!std::isfinite(loss)) throw SystemError(non_finite_loss({i, loss}, *model, forward));

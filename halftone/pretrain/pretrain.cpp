@@ -12,9 +12,11 @@
 #include "halftone/core/dtype.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
+#include "halftone/io/safetensors.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
+#include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/auto_precision.h"
 #include "halftone/pretrain/config_file.h"
 #include "halftone/pretrain/config_precision.h"
@@ -62,6 +64,9 @@ class PretrainRecord : public Callback {
   void on_fit_start(Trainer& trainer) override {
     const RunPaths& run = trainer.run_directory()->paths();
     if (!std::filesystem::exists(run.tokenizer())) inputs_.tokenizer.save(run.root);
+    const std::filesystem::path reference = reference_weights(run.root);
+    if (module_.has_reference() && !std::filesystem::exists(reference))
+      save_safetensors(reference, parameters_of(module_.reference()).tensors);
     if (trainer.loop().finished())
       log_note("the run has reached its limits; raise max_steps, max_epochs or max_time to go on");
     if (on_start_) on_start_(plan(trainer));
@@ -214,6 +219,11 @@ TrainerOptions options_of(const TrainConfig& config, const PretrainInputs& input
   return options;
 }
 
+const char* rows_name(const TrainConfig& config) {
+  if (config.task == "dpo") return "pairs of chats";
+  return config.pack ? "rows" : "chats";
+}
+
 PretrainResult fit(const TrainConfig& config, RunData& data, const PretrainOptions& options,
                    const FitOptions& how) {
   check_memory_budget(config, data.inputs.model);
@@ -223,6 +233,9 @@ PretrainResult fit(const TrainConfig& config, RunData& data, const PretrainOptio
   if (how.resume) initial.init_from.clear();  // its weights are in the checkpoint by now
   LanguageModeling module = make_module(initial, data.inputs);
   TokenLoader loader = make_loader(config, data.inputs);
+  if (const std::int64_t count = loader.rows_left_out(); count > 0)
+    log_note(fmt::format("{} of {} {} have no answer within seq_len {} and are left out", count,
+                         count + loader.rows(), rows_name(config), config.seq_len));
   const auto record = std::make_shared<PretrainRecord>(config, data, module, options.on_start);
   const Watchers watchers = make_watchers(config);
   TrainerOptions trainer_options = options_of(config, data.inputs);

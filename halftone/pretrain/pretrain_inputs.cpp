@@ -18,6 +18,7 @@
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/config_precision.h"
 #include "halftone/pretrain/plan_request.h"
+#include "halftone/pretrain/run_weights.h"
 #include "halftone/pretrain/trained_model.h"
 #include "halftone/system/file_memory.h"
 #include "halftone/tokenizer/bpe_trainer.h"
@@ -41,6 +42,8 @@ Tokenizer train_tokenizer(Corpus& corpus, const TrainConfig& config,
   corpus.rewind();
   for (Document document; corpus.next(document);) {
     trainer.add_text(document.text);
+    for (const auto* messages : {&document.messages, &document.rejected})
+      for (const ChatMessage& message : *messages) trainer.add_text(message.content);
     bytes_read(corpus.bytes_read(), corpus.bytes());
   }
   return trainer.train();
@@ -96,6 +99,26 @@ void check_split(const TrainConfig& config, const Corpus& corpus) {
     corpus.other_part(held_out_part(config, side)).next(document);
 }
 
+SampleKind task_kind(const TrainConfig& config) {
+  if (config.task == "sft") return SampleKind::kConversation;
+  return config.task == "dpo" ? SampleKind::kPreference : SampleKind::kText;
+}
+
+/// The tokenizer that the weights which a chat model starts from were trained with: another one
+/// would give them ids of other words.
+Tokenizer tokenizer_of_weights(const TrainConfig& config) {
+  const auto run = find_run_weights(config.init_from);
+  std::filesystem::path folder = run ? run->run : std::filesystem::path(config.init_from);
+  if (!std::filesystem::is_directory(folder)) folder = folder.parent_path();
+  std::error_code error;
+  if (!std::filesystem::exists(folder / "tokenizer.json", error))
+    throw UserError(fmt::format(
+        "init_from: '{}' has no tokenizer.json beside its weights; name the one that they were "
+        "trained with as tokenizer",
+        config.init_from));
+  return Tokenizer::load(folder);
+}
+
 void configure_kernels(const KernelConfig& kernels, torch::Device device) {
   if (!kernels.reference.empty()) configure_reference_kernels(kernels.reference);
   configure_fast_cpu_gemms(kernels.cpu_gemm);
@@ -120,12 +143,15 @@ SamplePart held_out_part(const TrainConfig& config, SamplePart::Side side) {
           .seed = static_cast<std::uint64_t>(config.seed)};
 }
 
-Corpus open_corpus(const TrainConfig& config) {
+Corpus open_corpus(const TrainConfig& config) { return open_corpus(config, task_kind(config)); }
+
+Corpus open_corpus(const TrainConfig& config, std::optional<SampleKind> wanted) {
   return Corpus(
       {.paths = {config.data.begin(), config.data.end()},
        .split_paragraphs = !config.pack,
        .replace_invalid_utf8 = config.invalid_utf8 == "replace",
-       .part = config.val_split ? held_out_part(config, SamplePart::Side::kOthers) : SamplePart()});
+       .part = config.val_split ? held_out_part(config, SamplePart::Side::kOthers) : SamplePart(),
+       .wanted = wanted});
 }
 
 SpecialTokenParsing special_token_parsing(const TrainConfig& config) {
@@ -160,6 +186,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
   const auto corpus = std::make_shared<Corpus>(open_corpus(config));
   check_named_modules(config);
   if (!tokenizer && !config.tokenizer.empty()) tokenizer = Tokenizer::load(config.tokenizer);
+  if (!tokenizer && config.task != "pretrain" && weights) tokenizer = tokenizer_of_weights(config);
   check_memory_before_data(config, tokenizer);
   check_split(config, *corpus);
   if (!tokenizer) tokenizer = train_tokenizer(*corpus, config, progress);
@@ -179,21 +206,41 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
                      .seed = static_cast<std::uint64_t>(config.seed)};
   memory_policy(config.memory, policy_of(config)).apply_to(adamw);
   adamw.stochastic_rounding &= config.rounding == "stochastic";
-  return {std::move(model),
-          {.adamw = adamw,
-           .schedule = {.kind = parse_schedule(config.schedule),
-                        .warmup = static_cast<double>(config.warmup)},
-           .token_bytes = has_validation(config)
-                              ? token_bytes(inputs.tokenizer, inputs.model.vocab_size)
-                              : std::vector<std::int64_t>()}};
+  LanguageModeling module(
+      std::move(model), {.adamw = adamw,
+                         .schedule = {.kind = parse_schedule(config.schedule),
+                                      .warmup = static_cast<double>(config.warmup)},
+                         .token_bytes = has_validation(config)
+                                            ? token_bytes(inputs.tokenizer, inputs.model.vocab_size)
+                                            : std::vector<std::int64_t>(),
+                         .dpo_beta = config.dpo.beta});
+  if (config.task == "dpo") {
+    MiniMindLM reference(inputs.model);
+    // A run that is gone on with has kept what it started from.
+    initialize_from(reference, config.init_from.empty() ? reference_weights(config.out)
+                                                        : std::filesystem::path(config.init_from));
+    module.set_reference(std::move(reference));
+  }
+  return module;
+}
+
+std::filesystem::path reference_weights(const std::filesystem::path& run) {
+  return run / "reference.safetensors";
+}
+
+TokenLoaderOptions row_options(const TrainConfig& config) {
+  return {.batch_size = config.batch_size,
+          .seq_len = config.seq_len,
+          .pack = config.pack,
+          .shuffle = false,
+          .document_mask = config.document_mask};
 }
 
 TokenLoader make_loader(const TrainConfig& config, const PretrainInputs& inputs) {
-  return TokenLoader(inputs.data, {.batch_size = config.batch_size,
-                                   .seq_len = config.seq_len,
-                                   .pack = config.pack,
-                                   .shuffle = config.shuffle,
-                                   .seed = static_cast<std::uint64_t>(config.seed)});
+  TokenLoaderOptions options = row_options(config);
+  options.shuffle = config.shuffle;
+  options.seed = static_cast<std::uint64_t>(config.seed);
+  return TokenLoader(inputs.data, options);
 }
 
 TrainerOptions trainer_options_for(const TrainConfig& config) {

@@ -5,6 +5,7 @@
 
 #include <torch/types.h>
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -42,6 +43,11 @@ SamplePart held_out_part(const TrainConfig& config, SamplePart::Side side);
 
 /// The text that is trained on: what `config.data` names, without what is held out of it.
 Corpus open_corpus(const TrainConfig& config);
+/// The same where samples of another kind than the task's are wanted; nothing: of any one kind.
+Corpus open_corpus(const TrainConfig& config, std::optional<SampleKind> wanted);
+
+/// Rows of `data` as the configuration has them, in their order unless it is said to shuffle them.
+TokenLoaderOptions row_options(const TrainConfig& config);
 
 /// The ids of `corpus`; notes how many special tokens the text spells and how they were read.
 TokenizedData encode_corpus(Corpus& corpus, const TrainConfig& config, const Tokenizer& tokenizer,
@@ -49,6 +55,9 @@ TokenizedData encode_corpus(Corpus& corpus, const TrainConfig& config, const Tok
 
 /// What the key special_tokens says.
 SpecialTokenParsing special_token_parsing(const TrainConfig& config);
+
+/// Where a run of task dpo keeps the weights that it started from.
+std::filesystem::path reference_weights(const std::filesystem::path& run);
 
 /// A fresh model from the configuration's seed, or that of `init_from`, with its recipe.
 LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs);

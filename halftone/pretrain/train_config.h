@@ -31,6 +31,11 @@ struct KernelConfig {
   std::string cpu_gemm = "on";  // as HALFTONE_CPU_GEMM
 };
 
+/// Learning from preferences (Rafailov et al. 2023).
+struct DpoConfig {
+  double beta = 0.15;
+};
+
 /// The precision that is chosen when training begins (pretrain/auto_precision.h).
 inline constexpr const char* kAutoPrecision = "auto";
 
@@ -38,10 +43,14 @@ struct TrainConfig {
   std::string preset = "minimind-26m";
   ModelConfig model;  // vocab_size 0: as large as the tokenizer
 
+  std::string task = "pretrain";  // "sft", "dpo"
+  DpoConfig dpo;
+
   std::vector<std::string> data;  // files and folders
   std::string tokenizer;          // empty: train one on the data
   std::int64_t tokenizer_vocab_size = 6400;
   bool pack = true;
+  bool document_mask = false;  // packed documents know nothing of each other
   bool shuffle = true;
   std::string invalid_utf8 = "error";   // or "replace"
   std::string special_tokens = "text";  // or "tokens": what the data spells like </s>

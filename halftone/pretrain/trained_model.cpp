@@ -61,6 +61,7 @@ TrainedModel load_run(const RunWeights& weights) {
           .layer_precision = config.layer_precision,
           .seq_len = config.seq_len,
           .pack = config.pack,
+          .document_mask = config.document_mask,
           .invalid_utf8 = config.invalid_utf8,
           .special_tokens = config.special_tokens};
 }
@@ -120,7 +121,12 @@ TokenizerInterface tokenizer_interface(const Tokenizer& tokenizer, SpecialTokenP
           .bos_id = static_cast<std::int32_t>(special.bos),
           .eos_id = static_cast<std::int32_t>(special.eos),
           .pad_id = static_cast<std::int32_t>(special.pad),
-          .identity = tokenizer.json()};
+          .identity = tokenizer.json(),
+          .encode_chat =
+              [tokenizer](std::span<const ChatMessage> messages) {
+                return tokenizer.encode_conversation(messages);
+              },
+          .chat_identity = tokenizer.has_chat_template() ? tokenizer.chat_template().jinja() : ""};
 }
 
 std::vector<std::int64_t> token_bytes(const Tokenizer& tokenizer, std::int64_t vocab_size) {

@@ -27,6 +27,7 @@ struct TrainedModel {
   std::int64_t seq_len = 0;  // of its training; 0 when unknown
   // How its training read text: the keys of its configuration.
   bool pack = true;
+  bool document_mask = false;
   std::string invalid_utf8 = "error";
   std::string special_tokens = "text";
 };

@@ -46,10 +46,7 @@ std::optional<ValidationData> make_validation_data(const TrainConfig& config,
     log_warning(
         "val_data is the text that is trained on: val_loss says nothing of other text; name "
         "another file, or hold documents out with val_split");
-  TokenLoader loader(data, {.batch_size = config.batch_size,
-                            .seq_len = config.seq_len,
-                            .pack = config.pack,
-                            .shuffle = false});
+  TokenLoader loader(data, row_options(config));
   return ValidationData{std::move(data), std::move(loader)};
 }
 
