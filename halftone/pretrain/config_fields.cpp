@@ -428,7 +428,7 @@ std::vector<ConfigField> optimization_fields() {
       input_path(field<&C::init_from>(
           "init_from", path(),
           "weights to start from: a .safetensors or .pth file, a run, or a Hugging Face folder; a "
-          "folder gives the model and the tokenizer too, unless a preset is given; empty: new "
+          "folder gives the tokenizer too, and the model unless a preset is given; empty: new "
           "ones")),
   };
 }

@@ -232,11 +232,12 @@ std::optional<ModelConfig> model_to_start_from(const std::vector<ConfigAssignmen
 }
 
 /// The folder with the tokenizer that the weights in `folder` were trained with; empty: none is
-/// there.
+/// there, or it is gone.
 std::string tokenizer_beside(const fs::path& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) return "";
   const auto weights = find_run_weights(folder);
   const fs::path place = weights ? weights->run : folder;
-  std::error_code error;
   return fs::exists(place / "tokenizer.json", error) ? place.string() : "";
 }
 
@@ -246,8 +247,8 @@ void adapt_defaults(TrainConfig& config, const std::vector<ConfigAssignment>& as
   if (config.out.empty()) config.out = "runs/" + config.preset;
   if (!is_given(assignments, "seq_len"))
     config.seq_len = std::min(config.seq_len, config.model.max_seq_len);
-  if (!is_given(assignments, "tokenizer") && model_to_start_from(assignments))
-    config.tokenizer = tokenizer_beside(config.init_from);
+  // Another tokenizer would give the weights' ids to other words.
+  if (!is_given(assignments, "tokenizer")) config.tokenizer = tokenizer_beside(config.init_from);
   if (config.task == "dpo" && !is_given(assignments, "pack")) config.pack = false;
   if (!is_given(assignments, "tokenizer_vocab_size") && config.model.vocab_size > 0)
     config.tokenizer_vocab_size = std::min(config.tokenizer_vocab_size, config.model.vocab_size);

@@ -69,8 +69,8 @@ ConfigAssignment assignment_from_flag(const std::string& key,
 
 /// Defaults, then the preset, then `assignments` in their order (later ones win). Fills in `out`,
 /// makes the paths of inputs absolute and has defaults follow what was given beside them: seq_len
-/// is no longer than a given model.max_seq_len. Where init_from is a folder and no preset is given,
-/// the model and the tokenizer are the folder's. Throws UserError.
+/// is no longer than a given model.max_seq_len. Where init_from is a folder, the tokenizer is the
+/// folder's, and so is the model unless a preset is given. Throws UserError.
 TrainConfig merge_config(const std::vector<ConfigAssignment>& assignments);
 
 /// merge_config(), with what concerns several keys checked. Throws UserError.

@@ -108,7 +108,9 @@ TEST(ResolveConfig, AFolderToStartFromGivesTheModelAndTheTokenizer) {
   EXPECT_EQ(config.tokenizer, path);
   EXPECT_EQ(config.model.n_layers, 2);
   EXPECT_EQ(from_flags({{"init_from", path}, {"preset", "tiny"}}).model.dim, 128);
-  EXPECT_EQ(from_flags({{"init_from", path}, {"preset", "tiny"}}).tokenizer, "");
+  EXPECT_EQ(from_flags({{"init_from", path}, {"preset", "tiny"}}).tokenizer, path);
+  const std::string other = from_flags({{"init_from", path}, {"tokenizer", "other"}}).tokenizer;
+  EXPECT_EQ(other.find(path), std::string::npos);
 }
 
 TEST(ResolveConfig, APresetInAFlagKeepsTheKeysOfTheFile) {
