@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "halftone/core/error.h"
@@ -108,6 +109,18 @@ class TokenComparison {
   CheckedRows& rows_;
 };
 
+/// The texts of a document: its own, or what each message of its chats says.
+std::vector<std::string> texts_of(const Document& document) {
+  if (document.kind == SampleKind::kText) return {document.text};
+  std::vector<std::string> texts;
+  for (const std::vector<ChatMessage>& chat : {document.messages, document.rejected})
+    for (const ChatMessage& message : chat) {
+      texts.push_back(message.content);
+      if (message.reasoning_content) texts.push_back(*message.reasoning_content);
+    }
+  return texts;
+}
+
 void compare_on_training_text(TokenComparison& comparison, const TrainConfig& config,
                               const ExportProgress& progress) {
   Corpus corpus = open_corpus(config);
@@ -115,13 +128,16 @@ void compare_on_training_text(TokenComparison& comparison, const TrainConfig& co
   Document document;
   std::int64_t shown = 0;
   while (comparison.check.lines < kMaxLines && corpus.next(document)) {
-    comparison.add(document.text, parsing);
+    const bool is_text = document.kind == SampleKind::kText;
+    for (const std::string& text : texts_of(document))
+      comparison.add(text, is_text ? parsing : SpecialTokenParsing::kText);
     if (!progress || comparison.check.lines - shown < 1000) continue;
     shown = comparison.check.lines;
     progress("comparing token ids",
              std::min(1.0, static_cast<double>(corpus.bytes_read()) /
                                static_cast<double>(std::max<std::uint64_t>(corpus.bytes(), 1))));
   }
+  if (comparison.check.tokens == 0) throw UserError("it holds no tokens");
   comparison.check.is_training_text = true;
 }
 

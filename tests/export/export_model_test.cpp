@@ -10,6 +10,8 @@
 #include "halftone/io/gguf.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/models/int8_weights.h"
+#include "halftone/pretrain/config_schema.h"
+#include "halftone/pretrain/pretrain.h"
 #include "support/small_export.h"
 
 namespace halftone::export_model_test {
@@ -246,6 +248,32 @@ TEST(ExportModel, Int8WeightsStartATraining) {
                 .item<double>(),
             0.5001);
   EXPECT_TRUE(weights.tensors.at("norm.weight").equal(before.tensors.at("norm.weight")));
+}
+
+TEST(ExportedChatModel, IsComparedOnWhatItsMessagesSay) {
+  const TempFolder folder;
+  write_text(folder / "chats.jsonl",
+             R"({"conversations": [{"role": "user", "content": "what is the moon like?"},
+             {"role": "assistant", "content": "bright, above the river and the hills"}]})");
+  std::string text = read_text(folder / "chats.jsonl");
+  std::erase(text, '\n');
+  write_text(folder / "chats.jsonl", text + "\n");
+  TrainConfig config = resolve_config({{"task", std::string("sft"), "test"}});
+  config.model = test::export_shape("v3");
+  config.model.vocab_size = 0;
+  config.data = {(folder / "chats.jsonl").string()};
+  config.out = (folder / "run").string();
+  config.batch_size = 1;
+  config.seq_len = 32;
+  config.max_steps = 1;
+  pretrain(config);
+  const ExportReport report = export_model({.model = folder / "run",
+                                            .format = &export_format("gguf"),
+                                            .dtype = ExportDtype::kF32,
+                                            .folder = folder / "out"});
+  EXPECT_TRUE(report.check.text.is_training_text);
+  EXPECT_EQ(report.check.text.lines, 2);
+  EXPECT_GT(report.check.text.tokens, 4);
 }
 
 TEST(RestoreInt8Weights, NamesScalesThatAreMissingOrOfAnotherShape) {
