@@ -12,6 +12,7 @@
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/train/trainer.h"
 #include "support/golden_file.h"
+#include "support/golden_model.h"
 #include "support/reference_scope.h"
 #include "support/temp_folder.h"
 
@@ -27,26 +28,6 @@ struct Tolerance {
   double loss;
   double relative_grad_norm;
 };
-
-ModelConfig model_config(const nlohmann::json& json) {
-  ModelConfig config;
-  config.dim = json["dim"];
-  config.n_layers = json["n_layers"];
-  config.n_heads = json["n_heads"];
-  config.n_kv_heads = json["n_kv_heads"];
-  config.hidden_dim = json["hidden_dim"];
-  config.vocab_size = json["vocab_size"];
-  config.max_seq_len = json["max_seq_len"];
-  config.use_moe = json["use_moe"];
-  config.generation = json.value("generation", "v2");
-  config.head_dim = json.value("head_dim", 0);
-  config.norm_eps = json["norm_eps"];
-  if (!config.use_moe) return config;
-  config.num_experts_per_tok = json["num_experts_per_tok"];
-  config.n_shared_experts = json["n_shared_experts"];
-  config.aux_loss_alpha = json["aux_loss_alpha"];
-  return config;
-}
 
 /// The golden's rows as samples of a token file; padding (id 0) is what the loader adds back.
 TokenizedData write_tokens(const torch::Tensor& ids, std::int64_t vocab_size,
@@ -76,7 +57,7 @@ struct StepCollector : Callback {
 std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string& precision,
                                const MemoryOptions& memory) {
   const test::TempFolder folder;
-  const ModelConfig config = model_config(golden.config);
+  const ModelConfig config = test::golden_model_config(golden.config);
   const torch::Tensor& ids = golden.tensors.at("batches.ids");
   TokenLoader loader(
       write_tokens(ids, config.vocab_size, folder / "tokens"),

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "halftone/core/error.h"
+#include "support/golden_tensor.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 #include "support/torch_file.h"
@@ -15,6 +16,8 @@ namespace halftone::pth_test {
 namespace {
 
 namespace pickle = test::pickle;
+using test::bytes_of;
+using test::expect_equal_bits;
 using test::message_of;
 using test::read_text;
 using test::TempFolder;
@@ -27,28 +30,9 @@ std::string golden(const std::string& name) {
   return std::string(test::kGoldenDir) + "/pth/" + name + ".pth";
 }
 
-// The rule of tests/golden/make_pth_golden.py.
 torch::Tensor by_rule(const std::vector<std::int64_t>& shape,
-                      torch::ScalarType dtype = torch::kFloat, const std::string& name = "f32") {
-  torch::Tensor result = torch::empty(shape, torch::kFloat);
-  for (std::int64_t i = 0; i < result.numel(); ++i) {
-    const std::int64_t number = name == "bool" ? i % 2 : 7 * i % 11 - (name[0] == 'u' ? 0 : 3);
-    result.data_ptr<float>()[i] = static_cast<float>(number);
-  }
-  return result.to(dtype);
-}
-
-std::string bytes_of(const torch::Tensor& tensor) {
-  const torch::Tensor plain = tensor.contiguous();
-  return {static_cast<const char*>(plain.const_data_ptr()), plain.nbytes()};
-}
-
-void expect_equal_bits(const torch::Tensor& actual, const torch::Tensor& expected) {
-  EXPECT_EQ(actual.scalar_type(), expected.scalar_type());
-  EXPECT_EQ(actual.sizes(), expected.sizes());
-  EXPECT_TRUE(actual.is_contiguous());
-  EXPECT_TRUE(actual.device().is_cpu());
-  EXPECT_EQ(bytes_of(actual), bytes_of(expected));
+                      torch::ScalarType dtype = torch::kFloat, const std::string& kind = "f32") {
+  return test::golden_tensor(kind, dtype, shape);
 }
 
 const std::map<std::string, std::vector<std::int64_t>> kModelShapes = {

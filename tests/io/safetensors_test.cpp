@@ -8,12 +8,15 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "support/golden_tensor.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
 namespace halftone::safetensors_test {
 namespace {
 
+using test::expect_equal_bits;
+using test::golden_tensor;
 using test::message_of;
 using test::read_text;
 using test::TempFolder;
@@ -38,33 +41,11 @@ const std::map<std::string, torch::ScalarType> kDtypes = {{"f64", torch::kDouble
 const std::map<std::string, std::vector<std::int64_t>> kShapes = {
     {"scalar", {}}, {"empty", {0, 3}}, {"row", {5}}, {"matrix", {3, 5}}, {"诗/cube", {2, 3, 4}}};
 
-// The rule of tests/golden/make_safetensors_golden.py.
-torch::Tensor rule_tensor(const std::string& name, torch::ScalarType dtype,
-                          const std::vector<std::int64_t>& shape) {
-  torch::Tensor result = torch::empty(shape, torch::kFloat);
-  for (std::int64_t i = 0; i < result.numel(); ++i) {
-    const std::int64_t number = name == "bool" ? i % 2 : 7 * i % 11 - (name[0] == 'u' ? 0 : 3);
-    result.data_ptr<float>()[i] = static_cast<float>(number);
-  }
-  return result.to(dtype);
-}
-
-std::string bytes_of(const torch::Tensor& tensor) {
-  const torch::Tensor plain = tensor.contiguous();
-  return {static_cast<const char*>(plain.const_data_ptr()), plain.nbytes()};
-}
-
-void expect_equal_bits(const torch::Tensor& actual, const torch::Tensor& expected) {
-  EXPECT_EQ(actual.scalar_type(), expected.scalar_type());
-  EXPECT_EQ(actual.sizes(), expected.sizes());
-  EXPECT_EQ(bytes_of(actual), bytes_of(expected));
-}
-
 std::map<std::string, torch::Tensor> every_kind() {
   std::map<std::string, torch::Tensor> tensors;
   for (const auto& [name, dtype] : kDtypes)
     for (const auto& [place, shape] : kShapes)
-      tensors.emplace(name + "." + place, rule_tensor(name, dtype, shape));
+      tensors.emplace(name + "." + place, golden_tensor(name, dtype, shape));
   return tensors;
 }
 
@@ -216,7 +197,7 @@ TEST(OpenSafetensors, ReadsATensorWhenItIsAskedFor) {
   const TempFolder folder;
   for (const auto& [name, shape] : kShapes)
     for (const auto& [dtype_name, dtype] : kDtypes) {
-      const torch::Tensor tensor = rule_tensor(dtype_name, dtype, shape);
+      const torch::Tensor tensor = golden_tensor(dtype_name, dtype, shape);
       save_safetensors(folder / "a", {{name, tensor}}, {{"format", "pt"}});
       const StateDict state = open_safetensors(folder / "a");
       EXPECT_TRUE(state.meta(name).is_meta());

@@ -12,6 +12,7 @@
 #include "halftone/models/parameter_names.h"
 #include "halftone/nn/loss.h"
 #include "support/golden_file.h"
+#include "support/golden_model.h"
 
 namespace halftone::minimind_test {
 namespace {
@@ -27,19 +28,6 @@ ModelConfig small_config(bool moe) {
           .vocab_size = 200,
           .max_seq_len = 64,
           .use_moe = moe};
-}
-
-ModelConfig golden_config(const nlohmann::json& json) {
-  ModelConfig config = small_config(json["use_moe"]);
-  config.hidden_dim = json["hidden_dim"];
-  config.generation = json.value("generation", "v2");
-  config.head_dim = json.value("head_dim", 0);
-  config.norm_eps = json["norm_eps"];
-  if (!config.use_moe) return config;
-  config.num_experts_per_tok = json["num_experts_per_tok"];
-  config.n_shared_experts = json["n_shared_experts"];
-  config.aux_loss_alpha = json["aux_loss_alpha"];
-  return config;
 }
 
 /// Turns CPU autocast on while it lives.
@@ -92,7 +80,7 @@ FirstStep first_step(MiniMindLM& model, const test::GoldenFile& golden) {
 }
 
 MiniMindLM golden_model(const test::GoldenFile& golden) {
-  MiniMindLM model(golden_config(golden.config));
+  MiniMindLM model(test::golden_model_config(golden.config));
   StateDict weights;
   for (const auto& [name, tensor] : golden.tensors)
     if (name.starts_with("weights.")) weights.tensors[name.substr(8)] = tensor;
@@ -156,7 +144,7 @@ TEST_P(MiniMindGolden, LogitsLossAndGradientsEqualPyTorchs) {
 // output. e2e/losses_test holds such a model's losses.
 TEST_P(MiniMindGolden, MixedPrecisionStaysNearOnEveryMatmulPath) {
   const test::GoldenFile golden = test::read_golden(GetParam());
-  if (golden_config(golden.config).num_experts_per_tok == 1) return;
+  if (test::golden_model_config(golden.config).num_experts_per_tok == 1) return;
   const CpuGemmConfig before = cpu_gemm_config();
   for (const char* path : {"native", "upcast"}) {
     set_cpu_gemm_config(parse_cpu_gemm_config(path));
