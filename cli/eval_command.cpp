@@ -320,7 +320,7 @@ void add_eval_command(CLI::App& app) {
   command
       ->add_option("RUN", arguments->model,
                    "Run directory, its best checkpoint (RUN/best), one of RUN/checkpoints, or "
-                   "Hugging Face folder of a MiniMind model")
+                   "Hugging Face folder")
       ->type_name("");
   auto flags = std::make_shared<ConfigArguments>(*command, kEvalKeys);
   for (const auto& [flag, text] : std::map<std::string, std::string>{

@@ -93,7 +93,7 @@ void add_generate_command(CLI::App& app) {
   command
       ->add_option("RUN", arguments->run,
                    "Run directory, its best checkpoint (RUN/best), one of RUN/checkpoints, or "
-                   "Hugging Face folder of a MiniMind model")
+                   "Hugging Face folder")
       ->required()
       ->type_name("");
   command->add_option("--prompt", arguments->prompt, "Text to continue; empty: start from nothing")
