@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   }
   torch::set_num_threads(std::stoi(argv[5]));
   torch::manual_seed(0);
-  halftone::MiniMindLM model(halftone::preset_config(argv[1]));
+  halftone::CausalLM model(halftone::preset_config(argv[1]));
   const std::string recipe = argv[2];
   const std::size_t plus = recipe.find('+');
   const halftone::InferenceModel inference(

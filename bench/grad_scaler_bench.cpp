@@ -93,7 +93,7 @@ class Bench {
       parameters[i].mutable_grad().copy_(gradients_[i]);
   }
 
-  halftone::MiniMindLM model_;
+  halftone::CausalLM model_;
   AdamW optimizer_;
   GradScaler disabled_{{.enabled = false}};
   GradScaler fixed_{{.init_scale = 1024.0}};

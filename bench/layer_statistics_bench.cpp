@@ -56,7 +56,7 @@ struct StepClock : Callback {
 /// A language model on the same random tokens in each step.
 struct Watched : TrainingModule<torch::Tensor> {
   Watched(const std::string& preset, const bench::Recipe& the_recipe)
-      : recipe(the_recipe), model(register_module("model", MiniMindLM(bench::config_of(preset)))) {}
+      : recipe(the_recipe), model(register_module("model", CausalLM(bench::config_of(preset)))) {}
   torch::nn::Module& network() override { return *model; }
   torch::Tensor training_step(const torch::Tensor& ids, std::int64_t /*index*/) override {
     const std::int64_t length = ids.size(1) - 1;
@@ -71,7 +71,7 @@ struct Watched : TrainingModule<torch::Tensor> {
     return {std::make_shared<AdamW>(named, options)};
   }
   bench::Recipe recipe;
-  MiniMindLM model;
+  CausalLM model;
 };
 
 struct Bench {

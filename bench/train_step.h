@@ -104,7 +104,7 @@ class TrainStep {
 
   MemoryPolicy memory_;
   MixedPrecision precision_;
-  MiniMindLM model_;
+  CausalLM model_;
   std::shared_ptr<AdamW> optimizer_;
   std::int64_t pass_ = 0;
   torch::Tensor mask_;  // (B, T)

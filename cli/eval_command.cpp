@@ -69,7 +69,7 @@ TrainedModel open_model(const EvalArguments& arguments, const TrainConfig& confi
   if (model.vocab_size == 0) model.vocab_size = tokenizer.vocab_size();
   const InitialWeights weights(config.init_from);
   weights.check(model);  // before memory is asked for
-  TrainedModel trained{.model = MiniMindLM(model), .tokenizer = tokenizer, .precision = "32-true"};
+  TrainedModel trained{.model = CausalLM(model), .tokenizer = tokenizer, .precision = "32-true"};
   weights.copy_to(trained.model);
   return trained;
 }

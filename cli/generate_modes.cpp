@@ -72,7 +72,7 @@ auto in_precision(const Writer& writer, const Work& work) try {
   const auto region = writer.inference.precision().forward_context();
   return work();
 } catch (const NonFiniteLogits& error) {
-  MiniMindLM& model = writer.trained.model;
+  CausalLM& model = writer.trained.model;
   const torch::Device device = model->parameters().front().device();
   const torch::NoGradGuard no_grad;
   model->eval();

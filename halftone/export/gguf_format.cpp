@@ -12,7 +12,7 @@
 #include "halftone/export/tokenizer_gguf.h"
 #include "halftone/io/gguf.h"
 #include "halftone/io/q8_0.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/models/parameter_names.h"
 
 namespace halftone {
@@ -86,7 +86,7 @@ class GgufFormat : public ExportFormat {
     const ModelConfig config = model_of_gguf(file.metadata, file.types.contains(kGgufHead));
     const StateDict weights = from_gguf_names(file.tensors, config);
     check_parameters(weights, config, path.string());
-    TrainedModel trained{.model = MiniMindLM(config),
+    TrainedModel trained{.model = CausalLM(config),
                          .tokenizer = tokenizer_of_gguf(file.metadata, path.string()),
                          .precision = "32-true"};
     load_parameters(trained.model, weights, path.string());

@@ -34,7 +34,7 @@ void check_prompt(const ModelConfig& config, const Ids& prompt) {
                                   config.vocab_size, id));
 }
 
-torch::Device device_of(const MiniMindLM& model) { return model->parameters().front().device(); }
+torch::Device device_of(const CausalLM& model) { return model->parameters().front().device(); }
 
 /// The last position's logits of each row of `logits` (B, T, V), on the host.
 std::vector<std::vector<double>> last_logits(const Tensor& logits) {
@@ -47,7 +47,7 @@ std::vector<std::vector<double>> last_logits(const Tensor& logits) {
 }
 
 /// Logits of the token after `ids`, which follow what the cache holds.
-std::vector<double> next_logits(MiniMindLM& model, const Ids& ids, torch::Device device,
+std::vector<double> next_logits(CausalLM& model, const Ids& ids, torch::Device device,
                                 KvCache& cache) {
   const Tensor input = torch::tensor(ids, torch::kLong).to(device).unsqueeze(0);
   return last_logits(model->next_logits(input, &cache)).front();
@@ -60,7 +60,7 @@ bool all_finite(const std::vector<double>& logits) {
 /// A text that is being written.
 class Sequence {
  public:
-  Sequence(const MiniMindLM& model, Ids prompt, const SamplingOptions& options)
+  Sequence(const CausalLM& model, Ids prompt, const SamplingOptions& options)
       : options_(options),
         context_(model->config().max_seq_len),
         ids_(std::move(prompt)),
@@ -116,7 +116,7 @@ class Sequence {
 /// generate_batch() at work.
 class BatchGeneration {
  public:
-  BatchGeneration(MiniMindLM& model, const std::vector<Ids>& prompts,
+  BatchGeneration(CausalLM& model, const std::vector<Ids>& prompts,
                   const BatchGenerationOptions& options)
       : model_(model), prompts_(prompts), options_(options), device_(device_of(model)) {}
 
@@ -200,7 +200,7 @@ class BatchGeneration {
     std::erase_if(running_, [](const Running& one) { return one.has_ended; });
   }
 
-  MiniMindLM& model_;
+  CausalLM& model_;
   const std::vector<Ids>& prompts_;
   const BatchGenerationOptions& options_;
   torch::Device device_;
@@ -216,8 +216,7 @@ class BatchGeneration {
 NonFiniteLogits::NonFiniteLogits(std::vector<std::int64_t> the_ids)
     : SystemError("the model's logits are not finite"), ids(std::move(the_ids)) {}
 
-TextEnd generate(MiniMindLM& model, std::vector<std::int64_t> prompt,
-                 const SamplingOptions& options,
+TextEnd generate(CausalLM& model, std::vector<std::int64_t> prompt, const SamplingOptions& options,
                  const std::function<bool(std::int64_t id)>& on_token) {
   check_sampling(options);
   check_prompt(model->config(), prompt);
@@ -235,7 +234,7 @@ TextEnd generate(MiniMindLM& model, std::vector<std::int64_t> prompt,
   return text.end();
 }
 
-bool generate_batch(MiniMindLM& model, const std::vector<std::vector<std::int64_t>>& prompts,
+bool generate_batch(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts,
                     const BatchGenerationOptions& options,
                     const std::function<void(std::size_t index, const GeneratedText&)>& on_text) {
   check_sampling(options.sampling);
@@ -247,7 +246,7 @@ bool generate_batch(MiniMindLM& model, const std::vector<std::vector<std::int64_
   return BatchGeneration(model, prompts, options).run(on_text);
 }
 
-CachedGenerator::CachedGenerator(MiniMindLM model)
+CachedGenerator::CachedGenerator(CausalLM model)
     : model_(std::move(model)), cache_(model_->make_cache(model_->config().max_seq_len)) {}
 
 TextEnd CachedGenerator::extend(const std::vector<std::int64_t>& prompt,

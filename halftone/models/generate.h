@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/models/sampling.h"
 
 namespace halftone {
@@ -34,8 +34,7 @@ enum class TextEnd {
 /// among them. The model is in evaluation mode meanwhile, without gradients.
 /// Throws UserError when an option is out of range or the prompt names an unknown id, and
 /// NonFiniteLogits.
-TextEnd generate(MiniMindLM& model, std::vector<std::int64_t> prompt,
-                 const SamplingOptions& options,
+TextEnd generate(CausalLM& model, std::vector<std::int64_t> prompt, const SamplingOptions& options,
                  const std::function<bool(std::int64_t id)>& on_token);
 
 struct GeneratedText {
@@ -55,7 +54,7 @@ struct BatchGenerationOptions {
 /// together. On the CPU at most 8 rows are multiplied at once, whose results do not depend on
 /// each other, so that each text is that of generate() alone. Texts go to `on_text` in the order of
 /// the prompts. Returns false where on_step stopped it.
-bool generate_batch(MiniMindLM& model, const std::vector<std::vector<std::int64_t>>& prompts,
+bool generate_batch(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts,
                     const BatchGenerationOptions& options,
                     const std::function<void(std::size_t index, const GeneratedText&)>& on_text);
 
@@ -63,7 +62,7 @@ bool generate_batch(MiniMindLM& model, const std::vector<std::vector<std::int64_
 /// kept from one call to the next, and only what is new is read.
 class CachedGenerator {
  public:
-  explicit CachedGenerator(MiniMindLM model);
+  explicit CachedGenerator(CausalLM model);
 
   /// Extends `prompt`, shorter than the model's context, as generate() does, but ends where the
   /// context does.
@@ -74,7 +73,7 @@ class CachedGenerator {
   std::int64_t positions_read() const { return positions_read_; }
 
  private:
-  MiniMindLM model_;
+  CausalLM model_;
   KvCache cache_;
   std::vector<std::int64_t> held_;  // what the cache holds
   std::int64_t positions_read_ = 0;

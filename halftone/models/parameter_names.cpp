@@ -176,7 +176,7 @@ void check_parameters(const StateDict& file, const ModelConfig& config, const st
   check_fits(expected, v2_names_of(file, config, source), source);
 }
 
-void load_parameters(MiniMindLM& model, const StateDict& file, const std::string& source) {
+void load_parameters(CausalLM& model, const StateDict& file, const std::string& source) {
   const StateDict parameters = parameters_of(model);
   const StateDict named = v2_names_of(file, model->config(), source);
   check_fits(parameters, named, source);
@@ -184,7 +184,7 @@ void load_parameters(MiniMindLM& model, const StateDict& file, const std::string
   for (const auto& [name, parameter] : parameters.tensors) parameter.copy_(named.tensor(name));
 }
 
-StateDict parameters_of(const MiniMindLM& model) {
+StateDict parameters_of(const CausalLM& model) {
   StateDict state;
   for (const auto& item : model->named_parameters())
     state.tensors[item.key()] = item.value().detach();

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "halftone/core/state_dict.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/models/model_config.h"
 
 namespace halftone {
@@ -32,9 +32,9 @@ void check_parameters(const StateDict& file, const ModelConfig& config, const st
 /// converted), one at a time where they are lazy. Throws UserError naming the tensors that are
 /// missing, unexpected or of another shape; the model is unchanged then. `source` stands in the
 /// message.
-void load_parameters(MiniMindLM& model, const StateDict& file, const std::string& source);
+void load_parameters(CausalLM& model, const StateDict& file, const std::string& source);
 
 /// The parameters by name, for saving: shares their storage; each tensor once.
-StateDict parameters_of(const MiniMindLM& model);
+StateDict parameters_of(const CausalLM& model);
 
 }  // namespace halftone

@@ -7,11 +7,11 @@
 
 namespace halftone {
 
-MiniMindLM smallest_model(const ModelConfig& config) {
+CausalLM smallest_model(const ModelConfig& config) {
   ModelConfig smallest = config;
   smallest.dim = smallest.head_dim = 2;
   smallest.n_heads = smallest.n_kv_heads = smallest.hidden_dim = smallest.vocab_size = 1;
-  return MiniMindLM(smallest);
+  return CausalLM(smallest);
 }
 
 std::map<std::string, ComputeType> planned_layer_types(const ModelConfig& config,

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "halftone/kernels/gemm/compute_type.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/models/model_config.h"
 #include "halftone/precision/policy.h"
 
@@ -15,7 +15,7 @@ namespace halftone {
 
 /// A model of the same modules as that of `config`, but of the smallest widths: their paths and
 /// classes are what a pattern matches.
-MiniMindLM smallest_model(const ModelConfig& config);
+CausalLM smallest_model(const ModelConfig& config);
 
 /// layer_types() of the model of `config` (train/layer_precision.h).
 std::map<std::string, ComputeType> planned_layer_types(const ModelConfig& config,

@@ -17,7 +17,7 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/kernels/linear/weight_cache.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/nn/new_parameter.h"
 #include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/plan/layer_plan.h"
@@ -132,7 +132,7 @@ PlannedModule planned_minimind(const ModelConfig& config, const StepShape& shape
   const std::vector<std::int64_t> rows{shape.batch_size * joined, shape.predictions};
   const Tensor ids = at::empty(rows, integers), targets = at::empty(rows, integers);
   const Tensor mask = at::empty(rows, torch::dtype(torch::kFloat).device(torch::kMeta));
-  const std::shared_ptr<MiniMindLMImpl> model = MiniMindLM(config).ptr();
+  const std::shared_ptr<CausalLMImpl> model = CausalLM(config).ptr();
   const auto optimizers = [model, memory] {
     std::vector<std::pair<std::string, Tensor>> named;
     for (const auto& item : model->named_parameters()) named.emplace_back(item.key(), item.value());

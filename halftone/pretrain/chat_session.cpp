@@ -21,7 +21,7 @@ std::int64_t size_of(const Ids& ids) { return static_cast<std::int64_t>(ids.size
 
 }  // namespace
 
-ChatSession::ChatSession(MiniMindLM model, Tokenizer tokenizer, std::string system)
+ChatSession::ChatSession(CausalLM model, Tokenizer tokenizer, std::string system)
     : tokenizer_(std::move(tokenizer)),
       context_(model->config().max_seq_len),
       generator_(std::move(model)) {

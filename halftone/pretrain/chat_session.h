@@ -26,7 +26,7 @@ class ChatSession {
  public:
   /// `system`: the system text; empty: the template's own. Throws UserError where the tokenizer has
   /// no chat template that is understood.
-  ChatSession(MiniMindLM model, Tokenizer tokenizer, std::string system = {});
+  ChatSession(CausalLM model, Tokenizer tokenizer, std::string system = {});
 
   /// Answers `question`; pieces of text go to `on_text`, which returns false to stop. Throws
   /// UserError where the question alone does not fit into the context.

@@ -14,7 +14,7 @@
 
 namespace halftone {
 
-EvalResult evaluate(MiniMindLM& model, const TokenLoader& loader, const MixedPrecision& precision,
+EvalResult evaluate(CausalLM& model, const TokenLoader& loader, const MixedPrecision& precision,
                     const std::vector<std::int64_t>& token_bytes,
                     const std::function<void(double share)>& on_progress) {
   const Stopwatch watch;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "halftone/data/token_loader.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/train/mixed_precision.h"
 
 namespace halftone {
@@ -24,7 +24,7 @@ struct EvalResult {
 /// `token_bytes` (V): bytes of text that each id stands for, 0 for special tokens. `on_progress` is
 /// called with the share that is done. Throws SystemError, which names the tensor that went wrong
 /// first, for a loss that is not finite, and UserError where no text is predicted.
-EvalResult evaluate(MiniMindLM& model, const TokenLoader& loader, const MixedPrecision& precision,
+EvalResult evaluate(CausalLM& model, const TokenLoader& loader, const MixedPrecision& precision,
                     const std::vector<std::int64_t>& token_bytes,
                     const std::function<void(double share)>& on_progress = {});
 

@@ -30,7 +30,7 @@ bool takes(const PrecisionPolicy& policy, WeightStorage weights) {
   return weights == storage_of(policy.compute_dtype());
 }
 
-std::uint64_t bytes_in_fp32(const MiniMindLM& model) {
+std::uint64_t bytes_in_fp32(const CausalLM& model) {
   return 4 * static_cast<std::uint64_t>(parameter_count(model));
 }
 
@@ -52,7 +52,7 @@ InferencePrecision inference_precision(const std::string& run_precision,
   return choice;
 }
 
-InferenceModel::InferenceModel(MiniMindLM& model, const InferencePrecision& choice,
+InferenceModel::InferenceModel(CausalLM& model, const InferencePrecision& choice,
                                torch::Device device)
     : precision_(choice.policy, {}, device, {}, choice.layer_precision),
       weights_(choice.weights),

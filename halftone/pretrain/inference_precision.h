@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "halftone/kernels/linear/compute_context.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/nn/stored_weights.h"
 #include "halftone/train/mixed_precision.h"
 
@@ -34,7 +34,7 @@ InferencePrecision inference_precision(const std::string& run_precision,
 class InferenceModel {
  public:
   /// Throws UserError for weights that the format does not hold. `model` must outlive this.
-  InferenceModel(MiniMindLM& model, const InferencePrecision& choice, torch::Device device);
+  InferenceModel(CausalLM& model, const InferencePrecision& choice, torch::Device device);
 
   const MixedPrecision& precision() const { return precision_; }
   WeightStorage weights() const { return weights_; }

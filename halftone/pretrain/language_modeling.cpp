@@ -20,12 +20,12 @@ ComputeContext context_of(const TokenBatch& batch) {
 
 }  // namespace
 
-LossOutput loss_of(MiniMindLM& model, const TokenBatch& batch) {
+LossOutput loss_of(CausalLM& model, const TokenBatch& batch) {
   const ComputeScope scope(context_of(batch));
   return model->loss(batch.input_ids, batch.target_ids, batch.loss_mask);
 }
 
-LikelihoodOutput log_likelihoods(MiniMindLM& model, const TokenBatch& batch) {
+LikelihoodOutput log_likelihoods(CausalLM& model, const TokenBatch& batch) {
   const ComputeScope scope(context_of(batch));
   const HiddenOutput output = model->hidden(batch.input_ids);
   // Logits of the targets that count alone: a prompt has none.
@@ -39,7 +39,7 @@ LikelihoodOutput log_likelihoods(MiniMindLM& model, const TokenBatch& batch) {
           output.aux_loss};
 }
 
-LanguageModeling::LanguageModeling(MiniMindLM model, const LanguageModelingOptions& options)
+LanguageModeling::LanguageModeling(CausalLM model, const LanguageModelingOptions& options)
     : model_(std::move(model)), options_(options) {
   register_module("model", model_);
 }

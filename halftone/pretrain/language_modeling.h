@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "halftone/data/token_loader.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/pretrain/text_loss.h"
 #include "halftone/train/training_module.h"
@@ -28,13 +28,13 @@ struct LanguageModelingOptions {
 
 /// The loss of `model` on a batch on its device, each document of a row for itself where the batch
 /// says where they end.
-LossOutput loss_of(MiniMindLM& model, const TokenBatch& batch);
+LossOutput loss_of(CausalLM& model, const TokenBatch& batch);
 
 struct LikelihoodOutput {
   torch::Tensor sums;      // (B) fp32: of the log-likelihoods of each row's targets that count
   torch::Tensor aux_loss;  // as in ModelOutput
 };
-LikelihoodOutput log_likelihoods(MiniMindLM& model, const TokenBatch& batch);
+LikelihoodOutput log_likelihoods(CausalLM& model, const TokenBatch& batch);
 
 /// MiniMind's objective: the masked cross entropy of the next token plus the routers' auxiliary
 /// loss, which is logged as "aux_loss" too; one AdamW over all parameters. The cross entropy of an
@@ -49,7 +49,7 @@ LikelihoodOutput log_likelihoods(MiniMindLM& model, const TokenBatch& batch);
 /// rewards beta (c - c_ref) and beta (r - r_ref), their difference, and how often it is positive.
 class LanguageModeling : public TrainingModule<TokenBatch> {
  public:
-  LanguageModeling(MiniMindLM model, const LanguageModelingOptions& options);
+  LanguageModeling(CausalLM model, const LanguageModelingOptions& options);
 
   torch::Tensor training_step(const TokenBatch& batch, std::int64_t index) override;
   double loss_weight(const TokenBatch& batch) const override {
@@ -61,11 +61,11 @@ class LanguageModeling : public TrainingModule<TokenBatch> {
   torch::nn::Module& network() override { return *model_; }
   /// `reference` has the dtype and the device of the model once configure_optimizers() was called,
   /// and is never changed or saved with it.
-  void set_reference(MiniMindLM reference) { reference_ = std::move(reference); }
+  void set_reference(CausalLM reference) { reference_ = std::move(reference); }
   bool has_reference() const { return !reference_.is_empty(); }
-  MiniMindLM& reference() { return reference_; }
+  CausalLM& reference() { return reference_; }
 
-  MiniMindLM& model() { return model_; }
+  CausalLM& model() { return model_; }
   /// The mean over the predicted tokens of a batch on the model's device, in nats.
   torch::Tensor cross_entropy(const TokenBatch& batch);
 
@@ -80,8 +80,8 @@ class LanguageModeling : public TrainingModule<TokenBatch> {
  private:
   LossOutput preference_loss(const TokenBatch& batch, const std::string& prefix);
 
-  MiniMindLM model_;
-  MiniMindLM reference_{nullptr};  // not registered: neither trained nor saved
+  CausalLM model_;
+  CausalLM reference_{nullptr};  // not registered: neither trained nor saved
   LanguageModelingOptions options_;
   TextLoss validated_;  // so far
   std::optional<BadBatch> bad_batch_;

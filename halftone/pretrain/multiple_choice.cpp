@@ -47,7 +47,7 @@ Ids encode(const Tokenizer& tokenizer, const std::string& text) {
 class ReadText {
  public:
   /// Reads the end of `ids` that leaves room for `room` more.
-  ReadText(MiniMindLM& model, Ids ids, std::int64_t room)
+  ReadText(CausalLM& model, Ids ids, std::int64_t room)
       : model_(model), cache_(model->make_cache(model->config().max_seq_len)) {
     const std::int64_t most = std::max<std::int64_t>(1, cache_.capacity() - room);
     const auto size = static_cast<std::int64_t>(ids.size());
@@ -85,7 +85,7 @@ class ReadText {
     return logits.log_softmax(-1).unbind(0);
   }
 
-  MiniMindLM& model_;
+  CausalLM& model_;
   KvCache cache_;
   Ids ids_;
   Tensor next_;
@@ -95,7 +95,7 @@ class ReadText {
 using ChoiceIds = std::array<Ids, kChoices>;
 
 /// Log-likelihoods of what may stand behind `before`.
-std::array<double, kChoices> likelihoods_behind(MiniMindLM& model, const Ids& before,
+std::array<double, kChoices> likelihoods_behind(CausalLM& model, const Ids& before,
                                                 const ChoiceIds& choices, bool& is_cut) {
   std::size_t longest = 0;
   for (const Ids& one : choices) longest = std::max(longest, one.size());
@@ -122,7 +122,7 @@ ChoiceAccuracy accuracy_of(std::int64_t right, std::int64_t questions) {
   return result;
 }
 
-ChoiceLikelihoods likelihoods_in(MiniMindLM& model, const Tokenizer& tokenizer,
+ChoiceLikelihoods likelihoods_in(CausalLM& model, const Tokenizer& tokenizer,
                                  const ChoiceQuestion& question, const MixedPrecision& precision) {
   try {
     const auto region = precision.forward_context();
@@ -150,7 +150,7 @@ std::vector<ChoiceQuestion> read_choices(const std::filesystem::path& path) {
   return questions;
 }
 
-ChoiceLikelihoods choice_likelihoods(MiniMindLM& model, const Tokenizer& tokenizer,
+ChoiceLikelihoods choice_likelihoods(CausalLM& model, const Tokenizer& tokenizer,
                                      const ChoiceQuestion& question) {
   const torch::InferenceMode inference;
   const EvaluationMode mode(*model);
@@ -174,7 +174,7 @@ ChoiceLikelihoods choice_likelihoods(MiniMindLM& model, const Tokenizer& tokeniz
   return result;
 }
 
-ChoiceResult score_choices(MiniMindLM& model, const Tokenizer& tokenizer,
+ChoiceResult score_choices(CausalLM& model, const Tokenizer& tokenizer,
                            const std::vector<ChoiceQuestion>& questions,
                            const MixedPrecision& precision,
                            const std::function<void(double share)>& on_progress) {

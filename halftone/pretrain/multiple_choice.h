@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/tokenizer/tokenizer.h"
 #include "halftone/train/mixed_precision.h"
 
@@ -38,7 +38,7 @@ struct ChoiceLikelihoods {
 
 /// Tokens of the question and of what follows it are encoded apart. Behind the question stand, in
 /// C-Eval's words, the options ("A. ...", a line each; for letters only) and "答案：".
-ChoiceLikelihoods choice_likelihoods(MiniMindLM& model, const Tokenizer& tokenizer,
+ChoiceLikelihoods choice_likelihoods(CausalLM& model, const Tokenizer& tokenizer,
                                      const ChoiceQuestion& question);
 
 struct ChoiceAccuracy {
@@ -57,7 +57,7 @@ struct ChoiceResult {
 
 /// Of equals the first option counts. `on_progress` is called with the share that is done. Throws
 /// SystemError, which names the tensor that went wrong first, for logits that are not finite.
-ChoiceResult score_choices(MiniMindLM& model, const Tokenizer& tokenizer,
+ChoiceResult score_choices(CausalLM& model, const Tokenizer& tokenizer,
                            const std::vector<ChoiceQuestion>& questions,
                            const MixedPrecision& precision,
                            const std::function<void(double share)>& on_progress = {});

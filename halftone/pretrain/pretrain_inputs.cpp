@@ -13,7 +13,7 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/plan/layer_plan.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/config_precision.h"
@@ -77,7 +77,7 @@ GradScalerOptions scaler_options(const TrainConfig& config) {
 
 void check_named_modules(const TrainConfig& config) {
   if (config.keep_fp32.empty() && config.layer_precision.empty()) return;
-  MiniMindLM smallest = smallest_model(config.model);
+  CausalLM smallest = smallest_model(config.model);
   check_keep_fp32(*smallest, config.keep_fp32);
   layer_types(*smallest, config.layer_precision, policy_of(config));
 }
@@ -199,7 +199,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
 
 LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs) {
   torch::manual_seed(static_cast<std::uint64_t>(config.seed));
-  MiniMindLM model(inputs.model);
+  CausalLM model(inputs.model);
   if (!config.init_from.empty()) initialize_from(model, config.init_from);
   AdamWOptions adamw{.lr = config.lr,
                      .weight_decay = config.weight_decay,
@@ -215,7 +215,7 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
                                             : std::vector<std::int64_t>(),
                          .dpo_beta = config.dpo.beta});
   if (config.task == "dpo") {
-    MiniMindLM reference(inputs.model);
+    CausalLM reference(inputs.model);
     // A run that is gone on with has kept what it started from.
     initialize_from(reference, config.init_from.empty() ? reference_weights(config.out)
                                                         : std::filesystem::path(config.init_from));

@@ -31,9 +31,9 @@ StateDict open_foreign(const std::filesystem::path& path) {
 
 /// A model of `config` with the weights of `file`. What does not fit is refused before memory is
 /// asked for.
-MiniMindLM model_of(const ModelConfig& config, const StateDict& file, const std::string& source) {
+CausalLM model_of(const ModelConfig& config, const StateDict& file, const std::string& source) {
   check_parameters(file, config, source);
-  MiniMindLM model(config);
+  CausalLM model(config);
   load_parameters(model, file, source);
   return model;
 }
@@ -104,9 +104,9 @@ void InitialWeights::check(const ModelConfig& config) const {
                     theirs.generation, config.generation));
 }
 
-void InitialWeights::copy_to(MiniMindLM& model) const { load_parameters(model, state_, source_); }
+void InitialWeights::copy_to(CausalLM& model) const { load_parameters(model, state_, source_); }
 
-void initialize_from(MiniMindLM& model, const std::filesystem::path& file_or_folder) {
+void initialize_from(CausalLM& model, const std::filesystem::path& file_or_folder) {
   InitialWeights(file_or_folder).copy_to(model);
 }
 

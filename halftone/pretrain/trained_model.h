@@ -9,7 +9,7 @@
 
 #include "halftone/core/state_dict.h"
 #include "halftone/data/token_cache.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/models/model_config.h"
 #include "halftone/tokenizer/tokenizer.h"
 
@@ -18,7 +18,7 @@ namespace halftone {
 /// A model with the tokenizer it was trained on, on the CPU, in fp32 unless the file says
 /// otherwise.
 struct TrainedModel {
-  MiniMindLM model = nullptr;
+  CausalLM model = nullptr;
   Tokenizer tokenizer;
   std::string precision;  // the recipe of its run; "32-true" when it comes from elsewhere
   // What its training kept out of that recipe: the keys of its configuration.
@@ -49,7 +49,7 @@ class InitialWeights {
   /// what the folder says of the model. Builds no model.
   void check(const ModelConfig& config) const;
   /// Throws UserError as check().
-  void copy_to(MiniMindLM& model) const;
+  void copy_to(CausalLM& model) const;
 
  private:
   StateDict state_;
@@ -58,7 +58,7 @@ class InitialWeights {
 };
 
 /// Copies InitialWeights of a file or folder into `model`. Throws UserError.
-void initialize_from(MiniMindLM& model, const std::filesystem::path& file_or_folder);
+void initialize_from(CausalLM& model, const std::filesystem::path& file_or_folder);
 
 /// What the data layer needs of a tokenizer, which reads special tokens in a text by `parsing`.
 TokenizerInterface tokenizer_interface(const Tokenizer& tokenizer,

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/train/training_module.h"
 #include "support/golden_file.h"
 #include "support/message_of.h"
@@ -203,13 +203,13 @@ TEST(Compare, RefusesWhatHasNoMeaning) {
 struct Language : TrainingModule<Example> {
   explicit Language(bool moe) {
     torch::manual_seed(5);
-    model = register_module("model", MiniMindLM(ModelConfig{.dim = 128,
-                                                            .n_layers = 2,
-                                                            .n_heads = 4,
-                                                            .n_kv_heads = 2,
-                                                            .vocab_size = 256,
-                                                            .max_seq_len = 64,
-                                                            .use_moe = moe}));
+    model = register_module("model", CausalLM(ModelConfig{.dim = 128,
+                                                          .n_layers = 2,
+                                                          .n_heads = 4,
+                                                          .n_kv_heads = 2,
+                                                          .vocab_size = 256,
+                                                          .max_seq_len = 64,
+                                                          .use_moe = moe}));
   }
   Tensor training_step(const Example& batch, std::int64_t /*index*/) override {
     const LossOutput loss =
@@ -217,7 +217,7 @@ struct Language : TrainingModule<Example> {
     return loss.total();
   }
   std::vector<OptimizerSetup> configure_optimizers() override { return {}; }
-  MiniMindLM model{nullptr};
+  CausalLM model{nullptr};
 };
 
 struct Setting {

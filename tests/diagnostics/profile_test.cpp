@@ -421,7 +421,7 @@ TEST_P(SameAsTraining, TakesTheSameOperations) {
     }
     torch::nn::Module& network() override { return *model; }
     MemoryPolicy memory;
-    MiniMindLM model = test::small_model(/*moe=*/false, 0.0);
+    CausalLM model = test::small_model(/*moe=*/false, 0.0);
   };
   torch::manual_seed(8);
   const Tensor ids = torch::randint(256, {2 * recipe.micro_batches, 33});

@@ -27,7 +27,7 @@
 #include "halftone/diagnostics/tune/tunable_layers.h"
 #include "halftone/diagnostics/tune/whole_step.h"
 #include "halftone/inspect/site.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/layer_precision.h"
 #include "halftone/train/training_module.h"
@@ -105,13 +105,13 @@ std::map<std::string, ComputeType> all_layers(torch::nn::Module& network, Comput
   return all;
 }
 
-MiniMindLM small_model(bool moe = false) { return test::narrow_model(3, moe); }
+CausalLM small_model(bool moe = false) { return test::narrow_model(3, moe); }
 
 TEST(LayerPatterns, GiveBackAnyChoice) {
   std::mt19937 random(4);
   const PrecisionPolicy policy = parse_precision("bf16-mixed");
   for (const bool moe : {false, true}) {
-    MiniMindLM model = small_model(moe);
+    CausalLM model = small_model(moe);
     for (int round = 0; round < 20; ++round) {
       auto all = all_layers(*model, ComputeType::kBFloat16);
       std::map<std::string, ComputeType> chosen;
@@ -131,7 +131,7 @@ TEST(LayerPatterns, GiveBackAnyChoice) {
 }
 
 TEST(LayerPatterns, AreShortWhereLayersAreAlike) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   auto all = all_layers(*model, ComputeType::kBFloat16);
   const auto texts = [&](bool by_parents) {
     return layer_precision_texts(all, ComputeType::kBFloat16, by_parents);
@@ -164,10 +164,10 @@ class Model : public TrainingModule<TokenPair> {
   }
   std::vector<OptimizerSetup> configure_optimizers() override { return {}; }
   torch::nn::Module& network() override { return *model_; }
-  MiniMindLM& model() { return model_; }
+  CausalLM& model() { return model_; }
 
  private:
-  MiniMindLM model_;
+  CausalLM model_;
 };
 
 TokenPair batch_of(std::uint64_t seed) {

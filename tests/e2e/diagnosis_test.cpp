@@ -14,7 +14,7 @@
 
 #include "halftone/io/safetensors.h"
 #include "halftone/kernels/gemm/gemm32.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/system/process.h"
 #include "halftone/tokenizer/tokenizer.h"
 #include "support/paths.h"
@@ -64,11 +64,11 @@ class Diagnosis : public testing::Test {
                       const std::vector<std::string>& flags) const {
     torch::manual_seed(3);
     const Tokenizer tokenizer = Tokenizer::load(folder_ / "tokenizer");
-    MiniMindLM model(ModelConfig{.dim = kDim,
-                                 .n_layers = 2,
-                                 .n_heads = 4,
-                                 .n_kv_heads = 2,
-                                 .vocab_size = tokenizer.vocab_size()});
+    CausalLM model(ModelConfig{.dim = kDim,
+                               .n_layers = 2,
+                               .n_heads = 4,
+                               .n_kv_heads = 2,
+                               .vocab_size = tokenizer.vocab_size()});
     const torch::NoGradGuard no_grad;
     Weights weights;
     for (const auto& item : model->named_parameters()) weights[item.key()] = item.value();

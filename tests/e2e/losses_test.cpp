@@ -65,7 +65,7 @@ std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string
   StateDict weights;
   for (const auto& [name, tensor] : golden.tensors)
     if (name.starts_with("weights.")) weights.tensors[name.substr(8)] = tensor;
-  MiniMindLM model(config);
+  CausalLM model(config);
   load_parameters(model, weights, "golden");
   AdamWOptions adamw{.lr = kLr, .weight_decay = 0.01};
   memory_policy(memory, parse_precision(precision)).apply_to(adamw);

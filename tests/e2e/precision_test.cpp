@@ -123,7 +123,7 @@ StepMetrics first_step_of_model(const test::GoldenFile& golden, const std::strin
   TokenLoader loader(
       write_tokens(ids, config.vocab_size, folder / "tokens"),
       {.batch_size = ids.size(0), .seq_len = ids.size(1), .pack = false, .shuffle = false});
-  MiniMindLM model(config);
+  CausalLM model(config);
   load_parameters(model, weights_of(golden), "golden");
   LanguageModeling module(std::move(model), {});
   const auto collector = std::make_shared<StepCollector>();

@@ -237,7 +237,7 @@ TEST(ExportModel, Int8WeightsStartATraining) {
                 .format = &export_format("safetensors"),
                 .dtype = ExportDtype::kInt8,
                 .folder = folder / "out"});
-  MiniMindLM model(shape);
+  CausalLM model(shape);
   initialize_from(model, folder / "out" / "model.safetensors");
   const TrainedModel trained = load_trained_model(folder / "model");
   const auto weights = parameters_of(model), before = parameters_of(trained.model);

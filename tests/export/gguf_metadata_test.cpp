@@ -129,7 +129,7 @@ TEST(ModelMetadata, NamesOfTensorsComeBack) {
   for (const char* generation : {"v2", "qwen2", "v3"}) {
     const ModelConfig shape = test::export_shape(generation);
     torch::manual_seed(2);
-    const StateDict parameters = parameters_of(MiniMindLM(shape));
+    const StateDict parameters = parameters_of(CausalLM(shape));
     const StateDict named = to_gguf_names(parameters, shape);
     EXPECT_TRUE(named.tensors.contains("token_embd.weight"));
     EXPECT_TRUE(named.tensors.contains("blk.1.ffn_down.weight"));

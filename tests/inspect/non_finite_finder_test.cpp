@@ -14,7 +14,7 @@
 #include <memory>
 
 #include "halftone/autocast/autocast.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/nn/loss.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
@@ -252,7 +252,7 @@ struct Language {
     const torch::NoGradGuard no_grad;
     model->named_parameters()[parameter].mul_(factor);
   }
-  MiniMindLM model;
+  CausalLM model;
   torch::Tensor tokens;
   std::unique_ptr<AdamW> optimizer;
 };

@@ -12,7 +12,7 @@
 
 #include "halftone/core/module_scope.h"
 #include "halftone/inspect/recorder_impl.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 
 namespace halftone::recorder_test {
 namespace {
@@ -108,13 +108,13 @@ TEST(Recorder, ABackwardStepBelongsToTheModuleOfItsForwardOperation) {
 
 TEST(Recorder, KnowsOurModulesAndMergedWeights) {
   torch::manual_seed(1);
-  MiniMindLM model(ModelConfig{.dim = 32,
-                               .n_layers = 2,
-                               .n_heads = 2,
-                               .n_kv_heads = 2,
-                               .vocab_size = 64,
-                               .max_seq_len = 16,
-                               .use_moe = true});
+  CausalLM model(ModelConfig{.dim = 32,
+                             .n_layers = 2,
+                             .n_heads = 2,
+                             .n_kv_heads = 2,
+                             .vocab_size = 64,
+                             .max_seq_len = 16,
+                             .use_moe = true});
   const Tensor ids = torch::randint(64, {1, 8});
   const auto list = sites_of(*model, [&] { model->forward(ids).logits.sum().backward(); });
   const auto linears = modules_of(list->of("halftone::linear"));

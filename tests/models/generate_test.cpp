@@ -16,17 +16,17 @@ namespace {
 using torch::Tensor;
 using Ids = std::vector<std::int64_t>;
 
-MiniMindLM small_model(std::int64_t max_seq_len = 64) {
+CausalLM small_model(std::int64_t max_seq_len = 64) {
   torch::manual_seed(11);
-  return MiniMindLM(ModelConfig{.dim = 64,
-                                .n_layers = 2,
-                                .n_heads = 4,
-                                .n_kv_heads = 2,
-                                .vocab_size = 50,
-                                .max_seq_len = max_seq_len});
+  return CausalLM(ModelConfig{.dim = 64,
+                              .n_layers = 2,
+                              .n_heads = 4,
+                              .n_kv_heads = 2,
+                              .vocab_size = 50,
+                              .max_seq_len = max_seq_len});
 }
 
-Ids generated(MiniMindLM& model, const Ids& prompt, const SamplingOptions& options) {
+Ids generated(CausalLM& model, const Ids& prompt, const SamplingOptions& options) {
   Ids ids;
   generate(model, prompt, options, [&](std::int64_t id) {
     ids.push_back(id);
@@ -36,7 +36,7 @@ Ids generated(MiniMindLM& model, const Ids& prompt, const SamplingOptions& optio
 }
 
 TEST(Generate, GreedyEqualsTheArgmaxOfFullForwards) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   Ids ids{1, 2, 3};
   const Ids made = generated(model, ids, {.greedy = true, .max_new_tokens = 12});
   const torch::NoGradGuard no_grad;
@@ -50,7 +50,7 @@ TEST(Generate, GreedyEqualsTheArgmaxOfFullForwards) {
 }
 
 TEST(Generate, IsTheSameWithComposedKernels) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   const SamplingOptions options{.greedy = true, .max_new_tokens = 12};
   const Ids fused = generated(model, {1, 2, 3}, options);
   for (const char* names : {"matvec", "decode_attention", "all"}) {
@@ -60,7 +60,7 @@ TEST(Generate, IsTheSameWithComposedKernels) {
 }
 
 TEST(Generate, SeedDecides) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   const SamplingOptions options{.temperature = 2.0, .top_p = 1.0, .seed = 1, .max_new_tokens = 20};
   SamplingOptions other = options;
   other.seed = 2;
@@ -72,13 +72,13 @@ TEST(Generate, SeedDecides) {
 }
 
 TEST(Generate, TinyTopPIsGreedy) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   EXPECT_EQ(generated(model, {4, 5}, {.top_p = 1e-9, .max_new_tokens = 10}),
             generated(model, {4, 5}, {.greedy = true, .max_new_tokens = 10}));
 }
 
 TEST(Generate, TopPOfOneCanReachEveryToken) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   std::set<std::int64_t> seen;
   for (std::uint64_t seed = 0; seed < 40; ++seed)
     for (const std::int64_t id : generated(
@@ -90,7 +90,7 @@ TEST(Generate, TopPOfOneCanReachEveryToken) {
 TEST(Generate, PackedWeightsGiveTheSameIdsInEveryDtype) {
   for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
     for (const bool autocast : {false, true}) {
-      MiniMindLM model = small_model();
+      CausalLM model = small_model();
       model->to(dtype);
       const Autocast region(torch::kCPU, torch::kBFloat16, autocast);
       const SamplingOptions options{.temperature = 2.0, .seed = 3, .max_new_tokens = 30};
@@ -103,15 +103,15 @@ TEST(Generate, PackedWeightsGiveTheSameIdsInEveryDtype) {
 }
 
 TEST(Generate, GoesOnBeyondTheContext) {
-  MiniMindLM model = small_model(8);
+  CausalLM model = small_model(8);
   EXPECT_EQ(generated(model, {1, 2, 3}, {.seed = 5, .max_new_tokens = 30}).size(), 30U);
   EXPECT_EQ(generated(model, Ids(20, 1), {.max_new_tokens = 3}).size(), 3U);  // a longer prompt
-  MiniMindLM one = small_model(1);
+  CausalLM one = small_model(1);
   EXPECT_EQ(generated(one, {1}, {.max_new_tokens = 3}).size(), 3U);
 }
 
 TEST(Generate, StopsAtTheEndTokenAndWhenAsked) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   const SamplingOptions options{.greedy = true, .max_new_tokens = 10};
   const Ids all = generated(model, {1, 2, 3}, options);
   SamplingOptions ends = options;
@@ -123,7 +123,7 @@ TEST(Generate, StopsAtTheEndTokenAndWhenAsked) {
 }
 
 TEST(Generate, LeavesTheModelAsItWasAndTrainable) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   model->train();
   generated(model, {1}, {.max_new_tokens = 2});
   EXPECT_TRUE(model->is_training());
@@ -139,7 +139,7 @@ std::vector<Ids> different_prompts() {
   return prompts;
 }
 
-void expect_batch_equals_singles(MiniMindLM& model, SamplingOptions options) {
+void expect_batch_equals_singles(CausalLM& model, SamplingOptions options) {
   const std::vector<Ids> prompts = different_prompts();
   std::vector<Ids> alone;
   for (const Ids& prompt : prompts) alone.push_back(generated(model, prompt, options));
@@ -155,7 +155,7 @@ void expect_batch_equals_singles(MiniMindLM& model, SamplingOptions options) {
 }
 
 TEST(GenerateBatch, EachTextIsThatOfASingleRun) {
-  MiniMindLM model = small_model(16);
+  CausalLM model = small_model(16);
   expect_batch_equals_singles(model, {.greedy = true, .max_new_tokens = 25});
   expect_batch_equals_singles(model, {.temperature = 2.0, .seed = 4, .max_new_tokens = 9});
   // One that some texts meet early and others never.
@@ -166,18 +166,18 @@ TEST(GenerateBatch, EachTextIsThatOfASingleRun) {
 
 TEST(GenerateBatch, EqualsSingleRunsOfAMixtureOfExperts) {
   torch::manual_seed(12);
-  MiniMindLM model(ModelConfig{.dim = 64,
-                               .n_layers = 2,
-                               .n_heads = 4,
-                               .n_kv_heads = 2,
-                               .vocab_size = 50,
-                               .max_seq_len = 16,
-                               .use_moe = true});
+  CausalLM model(ModelConfig{.dim = 64,
+                             .n_layers = 2,
+                             .n_heads = 4,
+                             .n_kv_heads = 2,
+                             .vocab_size = 50,
+                             .max_seq_len = 16,
+                             .use_moe = true});
   expect_batch_equals_singles(model, {.greedy = true, .max_new_tokens = 12});
 }
 
 TEST(GenerateBatch, StopsWhenAskedAndSaysWhyTextsEnd) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   SamplingOptions sampling{.temperature = 2.0, .seed = 3, .max_new_tokens = 6};
   std::int64_t steps = 0;
   EXPECT_FALSE(generate_batch(
@@ -202,7 +202,7 @@ TEST(GenerateBatch, StopsWhenAskedAndSaysWhyTextsEnd) {
 }
 
 TEST(GenerateBatch, RefusesWrongPromptsAndBatches) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   const auto ignore = [](std::size_t, const GeneratedText&) {};
   EXPECT_THROW(generate_batch(model, {{1}, {}}, {}, ignore), UserError);
   EXPECT_THROW(generate_batch(model, {{1}, {50}}, {}, ignore), UserError);
@@ -210,7 +210,7 @@ TEST(GenerateBatch, RefusesWrongPromptsAndBatches) {
 }
 
 TEST(CachedGenerator, ReadsWhatIsNewAndWritesWhatGenerateWrites) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   const SamplingOptions options{.greedy = true, .max_new_tokens = 5};
   CachedGenerator generator(model);
   const auto extended = [&](const Ids& prompt) {
@@ -242,7 +242,7 @@ TEST(CachedGenerator, ReadsWhatIsNewAndWritesWhatGenerateWrites) {
 }
 
 TEST(CachedGenerator, EndsWhereTheContextEnds) {
-  MiniMindLM model = small_model(8);
+  CausalLM model = small_model(8);
   CachedGenerator generator(model);
   std::int64_t count = 0;
   const auto more = [&](std::int64_t) { return ++count > 0; };
@@ -254,7 +254,7 @@ TEST(CachedGenerator, EndsWhereTheContextEnds) {
 }
 
 TEST(Generate, RefusesWrongOptions) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   EXPECT_THROW(generated(model, {1}, {.temperature = 0.0}), UserError);
   EXPECT_THROW(generated(model, {1}, {.top_p = 0.0}), UserError);
   EXPECT_THROW(generated(model, {1}, {.top_p = 1.5}), UserError);

@@ -53,7 +53,7 @@ Tensor to_halves(const Tensor& weight, std::int64_t head_dim) {
   return halves;
 }
 
-StateDict hf_file(const MiniMindLM& model) {
+StateDict hf_file(const CausalLM& model) {
   StateDict file;
   for (const auto& [name, tensor] : parameters_of(model).tensors) {
     const bool rotated =
@@ -63,7 +63,7 @@ StateDict hf_file(const MiniMindLM& model) {
   return file;
 }
 
-std::string error_of(MiniMindLM& model, const StateDict& file) {
+std::string error_of(CausalLM& model, const StateDict& file) {
   try {
     load_parameters(model, file, "weights.safetensors");
   } catch (const UserError& error) {
@@ -74,8 +74,8 @@ std::string error_of(MiniMindLM& model, const StateDict& file) {
 
 TEST(ParameterNames, HuggingFaceFilesLoadExactly) {
   for (const bool moe : {false, true}) {
-    MiniMindLM source(small_config(moe));
-    MiniMindLM target(small_config(moe));
+    CausalLM source(small_config(moe));
+    CausalLM target(small_config(moe));
     load_parameters(target, hf_file(source), "file");
     for (const auto& [name, tensor] : parameters_of(source).tensors)
       EXPECT_TRUE(parameters_of(target).tensor(name).equal(tensor)) << name;
@@ -83,13 +83,13 @@ TEST(ParameterNames, HuggingFaceFilesLoadExactly) {
 }
 
 TEST(ParameterNames, EitherOrBothOfTheTiedPairWillDo) {
-  MiniMindLM source(small_config(false));
+  CausalLM source(small_config(false));
   const StateDict own = parameters_of(source);
   for (const char* kind : {"head", "both"}) {
     StateDict file = own;
     file.tensors["output.weight"] = file.tensors["tok_embeddings.weight"].clone();
     if (kind == std::string("head")) file.tensors.erase("tok_embeddings.weight");
-    MiniMindLM target(small_config(false));
+    CausalLM target(small_config(false));
     load_parameters(target, file, "file");
     EXPECT_TRUE(parameters_of(target)
                     .tensor("tok_embeddings.weight")
@@ -112,13 +112,13 @@ StateDict lazy(const StateDict& file) {
 }
 
 TEST(ParameterNames, UnreadFilesLoadExactly) {
-  MiniMindLM source(small_config(true));
+  CausalLM source(small_config(true));
   StateDict file = hf_file(source);
   file.tensors["lm_head.weight"] = file.tensor("model.embed_tokens.weight");
   for (const char* missing : {"none", "model.embed_tokens.weight", "lm_head.weight"}) {
     StateDict part = file;
     part.tensors.erase(missing);
-    MiniMindLM target(small_config(true));
+    CausalLM target(small_config(true));
     load_parameters(target, lazy(part), "file");
     for (const auto& [name, tensor] : parameters_of(source).tensors)
       EXPECT_TRUE(parameters_of(target).tensor(name).equal(tensor)) << name;
@@ -128,16 +128,16 @@ TEST(ParameterNames, UnreadFilesLoadExactly) {
 }
 
 TEST(ParameterNames, TiedTensorsThatDifferAreRefused) {
-  MiniMindLM model(small_config(false));
+  CausalLM model(small_config(false));
   StateDict file = parameters_of(model);
   file.tensors["output.weight"] = file.tensors["tok_embeddings.weight"] + 1;
   EXPECT_THAT(error_of(model, file), testing::HasSubstr("differ"));
 }
 
 TEST(ParameterNames, WhatDoesNotFitIsNamedAndNothingIsLoaded) {
-  MiniMindLM model(small_config(false));
+  CausalLM model(small_config(false));
   const Tensor before = parameters_of(model).tensor("norm.weight").clone();
-  StateDict file = parameters_of(MiniMindLM(small_config(false)));
+  StateDict file = parameters_of(CausalLM(small_config(false)));
   file.tensors["norm.weight"] = torch::full({32}, 5.0);
   file.tensors.erase("layers.1.ffn_norm.weight");
   file.tensors["mystery"] = torch::zeros({1});
@@ -152,7 +152,7 @@ TEST(ParameterNames, WhatDoesNotFitIsNamedAndNothingIsLoaded) {
 }
 
 TEST(ParameterNames, OtherDtypesAreConverted) {
-  MiniMindLM model(small_config(false));
+  CausalLM model(small_config(false));
   StateDict file;
   for (const auto& [name, tensor] : parameters_of(model).tensors)
     file.tensors[name] = tensor.to(torch::kHalf);

@@ -8,7 +8,7 @@
 
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/kernels/linear/weight_cache.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/nn/recompute.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/mixed_precision.h"
@@ -51,7 +51,7 @@ struct Trained {
 Trained train(const ModelConfig& config, const std::string& recipe, bool recompute) {
   torch::manual_seed(31);
   MixedPrecision precision(parse_precision(recipe), {}, torch::kCPU);
-  MiniMindLM model(config);
+  CausalLM model(config);
   precision.convert_module(*model);
   std::vector<std::pair<std::string, Tensor>> named;
   for (const auto& item : model->named_parameters()) named.emplace_back(item.key(), item.value());
@@ -124,7 +124,7 @@ struct Step {
   std::vector<Tensor> gradients;
 };
 
-Step first_step(MiniMindLM& model, const Batch& batch, bool recompute) {
+Step first_step(CausalLM& model, const Batch& batch, bool recompute) {
   const ComputeScope blocks(test::recomputing_blocks(recompute));
   model->zero_grad();
   Step step{.loss = model->loss(batch.ids, batch.targets, batch.mask).total(), .gradients = {}};
@@ -136,7 +136,7 @@ Step first_step(MiniMindLM& model, const Batch& batch, bool recompute) {
 
 TEST(RecomputeBlocks, LayersKeptInFp32StaySo) {
   torch::manual_seed(32);
-  MiniMindLM model(small_config());
+  CausalLM model(small_config());
   keep_fp32(*model, {"layers\\.1\\."});
   const Batch batch(50);
   const Autocast autocast(torch::kCPU, torch::kBFloat16);
@@ -148,7 +148,7 @@ TEST(RecomputeBlocks, LayersKeptInFp32StaySo) {
 
 TEST(RecomputeBlocks, TrainsBlocksAboveAFrozenEmbedding) {
   torch::manual_seed(33);
-  MiniMindLM model(small_config());
+  CausalLM model(small_config());
   for (const auto& item : model->named_parameters())
     item.value().set_requires_grad(item.key().find("layers.0.attention.w") == 0);
   const Batch batch(51);
@@ -165,7 +165,7 @@ TEST(RecomputeBlocks, TrainsBlocksAboveAFrozenEmbedding) {
 
 TEST(RecomputeBlocks, TheFinderOfNonFiniteValuesWorksThroughThem) {
   torch::manual_seed(34);
-  MiniMindLM model(small_config());
+  CausalLM model(small_config());
   const Batch batch(52);
   const auto loss = [&] {
     const ComputeScope blocks(test::recomputing_blocks());
@@ -184,7 +184,7 @@ TEST(RecomputeBlocks, TheFinderOfNonFiniteValuesWorksThroughThem) {
 TEST(RecomputeBlocks, APassNeedsLessMemory) {
   ModelConfig config = small_config();
   config.n_layers = 8;
-  MiniMindLM model(config);
+  CausalLM model(config);
   const Batch batch(53, 4, 64);
   first_step(model, batch, false);  // tables and gradients are there
   test::TensorMemory memory;

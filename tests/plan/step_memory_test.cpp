@@ -14,7 +14,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/kernels/fused/swiglu.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/nn/linear.h"
 #include "halftone/plan/tensor_tally.h"
 #include "halftone/train/mixed_precision.h"
@@ -115,7 +115,7 @@ class Training {
   StepShape shape_;
   MemoryPolicy recipe_;
   MixedPrecision precision_;
-  MiniMindLM model_;
+  CausalLM model_;
   std::shared_ptr<AdamW> optimizer_;
   Tensor ids_, mask_;
   std::int64_t pass_ = 0;

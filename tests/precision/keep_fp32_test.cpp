@@ -20,7 +20,7 @@
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/nn/attention.h"
 #include "halftone/nn/embedding.h"
 #include "halftone/nn/feed_forward.h"
@@ -297,7 +297,7 @@ ModelConfig small_model() {
 }
 
 TEST(KeepFp32, ReturnsAndLogsTheTopmostModules) {
-  MiniMindLM model(small_model());
+  CausalLM model(small_model());
   LogLines log;
   EXPECT_THAT(keep_fp32(*model, {R"(layers\.1\.attention\b)", R"(layers\.0(\.|$))"}),
               ElementsAre("layers.0", "layers.1.attention"));
@@ -313,7 +313,7 @@ TEST(KeepFp32, ReturnsAndLogsTheTopmostModules) {
 }
 
 TEST(KeepFp32, FindsModulesByTheNameOfTheirClass) {
-  MiniMindLM model(small_model());
+  CausalLM model(small_model());
   LogLines log;
   const auto names = keep_fp32(*model, {"type:RmsNorm"});
   EXPECT_EQ(names.size(), 7U);  // two in each layer and the last one
@@ -329,7 +329,7 @@ TEST(KeepFp32, AWholeModelKeptIsTheModelInFp32) {
     torch::manual_seed(6);
     ModelConfig config = small_model();
     config.use_moe = moe;
-    MiniMindLM model(config);
+    CausalLM model(config);
     const Tensor ids = torch::randint(0, 32, {2, 7}, torch::kLong);
     const Tensor expected = model->forward(ids).logits;
     {
@@ -343,7 +343,7 @@ TEST(KeepFp32, AWholeModelKeptIsTheModelInFp32) {
 }
 
 TEST(KeepFp32, PatternsThatAreNoUseAreErrors) {
-  MiniMindLM model(small_model());
+  CausalLM model(small_model());
   EXPECT_THAT(message_of<UserError>([&] {
                 keep_fp32(*model, {"norm", "layers.(0"});
               }),
@@ -375,7 +375,7 @@ TEST(KeepFp32, ACheckMarksNothingAndSaysNothing) {
 
 // What takes exponential time or a deep stack elsewhere is matched, or refused, at once.
 TEST(KeepFp32, PatternsOfStrangersCostLittle) {
-  MiniMindLM model(small_model());
+  CausalLM model(small_model());
   EXPECT_THAT(message_of<UserError>([&] { keep_fp32(*model, {"((((.*)*)*)*)*x"}); }),
               HasSubstr("matches no module's path"));
   const std::string deep = std::string(400, '(') + std::string(400, ')');

@@ -25,14 +25,14 @@ Tokenizer small_tokenizer() {
   return trainer.train();
 }
 
-MiniMindLM small_model(std::int64_t context) {
+CausalLM small_model(std::int64_t context) {
   torch::manual_seed(21);
-  return MiniMindLM(ModelConfig{.dim = 32,
-                                .n_layers = 2,
-                                .n_heads = 2,
-                                .n_kv_heads = 1,
-                                .vocab_size = 270,
-                                .max_seq_len = context});
+  return CausalLM(ModelConfig{.dim = 32,
+                              .n_layers = 2,
+                              .n_heads = 2,
+                              .n_kv_heads = 1,
+                              .vocab_size = 270,
+                              .max_seq_len = context});
 }
 
 const SamplingOptions kShort{.greedy = true, .max_new_tokens = 6};
@@ -42,7 +42,7 @@ Ids encoded(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages
   return {ids.begin(), ids.end()};
 }
 
-Ids written(MiniMindLM& model, const Ids& prompt) {
+Ids written(CausalLM& model, const Ids& prompt) {
   Ids ids;
   generate(model, prompt, kShort, [&](std::int64_t id) {
     ids.push_back(id);
@@ -54,7 +54,7 @@ Ids written(MiniMindLM& model, const Ids& prompt) {
 /// What a conversation must be: each turn's ids behind all before them, read anew.
 TEST(ChatSession, AnswersAsIfAllWasReadAgainButReadsOnlyWhatIsNew) {
   const Tokenizer tokenizer = small_tokenizer();
-  MiniMindLM model = small_model(400);
+  CausalLM model = small_model(400);
   ChatSession session(model, tokenizer, "be brief");
   std::vector<ChatMessage> silent{{"system", "be brief"}};
   Ids all;
@@ -90,7 +90,7 @@ TEST(ChatSession, ForgetsTheOldestTurnsWhenTheContextIsFull) {
   const Tokenizer tokenizer = small_tokenizer();
   const std::vector<ChatMessage> one{{"system", "be brief"}, {"user", "spring"}};
   const auto turn = static_cast<std::int64_t>(encoded(tokenizer, one).size());
-  MiniMindLM model = small_model(2 * turn + 20);
+  CausalLM model = small_model(2 * turn + 20);
   ChatSession session(model, tokenizer, "be brief");
   const auto ask = [&] {
     return session.ask("spring", kShort, [](std::string_view) { return true; });
@@ -109,7 +109,7 @@ TEST(ChatSession, ForgetsTheOldestTurnsWhenTheContextIsFull) {
 
 TEST(ChatSession, RefusesAQuestionBeyondTheContextAndGoesOn) {
   const Tokenizer tokenizer = small_tokenizer();
-  MiniMindLM model = small_model(60);
+  CausalLM model = small_model(60);
   ChatSession session(model, tokenizer, "s");
   const auto ask = [&](const std::string& question) {
     return session.ask(question, kShort, [](std::string_view) { return true; });
@@ -120,7 +120,7 @@ TEST(ChatSession, RefusesAQuestionBeyondTheContextAndGoesOn) {
 }
 
 TEST(ChatSession, StopsWhenAsked) {
-  MiniMindLM model = small_model(400);
+  CausalLM model = small_model(400);
   ChatSession session(model, small_tokenizer(), "");
   int pieces = 0;
   const ChatAnswer answer =
@@ -188,7 +188,7 @@ TEST(InferenceModel, GivesTheLogitsOfItsPrecision) {
   const torch::NoGradGuard no_grad;
   const torch::Tensor ids = torch::arange(1, 20).unsqueeze(0);
   const auto logits = [&](const InferencePrecision& choice) {
-    MiniMindLM model = small_model(64);
+    CausalLM model = small_model(64);
     model->eval();
     const InferenceModel inference(model, choice, torch::kCPU);
     const auto region = inference.precision().forward_context();
@@ -207,7 +207,7 @@ TEST(InferenceModel, GivesTheLogitsOfItsPrecision) {
 }
 
 TEST(InferenceModel, SaysWhatTheWeightsTake) {
-  MiniMindLM model = small_model(64);
+  CausalLM model = small_model(64);
   const auto fp32 = 4 * static_cast<std::uint64_t>(parameter_count(model));
   const InferenceModel inference(model, inference_precision("32-true", {}, "fp16"), torch::kCPU);
   EXPECT_THAT(inference.description(), HasSubstr("weights in fp16, "));

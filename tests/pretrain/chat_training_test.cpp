@@ -24,15 +24,15 @@ namespace {
 
 using testing::HasSubstr;
 
-MiniMindLM small_model(std::uint64_t seed) {
+CausalLM small_model(std::uint64_t seed) {
   torch::manual_seed(seed);
-  return MiniMindLM(ModelConfig{.dim = 32,
-                                .n_layers = 2,
-                                .n_heads = 4,
-                                .n_kv_heads = 2,
-                                .hidden_dim = 48,
-                                .vocab_size = 50,
-                                .max_seq_len = 64});
+  return CausalLM(ModelConfig{.dim = 32,
+                              .n_layers = 2,
+                              .n_heads = 4,
+                              .n_kv_heads = 2,
+                              .hidden_dim = 48,
+                              .vocab_size = 50,
+                              .max_seq_len = 64});
 }
 
 /// One row of documents of these lengths, of random ids.
@@ -64,7 +64,7 @@ std::vector<TokenBatch> apart(const TokenBatch& packed) {
   return batches;
 }
 
-std::vector<torch::Tensor> gradients_of(MiniMindLM& model, const torch::Tensor& loss) {
+std::vector<torch::Tensor> gradients_of(CausalLM& model, const torch::Tensor& loss) {
   model->zero_grad();
   loss.backward();
   std::vector<torch::Tensor> gradients;
@@ -76,7 +76,7 @@ std::vector<torch::Tensor> gradients_of(MiniMindLM& model, const torch::Tensor& 
 class PackedDocuments : public testing::TestWithParam<bool> {};  // blocks are recomputed
 
 TEST_P(PackedDocuments, EqualDocumentsAlone) {
-  MiniMindLM model = small_model(1);
+  CausalLM model = small_model(1);
   TokenBatch packed = packed_row({7, 1, 13, 4});
   ComputeContext context = compute_context();
   context.recompute_blocks = GetParam();
@@ -101,13 +101,13 @@ TEST_P(PackedDocuments, EqualDocumentsAlone) {
 INSTANTIATE_TEST_SUITE_P(Recompute, PackedDocuments, testing::Bool());
 
 TEST(Preferences, HaveTheLossOfTheirDefinition) {
-  MiniMindLM model = small_model(1), reference = small_model(2);
+  CausalLM model = small_model(1), reference = small_model(2);
   TokenBatch batch;
   batch.input_ids = torch::randint(50, {4, 9}, torch::kInt64);
   batch.target_ids = torch::randint(50, {4, 9}, torch::kInt64);
   batch.loss_mask = (torch::rand({4, 9}) > 0.4).to(torch::kFloat);
   batch.pairs = 2;
-  const auto sums = [&](MiniMindLM& from) {
+  const auto sums = [&](CausalLM& from) {
     const torch::NoGradGuard no_grad;
     const torch::Tensor logits = from->forward(batch.input_ids).logits.to(torch::kDouble);
     return (logits.log_softmax(-1).gather(2, batch.target_ids.unsqueeze(2)).squeeze(2) *

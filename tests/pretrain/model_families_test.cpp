@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/models/model_family.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/hugging_face_config.h"
@@ -49,7 +49,7 @@ class ModelFamilies : public testing::TestWithParam<const char*> {
 
   test::GoldenFile golden_;
   ModelConfig config_;
-  MiniMindLM model_;
+  CausalLM model_;
 };
 
 TEST_P(ModelFamilies, LogitsLossesAndGradientsEqualTransformers) {
@@ -140,7 +140,7 @@ TEST(MiniMindForms, AreToldApartByTheirKeys) {
     "n_heads": 4, "n_kv_heads": 2, "vocab_size": 100, "hidden_dim": null, "multiple_of": 64,
     "norm_eps": 1e-05, "max_seq_len": 64, "rope_theta": 1000000.0, "use_moe": true,
     "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": true,
-    "aux_loss_alpha": 0.1, "architectures": ["MiniMindLM"]})");
+    "aux_loss_alpha": 0.1, "architectures": ["CausalLM"]})");
   config = read(v2.dump());
   EXPECT_EQ(config.generation, "v2");
   EXPECT_TRUE(config.use_moe);

@@ -29,14 +29,14 @@ Tokenizer small_tokenizer() {
   return trainer.train();
 }
 
-MiniMindLM small_model(std::int64_t context) {
+CausalLM small_model(std::int64_t context) {
   torch::manual_seed(5);
-  return MiniMindLM(ModelConfig{.dim = 32,
-                                .n_layers = 2,
-                                .n_heads = 2,
-                                .n_kv_heads = 1,
-                                .vocab_size = 280,
-                                .max_seq_len = context});
+  return CausalLM(ModelConfig{.dim = 32,
+                              .n_layers = 2,
+                              .n_heads = 2,
+                              .n_kv_heads = 1,
+                              .vocab_size = 280,
+                              .max_seq_len = context});
 }
 
 const ChoiceQuestion kBirds{
@@ -48,7 +48,7 @@ Ids encoded(const Tokenizer& tokenizer, const std::string& text) {
 }
 
 /// The log-likelihood of `more` behind `before`, from one pass over both without a cache.
-double from_logits(MiniMindLM& model, Ids before, const Ids& more) {
+double from_logits(CausalLM& model, Ids before, const Ids& more) {
   const torch::NoGradGuard no_grad;
   model->eval();
   const std::size_t first = before.size();
@@ -63,7 +63,7 @@ double from_logits(MiniMindLM& model, Ids before, const Ids& more) {
 
 TEST(MultipleChoice, LikelihoodsAreThoseOfTheLogits) {
   const Tokenizer tokenizer = small_tokenizer();
-  MiniMindLM model = small_model(300);
+  CausalLM model = small_model(300);
   const ChoiceLikelihoods values = choice_likelihoods(model, tokenizer, kBirds);
   const auto prompt = [&](const std::string& text) {
     Ids ids = encoded(tokenizer, text);
@@ -84,7 +84,7 @@ TEST(MultipleChoice, LikelihoodsAreThoseOfTheLogits) {
 
 TEST(MultipleChoice, ALongQuestionLosesItsBeginning) {
   const Tokenizer tokenizer = small_tokenizer();
-  MiniMindLM model = small_model(40);
+  CausalLM model = small_model(40);
   const ChoiceLikelihoods values = choice_likelihoods(model, tokenizer, kBirds);
   EXPECT_TRUE(values.is_cut);
   // Letters are one token each: all 40 positions are the question's.
@@ -105,7 +105,7 @@ TEST(MultipleChoice, ALongQuestionLosesItsBeginning) {
 /// A model that has learned to say B behind "答案：", whatever stands before.
 TEST(MultipleChoice, CountsWhatAModelIsRightAbout) {
   const Tokenizer tokenizer = small_tokenizer();
-  MiniMindLM model = small_model(300);
+  CausalLM model = small_model(300);
   std::vector<ChoiceQuestion> questions;
   for (std::size_t i = 0; i < 10; ++i) {
     questions.push_back(kBirds);
@@ -152,7 +152,7 @@ TEST(MultipleChoice, CountsWhatAModelIsRightAbout) {
 
 TEST(MultipleChoice, NamesTheTensorOfLogitsThatAreNotFinite) {
   const Tokenizer tokenizer = small_tokenizer();
-  MiniMindLM model = small_model(300);
+  CausalLM model = small_model(300);
   {
     const torch::NoGradGuard no_grad;
     model->named_parameters()["layers.1.feed_forward.w2.weight"][0][0] =

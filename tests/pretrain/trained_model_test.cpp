@@ -83,7 +83,7 @@ class HuggingFaceFolder : public testing::Test {
     return message_of<UserError>([&] { load(); });
   }
 
-  EvalResult evaluated(MiniMindLM& model) const {
+  EvalResult evaluated(CausalLM& model) const {
     write_text(folder_ / "text.txt", kText);
     Corpus corpus({.paths = {folder_ / "text.txt"}});
     const TokenLoader loader(tokenize_corpus(corpus, tokenizer_interface(tokenizer_)),
@@ -98,14 +98,14 @@ class HuggingFaceFolder : public testing::Test {
     return trainer.train();
   }
 
-  MiniMindLM make_model() const {
+  CausalLM make_model() const {
     torch::manual_seed(3);
-    return MiniMindLM(shape(tokenizer_.vocab_size()));
+    return CausalLM(shape(tokenizer_.vocab_size()));
   }
 
   TempFolder folder_;
   Tokenizer tokenizer_;
-  MiniMindLM model_;
+  CausalLM model_;
 };
 
 TEST_F(HuggingFaceFolder, IsTheModelThatWasSaved) {
@@ -230,7 +230,7 @@ TEST_F(HuggingFaceFolder, StartsFromAFileToResumeFrom) {
   const std::filesystem::path path = folder_ / "pretrain_8_resume.pth";
   write_text(path, torch_file_of(as_wrapped(parameters_of(model_)), as_file_to_resume_from));
   torch::manual_seed(4);
-  MiniMindLM other(model_->config());
+  CausalLM other(model_->config());
   ASSERT_NE(evaluated(other).loss, evaluated(model_).loss);
   InitialWeights(path).check(other->config());
   initialize_from(other, path);
@@ -283,7 +283,7 @@ TEST(InitialWeightsOfTorch, AreThoseThatWereSaved) {
   for (const char* name : {"state_dict", "half", "resume"}) {
     SCOPED_TRACE(name);
     const std::string path = std::string(test::kGoldenDir) + "/pth/" + name + ".pth";
-    MiniMindLM model(config);
+    CausalLM model(config);
     InitialWeights(path).check(config);
     initialize_from(model, path);
     for (const auto& [parameter, tensor] : parameters_of(model).tensors) {

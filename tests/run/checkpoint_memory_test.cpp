@@ -116,10 +116,10 @@ TEST(CheckpointMemory, FilesOfOthersAreReadATensorAtATime) {
   const TempFolder folder{fs::path(test::kBuildDir)};
   ModelConfig config = preset_config("minimind-26m");
   config.vocab_size = 6400;
-  const MiniMindLM source(config);
+  const CausalLM source(config);
   save_safetensors(folder / "model.safetensors", parameters_of(source).tensors);
   const auto bytes = static_cast<std::int64_t>(fs::file_size(folder / "model.safetensors"));
-  MiniMindLM target(config);
+  CausalLM target(config);
   const std::int64_t loading =
       extra_bytes([&] { initialize_from(target, folder / "model.safetensors"); });
   EXPECT_LT(loading, bytes / 2);

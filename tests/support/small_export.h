@@ -8,7 +8,7 @@
 
 #include "halftone/export/export_model.h"
 #include "halftone/io/safetensors.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/hugging_face_config.h"
 #include "halftone/tokenizer/bpe_trainer.h"
@@ -43,7 +43,7 @@ inline ModelConfig export_shape(const std::string& generation, bool moe = false)
 /// leaves.
 inline void save_random_model(const std::filesystem::path& folder, const ModelConfig& shape) {
   torch::manual_seed(3);
-  const MiniMindLM model(shape);
+  const CausalLM model(shape);
   const Tokenizer tokenizer = export_tokenizer();
   const ExportSource source{
       .model = shape, .parameters = parameters_of(model), .tokenizer = tokenizer};

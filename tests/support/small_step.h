@@ -14,7 +14,7 @@
 #include "halftone/core/dtype.h"
 #include "halftone/core/random.h"
 #include "halftone/kernels/gemm/gemm32.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/train/mixed_precision.h"
 #include "support/gemm_config_scope.h"
 
@@ -61,9 +61,9 @@ inline ModelConfig small_config(bool moe, double dropout = 0.0) {
           .use_moe = moe};
 }
 
-inline MiniMindLM small_model(bool moe, double dropout) {
+inline CausalLM small_model(bool moe, double dropout) {
   torch::manual_seed(7);
-  return MiniMindLM(small_config(moe, dropout));
+  return CausalLM(small_config(moe, dropout));
 }
 
 struct SmallStep {
@@ -94,7 +94,7 @@ struct SmallStep {
   double huge() const { return precision.policy().compute == ComputeType::kFloat16 ? 6e4 : 3e38; }
 
   GemmConfigScope ways;
-  MiniMindLM model;
+  CausalLM model;
   MixedPrecision precision;
   torch::Tensor text;  // ids
 };

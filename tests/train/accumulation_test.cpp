@@ -58,16 +58,16 @@ struct StepCollector : Callback {
   std::vector<StepMetrics> steps;
 };
 
-MiniMindLM small_model(bool experts) {
+CausalLM small_model(bool experts) {
   torch::manual_seed(7);
-  return MiniMindLM(ModelConfig{.dim = 64,
-                                .n_layers = 2,
-                                .n_heads = 4,
-                                .n_kv_heads = 2,
-                                .hidden_dim = 96,
-                                .vocab_size = kVocabulary,
-                                .max_seq_len = 32,
-                                .use_moe = experts});
+  return CausalLM(ModelConfig{.dim = 64,
+                              .n_layers = 2,
+                              .n_heads = 4,
+                              .n_kv_heads = 2,
+                              .hidden_dim = 96,
+                              .vocab_size = kVocabulary,
+                              .max_seq_len = 32,
+                              .use_moe = experts});
 }
 
 /// The first step, from micro-batches of `batch_size` of the six rows.
@@ -138,7 +138,7 @@ TEST(Accumulation, OfMicroBatchesIsTheMeanOfTheirMeans) {
   TokenLoader rows(samples_of_many_lengths(folder),
                    {.batch_size = 1, .seq_len = kLength, .pack = false, .shuffle = false});
   for (const bool experts : {false, true}) {
-    MiniMindLM model = small_model(experts);
+    CausalLM model = small_model(experts);
     double mean = 0;
     for (std::int64_t i = 0; i < kRows; ++i) {
       const TokenBatch row = rows.batch_at(i);

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/train/fit_loop.h"
 #include "support/on_devices.h"
@@ -24,13 +24,13 @@ class SmallModel : public TrainingModule<TokenPair> {
  public:
   explicit SmallModel(const MemoryPolicy& memory, bool use_moe = false)
       : memory_(memory),
-        model_(register_module("model", MiniMindLM(ModelConfig{.dim = 64,
-                                                               .n_layers = 2,
-                                                               .n_heads = 4,
-                                                               .n_kv_heads = 2,
-                                                               .vocab_size = 128,
-                                                               .max_seq_len = 64,
-                                                               .use_moe = use_moe}))) {}
+        model_(register_module("model", CausalLM(ModelConfig{.dim = 64,
+                                                             .n_layers = 2,
+                                                             .n_heads = 4,
+                                                             .n_kv_heads = 2,
+                                                             .vocab_size = 128,
+                                                             .max_seq_len = 64,
+                                                             .use_moe = use_moe}))) {}
 
   Tensor training_step(const TokenPair& batch, std::int64_t /*index*/) override {
     const Tensor loss =
@@ -50,7 +50,7 @@ class SmallModel : public TrainingModule<TokenPair> {
 
  private:
   MemoryPolicy memory_;
-  MiniMindLM model_;
+  CausalLM model_;
 };
 
 std::vector<TokenPair> batches(std::size_t count) {

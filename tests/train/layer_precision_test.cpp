@@ -19,7 +19,7 @@
 #include "halftone/kernels/fused/swiglu.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/linear.h"
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 #include "halftone/nn/feed_forward.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw.h"
@@ -37,7 +37,7 @@ using testing::HasSubstr;
 using torch::Tensor;
 using Types = std::map<std::string, ComputeType>;
 
-MiniMindLM small_model(bool moe = false) { return test::narrow_model(2, moe); }
+CausalLM small_model(bool moe = false) { return test::narrow_model(2, moe); }
 
 PrecisionPolicy policy(const char* name = "bf16-mixed") { return parse_precision(name); }
 
@@ -66,7 +66,7 @@ TEST(LayerPrecision, RefusesWhatCannotStandBesideThePrecision) {
 }
 
 TEST(LayerPrecision, NamesLinearLayersAndTheHeadWhereLaterTextsWin) {
-  MiniMindLM model = small_model();
+  CausalLM model = small_model();
   const Types types = layer_types(
       *model, {"feed_forward=int8", R"(layers\.1\.feed_forward\.w2=fp32)", "tok_embeddings=fp8"},
       policy());
@@ -85,7 +85,7 @@ TEST(LayerPrecision, NamesLinearLayersAndTheHeadWhereLaterTextsWin) {
 }
 
 TEST(LayerPrecision, ReachesTheExpertsAndNotTheirRouter) {
-  MiniMindLM model = small_model(/*moe=*/true);
+  CausalLM model = small_model(/*moe=*/true);
   const Types types = layer_types(*model, {R"(experts\.3=int8)"}, policy());
   EXPECT_EQ(types.size(), 2U * 3U);
   EXPECT_TRUE(types.contains("layers.1.feed_forward.experts.3.w2"));
@@ -118,7 +118,7 @@ struct Step {
   std::vector<Tensor> gradients;
 };
 
-Step step_of(MiniMindLM& model, MixedPrecision& precision) {
+Step step_of(CausalLM& model, MixedPrecision& precision) {
   torch::manual_seed(9);
   const Tensor ids = torch::randint(120, {2, 17});
   Step step;
@@ -149,7 +149,7 @@ TEST(LayerPrecision, GivesTheBitsOfTheRecipeWhereAllLayersHaveItsFormat) {
       const MemoryPolicy memory =
           memory_policy({.memory = lean ? "lean" : "standard"}, policy(name));
       const auto result = [&](const std::vector<std::string>& texts) {
-        MiniMindLM model = small_model();
+        CausalLM model = small_model();
         MixedPrecision precision(policy(name), {}, torch::kCPU, memory, texts);
         precision.convert_module(*model);
         return step_of(model, precision);
@@ -162,7 +162,7 @@ TEST(LayerPrecision, GivesTheBitsOfTheRecipeWhereAllLayersHaveItsFormat) {
 TEST(LayerPrecision, IsThatOfRecomputedBlocksAndExpertsToo) {
   for (const bool moe : {false, true}) {
     const auto result = [&](bool recompute) {
-      MiniMindLM model = small_model(moe);
+      CausalLM model = small_model(moe);
       MemoryPolicy memory;
       memory.recompute_blocks = recompute;
       MixedPrecision precision(policy(), {}, torch::kCPU, memory,

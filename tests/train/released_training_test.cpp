@@ -86,16 +86,16 @@ class ModelRun {
   TokenLoader& loader() { return loader_; }
 
  private:
-  static MiniMindLM model_for(const Recipe& recipe) {
+  static CausalLM model_for(const Recipe& recipe) {
     torch::manual_seed(7);
-    return MiniMindLM(ModelConfig{.dim = 64,
-                                  .n_layers = 2,
-                                  .n_heads = 4,
-                                  .n_kv_heads = 2,
-                                  .hidden_dim = 96,
-                                  .vocab_size = kVocabulary,
-                                  .max_seq_len = 32,
-                                  .use_moe = recipe.experts});
+    return CausalLM(ModelConfig{.dim = 64,
+                                .n_layers = 2,
+                                .n_heads = 4,
+                                .n_kv_heads = 2,
+                                .hidden_dim = 96,
+                                .vocab_size = kVocabulary,
+                                .max_seq_len = 32,
+                                .use_moe = recipe.experts});
   }
   static AdamWOptions adamw_for(const Recipe& recipe) {
     AdamWOptions options{.lr = 3e-3, .seed = 9};
@@ -177,7 +177,7 @@ TEST(ReleasedTraining, JoinedMicroBatchesHaveTheMeanOfTheirLosses) {
     for (const bool experts : {false, true}) {
       const Recipe recipe{.precision = "32-true", .experts = experts, .pack = pack};
       ModelRun run(recipe);
-      MiniMindLM& model = run.module().model();
+      CausalLM& model = run.module().model();
       std::vector<TokenBatch> parts;
       for (std::int64_t i = 0; i < 3; ++i) parts.push_back(run.loader().batch_at(i));
       const auto loss_of = [&](const TokenBatch& batch) {

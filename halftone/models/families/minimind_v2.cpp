@@ -8,7 +8,7 @@ namespace {
 /// As save_pretrained() wrote an LMConfig.
 FileForm form_of_v2() {
   using M = ModelConfig;
-  return {.architecture = "MiniMindLM",
+  return {.architecture = "CausalLM",
           .model_type = "minimind",
           .marker = "n_layers",
           .keys = {{.name = "dim", .field = &M::dim, .is_required = true},

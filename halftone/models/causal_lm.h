@@ -43,11 +43,11 @@ struct LossOutput {
 /// Parameters carry the names of MiniMind V2, whatever the family. A matrix that
 /// `tok_embeddings.weight` and `output.weight` share is registered once, under the first name, so
 /// that parameters() holds it once.
-class MiniMindLMImpl : public torch::nn::Module {
+class CausalLMImpl : public torch::nn::Module {
  public:
   /// Throws UserError when `config` makes no model. Weights are drawn from LibTorch's default
   /// generator.
-  explicit MiniMindLMImpl(const ModelConfig& config);
+  explicit CausalLMImpl(const ModelConfig& config);
 
   /// ids (B, T) int64. With a cache the T ids follow the cache.length() ones it holds, and it
   /// advances by T; with one of_rows(), row b's follow those of its own cache. Throws c10::Error
@@ -84,9 +84,9 @@ class MiniMindLMImpl : public torch::nn::Module {
   RmsNorm norm_{nullptr};
   LmHead output_{nullptr};  // unless the embedding is the head
 };
-TORCH_MODULE(MiniMindLM);
+TORCH_MODULE(CausalLM);
 
 /// Numbers in parameters().
-std::int64_t parameter_count(const MiniMindLM& model);
+std::int64_t parameter_count(const CausalLM& model);
 
 }  // namespace halftone

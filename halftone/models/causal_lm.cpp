@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/dropout.h>
@@ -26,7 +26,7 @@ const ModelConfig& validated(const ModelConfig& config) {
 
 using torch::Tensor;
 
-MiniMindLMImpl::MiniMindLMImpl(const ModelConfig& config)
+CausalLMImpl::CausalLMImpl(const ModelConfig& config)
     : config_(validated(config)),
       rope_(std::make_shared<RopeTable>(head_dim_of(config), config.rope_theta)) {
   tok_embeddings_ = register_module(
@@ -38,22 +38,22 @@ MiniMindLMImpl::MiniMindLMImpl(const ModelConfig& config)
     output_ = register_module("output", LmHead(config.vocab_size, config.dim));
 }
 
-Tensor MiniMindLMImpl::rotations_behind(const KvCache* cache, std::int64_t steps,
-                                        torch::Device device) {
+Tensor CausalLMImpl::rotations_behind(const KvCache* cache, std::int64_t steps,
+                                      torch::Device device) {
   if (cache != nullptr && !cache->rows().empty()) {
     std::vector<Tensor> rows;
     for (const KvCache* row : cache->rows()) rows.push_back(rotations_behind(row, steps, device));
     return at::cat(rows);
   }
   const std::int64_t begin = cache != nullptr ? cache->length() : 0;
-  HALFTONE_CHECK(begin + steps <= config_.max_seq_len, "[minimind] expected at most max_seq_len (",
+  HALFTONE_CHECK(begin + steps <= config_.max_seq_len, "[causal_lm] expected at most max_seq_len (",
                  config_.max_seq_len, ") positions, got ", begin + steps);
   return rope_->rows(begin, steps, device);
 }
 
-HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
+HiddenOutput CausalLMImpl::hidden(const Tensor& ids, KvCache* cache) {
   const ModuleScope scope(*this);
-  HALFTONE_CHECK(ids.dim() == 2, "[minimind] expected ids (B, T), got ", ids.sizes());
+  HALFTONE_CHECK(ids.dim() == 2, "[causal_lm] expected ids (B, T), got ", ids.sizes());
   const std::int64_t steps = ids.size(1);
   const Tensor rotations = rotations_behind(cache, steps, ids.device());
   Tensor x = tok_embeddings_(ids);
@@ -73,32 +73,32 @@ HiddenOutput MiniMindLMImpl::hidden(const Tensor& ids, KvCache* cache) {
   return {norm_->add(stream.x, stream.branch).normed, aux_loss};
 }
 
-ModelOutput MiniMindLMImpl::forward(const Tensor& ids, KvCache* cache) {
+ModelOutput CausalLMImpl::forward(const Tensor& ids, KvCache* cache) {
   const HiddenOutput output = hidden(ids, cache);
   return {logits(output.hidden), output.aux_loss};
 }
 
-Tensor MiniMindLMImpl::logits(const Tensor& hidden) {
+Tensor CausalLMImpl::logits(const Tensor& hidden) {
   return output_ ? output_->logits(hidden) : tok_embeddings_->logits(hidden);
 }
 
-Tensor MiniMindLMImpl::next_logits(const Tensor& ids, KvCache* cache) {
+Tensor CausalLMImpl::next_logits(const Tensor& ids, KvCache* cache) {
   const Tensor last = hidden(ids, cache).hidden.narrow(1, ids.size(1) - 1, 1);
   return output_ ? output_->logits(last) : tok_embeddings_->logits(last);
 }
 
-LossOutput MiniMindLMImpl::loss(const Tensor& ids, const Tensor& targets, const Tensor& mask) {
+LossOutput CausalLMImpl::loss(const Tensor& ids, const Tensor& targets, const Tensor& mask) {
   const HiddenOutput output = hidden(ids);
   return {output_ ? output_->loss(output.hidden, targets, mask)
                   : tok_embeddings_->loss(output.hidden, targets, mask),
           output.aux_loss};
 }
 
-KvCache MiniMindLMImpl::make_cache(std::int64_t capacity) const {
+KvCache CausalLMImpl::make_cache(std::int64_t capacity) const {
   return {config_.n_layers, std::min(capacity, config_.max_seq_len)};
 }
 
-std::int64_t parameter_count(const MiniMindLM& model) {
+std::int64_t parameter_count(const CausalLM& model) {
   std::int64_t count = 0;
   for (const Tensor& parameter : model->parameters()) count += parameter.numel();
   return count;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "halftone/models/minimind.h"
+#include "halftone/models/causal_lm.h"
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@
 #include "support/golden_file.h"
 #include "support/golden_model.h"
 
-namespace halftone::minimind_test {
+namespace halftone::causal_lm_test {
 namespace {
 
 using torch::Tensor;
@@ -44,7 +44,7 @@ class TestAutocast {
   }
 };
 
-TEST(MiniMind, ItsParametersAreKnownFromItsConfiguration) {
+TEST(CausalLM, ItsParametersAreKnownFromItsConfiguration) {
   for (const ModelFamily* const family : model_families())
     for (const bool moe : {false, true})
       for (const std::int64_t shared : {0, 1})
@@ -56,7 +56,7 @@ TEST(MiniMind, ItsParametersAreKnownFromItsConfiguration) {
           if ((moe && !family->may_have_experts) || (shared == 1 && !family->may_share_experts) ||
               (!tied && !family->may_untie))
             continue;
-          const MiniMindLM model(config);
+          const CausalLM model(config);
           std::vector<NamedShape> shapes;
           for (const auto& item : model->named_parameters())
             shapes.push_back({item.key(), item.value().sizes().vec()});
@@ -71,7 +71,7 @@ struct FirstStep {
   Tensor aux;
 };
 
-FirstStep first_step(MiniMindLM& model, const test::GoldenFile& golden) {
+FirstStep first_step(CausalLM& model, const test::GoldenFile& golden) {
   const Tensor ids = golden.tensors.at("batches.ids")[0];
   const ModelOutput out = model->forward(ids.narrow(1, 0, 32));
   const Tensor targets = ids.narrow(1, 1, 32).flatten();
@@ -79,8 +79,8 @@ FirstStep first_step(MiniMindLM& model, const test::GoldenFile& golden) {
   return {out.logits, masked_cross_entropy(out.logits.flatten(0, 1), targets, mask), out.aux_loss};
 }
 
-MiniMindLM golden_model(const test::GoldenFile& golden) {
-  MiniMindLM model(test::golden_model_config(golden.config));
+CausalLM golden_model(const test::GoldenFile& golden) {
+  CausalLM model(test::golden_model_config(golden.config));
   StateDict weights;
   for (const auto& [name, tensor] : golden.tensors)
     if (name.starts_with("weights.")) weights.tensors[name.substr(8)] = tensor;
@@ -93,10 +93,10 @@ double relative_error(const Tensor& a, const Tensor& b) {
       .item<double>();
 }
 
-TEST(MiniMind, LossIsThatOfItsLogits) {
+TEST(CausalLM, LossIsThatOfItsLogits) {
   for (const bool use_moe : {false, true}) {
     torch::manual_seed(3);
-    MiniMindLM model(small_config(use_moe));
+    CausalLM model(small_config(use_moe));
     const Tensor ids = torch::randint(model->config().vocab_size, {2, 13});
     const Tensor mask = torch::rand({2, 12}) > 0.3;
     const Tensor x = ids.narrow(1, 0, 12), targets = ids.narrow(1, 1, 12);
@@ -118,11 +118,11 @@ TEST(MiniMind, LossIsThatOfItsLogits) {
   }
 }
 
-class MiniMindGolden : public testing::TestWithParam<const char*> {};
+class CausalLMGolden : public testing::TestWithParam<const char*> {};
 
-TEST_P(MiniMindGolden, LogitsLossAndGradientsEqualPyTorchs) {
+TEST_P(CausalLMGolden, LogitsLossAndGradientsEqualPyTorchs) {
   const test::GoldenFile golden = test::read_golden(GetParam());
-  MiniMindLM model = golden_model(golden);
+  CausalLM model = golden_model(golden);
   const FirstStep step = first_step(model, golden);
   EXPECT_LT(relative_error(step.logits, golden.tensors.at("logits")), 1e-5);
   EXPECT_NEAR(step.loss.item<double>(), golden.tensors.at("first_loss").item<double>(), 1e-5);
@@ -142,14 +142,14 @@ TEST_P(MiniMindGolden, LogitsLossAndGradientsEqualPyTorchs) {
 
 // Not where a token has one expert: a rounding that changes the choice changes the token's whole
 // output. e2e/losses_test holds such a model's losses.
-TEST_P(MiniMindGolden, MixedPrecisionStaysNearOnEveryMatmulPath) {
+TEST_P(CausalLMGolden, MixedPrecisionStaysNearOnEveryMatmulPath) {
   const test::GoldenFile golden = test::read_golden(GetParam());
   if (test::golden_model_config(golden.config).num_experts_per_tok == 1) return;
   const CpuGemmConfig before = cpu_gemm_config();
   for (const char* path : {"native", "upcast"}) {
     set_cpu_gemm_config(parse_cpu_gemm_config(path));
     for (const torch::ScalarType dtype : {torch::kBFloat16, torch::kHalf}) {
-      MiniMindLM model = golden_model(golden);
+      CausalLM model = golden_model(golden);
       Tensor total;
       {
         const TestAutocast autocast(dtype);
@@ -174,7 +174,7 @@ TEST_P(MiniMindGolden, MixedPrecisionStaysNearOnEveryMatmulPath) {
   set_cpu_gemm_config(before);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, MiniMindGolden,
+INSTANTIATE_TEST_SUITE_P(Kinds, CausalLMGolden,
                          testing::Values("minimind_dense.safetensors", "minimind_moe.safetensors",
                                          "minimind_v3_dense.safetensors",
                                          "minimind_v3_moe.safetensors"),
@@ -183,10 +183,10 @@ INSTANTIATE_TEST_SUITE_P(Kinds, MiniMindGolden,
                            return name.substr(0, name.find('.'));
                          });
 
-TEST(MiniMind, NamesAndCountsAreMiniMinds) {
-  const MiniMindLM dense(small_config(false));
+TEST(CausalLM, NamesAndCountsAreMiniMinds) {
+  const CausalLM dense(small_config(false));
   EXPECT_EQ(parameter_count(dense), parameter_count(small_config(false)));
-  const MiniMindLM moe(small_config(true));
+  const CausalLM moe(small_config(true));
   EXPECT_EQ(parameter_count(moe), parameter_count(small_config(true)));
   const auto names = moe->named_parameters();
   for (const char* name :
@@ -199,9 +199,9 @@ TEST(MiniMind, NamesAndCountsAreMiniMinds) {
   EXPECT_FALSE(names.contains("output.weight"));
 }
 
-TEST(MiniMind, FirstLossOf26mIsThatOfAUniformGuess) {
+TEST(CausalLM, FirstLossOf26mIsThatOfAUniformGuess) {
   torch::manual_seed(7);
-  MiniMindLM model(preset_config("minimind-26m"));
+  CausalLM model(preset_config("minimind-26m"));
   EXPECT_EQ(parameter_count(model), 25'829'888);
   const torch::NoGradGuard no_grad;
   const Tensor ids = torch::randint(6400, {16, 257});
@@ -212,10 +212,10 @@ TEST(MiniMind, FirstLossOf26mIsThatOfAUniformGuess) {
   EXPECT_NEAR(loss.item<double>(), 8.93, 0.02);
 }
 
-TEST(MiniMind, CachedForwardEqualsFullForward) {
+TEST(CausalLM, CachedForwardEqualsFullForward) {
   for (const bool moe : {false, true}) {
     torch::manual_seed(3);
-    MiniMindLM model(small_config(moe));
+    CausalLM model(small_config(moe));
     model->eval();
     const torch::NoGradGuard no_grad;
     const Tensor ids = torch::randint(200, {2, 20});
@@ -232,9 +232,9 @@ TEST(MiniMind, CachedForwardEqualsFullForward) {
   }
 }
 
-TEST(MiniMind, SequencesOfABatchDoNotSeeEachOther) {
+TEST(CausalLM, SequencesOfABatchDoNotSeeEachOther) {
   torch::manual_seed(4);
-  MiniMindLM model(small_config(true));
+  CausalLM model(small_config(true));
   model->eval();
   const torch::NoGradGuard no_grad;
   const Tensor ids = torch::randint(200, {3, 10});
@@ -245,9 +245,9 @@ TEST(MiniMind, SequencesOfABatchDoNotSeeEachOther) {
         1e-5);
 }
 
-TEST(MiniMind, LaterTokensDoNotChangeEarlierLogits) {
+TEST(CausalLM, LaterTokensDoNotChangeEarlierLogits) {
   torch::manual_seed(5);
-  MiniMindLM model(small_config(false));
+  CausalLM model(small_config(false));
   model->eval();
   const torch::NoGradGuard no_grad;
   Tensor ids = torch::randint(200, {1, 16});
@@ -258,9 +258,9 @@ TEST(MiniMind, LaterTokensDoNotChangeEarlierLogits) {
   EXPECT_GT((before - after).narrow(1, 12, 4).abs().max().item<double>(), 1e-3);
 }
 
-TEST(MiniMind, ThreadsWithDifferentPrecisionsDoNotDisturbEachOther) {
+TEST(CausalLM, ThreadsWithDifferentPrecisionsDoNotDisturbEachOther) {
   torch::manual_seed(6);
-  MiniMindLM model(small_config(false));
+  CausalLM model(small_config(false));
   model->eval();
   const Tensor ids = torch::randint(200, {2, 16});
   const auto run = [&](torch::ScalarType dtype) {
@@ -282,9 +282,9 @@ TEST(MiniMind, ThreadsWithDifferentPrecisionsDoNotDisturbEachOther) {
   EXPECT_TRUE(same16);
 }
 
-TEST(MiniMind, IdleExpertsGetZeroGradients) {
+TEST(CausalLM, IdleExpertsGetZeroGradients) {
   torch::manual_seed(8);
-  MiniMindLM model(small_config(true));
+  CausalLM model(small_config(true));
   const ModelOutput out = model->forward(torch::full({1, 1}, 5, torch::kLong));  // 2 of 4 experts
   (out.logits.sum() + out.aux_loss).backward();
   int idle = 0;
@@ -296,17 +296,17 @@ TEST(MiniMind, IdleExpertsGetZeroGradients) {
   EXPECT_EQ(idle, 2 * 2 * 3);  // layers, experts, matrices
 }
 
-TEST(MiniMind, RefusesTooManyPositions) {
-  MiniMindLM model(small_config(false));
+TEST(CausalLM, RefusesTooManyPositions) {
+  CausalLM model(small_config(false));
   EXPECT_THROW(model->forward(torch::zeros({1, 65}, torch::kLong)), c10::Error);
   KvCache cache = model->make_cache(1000);
   EXPECT_EQ(cache.capacity(), 64);
 }
 
-TEST(MiniMind, DropoutOnlyActsInTraining) {
+TEST(CausalLM, DropoutOnlyActsInTraining) {
   ModelConfig config = small_config(false);
   config.dropout = 0.5;
-  MiniMindLM model(config);
+  CausalLM model(config);
   const torch::NoGradGuard no_grad;
   const Tensor ids = torch::randint(200, {1, 16});
   EXPECT_FALSE(model->forward(ids).logits.equal(model->forward(ids).logits));
@@ -314,11 +314,11 @@ TEST(MiniMind, DropoutOnlyActsInTraining) {
   EXPECT_TRUE(model->forward(ids).logits.equal(model->forward(ids).logits));
 }
 
-TEST(MiniMind, TrueSixteenBitModelsKeepTheirDtype) {
+TEST(CausalLM, TrueSixteenBitModelsKeepTheirDtype) {
   for (const torch::ScalarType dtype : {torch::kBFloat16, torch::kHalf}) {
     for (const bool moe : {false, true}) {
       torch::manual_seed(9);
-      MiniMindLM model(small_config(moe));
+      CausalLM model(small_config(moe));
       model->to(dtype);
       const ModelOutput out = model->forward(torch::randint(200, {2, 8}));
       EXPECT_EQ(out.logits.scalar_type(), dtype);
@@ -333,4 +333,4 @@ TEST(MiniMind, TrueSixteenBitModelsKeepTheirDtype) {
 }
 
 }  // namespace
-}  // namespace halftone::minimind_test
+}  // namespace halftone::causal_lm_test
