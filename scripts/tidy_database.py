@@ -25,7 +25,7 @@ def clang_arguments(command: str) -> list[str]:
     """The compiler's arguments without launcher, precompiled header and OpenMP (whose header is g++'s own)."""
     words = shlex.split(command)
     start = next(i for i, word in enumerate(words) if word.rpartition("/")[2].startswith(("c++", "g++", "clang++")))
-    kept = ["clang++"]
+    kept = ["clang++", "-DHWY_COMPILE_ONLY_STATIC"]  # Highway's kernels once, not once for each set of instructions
     rest = iter(words[start + 1 :])
     for word in rest:
         if word == "-include":
