@@ -11,7 +11,6 @@
 #include "halftone/core/stopwatch.h"
 #include "halftone/models/generate.h"
 #include "halftone/nn/evaluation_mode.h"
-#include "halftone/pretrain/json_lines_impl.h"
 #include "halftone/pretrain/non_finite_report.h"
 
 namespace halftone {
@@ -20,23 +19,7 @@ namespace {
 using torch::Tensor;
 using Ids = std::vector<std::int64_t>;
 
-constexpr std::array<const char*, kChoices> kLetters = {"A", "B", "C", "D"};
 constexpr const char* kAnswerFollows = "答案：";
-
-std::string text_member(const JsonField& root, const char* name) {
-  const JsonField field = root[name];
-  const std::string text = field.as_string();
-  if (text.empty()) field.fail("must not be empty");
-  return text;
-}
-
-std::size_t answer_of(const JsonField& root) {
-  const JsonField field = root["answer"];
-  const std::string letter = field.as_string();
-  const auto* const found = std::find(kLetters.begin(), kLetters.end(), letter);
-  if (found == kLetters.end()) field.fail("must be \"A\", \"B\", \"C\" or \"D\"");
-  return static_cast<std::size_t>(found - kLetters.begin());
-}
 
 Ids encode(const Tokenizer& tokenizer, const std::string& text) {
   const std::vector<std::int32_t> ids = tokenizer.encode(text);
@@ -140,16 +123,6 @@ ChoiceLikelihoods likelihoods_in(CausalLM& model, const Tokenizer& tokenizer,
 
 }  // namespace
 
-std::vector<ChoiceQuestion> read_choices(const std::filesystem::path& path) {
-  std::vector<ChoiceQuestion> questions;
-  for_each_json_line(path, [&](const JsonField& root) {
-    ChoiceQuestion question{.question = text_member(root, "question"), .answer = answer_of(root)};
-    for (std::size_t i = 0; i < kChoices; ++i) question.options[i] = text_member(root, kLetters[i]);
-    questions.push_back(std::move(question));
-  });
-  return questions;
-}
-
 ChoiceLikelihoods choice_likelihoods(CausalLM& model, const Tokenizer& tokenizer,
                                      const ChoiceQuestion& question) {
   const torch::InferenceMode inference;
@@ -162,8 +135,8 @@ ChoiceLikelihoods choice_likelihoods(CausalLM& model, const Tokenizer& tokenizer
   std::string listed = question.question;
   ChoiceIds letters, texts;
   for (std::size_t i = 0; i < kChoices; ++i) {
-    listed += fmt::format("\n{}. {}", kLetters[i], question.options[i]);
-    letters[i] = encode(tokenizer, kLetters[i]);
+    listed += fmt::format("\n{}. {}", kChoiceLetters[i], question.options[i]);
+    letters[i] = encode(tokenizer, kChoiceLetters[i]);
     texts[i] = encode(tokenizer, question.options[i]);
   }
   ChoiceLikelihoods result{};

@@ -4,30 +4,16 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "halftone/models/causal_lm.h"
+#include "halftone/pretrain/choice_file.h"
 #include "halftone/tokenizer/tokenizer.h"
 #include "halftone/train/mixed_precision.h"
 
 namespace halftone {
-
-inline constexpr std::size_t kChoices = 4;
-
-struct ChoiceQuestion {
-  std::string question;
-  std::array<std::string, kChoices> options;  // A, B, C, D
-  std::size_t answer = 0;                     // which of them
-};
-
-/// The questions of a .jsonl file in C-Eval's form: on each line an object with the texts
-/// "question", "A", "B", "C", "D", and "answer", one of the letters; other members are left alone.
-/// Throws UserError that names file and line.
-std::vector<ChoiceQuestion> read_choices(const std::filesystem::path& path);
 
 /// Log-likelihoods in nats of what may follow a question.
 struct ChoiceLikelihoods {

@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-// fuzz_seeds FOLDER writes FOLDER/safetensors, FOLDER/pth and FOLDER/pickle: small files with every
-// part of the formats, which the fuzzers change.
+// fuzz_seeds FOLDER writes a folder for each target: small files with every part of the formats,
+// which the fuzzers change.
+#include <array>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 
+#include "halftone/export/model_gguf.h"
+#include "halftone/io/gguf.h"
 #include "halftone/io/safetensors.h"
+#include "halftone/models/model_config.h"
 #include "support/torch_file.h"
+#include "text_seeds.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 namespace pickle = halftone::test::pickle;
+using halftone::GgufArray;
+using halftone::GgufMetadata;
+using halftone::GgufTensor;
+using halftone::GgufType;
 using halftone::test::torch_file;
 using halftone::test::torch_file_of;
+using halftone::test::write_seed;
 using halftone::test::ZipPart;
-
-void write(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
 
 std::map<std::string, torch::Tensor> small_tensors() {
   return {{"w", torch::arange(6.0).reshape({2, 3})},
@@ -65,6 +70,70 @@ std::map<std::string, std::string> objects() {
                                    pickle::text("list"), "](K\1M\1\1J\1\1\1\1e"})}};
 }
 
+/// Each type of a value, alone and in arrays.
+template <class... T>
+void set_each(GgufMetadata& metadata, const T&... values) {
+  std::size_t index = 0;
+  ((metadata.set("one." + std::to_string(index), values),
+    metadata.set("many." + std::to_string(index++), GgufArray(std::vector<T>{values, values}))),
+   ...);
+}
+
+GgufMetadata small_model() {
+  GgufMetadata metadata;
+  halftone::set_model_metadata(metadata, {.generation = "qwen3",
+                                          .dim = 32,
+                                          .n_layers = 1,
+                                          .n_heads = 1,
+                                          .n_kv_heads = 1,
+                                          .head_dim = 2,
+                                          .hidden_dim = 2,
+                                          .vocab_size = 4,
+                                          .max_seq_len = 8});
+  metadata.set("tokenizer.ggml.model", std::string("gpt2"));
+  metadata.set("tokenizer.ggml.pre", std::string("gpt-2"));
+  metadata.set("tokenizer.ggml.tokens", GgufArray(std::vector<std::string>{"<s>", "a", "aa", "x"}));
+  metadata.set("tokenizer.ggml.token_type", GgufArray(std::vector<std::int32_t>{3, 1, 1, 4}));
+  metadata.set("tokenizer.ggml.merges", GgufArray(std::vector<std::string>{"a a"}));
+  for (const char* role : {"bos", "eos", "padding"})
+    metadata.set(std::string("tokenizer.ggml.") + role + "_token_id", std::uint32_t{0});
+  metadata.set("tokenizer.chat_template", std::string("{{ messages }}"));
+  return metadata;
+}
+
+std::map<std::string, GgufTensor> small_weights() {
+  std::map<std::string, GgufTensor> tensors;
+  const auto add = [&](const std::string& name, std::vector<std::int64_t> sizes) {
+    tensors[name + ".weight"] = {torch::ones(sizes),
+                                 sizes.size() == 2 ? GgufType::kF16 : GgufType::kF32};
+  };
+  for (const char* name : {"attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"})
+    add(std::string("blk.0.") + name, {2, 32});
+  for (const char* name : {"attn_output", "ffn_down"}) add(std::string("blk.0.") + name, {32, 2});
+  for (const char* name : {"attn_q_norm", "attn_k_norm"}) add(std::string("blk.0.") + name, {2});
+  for (const char* name : {"attn_norm", "ffn_norm"}) add(std::string("blk.0.") + name, {32});
+  add("output_norm", {32});
+  tensors["token_embd.weight"] = {torch::ones({4, 32}), GgufType::kQ8_0};
+  return tensors;
+}
+
+void write_gguf(const fs::path& folder) {
+  GgufMetadata metadata;
+  set_each(metadata, std::uint8_t{1}, std::int8_t{-1}, std::uint16_t{2}, std::int16_t{-2},
+           std::uint32_t{3}, std::int32_t{-3}, 0.5F, true, std::string("诗"), std::uint64_t{4},
+           std::int64_t{-4}, -0.5);
+  metadata.set("general.alignment", std::uint32_t{8});
+  const std::map<std::string, GgufTensor> tensors{
+      {"f32", {torch::arange(6.0).reshape({2, 3}), GgufType::kF32}},
+      {"f16", {torch::ones({}), GgufType::kF16}},
+      {"bf16", {torch::ones({1, 1, 2, 1}), GgufType::kBF16}},
+      {"q8", {torch::arange(64.0).reshape({2, 32}), GgufType::kQ8_0}},
+      {"none", {torch::ones({0, 2}), GgufType::kF32}}};
+  halftone::save_gguf(folder / "kinds", metadata, tensors);
+  halftone::save_gguf(folder / "none", {}, {});
+  halftone::save_gguf(folder / "model", small_model(), small_weights());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -73,13 +142,16 @@ int main(int argc, char** argv) {
     return 2;
   }
   const fs::path folder = argv[1];
-  for (const char* target : {"safetensors", "pth", "pickle"})
+  for (const char* target :
+       {"safetensors", "pth", "pickle", "gguf", "tokenizer", "config", "jsonl"})
     fs::create_directories(folder / target);
   write_safetensors(folder / "safetensors");
+  write_gguf(folder / "gguf");
+  halftone::test::write_text_seeds(folder);
   for (const auto& [name, object] : objects()) {
-    write(folder / "pickle" / name, pickle::program(object));
-    write(folder / "pth" / name, torch_file(object, kStorages, {.has_checksums = false}));
+    write_seed(folder / "pickle" / name, pickle::program(object));
+    write_seed(folder / "pth" / name, torch_file(object, kStorages, {.has_checksums = false}));
   }
-  write(folder / "pth/zip64", torch_file(objects()["plain"], kStorages, {.is_zip64 = true}));
-  write(folder / "pth/small", torch_file_of(small_tensors()));
+  write_seed(folder / "pth/zip64", torch_file(objects()["plain"], kStorages, {.is_zip64 = true}));
+  write_seed(folder / "pth/small", torch_file_of(small_tensors()));
 }

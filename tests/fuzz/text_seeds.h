@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace halftone::test {
+
+void write_seed(const std::filesystem::path& path, const std::string& bytes);
+
+/// Writes FOLDER/tokenizer, FOLDER/config and FOLDER/jsonl, which must be there.
+void write_text_seeds(const std::filesystem::path& folder);
+
+}  // namespace halftone::test
