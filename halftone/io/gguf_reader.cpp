@@ -135,6 +135,7 @@ std::string GgufReader::text(const std::string& what) {
   require(length, what);
   std::string result(length, '\0');
   take(result.data(), result.size(), what);
+  if (find_invalid_utf8(result)) fail(what + " is not UTF-8");
   return result;
 }
 
@@ -213,8 +214,7 @@ void GgufReader::check_start() {
 
 void GgufReader::read_entry(std::uint64_t index) {
   const std::string key = text(fmt::format("the key of metadata {}", index));
-  if (key.empty() || find_invalid_utf8(key))
-    fail(fmt::format("the key of metadata {} is {}", index, key.empty() ? "empty" : "not UTF-8"));
+  if (key.empty()) fail(fmt::format("the key of metadata {} is empty", index));
   const std::string what = fmt::format("metadata {}", quoted_json(key));
   if (metadata_.contains(key)) fail(what + " stands there twice");
   metadata_.set(key, value(number<std::uint32_t>(what), what));
@@ -232,8 +232,6 @@ GgufType GgufReader::known_type(std::uint32_t type, const std::string& name) con
 
 void GgufReader::read_outline(std::uint64_t index) {
   GgufOutline outline{.name = text(fmt::format("the name of tensor {}", index))};
-  if (find_invalid_utf8(outline.name))
-    fail(fmt::format("the name of tensor {} is not UTF-8", index));
   const std::string what = fmt::format("tensor {}", quoted_json(outline.name));
   const auto dimensions = number<std::uint32_t>(what);
   if (dimensions > gguf::kMaxDimensions)

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
+#include <vector>
 
 #include "halftone/system/hash.h"
 #include "halftone/tokenizer/chat_template.h"
@@ -38,11 +40,21 @@ std::string unescaped(std::string_view literal) {
   return text;
 }
 
-std::string replace_all(std::string text, std::string_view from, std::string_view to) {
-  if (from.empty()) return text;
-  for (std::size_t at = 0; (at = text.find(from, at)) != kNone; at += to.size())
-    text.replace(at, from.size(), to);
-  return text;
+using Replacement = std::pair<std::string_view, std::string_view>;
+
+// In one pass: what is put in is not read again, so marks may spell each other's names.
+std::string replaced(std::string_view text, const std::vector<Replacement>& replacements) {
+  std::string result;
+  for (std::size_t at = 0; at < text.size();) {
+    const auto found =
+        std::find_if(replacements.begin(), replacements.end(), [&](const Replacement& one) {
+          return !one.first.empty() && text.substr(at).starts_with(one.first);
+        });
+    const bool is_found = found != replacements.end();
+    result += is_found ? found->second : text.substr(at, 1);
+    at += is_found ? found->first.size() : 1;
+  }
+  return result;
 }
 
 std::string question_opens_answer_jinja() {
@@ -163,8 +175,9 @@ struct Shape {
 };
 
 Shape shape_of(std::string_view jinja, const std::string& bos, const std::string& eos) {
-  std::string text(jinja.substr(0, jinja.find_last_not_of(" \n") + 1));
-  text = replace_all(replace_all(std::move(text), escaped(bos), "\1"), escaped(eos), "\2");
+  std::string text =
+      replaced(jinja.substr(0, jinja.find_last_not_of(" \n") + 1), {{escaped(bos), "\1"}});
+  text = replaced(text, {{escaped(eos), "\2"}});
   const std::string head = "\1system\\n";
   for (std::size_t at = text.find(head); at != kNone; at = text.find(head, at)) {
     at += head.size();
@@ -173,7 +186,7 @@ Shape shape_of(std::string_view jinja, const std::string& bos, const std::string
     if (end == kNone) break;
     const std::string literal = text.substr(at, end - at);
     text.insert(end, "\3");  // where an empty text stands, too
-    return {replace_all(std::move(text), literal, ""), unescaped(literal)};
+    return {replaced(text, {{literal, ""}}), unescaped(literal)};
   }
   return {std::move(text), ""};
 }
@@ -194,10 +207,9 @@ constexpr std::array kKnownShapes = {
 }  // namespace
 
 std::string ChatTemplate::jinja() const {
-  std::string text = question_opens_answer ? question_opens_answer_jinja() : turns_jinja(*this);
-  text = replace_all(std::move(text), "DEFAULT", "\3");
-  text = replace_all(replace_all(std::move(text), "BOS", escaped(bos)), "EOS", escaped(eos));
-  return replace_all(std::move(text), "\3", escaped(default_system));
+  const std::string begin = escaped(bos), end = escaped(eos), system = escaped(default_system);
+  return replaced(question_opens_answer ? question_opens_answer_jinja() : turns_jinja(*this),
+                  {{"BOS", begin}, {"EOS", end}, {"DEFAULT", system}});
 }
 
 std::optional<ChatTemplate> recognise_chat_template(std::string_view jinja, const std::string& bos,

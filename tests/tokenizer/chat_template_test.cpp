@@ -146,6 +146,28 @@ TEST(ChatTemplate, RecognisesWhatItWrites) {
   EXPECT_FALSE(recognise_chat_template("", "<s>", "</s>"));
 }
 
+TEST(ChatTemplate, TakesMarksThatSpellTheNamesOfMarks) {
+  ChatTemplate format = ChatTemplate::minimind_v2();
+  format.bos = format.eos = "<EOS>";
+  format.default_system = "BOS";
+  EXPECT_THAT(format.jinja(), testing::HasSubstr("'<EOS>system\\nBOS<EOS>\\n'"));
+  const auto found = recognise_chat_template(format.jinja(), format.bos, format.eos);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->default_system, "BOS");
+}
+
+TEST(ChatTemplate, GrowsNoMoreThanItsMarks) {
+  ChatTemplate format = ChatTemplate::minimind_v2();
+  const std::string wide(20'000, ' ');
+  format.bos = format.eos = format.default_system = wide;
+  const std::string once = format.jinja();
+  for (const char* name : {"EOS", "DEFAULT", "\3"}) {
+    format.bos.clear();
+    while (format.bos.size() < wide.size()) format.bos += name;
+    EXPECT_LT(format.jinja().size(), 2 * once.size()) << name;
+  }
+}
+
 Tokenizer sample(const ChatTemplate& format) {
   const auto folder = std::filesystem::path(test::kGoldenDir) / "tokenizer";
   std::stringstream text;
