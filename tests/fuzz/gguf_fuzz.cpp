@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Any bytes as a GGUF file: metadata and tensors that read the same when they are written again,
 // with the model and the tokenizer that they describe, or a UserError.
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -12,6 +11,7 @@
 #include "halftone/io/gguf.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/system/file.h"
+#include "memory_folder.h"
 #include "support/memory_file.h"
 
 namespace {
@@ -24,13 +24,6 @@ using halftone::test::must_succeed;
 using halftone::test::require;
 using halftone::test::succeeds;
 using Tensors = std::map<std::string, GgufTensor>;
-
-/// In memory, and gone with the process.
-struct MemoryFolder {
-  std::string path = "/dev/shm/halftone-fuzz-XXXXXX";
-  MemoryFolder() { require(mkdtemp(path.data()) != nullptr, "there is a folder to write to"); }
-  ~MemoryFolder() { std::filesystem::remove_all(path); }
-};
 
 /// What the file holds, with blocks of Q8_0 as the fp32 numbers that they stand for.
 Tensors tensors_of(const GgufFile& file) {
@@ -50,8 +43,7 @@ bool is_writable(const GgufFile& file) {
 }
 
 std::string written(const GgufFile& file, const Tensors& tensors) {
-  static const MemoryFolder folder;
-  const std::filesystem::path path = folder.path + "/written.gguf";
+  const std::filesystem::path path = halftone::test::memory_folder() / "written.gguf";
   halftone::save_gguf(path, file.metadata, tensors);
   return halftone::read_file(path, std::uint64_t{1} << 30U);
 }

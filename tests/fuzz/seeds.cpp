@@ -9,8 +9,8 @@
 #include "halftone/io/gguf.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/models/model_config.h"
+#include "seed_writers.h"
 #include "support/torch_file.h"
-#include "text_seeds.h"
 
 namespace {
 

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "text_seeds.h"
-
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "halftone/models/model_family.h"
 #include "halftone/pretrain/hugging_face_config.h"
+#include "seed_writers.h"
 #include "small_tokenizer.h"
 
 namespace halftone::test {
