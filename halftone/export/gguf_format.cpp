@@ -8,6 +8,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/export/formats_impl.h"
+#include "halftone/export/gguf_experts.h"
 #include "halftone/export/model_gguf.h"
 #include "halftone/export/tokenizer_gguf.h"
 #include "halftone/io/gguf.h"
@@ -71,12 +72,13 @@ class GgufFormat : public ExportFormat {
             name, tensor.size(1), kQ8BlockSize));
   }
 
-  /// Vectors (the norms and biases) stay fp32, as llama.cpp computes with them.
+  /// Vectors (the norms and biases) and routers stay fp32, as llama.cpp computes with them.
   void write(const ExportSource& source, ExportDtype dtype,
              const std::filesystem::path& folder) const override {
     std::map<std::string, GgufTensor> tensors;
     for (const auto& [name, tensor] : to_gguf_names(source.parameters, source.model).tensors)
-      tensors[name] = {tensor, tensor.dim() == 2 ? kind_of(dtype).type : GgufType::kF32};
+      tensors[name] = {
+          tensor, tensor.dim() < 2 || is_gguf_router(name) ? GgufType::kF32 : kind_of(dtype).type};
     save_gguf(folder / kGgufFileName, metadata_for(source, dtype), tensors);
   }
 

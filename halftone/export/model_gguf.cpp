@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/export/gguf_experts.h"
 #include "halftone/models/model_family.h"
 #include "halftone/models/parameter_names.h"
 
@@ -29,7 +30,7 @@ constexpr std::array<GgufNames, 3> kGgufOutside{
     {{"token_embd", "tok_embeddings", "model.embed_tokens"},
      {"output_norm", "norm", "model.norm"},
      {"output", "output", "lm_head"}}};
-constexpr std::array<GgufNames, 11> kGgufInside{
+constexpr std::array<GgufNames, 12> kGgufInside{
     {{"attn_q", "attention.wq", "self_attn.q_proj"},
      {"attn_k", "attention.wk", "self_attn.k_proj"},
      {"attn_v", "attention.wv", "self_attn.v_proj"},
@@ -40,7 +41,8 @@ constexpr std::array<GgufNames, 11> kGgufInside{
      {"ffn_norm", "ffn_norm", "post_attention_layernorm"},
      {"ffn_gate", "feed_forward.w1", "mlp.gate_proj"},
      {"ffn_down", "feed_forward.w2", "mlp.down_proj"},
-     {"ffn_up", "feed_forward.w3", "mlp.up_proj"}}};
+     {"ffn_up", "feed_forward.w3", "mlp.up_proj"},
+     {"ffn_gate_inp", "feed_forward.gate", "mlp.gate"}}};
 
 template <std::size_t kSize>
 std::string_view translated(const std::array<GgufNames, kSize>& table, std::string_view name,
@@ -78,6 +80,8 @@ StateDict renamed(const StateDict& state, GgufColumn from, GgufColumn to) {
   }
   return result;
 }
+
+constexpr const char* kWithExperts = "qwen3moe";
 
 bool rotates_pairs(std::string_view architecture) { return architecture == "llama"; }
 
@@ -121,14 +125,29 @@ class ArchitectureKeys {
   std::string architecture_;
 };
 
+void read_experts(const ArchitectureKeys& keys, ModelConfig& model,
+                  std::vector<std::string_view>& known) {
+  model.use_moe = true;
+  model.n_shared_experts = 0;
+  model.n_routed_experts = keys.count("expert_count");
+  model.num_experts_per_tok = keys.count("expert_used_count");
+  for (const char* name : {"expert_count", "expert_used_count", "expert_feed_forward_length"})
+    known.emplace_back(name);
+}
+
 }  // namespace
 
 std::string gguf_architecture(const ModelConfig& config) {
   const ModelFamily& family = family_of(config);
-  if (config.use_moe)
-    throw UserError(fmt::format(
-        "{} with experts: expected a dense model for GGUF; export it with --format safetensors",
-        family.title));
+  if (config.use_moe) {
+    // llama.cpp divides the weights of the chosen experts by their sum, also where there is one.
+    if (!family.has_qk_norm || !family.normalises_single_expert || config.n_shared_experts > 0)
+      throw UserError(fmt::format(
+          "{} with experts: llama.cpp computes no such model, expected experts as a Qwen3 has "
+          "them; export it with --format safetensors",
+          family.title));
+    return kWithExperts;
+  }
   if (family.has_qk_norm) return "qwen3";
   return family.has_qkv_bias ? "qwen2" : "llama";
 }
@@ -149,6 +168,11 @@ void set_model_metadata(GgufMetadata& metadata, const ModelConfig& config) {
   set("attention.value_length", head_dim_of(config));
   set("rope.dimension_count", head_dim_of(config));
   set("vocab_size", config.vocab_size);
+  if (config.use_moe) {
+    set("expert_count", config.n_routed_experts);
+    set("expert_used_count", config.num_experts_per_tok);
+    set("expert_feed_forward_length", hidden_dim_of(config));
+  }
   metadata.set(architecture + ".attention.layer_norm_rms_epsilon",
                static_cast<float>(config.norm_eps));
   metadata.set(architecture + ".rope.freq_base", static_cast<float>(config.rope_theta));
@@ -156,17 +180,18 @@ void set_model_metadata(GgufMetadata& metadata, const ModelConfig& config) {
 
 ModelConfig model_of_gguf(const GgufMetadata& metadata, bool has_head) {
   const std::string& architecture = metadata.text("general.architecture");
-  if (architecture != "llama" && architecture != "qwen2" && architecture != "qwen3")
-    throw UserError(
-        fmt::format("its architecture is {}, expected llama, qwen2 or qwen3", architecture));
+  const bool has_experts = architecture == kWithExperts;
+  if (architecture != "llama" && architecture != "qwen2" && architecture != "qwen3" && !has_experts)
+    throw UserError(fmt::format("its architecture is {}, expected llama, qwen2, qwen3 or {}",
+                                architecture, kWithExperts));
   const ArchitectureKeys keys(metadata, architecture);
-  ModelConfig model{.generation = architecture};
+  ModelConfig model{.generation = has_experts ? "qwen3" : architecture};
   model.dim = keys.count("embedding_length");
   model.n_layers = keys.count("block_count");
   model.n_heads = keys.count("attention.head_count");
   model.n_kv_heads = keys.count("attention.head_count_kv", model.n_heads);
   model.head_dim = keys.count("attention.key_length", model.dim / model.n_heads);
-  model.hidden_dim = keys.count("feed_forward_length");
+  model.hidden_dim = keys.count(has_experts ? "expert_feed_forward_length" : "feed_forward_length");
   model.max_seq_len = keys.count("context_length");
   model.vocab_size = static_cast<std::int64_t>(metadata.texts("tokenizer.ggml.tokens").size());
   model.norm_eps = keys.number("attention.layer_norm_rms_epsilon");
@@ -180,10 +205,13 @@ ModelConfig model_of_gguf(const GgufMetadata& metadata, bool has_head) {
   require("attention.value_length", model.head_dim);
   require("rope.dimension_count", model.head_dim);
   require("vocab_size", model.vocab_size);
-  keys.refuse_all_but({"embedding_length", "block_count", "attention.head_count",
-                       "attention.head_count_kv", "attention.key_length", "attention.value_length",
-                       "feed_forward_length", "context_length", "attention.layer_norm_rms_epsilon",
-                       "rope.freq_base", "rope.dimension_count", "vocab_size"});
+  std::vector<std::string_view> known = {
+      "embedding_length",        "block_count",          "attention.head_count",
+      "attention.head_count_kv", "attention.key_length", "attention.value_length",
+      "feed_forward_length",     "context_length",       "rope.freq_base",
+      "rope.dimension_count",    "vocab_size",           "attention.layer_norm_rms_epsilon"};
+  if (has_experts) read_experts(keys, model, known);
+  keys.refuse_all_but(known);
   validate(model);
   return model;
 }
@@ -191,12 +219,18 @@ ModelConfig model_of_gguf(const GgufMetadata& metadata, bool has_head) {
 StateDict to_gguf_names(const StateDict& parameters, const ModelConfig& config) {
   if (rotates_pairs(gguf_architecture(config)))
     return renamed(parameters, &GgufNames::ours, &GgufNames::gguf);
-  return renamed(to_hugging_face_names(parameters, config), &GgufNames::theirs, &GgufNames::gguf);
+  StateDict named =
+      renamed(to_hugging_face_names(parameters, config), &GgufNames::theirs, &GgufNames::gguf);
+  stack_experts(named, config);
+  return named;
 }
 
 StateDict from_gguf_names(const StateDict& file, const ModelConfig& config) {
-  return renamed(file, &GgufNames::gguf,
-                 rotates_pairs(gguf_architecture(config)) ? &GgufNames::ours : &GgufNames::theirs);
+  if (rotates_pairs(gguf_architecture(config)))
+    return renamed(file, &GgufNames::gguf, &GgufNames::ours);
+  StateDict named = renamed(file, &GgufNames::gguf, &GgufNames::theirs);
+  unstack_experts(named, config);
+  return named;
 }
 
 }  // namespace halftone

@@ -10,8 +10,9 @@
 
 namespace halftone {
 
-/// The architecture under which llama.cpp computes exactly a model of `config`: "llama", "qwen2" or
-/// "qwen3". Throws UserError, which names what stands in the way, where there is none.
+/// The architecture under which llama.cpp computes exactly a model of `config`: "llama", "qwen2",
+/// "qwen3" or, with experts, "qwen3moe". Throws UserError, which names what stands in the way,
+/// where there is none.
 std::string gguf_architecture(const ModelConfig& config);
 
 /// Adds general.architecture and the architecture's keys.
@@ -23,11 +24,12 @@ void set_model_metadata(GgufMetadata& metadata, const ModelConfig& config);
 ModelConfig model_of_gguf(const GgufMetadata& metadata, bool has_head);
 
 /// `parameters` (this library's names) by llama.cpp's names, and with the order of rows that the
-/// architecture rotates: "llama" turns adjacent pairs, as this library does, "qwen2" and "qwen3"
-/// turn halves.
+/// architecture rotates: "llama" turns adjacent pairs, as this library does, "qwen2", "qwen3"
+/// and "qwen3moe" turn halves. The matrices of a layer's experts become one stack.
 StateDict to_gguf_names(const StateDict& parameters, const ModelConfig& config);
 
 /// The inverse, in names that load_parameters() reads. Names that are unknown stay as they are.
+/// Throws UserError for a stack of other experts than `config` says.
 StateDict from_gguf_names(const StateDict& file, const ModelConfig& config);
 
 }  // namespace halftone

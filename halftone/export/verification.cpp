@@ -170,6 +170,7 @@ std::string shape_difference(const ModelConfig& a, const ModelConfig& b) {
     return one == other ? std::string() : fmt::format("{} {} became {}", name, one, other);
   };
   const auto number = [](double x) { return static_cast<float>(x); };  // as GGUF holds it
+  const auto experts = [](const ModelConfig& c) { return c.use_moe ? c : ModelConfig(); };
   for (const std::string& difference :
        {differ("dim", a.dim, b.dim), differ("n_layers", a.n_layers, b.n_layers),
         differ("n_heads", a.n_heads, b.n_heads), differ("n_kv_heads", a.n_kv_heads, b.n_kv_heads),
@@ -179,7 +180,10 @@ std::string shape_difference(const ModelConfig& a, const ModelConfig& b) {
         differ("max_seq_len", a.max_seq_len, b.max_seq_len),
         differ("norm_eps", number(a.norm_eps), number(b.norm_eps)),
         differ("rope_theta", number(a.rope_theta), number(b.rope_theta)),
-        differ("use_moe", a.use_moe, b.use_moe)})
+        differ("use_moe", a.use_moe, b.use_moe),
+        differ("n_routed_experts", experts(a).n_routed_experts, experts(b).n_routed_experts),
+        differ("num_experts_per_tok", experts(a).num_experts_per_tok,
+               experts(b).num_experts_per_tok)})
     if (!difference.empty()) return difference;
   return "";
 }

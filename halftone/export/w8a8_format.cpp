@@ -54,8 +54,8 @@ class W8A8Format : public ExportFormat {
     source.tokenizer.special_tokens();
     if (source.model.use_moe)
       throw UserError(
-          "w8a8: a model with experts is not served exactly, since compressed-tensors would "
-          "quantize its routers; export it with --format safetensors");
+          "w8a8: a model with experts can't be loaded by transformers, which keeps a layer's "
+          "experts in one tensor and has no int8 for it; export it with --format hf or gguf");
   }
 
   void write(const ExportSource& source, ExportDtype dtype,

@@ -26,13 +26,14 @@ using torch::Tensor;
 
 struct Kind {
   const char* generation;
+  bool moe;
   const char* format;
   ExportDtype dtype;
 };
 
 std::string name_of_kind(const testing::TestParamInfo<Kind>& info) {
-  return std::string(info.param.generation) + "_" + info.param.format + "_" +
-         std::string(name_of(info.param.dtype));
+  return std::string(info.param.generation) + (info.param.moe ? "_moe_" : "_") + info.param.format +
+         "_" + std::string(name_of(info.param.dtype));
 }
 
 std::vector<Kind> all_kinds() {
@@ -40,7 +41,10 @@ std::vector<Kind> all_kinds() {
   for (const char* generation : {"v2", "v2504", "v3", "qwen2"})
     for (const ExportFormat* format : export_formats())
       for (const ExportDtype dtype : format->dtypes())
-        kinds.push_back({generation, format->name().data(), dtype});
+        kinds.push_back({generation, false, format->name().data(), dtype});
+  for (const char* format : {"safetensors", "hf", "gguf"})
+    for (const ExportDtype dtype : export_format(format).dtypes())
+      kinds.push_back({"v3", true, format, dtype});
   return kinds;
 }
 
@@ -49,7 +53,7 @@ class EveryExport : public testing::TestWithParam<Kind> {};
 TEST_P(EveryExport, IsReadBackWithinItsBounds) {
   const TempFolder folder;
   const Kind& kind = GetParam();
-  test::save_random_model(folder / "model", test::export_shape(kind.generation));
+  test::save_random_model(folder / "model", test::export_shape(kind.generation, kind.moe));
   const ExportReport report = export_model({.model = folder / "model",
                                             .format = &export_format(kind.format),
                                             .dtype = kind.dtype,
@@ -110,6 +114,8 @@ TEST(ExportModel, ModelsWithExpertsLeaveOnlyWhereTheyAreComputedExactly) {
   EXPECT_EQ(exported("safetensors").check.failure(), "");
   for (const char* format : {"gguf", "hf", "w8a8"})
     EXPECT_THAT(message_of<UserError>([&] { exported(format); }), HasSubstr("with experts"));
+  test::save_random_model(folder / "model", test::export_shape("v3", /*moe=*/true));
+  EXPECT_THAT(message_of<UserError>([&] { exported("w8a8"); }), HasSubstr("with experts"));
 }
 
 /// A format whose writer is wrong.

@@ -125,6 +125,59 @@ TEST(ModelMetadata, TheModelComesBack) {
   }
 }
 
+TEST(ModelMetadata, TheModelWithExpertsComesBack) {
+  for (const std::int64_t chosen : {1, 3}) {
+    GgufMetadata metadata;
+    ModelConfig shape = test::export_shape("qwen3", /*moe=*/true);
+    shape.num_experts_per_tok = chosen;
+    set_model_metadata(metadata, shape);
+    set_tokenizer_metadata(metadata, test::export_tokenizer(), shape.vocab_size);
+    EXPECT_EQ(metadata.text("general.architecture"), "qwen3moe");
+    ModelConfig back = model_of_gguf(metadata, false);
+    back.norm_eps = shape.norm_eps;
+    back.aux_loss_alpha = shape.aux_loss_alpha;  // of training alone
+    back.head_dim = shape.head_dim;
+    EXPECT_TRUE(back == shape) << chosen;
+    metadata.set("qwen3moe.expert_shared_count", std::uint32_t{1});
+    EXPECT_THAT(message_of<UserError>([&] { model_of_gguf(metadata, false); }),
+                HasSubstr("expert_shared_count"));
+  }
+}
+
+TEST(ModelMetadata, ExpertsThatLlamaCppComputesOtherwiseAreRefused) {
+  for (const char* generation : {"v2", "v2504"}) {
+    GgufMetadata metadata;
+    const ModelConfig shape = test::export_shape(generation, /*moe=*/true);
+    EXPECT_THAT(message_of<UserError>([&] { set_model_metadata(metadata, shape); }),
+                HasSubstr("llama.cpp computes no such model"));
+  }
+}
+
+TEST(ModelMetadata, StacksOfExpertsComeBack) {
+  const ModelConfig shape = test::export_shape("v3", /*moe=*/true);
+  torch::manual_seed(2);
+  const StateDict parameters = parameters_of(CausalLM(shape));
+  StateDict file = to_gguf_names(parameters, shape);
+  const torch::Tensor down = file.tensors.at("blk.1.ffn_down_exps.weight");
+  EXPECT_EQ(down.sizes(), (torch::IntArrayRef{shape.n_routed_experts, 64, 96}));
+  EXPECT_TRUE(down[2].equal(parameters.tensors.at("layers.1.feed_forward.experts.2.w2.weight")));
+  EXPECT_TRUE(file.tensors.at("blk.0.ffn_gate_inp.weight")
+                  .equal(parameters.tensors.at("layers.0.feed_forward.gate.weight")));
+  std::int64_t reads = 0;
+  for (auto& [name, tensor] : file.tensors) {
+    file.lazy[name] = [&reads, whole = tensor] { return ++reads, whole; };
+    tensor = tensor.to(torch::kMeta);
+  }
+  const StateDict back = to_v2_names(from_gguf_names(file, shape), shape);
+  ASSERT_EQ(back.tensors.size(), parameters.tensors.size());
+  for (const auto& [name, tensor] : parameters.tensors)
+    EXPECT_TRUE(back.tensor(name).equal(tensor)) << name;
+  EXPECT_EQ(reads, static_cast<std::int64_t>(file.tensors.size()));
+  file.tensors.at("blk.1.ffn_down_exps.weight") = down.narrow(0, 1, 2);
+  EXPECT_THAT(message_of<UserError>([&] { from_gguf_names(file, shape); }),
+              HasSubstr("'blk.1.ffn_down_exps.weight' has the shape 2 x 64 x 96"));
+}
+
 TEST(ModelMetadata, NamesOfTensorsComeBack) {
   for (const char* generation : {"v2", "qwen2", "v3"}) {
     const ModelConfig shape = test::export_shape(generation);
