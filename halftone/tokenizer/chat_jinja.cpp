@@ -68,6 +68,13 @@ std::string question_opens_answer_jinja() {
          "{% endif %}{% endfor %}";
 }
 
+std::string each_turn_jinja() {
+  return "{% for message in messages %}"
+         "{{ ('BEGIN' if loop.first else '') + 'BOS' + message['role'] + 'HEADER' + "
+         "message['content'] | trim + 'EOS' }}{% endfor %}"
+         "{% if add_generation_prompt %}{{ 'BOSassistantHEADER' }}{% endif %}";
+}
+
 std::string system_jinja(const ChatTemplate& format) {
   const bool has_default = !format.default_system.empty();
   std::string text;
@@ -113,12 +120,18 @@ std::string said_jinja(const ChatTemplate& format) {
   return "{{ content }}";
 }
 
-std::string calls_jinja() {
+std::string calls_jinja(const ChatTemplate& format) {
+  const std::string arguments =
+      format.quotes_argument_texts
+          ? "call.arguments | tojson"
+          : "call.arguments if call.arguments is string else call.arguments | tojson";
   return "{% if message.tool_calls %}{% for call in message.tool_calls %}"
          "{% if not loop.first or content %}{{ '\\n' }}{% endif %}"
          "{% if call.function %}{% set call = call.function %}{% endif %}"
          "{{ '<tool_call>\\n{\"name\": \"' + call.name + '\", \"arguments\": ' }}"
-         "{{ call.arguments if call.arguments is string else call.arguments | tojson }}"
+         "{{ " +
+         arguments +
+         " }}"
          "{{ '}\\n</tool_call>' }}{% endfor %}{% endif %}";
 }
 
@@ -162,7 +175,7 @@ std::string turns_jinja(const ChatTemplate& format) {
       "{{ 'BOS' + message.role + '\\n' + content + 'EOS\\n' }}"
       "{% elif message.role == 'assistant' %}{{ 'BOSassistant\\n' }}" +
       said_jinja(format);
-  if (format.has_tools) text += calls_jinja();
+  if (format.has_tools) text += calls_jinja(format);
   text += "{{ 'EOS\\n' }}";
   if (format.has_tools) text += tool_response_jinja();
   return text + "{% endif %}{% endfor %}" + prompt_jinja(format.thinking);
@@ -196,33 +209,44 @@ struct KnownShape {
   ChatTemplate (*format)();
 };
 
-// Those of the tokenizer_config.json that MiniMind has published.
+// Those that have been published by MiniMind and for Qwen2.5, Qwen3 and Llama 3.
 constexpr std::array kKnownShapes = {
     KnownShape{0x5515790a224dec11,
                ChatTemplate::minimind_2504},  // V2 and 2504 differ in marks and system text
     KnownShape{0x1367bde8d26678f9, ChatTemplate::minimind_2510},
     KnownShape{0x2851d59206e308a7, ChatTemplate::minimind_v3},
+    KnownShape{0xfc86875de2c6630d, ChatTemplate::qwen2},
+    KnownShape{0xbafd1564ebd94562, ChatTemplate::qwen3},
+    KnownShape{0x13082c1dfe7d94d9, ChatTemplate::llama3},
+    KnownShape{0x9d33b09eb63b9ca0, ChatTemplate::llama3},  // with "\n" for line breaks
 };
 
 }  // namespace
 
 std::string ChatTemplate::jinja() const {
-  const std::string begin = escaped(bos), end = escaped(eos), system = escaped(default_system);
-  return replaced(question_opens_answer ? question_opens_answer_jinja() : turns_jinja(*this),
-                  {{"BOS", begin}, {"EOS", end}, {"DEFAULT", system}});
+  const std::string begin = escaped(bos), end = escaped(eos), system = escaped(default_system),
+                    header = escaped(header_end), first = escaped(chat_begin);
+  const std::string text = trims                   ? each_turn_jinja()
+                           : question_opens_answer ? question_opens_answer_jinja()
+                                                   : turns_jinja(*this);
+  return replaced(
+      text,
+      {{"BOS", begin}, {"EOS", end}, {"DEFAULT", system}, {"HEADER", header}, {"BEGIN", first}});
 }
 
 std::optional<ChatTemplate> recognise_chat_template(std::string_view jinja, const std::string& bos,
                                                     const std::string& eos) {
+  if (jinja.ends_with('\n')) jinja.remove_suffix(1);  // as Jinja does
   const Shape shape = shape_of(jinja, bos, eos);
   const auto recognised = [&](ChatTemplate format) {
-    format.bos = bos;
+    (format.chat_begin.empty() ? format.bos : format.chat_begin) = bos;
     format.eos = eos;
     format.default_system = shape.default_system;
     return format;
   };
-  for (const auto make : {ChatTemplate::minimind_v2, ChatTemplate::minimind_2510,
-                          ChatTemplate::minimind_v3, ChatTemplate::qwen2, ChatTemplate::qwen3}) {
+  for (const auto make :
+       {ChatTemplate::minimind_v2, ChatTemplate::minimind_2510, ChatTemplate::minimind_v3,
+        ChatTemplate::qwen2, ChatTemplate::qwen3, ChatTemplate::llama3}) {
     const ChatTemplate format = recognised(make());
     if (format.jinja() == jinja) return format;
   }

@@ -9,6 +9,7 @@
 #include "halftone/system/json_reader_impl.h"
 #include "halftone/tokenizer/chat_text_impl.h"
 #include "halftone/tokenizer/python_json_impl.h"
+#include "halftone/tokenizer/python_strip_impl.h"
 
 namespace halftone {
 namespace {
@@ -63,23 +64,26 @@ class ChatWriter {
 
   void mark(std::string_view text) { chat_.text += text; }
   void content(std::string_view text) {
+    if (format_.trims) text = python_strip(text);
     const std::size_t begin = chat_.text.size();
     chat_.text += text;
     if (!text.empty()) chat_.contents.emplace_back(begin, chat_.text.size());
   }
-  void header(std::string_view role) { chat_.text.append(format_.bos).append(role) += '\n'; }
+  void header(std::string_view role) {
+    chat_.text.append(format_.bos).append(role).append(format_.header_end);
+  }
   void turn(std::string_view role, std::string_view text) {
     header(role);
     content(text);
     end_turn();
   }
-  void end_turn() { chat_.text.append(format_.eos) += '\n'; }
+  void end_turn() { chat_.text.append(format_.eos).append(format_.turn_end); }
   void begin_answer() { answer_ = chat_.text.size(); }
   /// The end of a turn too.
   void end_answer() {
     chat_.text += format_.eos;
     chat_.answers.emplace_back(answer_, chat_.text.size());
-    chat_.text += '\n';
+    chat_.text += format_.turn_end;
   }
   ChatText take() { return std::move(chat_); }
 
@@ -101,6 +105,7 @@ class ChatRenderer {
   ChatText render(ChatPrompt prompt) {
     const bool has_system = !messages_.empty() && messages_[0].role == "system";
     check_parts();
+    if (!messages_.empty()) writer_.mark(format_.chat_begin);
     write_system(has_system);
     for (at_ = has_system ? 1 : 0; at_ < messages_.size(); ++at_) write_message();
     write_prompt(prompt);
@@ -226,8 +231,8 @@ class ChatRenderer {
       writer_.content(call["name"].get<std::string>());
       writer_.mark("\", \"arguments\": ");
       const ordered_json& arguments = call["arguments"];
-      writer_.content(arguments.is_string() ? arguments.get<std::string>()
-                                            : python_json(arguments));
+      const bool is_json = arguments.is_string() && !format_.quotes_argument_texts;
+      writer_.content(is_json ? arguments.get<std::string>() : python_json(arguments));
       writer_.mark("}\n</tool_call>");
       follows_text = true;
     }
@@ -301,6 +306,7 @@ ChatTemplate ChatTemplate::qwen2() {
   ChatTemplate format =
       with_im_marks("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.");
   format.default_system_before_tools = true;
+  format.quotes_argument_texts = true;
   return format;
 }
 
@@ -308,6 +314,17 @@ ChatTemplate ChatTemplate::qwen3() {
   ChatTemplate format = with_im_marks("");
   format.thinking = ChatThinking::kAfterLastQuestion;
   return format;
+}
+
+ChatTemplate ChatTemplate::llama3() {
+  return {.bos = "<|start_header_id|>",
+          .header_end = "<|end_header_id|>\n\n",
+          .eos = "<|eot_id|>",
+          .turn_end = "",
+          .chat_begin = "<|begin_of_text|>",
+          .trims = true,
+          .default_system = "",
+          .question_opens_answer = false};
 }
 
 ChatText ChatTemplate::render(std::span<const ChatMessage> messages, ChatPrompt prompt) const {

@@ -7,6 +7,8 @@
 //   2504           the same with <|im_start|> and <|im_end|>
 //   2510, ChatML   <|im_start|>{role}\n{text}<|im_end|>\n       each turn; tools stand in the
 //   system's V3, Qwen3      as 2510; an answer begins with <think>\n{reasoning}\n</think>\n\n
+//   Llama 3        <|begin_of_text|>, then for each turn
+//                  <|start_header_id|>{role}<|end_header_id|>\n\n{text, trimmed}<|eot_id|>
 #pragma once
 
 #include <cstddef>
@@ -51,12 +53,17 @@ enum class ChatThinking {
 };
 
 struct ChatTemplate {
-  std::string bos = "<s>";
-  std::string eos = "</s>";
+  std::string bos = "<s>";        ///< before the role of a turn
+  std::string header_end = "\n";  ///< behind it
+  std::string eos = "</s>";       ///< behind what was said
+  std::string turn_end = "\n";
+  std::string chat_begin;  ///< before the first turn
+  bool trims = false;      ///< what messages say, of white space at both ends
   std::string default_system = "你是 MiniMind，是一个有用的人工智能助手。";  ///< empty: none
   bool question_opens_answer = true;  ///< V2: the header of an answer ends the question before it
   bool has_tools = false;
   bool default_system_before_tools = false;  ///< else tools are described without it
+  bool quotes_argument_texts = false;        ///< of a call; else such a text is taken for JSON
   ChatThinking thinking = ChatThinking::kNone;
 
   static ChatTemplate minimind_v2();
@@ -65,6 +72,7 @@ struct ChatTemplate {
   static ChatTemplate minimind_v3();
   static ChatTemplate qwen2();
   static ChatTemplate qwen3();
+  static ChatTemplate llama3();
 
   /// The text of `messages`. Throws UserError that names the message: a role or a part that this
   /// format has no place for, V2's system message that is not the first, tools that are no JSON.
@@ -77,8 +85,9 @@ struct ChatTemplate {
 };
 
 /// The format of a Jinja template, whose marks are `bos` and `eos`: one that jinja() wrote, or that
-/// of MiniMind V2, 2504, 2510 and V3, of Qwen2.5 and of Qwen3, each with any default system text.
-/// They are compared whole: nothing for every other template.
+/// of MiniMind V2, 2504, 2510 and V3, of Qwen2.5, Qwen3 and Llama 3, each with any default system
+/// text. `bos` of Llama 3 is what a chat begins with. They are compared whole: nothing for every
+/// other template.
 std::optional<ChatTemplate> recognise_chat_template(std::string_view jinja, const std::string& bos,
                                                     const std::string& eos);
 

@@ -21,6 +21,7 @@ namespace {
 constexpr std::uint64_t kMaxFileBytes = std::uint64_t{256} << 20U;
 constexpr const char* kFileName = "tokenizer.json";
 constexpr const char* kConfigName = "tokenizer_config.json";
+constexpr const char* kChatTemplateName = "chat_template.jinja";  // instead of a key of the former
 
 /// Encodes one text; holds the buffers that its words share.
 class Encoder {
@@ -189,10 +190,14 @@ Tokenizer Tokenizer::load(const std::filesystem::path& file_or_folder) {
         "{}: expected a tokenizer.json or a folder that holds one, found nothing; `halftone "
         "tokenizer train` makes one",
         file.string()));
-  const std::filesystem::path config = file.parent_path() / kConfigName;
-  return from_json(read_file(file, kMaxFileBytes),
-                   std::filesystem::exists(config, ignored) ? read_file(config, kMaxFileBytes) : "",
-                   file.string());
+  const auto text_beside = [&](const char* name) {
+    const std::filesystem::path other = file.parent_path() / name;
+    return std::filesystem::exists(other, ignored) ? read_file(other, kMaxFileBytes) : "";
+  };
+  std::string config = text_beside(kConfigName);
+  if (const std::string chat = text_beside(kChatTemplateName); !chat.empty())
+    config = with_chat_template(config, chat, file.string());
+  return from_json(read_file(file, kMaxFileBytes), config, file.string());
 }
 
 Tokenizer Tokenizer::from_json(std::string_view json, std::string_view config_json,
@@ -277,9 +282,9 @@ bool Tokenizer::has_chat_template() const { return state_->chat.has_value(); }
 const ChatTemplate& Tokenizer::chat_template() const {
   if (!state_->chat)
     throw UserError(
-        fmt::format("{}: the chat_template in its tokenizer_config.json is none of those that are "
-                    "known (MiniMind's of V2, 2504, 2510 and V3); take it out there to use "
-                    "MiniMind's",
+        fmt::format("{}: its chat template is none of those that are known (MiniMind's of V2, "
+                    "2504, 2510 and V3, Qwen2.5's, Qwen3's and Llama 3's); take chat_template out "
+                    "of its tokenizer_config.json to use MiniMind's",
                     state_->origin));
   return *state_->chat;
 }

@@ -34,7 +34,8 @@ struct TokenizerState;
 /// called from several threads at once.
 class Tokenizer {
  public:
-  /// Reads FILE or FOLDER/tokenizer.json, and tokenizer_config.json beside it if there is one.
+  /// Reads FILE or FOLDER/tokenizer.json, and tokenizer_config.json beside it if there is one; a
+  /// chat_template.jinja there comes before the latter's template.
   /// Throws UserError that names the file and the field.
   static Tokenizer load(const std::filesystem::path& file_or_folder);
 

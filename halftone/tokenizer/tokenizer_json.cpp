@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/tokenizer/tokenizer_json.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
 #include "halftone/system/json_reader_impl.h"
 
 namespace halftone {
@@ -198,6 +202,16 @@ TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string&
   if (root["chat_template"].value().is_string())
     config.chat_template = root["chat_template"].as_string();
   return config;
+}
+
+std::string with_chat_template(std::string_view config_json, std::string_view chat_template,
+                               const std::string& origin) {
+  if (find_invalid_utf8(chat_template))
+    throw UserError(fmt::format("{}: expected a chat template in UTF-8", origin));
+  JsonDocument document = parse_json(config_json.empty() ? "{}" : config_json, origin);
+  if (!document.value.is_object()) document.root().fail("must be an object");
+  document.value["chat_template"] = chat_template;
+  return document.value.dump(2);
 }
 
 std::string write_tokenizer_config(const TokenizerConfig& config, const TokenizerSpec& spec) {

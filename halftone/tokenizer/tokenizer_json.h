@@ -51,6 +51,11 @@ std::string write_tokenizer_json(const TokenizerSpec& spec);
 /// Reads the fields named above and ignores the others. Throws UserError.
 TokenizerConfig parse_tokenizer_config(std::string_view json, const std::string& origin);
 
+/// The text of tokenizer_config.json, which may be empty, with another chat template. Throws
+/// UserError for what is no JSON object and for a template that is not UTF-8.
+std::string with_chat_template(std::string_view config_json, std::string_view chat_template,
+                               const std::string& origin);
+
 /// A tokenizer_config.json for `config` and the added tokens of `spec`.
 std::string write_tokenizer_config(const TokenizerConfig& config, const TokenizerSpec& spec);
 

@@ -146,11 +146,47 @@ TEST(ChatTemplate, RecognisesWhatItWrites) {
   EXPECT_FALSE(recognise_chat_template("", "<s>", "</s>"));
 }
 
+TEST(ChatTemplate, WritesLlama3sHeaders) {
+  const ChatTemplate format = ChatTemplate::llama3();
+  const std::vector<ChatMessage> chat{
+      {"system", " short\u3000"}, {"user", "\n春\x1F"}, {"assistant", "\tyes \n"}};
+  const ChatText written = format.render(chat, ChatPrompt::kAnswer);
+  const std::string answer = "yes<|eot_id|>";
+  EXPECT_EQ(written.text,
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nshort<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\n春<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n" +
+                answer + "<|start_header_id|>assistant<|end_header_id|>\n\n");
+  ASSERT_EQ(written.answers.size(), 1U);
+  const auto [begin, end] = written.answers[0];
+  EXPECT_EQ(written.text.substr(begin, end - begin), answer);
+  EXPECT_EQ(format.render({}, ChatPrompt::kAnswer).text,
+            "<|start_header_id|>assistant<|end_header_id|>\n\n");
+  const auto found = recognise_chat_template(format.jinja(), "<|begin_of_text|>", "<|eot_id|>");
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->jinja(), format.jinja());
+  EXPECT_EQ(found->render(chat).text, format.render(chat).text);
+  EXPECT_THAT(test::message_of<UserError>([&] {
+                format.render(std::vector<ChatMessage>{{"tool", "1"}});
+              }),
+              testing::HasSubstr("has the role \"tool\""));
+}
+
+TEST(ChatTemplate, QuotesArgumentsThatAreATextForQwen2) {
+  const std::vector<ChatMessage> chat{
+      {"user", "q"}, {"assistant", "", {}, "", R"([{"name": "f", "arguments": "{\"x\": 1}"}])"}};
+  EXPECT_THAT(ChatTemplate::qwen2().render(chat).text,
+              testing::HasSubstr(R"("arguments": "{\"x\": 1}"})"));
+  EXPECT_THAT(ChatTemplate::qwen3().render(chat).text,
+              testing::HasSubstr(R"("arguments": {"x": 1}})"));
+}
+
 TEST(ChatTemplate, TakesMarksThatSpellTheNamesOfMarks) {
   ChatTemplate format = ChatTemplate::minimind_v2();
-  format.bos = format.eos = "<EOS>";
+  format.bos = "<BOS or EOS>";
+  format.eos = "<EOS>";
   format.default_system = "BOS";
-  EXPECT_THAT(format.jinja(), testing::HasSubstr("'<EOS>system\\nBOS<EOS>\\n'"));
+  EXPECT_THAT(format.jinja(), testing::HasSubstr("'<BOS or EOS>system\\nBOS<EOS>\\n'"));
   const auto found = recognise_chat_template(format.jinja(), format.bos, format.eos);
   ASSERT_TRUE(found);
   EXPECT_EQ(found->default_system, "BOS");

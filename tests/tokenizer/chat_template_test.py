@@ -4,8 +4,8 @@
 
     python3 tests/tokenizer/chat_template_test.py build/tests/tokenizer/chat_texts [FOLDER...]
 
-Further arguments are folders that hold a tokenizer_config.json of MiniMind: its template must be recognised, and give
-the same texts. Skipped (77) where Python has no jinja2.
+Further arguments are folders that hold a tokenizer_config.json of MiniMind, Qwen or Llama 3: its template must be
+recognised, and give the same texts. Skipped (77) where Python has no jinja2.
 """
 
 import json
@@ -24,9 +24,14 @@ except ImportError:
 # What each format can say.
 TOOLS = {"2510", "v3", "qwen2", "qwen3"}
 THOUGHTS = {"v3", "qwen3"}
-FORMATS = ["v2", "2504", "2510", "v3", "qwen2", "qwen3"]
+FORMATS = ["v2", "2504", "2510", "v3", "qwen2", "qwen3", "llama3"]
+BOS = {"v2": "<s>", "llama3": "<|begin_of_text|>"}
+EOS = {"v2": "</s>", "llama3": "<|eot_id|>"}
 TEXTS = ["", "hi", "你好，世界！", "It's \"so\" \\ {{ x }}", "\n\nlines\n", "<s></s><|im_end|>", " a ", "\t\x7f\u2028",
-         "<tool_response>\nx\n</tool_response>"]
+         "<tool_response>\nx\n</tool_response>", "\u3000\x1f\u200b x\x85\xa0\x1c", "<|eot_id|>"]
+# What tells published templates apart, in this order.
+MARKS = {"start_header_id": "llama3", "last_query_index": "qwen3", "You are Qwen": "qwen2", "</think>'": "v3",
+         "tool": "2510", "": "v2"}
 THINKING = ["<think>\nwell\n</think>\n\nyes", "\n<think>a</think>b<think>c</think>\nd", "odd</think>"]
 VALUES = [1, -7, 2.5, 1e16, 1e-7, 123456.0, 1e15, True, None, "é\"\\", [], {}, [1, [2, {"b": 1, "a": 2}]]]
 
@@ -87,7 +92,7 @@ def as_input(chat, form):
 def jinja_text(template, chat, kind):
     thinks = chat["prompt"] == "thinking"
     choice = {"open_thinking": thinks, "enable_thinking": thinks} if kind in THOUGHTS else {}
-    return template.render(messages=chat["messages"], tools=chat["tools"],
+    return template.render(messages=chat["messages"], tools=chat["tools"], bos_token=BOS.get(kind),
                            add_generation_prompt=chat["prompt"] != "none", **choice)
 
 
@@ -107,17 +112,21 @@ def check(program, name, form, kind, template=None):
     return answers[0]["jinja"]
 
 
+def recognised(jinja, kind):
+    return {"jinja": jinja, "bos": BOS.get(kind, "<|im_start|>"), "eos": EOS.get(kind, "<|im_end|>")}
+
+
 def main():
     program, folders = sys.argv[1], sys.argv[2:]
     for kind in FORMATS:
         jinja = check(program, kind, kind, kind)
-        bos, eos = ("<s>", "</s>") if kind == "v2" else ("<|im_start|>", "<|im_end|>")
-        check(program, f"{kind} recognised", {"jinja": jinja, "bos": bos, "eos": eos}, kind)
+        check(program, f"{kind} recognised", recognised(jinja, kind), kind)
     for folder in folders:
         config = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
         template = config["chat_template"]
-        kind = "v3" if "</think>'" in template else "2510" if "tool" in template else "v2"
-        form = {"jinja": template, "bos": config["bos_token"], "eos": config["eos_token"]}
+        kind = next(kind for mark, kind in MARKS.items() if mark in template)
+        form = recognised(template, kind)
+        form = {**form, "bos": config.get("bos_token") or form["bos"], "eos": config.get("eos_token") or form["eos"]}
         check(program, folder, form, kind, template)
     print(f"{len(FORMATS)} formats and {len(folders)} published templates give equal texts")
 

@@ -24,7 +24,8 @@ ChatTemplate format_of(const json& format) {
   static const std::map<std::string, ChatTemplate (*)()> kFormats = {
       {"v2", ChatTemplate::minimind_v2},     {"2504", ChatTemplate::minimind_2504},
       {"2510", ChatTemplate::minimind_2510}, {"v3", ChatTemplate::minimind_v3},
-      {"qwen2", ChatTemplate::qwen2},        {"qwen3", ChatTemplate::qwen3}};
+      {"qwen2", ChatTemplate::qwen2},        {"qwen3", ChatTemplate::qwen3},
+      {"llama3", ChatTemplate::llama3}};
   if (format.is_string()) return kFormats.at(format.get<std::string>())();
   const auto found = halftone::recognise_chat_template(format["jinja"].get<std::string>(),
                                                        format["bos"].get<std::string>(),

@@ -234,6 +234,27 @@ TEST(Tokenizer, SavesWhatLoadsTheSame) {
   EXPECT_THROW(Tokenizer::load(folder), UserError);
 }
 
+TEST(Tokenizer, ReadsTheChatTemplateFromAFileOfItsOwn) {
+  const std::filesystem::path folder =
+      std::filesystem::path(testing::TempDir()) / "tokenizer_with_template";
+  sample().save(folder);
+  ChatTemplate chat;
+  chat.default_system = "another";
+  const auto write = [&](const std::string& text) {
+    std::ofstream(folder / "chat_template.jinja", std::ios::binary) << text;
+  };
+  write(chat.jinja() + "\n");
+  const Tokenizer loaded = Tokenizer::load(folder);
+  EXPECT_EQ(loaded.chat_template().default_system, "another");
+  EXPECT_EQ(json::parse(loaded.config_json())["chat_template"], chat.jinja() + "\n");
+  EXPECT_EQ(loaded.special_tokens().eos, 2);
+  std::filesystem::remove(folder / "tokenizer_config.json");
+  EXPECT_EQ(Tokenizer::load(folder).chat_template().default_system, "another");
+  write("\xFF");
+  EXPECT_THAT(test::message_of<UserError>([&] { Tokenizer::load(folder); }), HasSubstr("UTF-8"));
+  std::filesystem::remove_all(folder);
+}
+
 TEST(Tokenizer, NamesTheFieldThatItCannotUse) {
   const std::vector<std::pair<const char*, const char*>> cases = {
       {R"({"model": {"type": "WordPiece"}})", "model.type must be BPE"},
