@@ -211,7 +211,8 @@ TEST(OpenGguf, RefusesMetadataThatIsWrong) {
               HasSubstr("array of arrays"));
   EXPECT_THAT(refusal(start(0, 1) + text("") + raw<std::uint32_t>(0) + "a"), HasSubstr("is empty"));
   const std::string no_text = text("\xCB");
-  EXPECT_THAT(refusal(start(0, 1) + no_text), HasSubstr("the key of metadata 0 is not UTF-8"));
+  EXPECT_THAT(refusal(start(0, 1) + no_text + std::string(8, '\0')),
+              HasSubstr("the key of metadata 0 is not UTF-8"));
   EXPECT_THAT(refusal(key + raw<std::uint32_t>(8) + no_text),
               HasSubstr("metadata \"k\" is not UTF-8"));
   EXPECT_THAT(refusal(key + raw<std::uint32_t>(9) + raw<std::uint32_t>(8) + raw<std::uint64_t>(1) +
