@@ -58,7 +58,9 @@ void check_written(const GgufFile& file) {
 void check_model(const GgufFile& file) {
   const ModelConfig model =
       halftone::model_of_gguf(file.metadata, file.types.contains("output.weight"));
-  halftone::check_parameters(halftone::from_gguf_names(file.tensors, model), model, "input");
+  const halftone::StateDict weights = halftone::from_gguf_names(file.tensors, model);
+  halftone::check_parameters(weights, model, "input");
+  halftone::to_v2_names(weights, model).read_all();
 }
 
 }  // namespace

@@ -79,7 +79,7 @@ void set_each(GgufMetadata& metadata, const T&... values) {
    ...);
 }
 
-GgufMetadata small_model() {
+GgufMetadata small_model(bool has_experts) {
   GgufMetadata metadata;
   halftone::set_model_metadata(metadata, {.generation = "qwen3",
                                           .dim = 32,
@@ -89,7 +89,11 @@ GgufMetadata small_model() {
                                           .head_dim = 2,
                                           .hidden_dim = 2,
                                           .vocab_size = 4,
-                                          .max_seq_len = 8});
+                                          .max_seq_len = 8,
+                                          .use_moe = has_experts,
+                                          .n_routed_experts = 2,
+                                          .num_experts_per_tok = 1,
+                                          .n_shared_experts = 0});
   metadata.set("tokenizer.ggml.model", std::string("gpt2"));
   metadata.set("tokenizer.ggml.pre", std::string("gpt-2"));
   metadata.set("tokenizer.ggml.tokens", GgufArray(std::vector<std::string>{"<s>", "a", "aa", "x"}));
@@ -101,15 +105,23 @@ GgufMetadata small_model() {
   return metadata;
 }
 
-std::map<std::string, GgufTensor> small_weights() {
+std::map<std::string, GgufTensor> small_weights(bool has_experts) {
   std::map<std::string, GgufTensor> tensors;
   const auto add = [&](const std::string& name, std::vector<std::int64_t> sizes) {
     tensors[name + ".weight"] = {torch::ones(sizes),
-                                 sizes.size() == 2 ? GgufType::kF16 : GgufType::kF32};
+                                 sizes.size() >= 2 ? GgufType::kF16 : GgufType::kF32};
   };
-  for (const char* name : {"attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"})
+  for (const char* name : {"attn_q", "attn_k", "attn_v"})
     add(std::string("blk.0.") + name, {2, 32});
-  for (const char* name : {"attn_output", "ffn_down"}) add(std::string("blk.0.") + name, {32, 2});
+  add("blk.0.attn_output", {32, 2});
+  const std::string matrix = has_experts ? "_exps" : "";
+  const auto add_matrices = [&](const std::string& name, std::vector<std::int64_t> sizes) {
+    if (has_experts) sizes.insert(sizes.begin(), 2);
+    add("blk.0." + name + matrix, std::move(sizes));
+  };
+  for (const char* name : {"ffn_gate", "ffn_up"}) add_matrices(name, {2, 32});
+  add_matrices("ffn_down", {32, 2});
+  if (has_experts) add("blk.0.ffn_gate_inp", {2, 32});
   for (const char* name : {"attn_q_norm", "attn_k_norm"}) add(std::string("blk.0.") + name, {2});
   for (const char* name : {"attn_norm", "ffn_norm"}) add(std::string("blk.0.") + name, {32});
   add("output_norm", {32});
@@ -131,7 +143,9 @@ void write_gguf(const fs::path& folder) {
       {"none", {torch::ones({0, 2}), GgufType::kF32}}};
   halftone::save_gguf(folder / "kinds", metadata, tensors);
   halftone::save_gguf(folder / "none", {}, {});
-  halftone::save_gguf(folder / "model", small_model(), small_weights());
+  for (const bool has_experts : {false, true})
+    halftone::save_gguf(folder / (has_experts ? "experts" : "model"), small_model(has_experts),
+                        small_weights(has_experts));
 }
 
 }  // namespace
