@@ -22,8 +22,8 @@ struct ExportBounds {
   double loss_change = 0;   // nats a token, either way
 };
 
-/// The bounds for matrices stored so; docs/formats.md says where they come from.
-ExportBounds export_bounds(const ExportFormat& format, ExportDtype dtype);
+/// The bounds for the matrices of `model` stored so; docs/formats.md says where they come from.
+ExportBounds export_bounds(const ExportFormat& format, ExportDtype dtype, const ModelConfig& model);
 
 struct TokenCheck {
   bool is_training_text = false;  // else a sample in several languages that is built in

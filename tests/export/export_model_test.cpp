@@ -146,10 +146,10 @@ class Corrupted : public ExportFormat {
   Damage damage_;
 };
 
-void expect_refused(const char* format, const Corrupted::Damage& damage,
-                    const std::string& message) {
+void expect_refused(const char* format, const Corrupted::Damage& damage, const std::string& message,
+                    const ModelConfig& shape = test::export_shape("v2")) {
   const TempFolder folder;
-  test::save_random_model(folder / "model", test::export_shape("v2"));
+  test::save_random_model(folder / "model", shape);
   const Corrupted corrupted(format, damage);
   for (const ExportDtype dtype : corrupted.dtypes()) {
     const ExportRequest request{.model = folder / "model",
@@ -178,6 +178,23 @@ TEST(ExportModel, AWriterThatDamagesWeightsIsFoundOut) {
           weight = weight.view({4, 8, 2, 64}).transpose(1, 2).reshape({64, 64});
         },
         "its logits differ");
+  }
+}
+
+TEST(ExportModel, AWriterThatMixesUpExpertsIsFoundOut) {
+  const ModelConfig shape = test::export_shape("v3", /*moe=*/true);
+  for (const char* format : {"safetensors", "hf", "gguf"}) {
+    expect_refused(
+        format,
+        [](ExportSource& source) {
+          auto& tensors = source.parameters.tensors;
+          std::swap(tensors.at("layers.1.feed_forward.experts.0.w2.weight"),
+                    tensors.at("layers.1.feed_forward.experts.1.w2.weight"));
+        },
+        "its logits differ", shape);
+    expect_refused(
+        format, [](ExportSource& source) { source.model.num_experts_per_tok = 3; },
+        "num_experts_per_tok", shape);
   }
 }
 
