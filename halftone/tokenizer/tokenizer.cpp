@@ -5,6 +5,7 @@
 #include <unicode/utf8.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "halftone/core/error.h"
@@ -174,9 +175,11 @@ const TokenizerState::Token* token_at(const TokenizerState& state, std::int32_t 
 // Bytes at the end of `text` that begin a character and may yet become one.
 std::size_t unfinished_length(std::string_view text) {
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
-  std::size_t length = text.size();
+  // Signed: ICU looks at what stands two and three bytes before the end only if that is not
+  // negative.
+  auto length = static_cast<std::ptrdiff_t>(text.size());
   U8_TRUNCATE_IF_INCOMPLETE(bytes, 0, length);
-  return text.size() - length;
+  return text.size() - static_cast<std::size_t>(length);
 }
 
 }  // namespace

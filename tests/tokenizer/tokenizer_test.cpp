@@ -363,6 +363,17 @@ TEST(StreamDecoder, PiecesTogetherAreTheWholeText) {
   }
 }
 
+// The sanitizers see what is read before the first byte.
+TEST(StreamDecoder, ReplacesTheEndOfACharacterThatNeverBegan) {
+  for (const std::string text : {"\x80", "\x80\xBF", "\xBF\xBF\xBF", "a\x80"}) {
+    StreamDecoder stream(sample());
+    std::string pieces;
+    for (const std::int32_t id : sample().encode(text)) pieces += stream.push(id);
+    EXPECT_EQ(pieces, replace_invalid_utf8(text));
+    EXPECT_EQ(stream.flush(), "");
+  }
+}
+
 TEST(StreamDecoder, HoldsBackAnUnfinishedCharacter) {
   const Ids bytes = sample().encode("\xE2\x80\xA9");
   ASSERT_EQ(bytes.size(), 3);
