@@ -11,6 +11,9 @@ Looks, in this order, at
   the download cache           what scripts/setup.sh fetched
   python3 -m pip's torch       when importable by python3
 
+A build for another processor wants that processor's LibTorch. Of these it asks the CMake variable and the download cache,
+whose folder aarch64 scripts/setup.sh --cross aarch64 fills; the rest is for this machine.
+
 With HALFTONE_CUDA only a LibTorch that has lib/libtorch_cuda.so counts, and the CUDA toolkit is needed for
 its headers.
 
@@ -20,7 +23,7 @@ LibTorch_VERSION.
 
 A program can load one LibTorch only. It is an error if find_package(Torch) finds another one, before or after.
 ]]
-if(NOT HALFTONE_LIBTORCH AND DEFINED ENV{HALFTONE_LIBTORCH})
+if(NOT HALFTONE_LIBTORCH AND NOT CMAKE_CROSSCOMPILING AND DEFINED ENV{HALFTONE_LIBTORCH})
   set(HALFTONE_LIBTORCH "$ENV{HALFTONE_LIBTORCH}")
 endif()
 
@@ -104,7 +107,11 @@ if(NOT LibTorch_ROOT_DIR)
   if(NOT _cache)
     set(_cache "$ENV{HOME}/.cache")
   endif()
-  file(GLOB _cached "${_cache}/halftone/libtorch-*")
+  string(APPEND _cache "/halftone")
+  if(CMAKE_CROSSCOMPILING)
+    string(APPEND _cache "/${CMAKE_SYSTEM_PROCESSOR}")
+  endif()
+  file(GLOB _cached "${_cache}/libtorch-*")
   list(SORT _cached COMPARE NATURAL ORDER DESCENDING)
   # Without HALFTONE_CUDA the CUDA half would only be loaded for nothing.
   set(_cached_cuda ${_cached})
@@ -115,7 +122,7 @@ if(NOT LibTorch_ROOT_DIR)
       _libtorch_root_of("${_folder}" LibTorch_ROOT_DIR)
     endif()
   endforeach()
-  if(NOT LibTorch_ROOT_DIR)
+  if(NOT LibTorch_ROOT_DIR AND NOT CMAKE_CROSSCOMPILING)
     execute_process(
       COMMAND python3 -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
       OUTPUT_VARIABLE _pip_torch OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE _pip_failed)
@@ -141,7 +148,7 @@ include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(
   LibTorch REQUIRED_VARS LibTorch_ROOT_DIR VERSION_VAR LibTorch_VERSION
   REASON_FAILURE_MESSAGE
-    "Run scripts/setup.sh to fetch it (with --cuda for HALFTONE_CUDA), or name one with HALFTONE_LIBTORCH=DIR (a folder with lib/libtorch_cpu.so).")
+    "Run scripts/setup.sh to fetch it (with --cuda for HALFTONE_CUDA, with --cross aarch64 for Arm), or name one with HALFTONE_LIBTORCH=DIR (a folder with lib/libtorch_cpu.so).")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetches the pinned LibTorch (libtorch.json) into the download cache and prints its folder.
 
+One for another processor than this machine's goes to a folder of the processor's name in the cache.
+
 Standard library only, Python 3.9 or newer. It asks the package index that pip is configured for, resumes what was cut
 off, checks every sha256, and puts the folder in place in one step, so that it is either whole or absent. A second run
 fetches nothing; two runs at once wait for each other.
@@ -327,6 +329,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default_cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "halftone"
     parser.add_argument("--cuda", action="store_true", help="the CUDA half too (about 2.5 GB)")
+    parser.add_argument("--arch", default=platform.machine(), help="processor that it is for; default: this machine's, %(default)s")
     parser.add_argument("--cache", type=pathlib.Path, default=default_cache, help="default: %(default)s")
     parser.add_argument("--manifest", type=pathlib.Path, default=pathlib.Path(__file__).with_name("libtorch.json"))
     parser.add_argument("--keep-downloads", action="store_true", help="keep the wheels after unpacking")
@@ -334,7 +337,15 @@ def main() -> int:
     options = parser.parse_args()
 
     manifest = json.loads(options.manifest.read_text())
-    selection = manifest["cuda" if options.cuda else "cpu"]
+    kind = "cuda" if options.cuda else "cpu"
+    selection = manifest.get(kind if options.arch == "x86_64" else f"{kind}-{options.arch}")
+    if platform.system() != "Linux" or selection is None:
+        raise SetupError(
+            f"no {'CUDA build of ' if options.cuda else ''}LibTorch is pinned for {platform.system()} on {options.arch}; "
+            "name yours with HALFTONE_LIBTORCH=DIR"
+        )
+    if options.arch != platform.machine():
+        options.cache /= options.arch
     name = f"libtorch-{manifest['version']}" + ("-cuda" if options.cuda else "")
     folder = options.cache / name
     if options.installed:
@@ -342,11 +353,6 @@ def main() -> int:
             return 1
         print(folder)
         return 0
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        raise SetupError(
-            f"the pinned LibTorch is for Linux on x86-64, this is {platform.system()} on {platform.machine()}; "
-            "name yours with HALFTONE_LIBTORCH=DIR"
-        )
     options.cache.mkdir(parents=True, exist_ok=True)
     with open(options.cache / ".lock", "w") as lock:
         try:

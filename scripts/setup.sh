@@ -9,6 +9,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 usage() {
   cat <<EOF
 Usage: scripts/setup.sh [--tests] [--cuda]
+       scripts/setup.sh --cross aarch64
 
 Installs with apt what the build needs and is missing, then fetches the pinned LibTorch (554 MB) into
 $HALFTONE_CACHE
@@ -17,26 +18,40 @@ import a torch >= 2.11. Prints the folder of LibTorch on stdout.
 
   --tests   what the test suite needs, too
   --cuda    LibTorch with its CUDA half (2.5 GB); the CUDA toolkit itself is yours to install
+  --cross   what the preset of that processor builds with: a cross compiler and an emulator from apt, LibTorch (498 MB)
+            and Debian's libraries (34 MB) in $HALFTONE_CACHE/aarch64. Removing that folder undoes the latter two
 EOF
 }
 
 tests=0
 cuda=()
+cross=
 while (($# > 0)); do
   case $1 in
     --tests) tests=1 ;;
     --cuda) cuda=(--cuda) ;;
+    --cross)
+      [[ ${2:-} == aarch64 ]] || die "--cross needs the name of a processor: aarch64, not '${2:-}'"
+      cross=$2
+      shift
+      ;;
     -h | --help) usage && exit 0 ;;
     *) die "setup.sh does not know '$1'; see scripts/setup.sh --help" ;;
   esac
   shift
 done
+if [[ -n $cross ]] && ((tests || ${#cuda[@]})); then die "--cross goes alone: it fetches what tests need, and no CUDA"; fi
 
 # Programs are looked for by name, so that one installed by other means counts; libraries by package.
 programs=(g++:g++ cmake:cmake ninja:ninja-build ccache:ccache pkg-config:pkg-config python3:python3)
 libraries=(ca-certificates libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
   libhwy-dev libicu-dev libre2-dev libxxhash-dev libprotozero-dev zlib1g-dev)
-if ((tests)); then
+# What a build for another processor links, in the place of this system's.
+cross_libraries=("${libraries[@]:1}" libgtest-dev libgmock-dev libbenchmark-dev libc6-dev libstdc++6 libgomp1)
+if [[ -n $cross ]]; then
+  programs+=(aarch64-linux-gnu-g++:g++-aarch64-linux-gnu qemu-aarch64:qemu-user)
+  libraries=(ca-certificates)
+elif ((tests)); then
   programs+=(clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14)
   libraries+=(libgtest-dev libgmock-dev libbenchmark-dev)
   # What the examples train on, unless it was fetched before.
@@ -139,4 +154,10 @@ find_or_fetch_libtorch() {
 }
 
 install_packages
-find_or_fetch_libtorch
+if [[ -n $cross ]]; then
+  "$HALFTONE_ROOT/scripts/fetch_sysroot.sh" arm64 "$HALFTONE_CACHE/$cross/sysroot" "${cross_libraries[@]}"
+  say "the libraries are in $HALFTONE_CACHE/$cross/sysroot"
+  python3 "$HALFTONE_ROOT/scripts/fetch_libtorch.py" --arch "$cross"
+else
+  find_or_fetch_libtorch
+fi

@@ -2,10 +2,12 @@
 #include "halftone/system/processor.h"
 
 #include <fmt/format.h>
+#include <sys/auxv.h>
 
 #include <array>
 #include <charconv>
 #include <functional>
+#include <initializer_list>
 #include <iterator>
 #include <set>
 #include <sstream>
@@ -17,7 +19,7 @@ namespace halftone {
 namespace {
 
 /// Linux's flag and the name that people know.
-constexpr std::array<std::pair<std::string_view, const char*>, 14> kInstructionSets{
+constexpr std::array<std::pair<std::string_view, const char*>, 18> kInstructionSets{
     {{"avx2", "AVX2"},
      {"fma", "FMA"},
      {"f16c", "F16C"},
@@ -30,8 +32,17 @@ constexpr std::array<std::pair<std::string_view, const char*>, 14> kInstructionS
      {"amx_int8", "AMX_INT8"},
      {"amx_fp16", "AMX_FP16"},
      {"asimd", "NEON"},
+     {"asimdhp", "NEON_FP16"},
+     {"asimddp", "NEON_DOTPROD"},
      {"bf16", "NEON_BF16"},
-     {"i8mm", "NEON_I8MM"}}};
+     {"i8mm", "NEON_I8MM"},
+     {"sve", "SVE"},
+     {"sve2", "SVE2"}}};
+
+/// Bits of Arm's AT_HWCAP and AT_HWCAP2, and the flags that they stand for.
+using BitNames = std::initializer_list<std::pair<unsigned, const char*>>;
+constexpr BitNames kHwcap{{1, "asimd"}, {10, "asimdhp"}, {20, "asimddp"}, {22, "sve"}};
+constexpr BitNames kHwcap2{{1, "sve2"}, {13, "i8mm"}, {14, "bf16"}};
 
 using Flags = std::set<std::string, std::less<>>;
 
@@ -47,11 +58,15 @@ std::vector<std::string> known_sets(const Flags& flags) {
   return names;
 }
 
-CpuFeatures features_of(const Flags& flags) {
+CpuFeatures x86_features(const Flags& flags) {
   return {.avx512_bf16 = flags.contains("avx512_bf16"),
           .avx512_fp16 = flags.contains("avx512_fp16"),
           .amx_bf16 = flags.contains("amx_bf16"),
           .amx_fp16 = flags.contains("amx_fp16")};
+}
+
+CpuFeatures arm_features(const Flags& flags) {
+  return {.neon_bf16 = flags.contains("bf16"), .neon_fp16 = flags.contains("asimdhp")};
 }
 
 int number_of(std::string_view text) {
@@ -84,8 +99,7 @@ Processor parse_processor(std::string_view cpuinfo) {
     if ((key == "flags" || key == "Features") && processor.instruction_sets.empty()) {
       const Flags flags = words_of(value);
       processor.instruction_sets = known_sets(flags);
-      // Arm's words for its features are others.
-      if (key == "flags") processor.features = features_of(flags);
+      processor.features = key == "flags" ? x86_features(flags) : arm_features(flags);
       processor.is_virtual = flags.contains("hypervisor");
       processor.signature += fmt::format(" flags {:x}", std::hash<std::string_view>{}(value));
     }
@@ -95,8 +109,26 @@ Processor parse_processor(std::string_view cpuinfo) {
   return processor;
 }
 
+Processor with_arm_features(Processor processor, std::uint64_t hwcap, std::uint64_t hwcap2) {
+  Flags flags;
+  for (const auto& [bit, flag] : kHwcap)
+    if ((hwcap >> bit & 1U) != 0) flags.insert(flag);
+  for (const auto& [bit, flag] : kHwcap2)
+    if ((hwcap2 >> bit & 1U) != 0) flags.insert(flag);
+  processor.instruction_sets = known_sets(flags);
+  processor.features = arm_features(flags);
+  processor.model = {};
+  processor.signature += fmt::format(" arm {:x} {:x}", hwcap, hwcap2);
+  return processor;
+}
+
 const Processor& this_processor() {
+#if defined(__aarch64__)
+  static const Processor processor = with_arm_features(
+      parse_processor(system_text("/proc/cpuinfo")), ::getauxval(AT_HWCAP), ::getauxval(AT_HWCAP2));
+#else
   static const Processor processor = parse_processor(system_text("/proc/cpuinfo"));
+#endif
   return processor;
 }
 

@@ -63,7 +63,9 @@ Hint cpu_without_instructions(const HintInputs& facts) {
     return fmt::format(
         "this CPU has no instructions for {0} ({1}): matmuls of {0} matrices run at the speed of "
         "fp32 at best{2}",
-        format, is_bf16(facts) ? "AVX512_BF16 or AMX_BF16" : "AVX512_FP16 or AMX_FP16",
+        format,
+        is_bf16(facts) ? "AVX512_BF16, AMX_BF16 or Arm's BF16"
+                       : "AVX512_FP16, AMX_FP16 or Arm's FP16",
         torch_linear);
   const GemmBackends& paths = is_bf16(facts) ? facts.matmuls.bf16 : facts.matmuls.fp16;
   const bool all_upcast = paths.forward == GemmBackend::kUpcast &&

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 import tempfile
@@ -101,6 +102,7 @@ class FetchLibTorch(unittest.TestCase):
         self.addCleanup(self.index.server_close)
         self.addCleanup(self.index.shutdown)
         self.cache = self.root / "cache"
+        self.arch = platform.machine()
         self.library = self.cache / "libtorch-2.15.0" / "torch" / "lib" / "libtorch_cpu.so"
         self.part = self.cache / "downloads" / (WHEEL + ".part")
         self.write_manifest(hashlib.sha256(self.wheel).hexdigest())
@@ -108,7 +110,10 @@ class FetchLibTorch(unittest.TestCase):
     def write_manifest(self, sha256: str, download_bytes: int = 1):
         wheels = [{"file": WHEEL, "sha256": sha256, "take": ["torch/lib/libtorch_cpu.so", "torch/version.py"]}]
         cpu = {"download_bytes": download_bytes, "unpacked_bytes": 1, "wheels": wheels}
-        (self.root / "manifest.json").write_text(json.dumps({"version": "2.15.0", "cpu": cpu}))
+        (self.root / "manifest.json").write_text(json.dumps({"version": "2.15.0", self.kind(): cpu}))
+
+    def kind(self) -> str:
+        return "cpu" if self.arch == "x86_64" else f"cpu-{self.arch}"
 
     def start(self, *arguments: str) -> subprocess.Popen:
         user = f"{self.index.password.replace('@', '%40')}@" if self.index.password else ""
@@ -117,7 +122,7 @@ class FetchLibTorch(unittest.TestCase):
             "PIP_INDEX_URL": f"http://{user}127.0.0.1:{self.index.server_port}/simple",
             "HALFTONE_RETRY_S": "0",
         }
-        command = [sys.executable, str(SCRIPT), "--cache", str(self.cache), "--manifest", str(self.root / "manifest.json")]
+        command = [sys.executable, str(SCRIPT), "--arch", self.arch, "--cache", str(self.cache), "--manifest", str(self.root / "manifest.json")]
         return subprocess.Popen(
             [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -160,6 +165,21 @@ class FetchLibTorch(unittest.TestCase):
         self.write_manifest(hashlib.sha256(self.index.wheel).hexdigest())
         self.assertEqual(self.fetch("--installed")[0], 1)
         self.assert_fetched(self.fetch())
+
+    def test_another_processors_lies_apart(self):
+        self.arch = "x86_64" if self.arch == "aarch64" else "aarch64"
+        self.write_manifest(hashlib.sha256(self.wheel).hexdigest())
+        code, out, err = self.fetch()
+        self.assertEqual(code, 0, err)
+        self.assertEqual(out.strip(), str(self.cache / self.arch / "libtorch-2.15.0"))
+        self.assertFalse(self.library.exists())
+        self.assertEqual(self.fetch("--installed")[0], 0)
+
+    def test_refuses_a_processor_without_a_pin(self):
+        self.arch = "riscv64"
+        self.assert_refused(self.fetch(), "no LibTorch is pinned for Linux on riscv64")
+        self.arch = platform.machine()
+        self.assert_refused(self.fetch("--cuda"), "no CUDA build of LibTorch is pinned for Linux on")
 
     def test_reads_an_index_in_html(self):
         self.index.html = True

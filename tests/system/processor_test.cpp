@@ -44,6 +44,23 @@ TEST(Processor, UnderstandsArm) {
   EXPECT_EQ(processor.cores, 2);
   EXPECT_EQ(processor.threads, 2);
   EXPECT_THAT(processor.instruction_sets, ElementsAre("NEON", "NEON_BF16", "NEON_I8MM"));
+  EXPECT_TRUE(processor.features.multiplies_bf16());
+  EXPECT_FALSE(processor.features.multiplies_fp16());
+}
+
+TEST(Processor, ArmsOwnWordsReplaceThoseOfAnEmulatorsHost) {
+  const Processor host = parse_processor(two_packages());
+  constexpr std::uint64_t kCortexA76 = 0x119fff;  // of it asimd, asimdhp and asimddp matter here
+  const Processor small = with_arm_features(host, kCortexA76, 0);
+  EXPECT_THAT(small.instruction_sets, ElementsAre("NEON", "NEON_FP16", "NEON_DOTPROD"));
+  EXPECT_FALSE(small.features.multiplies_bf16());
+  EXPECT_TRUE(small.features.multiplies_fp16());
+  EXPECT_NE(small.signature, host.signature);
+  const Processor server = with_arm_features(host, kCortexA76 | 1U << 22U, 1U << 1U | 3U << 13U);
+  EXPECT_THAT(server.instruction_sets, ElementsAre("NEON", "NEON_FP16", "NEON_DOTPROD", "NEON_BF16",
+                                                   "NEON_I8MM", "SVE", "SVE2"));
+  EXPECT_TRUE(server.features.multiplies_bf16());
+  EXPECT_NE(server.signature, small.signature);
 }
 
 TEST(Processor, KnowsNothingOfAnotherText) {
@@ -63,6 +80,8 @@ TEST(Processor, OfThisMachineAgreesWithTheCompilersOwnTest) {
   const bool named =
       testing::Value(processor.instruction_sets, testing::Contains(std::string("AVX2")));
   EXPECT_EQ(named, __builtin_cpu_supports("avx2") != 0);
+#elif defined(__aarch64__)
+  EXPECT_THAT(processor.instruction_sets, testing::Contains("NEON"));
 #endif
 }
 
@@ -100,13 +119,16 @@ TEST(CpuFeatures, FollowTheFlagsOfTheFirstCore) {
 }
 
 TEST(CpuFeatures, AreNoneWhereNothingIsSaid) {
-  for (const char* text : {"", "flags", "flags\t: avx2 avx512_bf16x", "Features : avx512_bf16\n"})
+  for (const char* text : {"", "flags", "flags\t: avx2 avx512_bf16x", "Features : avx512_bf16\n",
+                           "flags : bf16 asimdhp\n"})
     EXPECT_EQ(parse_processor(text).features, CpuFeatures{}) << text;
 }
 
+#if defined(__x86_64__)
 TEST(CpuFeatures, AgreeWithTheCompilersOwnTest) {
   EXPECT_EQ(this_processor().features.avx512_bf16, __builtin_cpu_supports("avx512bf16") != 0);
 }
+#endif
 
 }  // namespace
 }  // namespace halftone::processor_test

@@ -74,9 +74,10 @@ TEST(PrecisionHints, SaysThatTheCpuLacksTheInstructions) {
   HintInputs facts = cpu_facts("bf16-mixed");
   facts.cpu = {};
   facts.matmuls = {};
-  EXPECT_THAT(precision_hints(facts),
-              ElementsAre(AllOf(HasSubstr("no instructions for bf16 (AVX512_BF16 or AMX_BF16)"),
-                                Not(HasSubstr("torch::nn::Linear")))));
+  EXPECT_THAT(
+      precision_hints(facts),
+      ElementsAre(AllOf(HasSubstr("no instructions for bf16 (AVX512_BF16, AMX_BF16 or Arm's BF16)"),
+                        Not(HasSubstr("torch::nn::Linear")))));
   facts.has_torch_linear = true;
   EXPECT_THAT(precision_hints(facts), ElementsAre(HasSubstr("halftone::Linear chooses")));
   facts.cpu.amx_bf16 = true;

@@ -8,7 +8,7 @@ namespace halftone {
 /// The vectorised code's element types; 16-bit ones are handled as their bits.
 enum class KernelType { kFloat, kBFloat16, kHalf };
 
-/// Whether this CPU runs the vectorised loops (AVX2 or better).
+/// Whether this CPU runs the vectorised loops (AVX2 or better, or NEON).
 bool has_simd_kernels();
 
 }  // namespace halftone

@@ -44,6 +44,9 @@ Int8Format format_of(std::int32_t largest, std::int32_t zero, const Int8Rounding
           .key = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32U)}};
 }
 
+// On Arm FBGEMM calls the processor supported, packs, and then knows no way to multiply.
+bool has_fbgemm() { return fbgemm::fbgemmSupportedCPU() && fbgemm::fbgemmHasAvx2Support(); }
+
 bool has_vnni() {
   const fbgemm::inst_set_t set = fbgemm::fbgemmInstructionSet();
   return set == fbgemm::inst_set_t::avx512_vnni || set == fbgemm::inst_set_t::avx512_vnni_ymm;
@@ -95,7 +98,7 @@ Quantized quantize_cpu(const Tensor& matrix, bool left, bool stochastic, std::in
   check_matrix(matrix);
   const Int8Rounding rounding{stochastic, static_cast<std::uint64_t>(stream)};
   const std::int32_t largest = left ? int8_left_limit() : 127;
-  if (!fbgemm::fbgemmSupportedCPU()) return quantized_by_definition(matrix, largest, rounding);
+  if (!has_fbgemm()) return quantized_by_definition(matrix, largest, rounding);
   const Int8Format format = format_of(largest, left ? left_zero() : 0, rounding);
   const bool by_columns = lies_by_columns(matrix);
   const Tensor dense = by_columns || matrix.stride(1) == 1 ? matrix : matrix.contiguous();
@@ -347,7 +350,7 @@ const Operator<GemmSignature> int8_gemm_operator(
 }  // namespace
 
 std::int32_t int8_left_limit(torch::Device device) {
-  return !device.is_cpu() || has_vnni() ? 127 : 64;
+  return device.is_cpu() && has_fbgemm() && !has_vnni() ? 64 : 127;
 }
 
 Int8Matrix quantize_left(const Tensor& matrix, const Int8Rounding& rounding) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matmuls of int8 matrices with exact int32 sums: on the CPU u8 x s8 by FBGEMM, elsewhere (and
-// without AVX2) as int8_reference.h defines them.
+// without AVX2, as on Arm) as int8_reference.h defines them.
 #pragma once
 
 #include <torch/types.h>
@@ -27,8 +27,8 @@ struct Int8Matrix {
   bool depth_major = false;  // quads are (ceil(depth / 4), rows)
 };
 
-/// Largest integer of a left operand: 127 with instructions that add four products in 32 bits
-/// (VNNI, any GPU), else 64: AVX2 adds pairs of products in 16 bits, which saturate beyond that.
+/// Largest integer of a left operand: 127 where products are added in 32 bits (VNNI, any GPU,
+/// without FBGEMM), else 64: AVX2 adds pairs of products in 16 bits, which saturate beyond that.
 std::int32_t int8_left_limit(torch::Device device = torch::kCPU);
 
 /// `matrix` (rows, depth) in fp32, bf16 or fp16, any strides, as the left operand

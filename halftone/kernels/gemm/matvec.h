@@ -8,7 +8,7 @@
 namespace halftone {
 
 /// Whether the CPU's kernel of matvec() takes these operands and is the faster way: gradients are
-/// off, 1 to 8 rows of fp32, bf16 or fp16, AVX2 or better, weights of `dtype` or fp32, or
+/// off, 1 to 8 rows of fp32, bf16 or fp16, AVX2 or NEON, weights of `dtype` or fp32, or
 /// any of the three where `dtype` is fp32, whose rows are dense.
 bool takes_matvec(const torch::Tensor& x, const std::vector<torch::Tensor>& weights,
                   torch::ScalarType dtype);

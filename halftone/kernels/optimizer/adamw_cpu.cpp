@@ -397,8 +397,10 @@ void adamw_range_simd(const AdamWRange& range, const AdamWConstants& c) {
 
 #endif  // HWY_TARGET == HWY_SCALAR
 
-// The numbers of better instruction sets are lower.
-bool is_avx2_or_better() { return HWY_TARGET <= HWY_AVX2; }
+// On x86-64 the numbers of better instruction sets are lower; on Arm every set but none is NEON.
+bool is_wide_enough() {
+  return HWY_ARCH_ARM_A64 ? HWY_TARGET != HWY_SCALAR : HWY_TARGET <= HWY_AVX2;
+}
 
 }  // namespace halftone::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -407,10 +409,10 @@ HWY_AFTER_NAMESPACE();
 namespace halftone {
 
 HWY_EXPORT(adamw_range_simd);
-HWY_EXPORT(is_avx2_or_better);
+HWY_EXPORT(is_wide_enough);
 
 // Not hwy::SupportedTargets(), which asks the CPU each time: slow in a virtual machine.
-bool has_simd_kernels() { return HWY_DYNAMIC_DISPATCH(is_avx2_or_better)(); }
+bool has_simd_kernels() { return HWY_DYNAMIC_DISPATCH(is_wide_enough)(); }
 
 void adamw_range(const AdamWRange& range, const AdamWConstants& constants) {
   HWY_DYNAMIC_DISPATCH(adamw_range_simd)(range, constants);

@@ -70,7 +70,7 @@ TEST(DecodeAttention, TakesValuesInTheLayoutOfAProjection) {
   const Tensor q = torch::randn({1, 9, 4, 16}).transpose(1, 2).narrow(2, 8, 1);
   const Tensor k = torch::randn({1, 9, 2, 16}).transpose(1, 2);
   const Tensor v = torch::randn({1, 9, 2, 48}).transpose(1, 2).narrow(3, 5, 16);
-  if (!takes_decode_attention(q, k, v, torch::kFloat)) GTEST_SKIP() << "no AVX2";
+  if (!takes_decode_attention(q, k, v, torch::kFloat)) GTEST_SKIP() << "neither AVX2 nor NEON";
   const Tensor error =
       decode_attention(q, k, v, torch::kFloat).to(torch::kDouble) - definition(q, k, v);
   EXPECT_LT(error.abs().max().item<double>(), 1e-5);
@@ -78,7 +78,7 @@ TEST(DecodeAttention, TakesValuesInTheLayoutOfAProjection) {
 
 TEST(DecodeAttention, HoldsWhereScoresAreFarApart) {
   const torch::NoGradGuard no_grad;
-  if (!has_simd_kernels()) GTEST_SKIP() << "no AVX2";
+  if (!has_simd_kernels()) GTEST_SKIP() << "neither AVX2 nor NEON";
   const Tensor q = torch::full({1, 1, 1, 1}, 1000.0);
   const Tensor k = torch::tensor({-1.0F, 0.5F, 1.0F, -3.0F}).view({1, 1, 4, 1});
   const Tensor v = torch::tensor({1.0F, 2.0F, 3.0F, 4.0F}).view({1, 1, 4, 1});
@@ -88,7 +88,7 @@ TEST(DecodeAttention, HoldsWhereScoresAreFarApart) {
 
 TEST(DecodeAttention, InfAndNanAreNotHidden) {
   const torch::NoGradGuard no_grad;
-  if (!has_simd_kernels()) GTEST_SKIP() << "no AVX2";
+  if (!has_simd_kernels()) GTEST_SKIP() << "neither AVX2 nor NEON";
   torch::manual_seed(3);
   const double infinity = std::numeric_limits<double>::infinity();
   for (const double bad : {infinity, -infinity, std::numeric_limits<double>::quiet_NaN()}) {
@@ -113,7 +113,7 @@ TEST(DecodeAttention, GivesTheSameBitsWithAnyNumberOfThreads) {
   const Case c{2, 8, 4, 700, 64};
   const Tensor q = torch::randn({c.batch, c.heads, 1, c.size});
   const Tensor k = cached(c, torch::kFloat), v = cached(c, torch::kFloat);
-  if (!has_simd_kernels()) GTEST_SKIP() << "no AVX2";
+  if (!has_simd_kernels()) GTEST_SKIP() << "neither AVX2 nor NEON";
   const int threads = at::get_num_threads();
   std::vector<Tensor> results;
   for (const int count : {1, 2, 3}) {

@@ -68,7 +68,7 @@ TEST_P(GemmOn, MultipliesInt8) {
 
 TEST_P(GemmOn, MultipliesFewRows) {
   const torch::NoGradGuard no_grad;
-  if (device().is_cpu() && !has_simd_kernels()) GTEST_SKIP() << "no AVX2";
+  if (device().is_cpu() && !has_simd_kernels()) GTEST_SKIP() << "neither AVX2 nor NEON";
   const Tensor x = torch::randn({3, 65}), first = torch::randn({7, 65}), second = first + 1;
   const Tensor y = matvec(here(x), {here(first), here(second)}, torch::kFloat);
   EXPECT_LT(relative_error(y, exact_product(x, torch::cat({first, second}).t())), 2e-6);

@@ -64,7 +64,7 @@ TEST(Matvec, TakesWeightsThatAreUnalignedOrRowsOfAnother) {
     const Tensor wide = torch::randn({9, 41}).to(dtype);
     const Tensor inner = wide.narrow(1, 3, 37).narrow(0, 1, 7);
     const Tensor x = torch::randn({2, 3, 80}).to(dtype).slice(2, 1, 75, 2);
-    if (!takes_matvec(x, {inner}, dtype)) GTEST_SKIP() << "no AVX2";
+    if (!takes_matvec(x, {inner}, dtype)) GTEST_SKIP() << "neither AVX2 nor NEON";
     expect_product(matvec(x, {inner}, dtype), x, inner, dtype);
   }
 }
@@ -75,7 +75,7 @@ TEST(Matvec, AGroupGivesTheBitsOfItsMembersAndOfSingleRows) {
   const Tensor x = torch::randn({7, 150});
   std::vector<Tensor> weights;
   for (const std::int64_t out : {40, 1, 23}) weights.push_back(torch::randn({out, 150}));
-  if (!takes_matvec(x, weights, torch::kFloat)) GTEST_SKIP() << "no AVX2";
+  if (!takes_matvec(x, weights, torch::kFloat)) GTEST_SKIP() << "neither AVX2 nor NEON";
   const std::vector<Tensor> group =
       matvec(x, weights, torch::kFloat).split_with_sizes({40, 1, 23}, -1);
   for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -90,7 +90,7 @@ TEST(Matvec, GivesTheSameBitsWithAnyNumberOfThreads) {
   torch::manual_seed(4);
   const Tensor x = torch::randn({1, 500});
   const std::vector<Tensor> weights{torch::randn({700, 500}), torch::randn({301, 500})};
-  if (!takes_matvec(x, weights, torch::kFloat)) GTEST_SKIP() << "no AVX2";
+  if (!takes_matvec(x, weights, torch::kFloat)) GTEST_SKIP() << "neither AVX2 nor NEON";
   const int threads = at::get_num_threads();
   std::vector<Tensor> results;
   for (const int count : {1, 2, 3}) {
@@ -109,7 +109,7 @@ TEST(Matvec, InfAndNanComeThroughWhereTheyBelong) {
         Tensor w = torch::ones({5, 67});
         w[3][at] = bad;
         const Tensor x = torch::ones({2, 67});
-        if (!takes_matvec(x, {w}, dtype)) GTEST_SKIP() << "no AVX2";
+        if (!takes_matvec(x, {w}, dtype)) GTEST_SKIP() << "neither AVX2 nor NEON";
         const Tensor y = matvec(x, {w}, dtype).to(torch::kDouble);
         Tensor expected = torch::full({2, 5}, 67.0, torch::kDouble);
         expected.select(1, 3).fill_(bad);
@@ -127,7 +127,7 @@ TEST(Matvec, InfAndNanComeThroughWhereTheyBelong) {
 
 TEST(Matvec, OfNothingIsZero) {
   const torch::NoGradGuard no_grad;
-  if (!has_simd_kernels()) GTEST_SKIP() << "no AVX2";
+  if (!has_simd_kernels()) GTEST_SKIP() << "neither AVX2 nor NEON";
   const Tensor nothing = torch::zeros({2, 0});
   EXPECT_TRUE(matvec(nothing, {torch::zeros({3, 0})}, torch::kFloat).equal(torch::zeros({2, 3})));
   EXPECT_EQ(matvec(torch::ones({2, 4}), {torch::zeros({0, 4})}, torch::kFloat).sizes(),
