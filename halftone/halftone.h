@@ -60,6 +60,7 @@
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/models/causal_lm.h"
 #include "halftone/models/generate.h"
+#include "halftone/models/lora.h"
 #include "halftone/models/model_config.h"
 #include "halftone/models/parameter_names.h"
 #include "halftone/models/sampling.h"

@@ -6,12 +6,14 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/core/module_scope.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/models/decoder_layer.h"
+#include "halftone/nn/linear.h"
 #include "halftone/nn/recompute.h"
 
 namespace halftone {
@@ -96,6 +98,18 @@ LossOutput CausalLMImpl::loss(const Tensor& ids, const Tensor& targets, const Te
 
 KvCache CausalLMImpl::make_cache(std::int64_t capacity) const {
   return {config_.n_layers, std::min(capacity, config_.max_seq_len)};
+}
+
+void CausalLMImpl::add_adapters(const LoraConfig& lora) {
+  HALFTONE_CHECK(lora_.rank == 0, "[causal_lm] expected a model without adapters");
+  validate(lora, config_);
+  for (Tensor& parameter : parameters()) parameter.set_requires_grad(false);
+  const auto modules = named_modules("", /*include_self=*/false);
+  const AdapterOptions options{
+      .rank = lora.rank, .factor = lora_factor(lora), .dropout = lora.dropout};
+  for (const std::string& layer : adapted_layers(lora, config_))
+    modules[layer]->as<LinearImpl>()->add_adapter(options);
+  lora_ = lora;
 }
 
 std::int64_t parameter_count(const CausalLM& model) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "halftone/models/lora.h"
 #include "halftone/models/model_config.h"
 #include "halftone/nn/embedding.h"
 #include "halftone/nn/kv_cache.h"
@@ -73,11 +74,19 @@ class CausalLMImpl : public torch::nn::Module {
 
   const ModelConfig& config() const { return config_; }
 
+  /// Puts an adapter beside each layer that `lora` names, whose A is drawn from LibTorch's default
+  /// generator, and freezes all other parameters (requires_grad = false). REQUIRES that there are
+  /// none yet. Throws UserError as validate() does.
+  void add_adapters(const LoraConfig& lora);
+  /// Of rank 0: there are none.
+  const LoraConfig& lora() const { return lora_; }
+
  private:
   // Of `steps` positions behind those that the cache, which may be null, holds.
   torch::Tensor rotations_behind(const KvCache* cache, std::int64_t steps, torch::Device device);
 
   ModelConfig config_;
+  LoraConfig lora_;
   std::shared_ptr<RopeTable> rope_;
   Embedding tok_embeddings_{nullptr};
   torch::nn::ModuleList layers_;

@@ -64,9 +64,10 @@ std::string hugging_face_name(const std::string& name) {
 
 /// Whether the rows of the parameter are those of rotated heads.
 bool is_rotated(std::string_view name) {
-  constexpr std::array<std::string_view, 6> kEnds{
-      ".attention.wq.weight", ".attention.wk.weight",     ".attention.wq.bias",
-      ".attention.wk.bias",   ".attention.q_norm.weight", ".attention.k_norm.weight"};
+  constexpr std::array<std::string_view, 8> kEnds{
+      ".attention.wq.weight",        ".attention.wk.weight",       ".attention.wq.bias",
+      ".attention.wk.bias",          ".attention.q_norm.weight",   ".attention.k_norm.weight",
+      ".attention.wq.lora_B.weight", ".attention.wk.lora_B.weight"};
   return std::any_of(kEnds.begin(), kEnds.end(),
                      [&](std::string_view end) { return name.ends_with(end); });
 }
@@ -79,13 +80,16 @@ void check_heads(const std::string& name, const Tensor& tensor, std::int64_t hea
 
 /// Rows of each head from the half-rotation order (pair i is rows i and i + d/2) to adjacent pairs.
 Tensor to_adjacent_pairs(const Tensor& tensor, std::int64_t head_dim) {
-  return tensor.reshape({-1, 2, head_dim / 2, tensor.dim() == 2 ? tensor.size(1) : 1})
+  // All sizes are spelled out: a matrix of a file may have no columns.
+  return tensor
+      .reshape({tensor.size(0) / head_dim, 2, head_dim / 2, tensor.dim() == 2 ? tensor.size(1) : 1})
       .transpose(1, 2)
       .reshape(tensor.sizes());
 }
 
 Tensor to_half_rotation(const Tensor& tensor, std::int64_t head_dim) {
-  return tensor.reshape({-1, head_dim / 2, 2, tensor.dim() == 2 ? tensor.size(1) : 1})
+  return tensor
+      .reshape({tensor.size(0) / head_dim, head_dim / 2, 2, tensor.dim() == 2 ? tensor.size(1) : 1})
       .transpose(1, 2)
       .reshape(tensor.sizes());
 }
@@ -168,10 +172,13 @@ StateDict to_hugging_face_names(const StateDict& parameters, const ModelConfig& 
   return named;
 }
 
-void check_parameters(const StateDict& file, const ModelConfig& config, const std::string& source) {
+void check_parameters(const StateDict& file, const ModelConfig& config, const std::string& source,
+                      const LoraConfig& lora) {
   validate(config);
   StateDict expected;
   for (const NamedShape& shape : parameter_shapes(config))
+    expected.tensors[shape.name] = torch::empty(shape.sizes, torch::kMeta);
+  for (const NamedShape& shape : adapter_shapes(lora, config))
     expected.tensors[shape.name] = torch::empty(shape.sizes, torch::kMeta);
   check_fits(expected, v2_names_of(file, config, source), source);
 }

@@ -45,7 +45,8 @@ Tensor AttentionImpl::norm_heads(const Tensor& qkv) {
 }
 
 Tensor AttentionImpl::project(const Tensor& x) {
-  Tensor qkv = merged_linear(x, {wq_->weight, wk_->weight, wv_->weight});
+  Tensor qkv =
+      with_adapters(merged_linear(x, {wq_->weight, wk_->weight, wv_->weight}), x, input_layers());
   if (options_.has_qkv_bias)
     qkv = qkv + at::cat({wq_->bias, wk_->bias, wv_->bias}).to(qkv.scalar_type());
   return options_.has_qk_norm ? norm_heads(qkv) : qkv;
@@ -95,7 +96,7 @@ Tensor AttentionImpl::forward(const Tensor& x, const Tensor& rotations, CacheSlo
 }
 
 torch::ScalarType AttentionImpl::input_dtype(const Tensor& x) const {
-  return halftone::input_dtype(x, {wq_->weight, wk_->weight, wv_->weight});
+  return halftone::input_dtype(x, input_weights(input_layers()));
 }
 
 }  // namespace halftone

@@ -45,6 +45,7 @@ class AttentionImpl : public torch::nn::Module {
   torch::ScalarType input_dtype(const torch::Tensor& x) const;
 
  private:
+  std::vector<const LinearImpl*> input_layers() const { return {wq_.get(), wk_.get(), wv_.get()}; }
   // (B, T, dim) -> qkv
   torch::Tensor project(const torch::Tensor& x);
   torch::Tensor norm_heads(const torch::Tensor& qkv);

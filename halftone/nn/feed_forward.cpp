@@ -23,12 +23,14 @@ FeedForwardImpl::FeedForwardImpl(std::int64_t dim, std::int64_t hidden_dim, doub
 
 Tensor FeedForwardImpl::forward(const Tensor& x) {
   const ModuleScope scope(*this);
-  const Tensor out = w2_(swiglu(merged_linear(x, {w1_->weight, w3_->weight})));
+  const Tensor hidden =
+      with_adapters(merged_linear(x, {w1_->weight, w3_->weight}), x, {w1_.get(), w3_.get()});
+  const Tensor out = w2_(swiglu(hidden));
   return is_training() && dropout_ > 0.0 ? at::dropout(out, dropout_, /*train=*/true) : out;
 }
 
 torch::ScalarType FeedForwardImpl::input_dtype(const Tensor& x) const {
-  return halftone::input_dtype(x, {w1_->weight, w3_->weight});
+  return halftone::input_dtype(x, input_weights({w1_.get(), w3_.get()}));
 }
 
 }  // namespace halftone

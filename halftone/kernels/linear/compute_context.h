@@ -54,6 +54,9 @@ struct ComputeContext {
   bool fused_grad_accumulation = false;
   /// Where layers look for weights that are already in their format; none: they convert them.
   std::shared_ptr<WeightCache> weight_cache;
+  /// Whether layers leave out what their adapters add: the model is then the one that these were
+  /// put beside (nn/linear.h).
+  bool without_adapters = false;
   /// The documents of the rows that attention is over (document_attention.h); none: each row is
   /// one.
   std::shared_ptr<const DocumentEnds> documents;

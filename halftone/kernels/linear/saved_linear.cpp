@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
 #include <iterator>
 #include <optional>
 #include <utility>
@@ -42,7 +45,11 @@ void save_linear(AutogradContext* ctx, const LinearCall& call, const Tensor& x,
   record->weights = std::ssize(saved);
   record->kept_weight = std::ssize(kept_weight);
   append(saved, std::move(kept_weight));
-  if (std::optional<Recomputation> recomputation = recomputation_of(x)) {
+  const bool learns = std::any_of(weights.begin(), weights.end(),
+                                  [](const Tensor& one) { return one.requires_grad(); });
+  if (!learns) {
+    // The gradient of x alone is a product of the weights.
+  } else if (std::optional<Recomputation> recomputation = recomputation_of(x)) {
     append(saved, std::move(recomputation->inputs));
     record->compute = std::move(recomputation->compute);
   } else {
@@ -72,7 +79,10 @@ OperandPtr SavedLinear::weight() const {
 }
 
 Tensor SavedLinear::input(const Tensor& d_x) const {
-  return record_->compute ? record_->compute(input_, d_x) : input_.front();
+  if (record_->compute) return record_->compute(input_, d_x);
+  if (!input_.empty()) return input_.front();
+  return at::zeros(record_->shape, weights_.front().options().dtype(record_->dtype))
+      .set_requires_grad(true);
 }
 
 torch::ScalarType SavedLinear::input_grad_dtype() const {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a linear layer keeps for its backward pass. Of its input: the rounded rows, or, where the
-// operation that made the input can compute it again (swiglu, a norm), nothing but what that
-// operation keeps itself. To make it again is one pass over memory, little beside a matmul.
+// What a linear layer keeps for its backward pass. Of its input: nothing, where no weight needs a
+// gradient; else the rounded rows, or, where the operation that made the input can compute it again
+// (swiglu, a norm), nothing but what that operation keeps itself. To make it again is one pass over
+// memory, little beside a matmul.
 #pragma once
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -41,8 +42,9 @@ class SavedLinear {
   const LinearCall& call() const;
   const torch::autograd::variable_list& weights() const { return weights_; }
   OperandPtr weight() const;
-  /// The rows that were kept, or x computed again. d_x: what backward() will return for x, if that
-  /// is there already.
+  /// The rows that were kept, or x computed again; a leaf of zeros where all weights are frozen:
+  /// then no gradient depends on x. d_x: what backward() will return for x, if that is there
+  /// already.
   torch::Tensor input(const torch::Tensor& d_x) const;
   /// The dtype in which the matmul gives the gradient of the rows: that of its format, or, where it
   /// is computed in fp32, x's own.
