@@ -75,7 +75,7 @@ void add_export_command(CLI::App& app) {
   command
       ->add_option("--format", arguments->format,
                    "safetensors (this library's names), hf (transformers), gguf (llama.cpp), w8a8 "
-                   "(compressed-tensors)")
+                   "(compressed-tensors), peft (the adapters of a LoRA run alone)")
       ->required()
       ->type_name("FORMAT");
   command
@@ -91,6 +91,7 @@ void add_export_command(CLI::App& app) {
       "  halftone export runs/quickstart --format gguf --dtype int8\n"
       "  halftone export runs/quickstart --format hf --dtype bf16 --out poems-hf\n"
       "  halftone export runs/quickstart --format w8a8 --json\n"
+      "  halftone export runs/adapted --format peft\n"
       "\n"
       "The files are read back first: token ids on the training text, logits and perplexity are\n"
       "compared with the run's. Above the bound nothing is left and the exit code is 1.");

@@ -49,14 +49,25 @@ std::string conclusion(const RunPlan& plan) {
   return "\nnone fits: take a smaller --batch-size, --seq-len or model\n";
 }
 
+/// "26.9M parameters", "26.9M parameters, of which 0.4M are trained".
+std::string model_text(const PlanRequest& request) {
+  std::int64_t all = parameter_count(request.model), trained = 0;
+  for (const NamedShape& matrix : adapter_shapes(request.lora, request.model))
+    trained += matrix.sizes[0] * matrix.sizes[1];
+  all += trained;
+  const std::string text = fmt::format("{} parameters", short_count(static_cast<double>(all)));
+  if (trained == 0) return text;
+  return fmt::format("{}, of which {} are trained", text,
+                     short_count(static_cast<double>(trained)));
+}
+
 std::string text_of(const RunPlan& plan, const PlanRequest& request, const TrainConfig& config) {
   std::string text = fmt::format(
-      "model      {} parameters, vocabulary {}\n"
+      "model      {}, vocabulary {}\n"
       "step       {} x {} tokens, {}, {}\n"
       "budget     {}\n\n"
       "{:<13} {:<8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
-      short_count(static_cast<double>(parameter_count(request.model))), request.model.vocab_size,
-      config.batch_size, request.shape.predictions,
+      model_text(request), request.model.vocab_size, config.batch_size, request.shape.predictions,
       counted(static_cast<std::uint64_t>(config.accumulate), "micro-batch", "micro-batches"),
       counted(static_cast<std::uint64_t>(torch::get_num_threads()), "thread", "threads"),
       is_unlimited(plan) ? "none" : format_bytes(plan.budget_bytes), "precision", "memory", "peak",

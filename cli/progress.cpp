@@ -43,8 +43,14 @@ void TrainingProgress::preparation(const std::string& stage, double share) {
 }
 
 void TrainingProgress::start(const RunSummary& plan) {
-  line().print(fmt::format("model      {} parameters, vocabulary {}",
-                           short_count(static_cast<double>(plan.parameters)), plan.vocab_size));
+  const std::string trained =
+      plan.trained_parameters < plan.parameters
+          ? fmt::format(", of which {} are trained",
+                        short_count(static_cast<double>(plan.trained_parameters)))
+          : "";
+  line().print(fmt::format("model      {} parameters{}, vocabulary {}",
+                           short_count(static_cast<double>(plan.parameters)), trained,
+                           plan.vocab_size));
   line().print(fmt::format(
       "data       {} tokens, {} an epoch", short_count(static_cast<double>(plan.training_tokens)),
       counted(static_cast<std::uint64_t>(plan.batches_per_epoch), "batch", "batches")));

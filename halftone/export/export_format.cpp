@@ -55,8 +55,9 @@ ExportDtype parse_export_dtype(std::string_view name) {
 }
 
 const std::vector<const ExportFormat*>& export_formats() {
-  static const std::vector<const ExportFormat*> formats{
-      &safetensors_format(), &hugging_face_format(), &gguf_format(), &w8a8_format()};
+  static const std::vector<const ExportFormat*> formats{&safetensors_format(),
+                                                        &hugging_face_format(), &gguf_format(),
+                                                        &w8a8_format(), &peft_format()};
   return formats;
 }
 

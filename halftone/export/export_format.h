@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "halftone/core/state_dict.h"
+#include "halftone/models/lora.h"
 #include "halftone/models/model_config.h"
 #include "halftone/pretrain/trained_model.h"
 #include "halftone/tokenizer/tokenizer.h"
@@ -29,8 +30,10 @@ torch::ScalarType scalar_type_of(ExportDtype dtype);
 /// What is written: fp32 on the CPU, in this library's names.
 struct ExportSource {
   ModelConfig model;
-  StateDict parameters;
+  StateDict parameters;  // of the model alone: adapters are merged into them
   Tokenizer tokenizer;
+  LoraConfig lora = {};     // of rank 0: there are no adapters
+  StateDict unmerged = {};  // else: the parameters beside the adapters, and these
 };
 
 class ExportFormat {
@@ -48,12 +51,17 @@ class ExportFormat {
                      const std::filesystem::path& folder) const = 0;
   /// Reads what write() wrote, from the files alone.
   virtual TrainedModel read(const std::filesystem::path& folder) const = 0;
+  /// The same for files that are only a part of a model, beside the rest of it.
+  virtual TrainedModel read_beside(const ExportSource& /*source*/,
+                                   const std::filesystem::path& folder) const {
+    return read(folder);
+  }
   /// The precision in which the format is meant to be computed: "32-true" unless its integers are
   /// multiplied as they are.
   virtual std::string precision() const { return "32-true"; }
 };
 
-/// All formats: safetensors, hf, gguf, w8a8.
+/// All formats: safetensors, hf, gguf, w8a8, peft.
 const std::vector<const ExportFormat*>& export_formats();
 
 /// Throws UserError that names the nearest one when there is none called `name`.

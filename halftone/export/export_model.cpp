@@ -63,6 +63,17 @@ std::map<std::string, std::uint64_t> files_in(const fs::path& folder) {
   return files;
 }
 
+ExportSource source_of(const TrainedModel& trained) {
+  ExportSource source{.model = trained.model->config(),
+                      .parameters = parameters_of(trained.model),
+                      .tokenizer = trained.tokenizer,
+                      .lora = trained.model->lora()};
+  if (source.lora.rank == 0) return source;
+  source.unmerged = source.parameters;
+  source.parameters = merged_parameters(source.unmerged, source.lora);
+  return source;
+}
+
 void make_parent(const fs::path& folder) {
   std::error_code error;
   const fs::path parent = fs::absolute(folder).parent_path();
@@ -98,10 +109,8 @@ ExportReport export_model(const ExportRequest& request, const ExportProgress& pr
   check_export_folder(report.folder, request.overwrite);
   show("loading");
   TrainedModel trained = load_trained_model(request.model);
-  const ExportSource source{.model = trained.model->config(),
-                            .parameters = parameters_of(trained.model),
-                            .tokenizer = trained.tokenizer};
-  report.parameters = parameter_count(trained.model);
+  const ExportSource source = source_of(trained);
+  report.parameters = parameter_count(source.model);
   format.check(source, request.dtype);
   check_numbers(source.parameters, request.dtype);
   make_parent(report.folder);
@@ -109,7 +118,7 @@ ExportReport export_model(const ExportRequest& request, const ExportProgress& pr
   show("writing");
   format.write(source, request.dtype, folder.staging());
   show("reading back");
-  TrainedModel exported = format.read(folder.staging());
+  TrainedModel exported = format.read_beside(source, folder.staging());
   report.files = files_in(folder.staging());
   report.check =
       verify_export(trained, exported, training_of(request.model), format, request.dtype, progress);

@@ -15,6 +15,7 @@ const ExportFormat& safetensors_format();
 const ExportFormat& hugging_face_format();
 const ExportFormat& gguf_format();
 const ExportFormat& w8a8_format();
+const ExportFormat& peft_format();
 
 /// Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and
 /// generation_config.json.

@@ -227,9 +227,10 @@ void compare_models(ExportCheck& check, TrainedModel& trained, TrainedModel& exp
 
 }  // namespace
 
-ExportBounds export_bounds(const ExportFormat& format, ExportDtype dtype,
-                           const ModelConfig& model) {
-  if (format.precision() != "32-true" || dtype == ExportDtype::kF32)
+ExportBounds export_bounds(const ExportFormat& format, ExportDtype dtype, const ModelConfig& model,
+                           const LoraConfig& lora) {
+  const bool rounds_as_trained = format.precision() != "32-true" && lora.rank == 0;
+  if (rounds_as_trained || dtype == ExportDtype::kF32)
     return {.logits_error = 1e-6, .loss_change = 1e-4};
   // Where two experts' probabilities are near each other, rounded numbers choose the other one.
   const double flips = model.use_moe ? 5e-3 : 0.0;
@@ -270,7 +271,7 @@ ExportCheck verify_export(TrainedModel& trained, TrainedModel& exported,
   const ModelConfig& shape = trained.model->config();
   ExportCheck check{.precision = format.precision(),
                     .difference = shape_difference(shape, exported.model->config()),
-                    .bounds = export_bounds(format, dtype, shape)};
+                    .bounds = export_bounds(format, dtype, shape, trained.model->lora())};
   CheckedRows rows(trained.tokenizer, std::min(kRowLength, shape.max_seq_len));
   check.text = compare_tokens(trained.tokenizer, exported.tokenizer, config, rows, progress);
   if (!check.difference.empty() || !check.text.difference.empty()) return check;

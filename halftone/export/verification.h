@@ -23,7 +23,10 @@ struct ExportBounds {
 };
 
 /// The bounds for the matrices of `model` stored so; docs/formats.md says where they come from.
-ExportBounds export_bounds(const ExportFormat& format, ExportDtype dtype, const ModelConfig& model);
+/// Where the adapters of `lora` were merged into them, integers that are multiplied are no longer
+/// those of the training.
+ExportBounds export_bounds(const ExportFormat& format, ExportDtype dtype, const ModelConfig& model,
+                           const LoraConfig& lora = {});
 
 struct TokenCheck {
   bool is_training_text = false;  // else a sample in several languages that is built in

@@ -7,18 +7,23 @@
 
 namespace halftone {
 
-CausalLM smallest_model(const ModelConfig& config) {
+CausalLM smallest_model(const ModelConfig& config, const LoraConfig& lora) {
   ModelConfig smallest = config;
   smallest.dim = smallest.head_dim = 2;
   smallest.n_heads = smallest.n_kv_heads = smallest.hidden_dim = smallest.vocab_size = 1;
-  return CausalLM(smallest);
+  CausalLM model(smallest);
+  LoraConfig thinnest = lora;
+  thinnest.rank = 1;
+  if (lora.rank > 0) model->add_adapters(thinnest);
+  return model;
 }
 
 std::map<std::string, ComputeType> planned_layer_types(const ModelConfig& config,
                                                        const std::vector<std::string>& texts,
-                                                       const PrecisionPolicy& policy) {
+                                                       const PrecisionPolicy& policy,
+                                                       const LoraConfig& lora) {
   if (texts.empty()) return {};
-  return layer_types(*smallest_model(config), texts, policy);
+  return layer_types(*smallest_model(config, lora), texts, policy);
 }
 
 std::vector<PlannedLayer> planned_layers(const ModelConfig& config) {

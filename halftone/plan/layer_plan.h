@@ -13,14 +13,15 @@
 
 namespace halftone {
 
-/// A model of the same modules as that of `config`, but of the smallest widths: their paths and
-/// classes are what a pattern matches.
-CausalLM smallest_model(const ModelConfig& config);
+/// A model of the same modules as that of `config` with the adapters of `lora`, but of the smallest
+/// widths: their paths and classes are what a pattern matches.
+CausalLM smallest_model(const ModelConfig& config, const LoraConfig& lora = {});
 
 /// layer_types() of the model of `config` (train/layer_precision.h).
 std::map<std::string, ComputeType> planned_layer_types(const ModelConfig& config,
                                                        const std::vector<std::string>& texts,
-                                                       const PrecisionPolicy& policy);
+                                                       const PrecisionPolicy& policy,
+                                                       const LoraConfig& lora = {});
 
 /// One linear layer of a forward pass.
 struct PlannedLayer {

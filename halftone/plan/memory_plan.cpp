@@ -30,22 +30,51 @@ constexpr double kBytesOfBatchRow = 8 + 8 + 4;  // input, target, mask of a toke
 
 std::uint64_t whole(double bytes) { return static_cast<std::uint64_t>(std::max(0.0, bytes)); }
 
-std::vector<ParameterShape> stored_parameters(const ModelConfig& model,
-                                              const NumericsConfig& recipe) {
-  constexpr double kMost = 0x1p50;
-  double numbers = 0;
+std::vector<ParameterShape> as_stored(std::vector<NamedShape> shapes,
+                                      const NumericsConfig& recipe) {
   std::vector<ParameterShape> parameters;
-  for (NamedShape& parameter : parameter_shapes(model)) {
-    double count = 1;
-    for (const std::int64_t size : parameter.sizes) count *= static_cast<double>(size);
-    if ((numbers += count) > kMost)
-      throw UserError(
-          fmt::format("model: expected at most 2^50 parameters, got more; choose smaller widths"));
+  for (NamedShape& parameter : shapes) {
     const bool bf16 = recipe.memory.bf16_weights && !is_small_parameter(parameter.sizes);
     parameters.push_back({.sizes = std::move(parameter.sizes),
                           .dtype = bf16 ? torch::kBFloat16 : recipe.precision.parameter});
   }
   return parameters;
+}
+
+/// What the optimizer has, and what stands beside it because it does not learn.
+struct StoredParameters {
+  std::vector<ParameterShape> learning;
+  std::vector<ParameterShape> frozen;
+};
+
+StoredParameters stored_parameters(const ModelConfig& model, const NumericsConfig& recipe) {
+  constexpr double kMost = 0x1p50;
+  double numbers = 0;
+  std::vector<NamedShape> shapes = parameter_shapes(model);
+  for (const NamedShape& parameter : shapes) {
+    double count = 1;
+    for (const std::int64_t size : parameter.sizes) count *= static_cast<double>(size);
+    if ((numbers += count) > kMost)
+      throw UserError(
+          fmt::format("model: expected at most 2^50 parameters, got more; choose smaller widths"));
+  }
+  if (recipe.lora.rank == 0)
+    return {.learning = as_stored(std::move(shapes), recipe), .frozen = {}};
+  return {.learning = as_stored(adapter_shapes(recipe.lora, model), recipe),
+          .frozen = as_stored(std::move(shapes), recipe)};
+}
+
+/// As pack_frozen_parameters() lays them out.
+std::uint64_t packed_bytes(const std::vector<ParameterShape>& parameters) {
+  constexpr std::int64_t kLine = 64;
+  std::int64_t bytes = 0;
+  for (const ParameterShape& one : parameters) {
+    const std::int64_t own =
+        c10::multiply_integers(one.sizes) * static_cast<std::int64_t>(c10::elementSize(one.dtype));
+    bytes += (own + kLine - 1) / kLine * kLine;
+  }
+  constexpr auto kPage = static_cast<std::int64_t>(kLargePageBytes);
+  return static_cast<std::uint64_t>((bytes + kPage - 1) / kPage * kPage);
 }
 
 /// What the optimizer's buffers take beyond their sizes: they lie on pages of 2 MiB.
@@ -74,7 +103,9 @@ std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
 
 MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
                         const NumericsConfig& recipe, std::uint64_t process) {
-  const std::vector<ParameterShape> parameters = stored_parameters(model, recipe);
+  const StoredParameters all = stored_parameters(model, recipe);
+  const std::vector<ParameterShape>& parameters = all.learning;
+  const std::uint64_t frozen = packed_bytes(all.frozen);
   AdamWOptions options;
   recipe.memory.apply_to(options);
   const AdamWBytes stored = adamw_bytes(parameters, options);
@@ -86,7 +117,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
       rows * kBytesOfBatchRow *
       (static_cast<double>(kBatchesAhead + 1) + static_cast<double>(shape.micro_batches));
   const MemoryBytes training{
-      .weights = static_cast<std::uint64_t>(stored.weights),
+      .weights = static_cast<std::uint64_t>(stored.weights) + frozen,
       .gradients = static_cast<std::uint64_t>(stored.gradients),
       .states = static_cast<std::uint64_t>(stored.resident_states() +
                                            offload_chunk_bytes(parameters, options)),
@@ -97,7 +128,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
       .process = process,
       .disk = static_cast<std::uint64_t>(stored.disk)};
   const MemoryBytes beginning{
-      .weights = static_cast<std::uint64_t>(stored.weights) +
+      .weights = static_cast<std::uint64_t>(stored.weights) + frozen +
                  static_cast<std::uint64_t>(parameter_count(model)) * sizeof(float),
       .process = process,
       .disk = training.disk};

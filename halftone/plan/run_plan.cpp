@@ -29,7 +29,7 @@ std::tuple<std::ptrdiff_t, bool, ComputeType> coarseness(const RecipePlan& plan)
 std::map<std::string, ComputeType> layers_in(const PlanRequest& request,
                                              const PrecisionPolicy& policy) {
   if (policy.name != request.precision) return {};
-  return planned_layer_types(request.model, request.layer_precision, policy);
+  return planned_layer_types(request.model, request.layer_precision, policy, request.lora);
 }
 
 /// The recipe of `precision` and `memory` with the other choices of `request`, unless they exclude
@@ -41,7 +41,7 @@ std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::
   const PrecisionPolicy policy = parse_precision(precision);
   std::map<std::string, ComputeType> layers = layers_in(request, policy);
   try {
-    return NumericsConfig{policy, memory_policy(choice, policy), std::move(layers)};
+    return NumericsConfig{policy, memory_policy(choice, policy), std::move(layers), request.lora};
   } catch (const UserError&) {
     return {};
   }
@@ -109,9 +109,10 @@ std::string refusal(const RecipePlan& own, const RunPlan& all) {
 
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process) {
   const PrecisionPolicy precision = parse_precision(request.precision);
-  return plan_of(
-      request, {precision, memory_policy(request.memory, precision), layers_in(request, precision)},
-      process);
+  return plan_of(request,
+                 {precision, memory_policy(request.memory, precision),
+                  layers_in(request, precision), request.lora},
+                 process);
 }
 
 RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uint64_t process) {

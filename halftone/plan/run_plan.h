@@ -42,6 +42,7 @@ struct PlanRequest {
   std::vector<std::string> layer_precision = {};  // in that precision (train/layer_precision.h)
   MemoryOptions memory;
   std::uint64_t budget_bytes = 0;  // the largest number: unlimited
+  LoraConfig lora = {};            // adapters that are trained in the place of the weights
 };
 
 /// The recipe that `request` names; its time is not predicted.

@@ -126,16 +126,19 @@ class CountedStep {
 };
 
 PlannedModule planned_minimind(const ModelConfig& config, const StepShape& shape,
-                               const MemoryPolicy& memory) {
+                               const NumericsConfig& numerics) {
+  const MemoryPolicy& memory = numerics.memory;
   const auto integers = torch::dtype(torch::kLong).device(torch::kMeta);
   const std::int64_t joined = memory.release_gradients ? shape.micro_batches : 1;
   const std::vector<std::int64_t> rows{shape.batch_size * joined, shape.predictions};
   const Tensor ids = at::empty(rows, integers), targets = at::empty(rows, integers);
   const Tensor mask = at::empty(rows, torch::dtype(torch::kFloat).device(torch::kMeta));
   const std::shared_ptr<CausalLMImpl> model = CausalLM(config).ptr();
+  if (numerics.lora.rank > 0) model->add_adapters(numerics.lora);
   const auto optimizers = [model, memory] {
     std::vector<std::pair<std::string, Tensor>> named;
-    for (const auto& item : model->named_parameters()) named.emplace_back(item.key(), item.value());
+    for (const auto& item : model->named_parameters())
+      if (item.value().requires_grad()) named.emplace_back(item.key(), item.value());
     AdamWOptions options;
     memory.apply_to(options);
     options.offload.clear();
@@ -183,11 +186,11 @@ StepMemory step_memory(const std::function<PlannedModule()>& make, std::int64_t 
 
 StepMemory step_memory(const ModelConfig& model, const StepShape& shape,
                        const NumericsConfig& numerics) {
-  StepMemory memory = step_memory([&] { return planned_minimind(model, shape, numerics.memory); },
+  StepMemory memory = step_memory([&] { return planned_minimind(model, shape, numerics); },
                                   shape.micro_batches, numerics);
   // The loss has taken it already when the forward pass ends; it grows with no batch.
   const double head_gradient =
-      is_fused(FusedKernel::kLinearCrossEntropy)
+      is_fused(FusedKernel::kLinearCrossEntropy) && numerics.lora.rank == 0
           ? sizeof(float) * static_cast<double>(model.vocab_size) * static_cast<double>(model.dim)
           : 0;
   memory.activations -= head_gradient;
@@ -206,13 +209,22 @@ double packed_operand_bytes(const ModelConfig& model, const StepShape& shape,
                                           {{".wo"}, query, dim},
                                           {{".w1", ".w3"}, dim, 2 * hidden},
                                           {{".w2"}, hidden, dim}}};
+  const bool is_frozen = numerics.lora.rank > 0;
   double bytes = 0;
   for (const ComputeType type : compute_types()) {
     // Of y = x W^T, of dX = g W and of dW = g^T x: the depth of the sums and the columns.
     std::set<std::pair<double, double>> shapes;
     for (const RoleOfLayer& role : roles)
-      if (multiplies_in(role, type, model, numerics))
-        shapes.insert({{role.in, role.out}, {role.out, role.in}, {rows, role.in}});
+      if (multiplies_in(role, type, model, numerics)) {
+        shapes.insert({{role.in, role.out}, {role.out, role.in}});
+        if (!is_frozen) shapes.insert({rows, role.in});
+      }
+    // And an adapter's A and B.
+    if (type == numerics.precision.compute)
+      for (const NamedShape& matrix : adapter_shapes(numerics.lora, model)) {
+        const double in = wide(matrix.sizes[1]), out = wide(matrix.sizes[0]);
+        shapes.insert({{in, out}, {out, in}, {rows, in}});
+      }
     const auto head = numerics.layers.find(head_path(model));
     if (type == (head != numerics.layers.end() ? head->second : numerics.precision.compute))
       shapes.insert({{dim, vocab}, {vocab, dim}});

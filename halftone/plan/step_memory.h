@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 
+#include "halftone/models/lora.h"
 #include "halftone/models/model_config.h"
 #include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
@@ -32,6 +33,7 @@ struct NumericsConfig {
   PrecisionPolicy precision;
   MemoryPolicy memory;
   std::map<std::string, ComputeType> layers;  // formats of single ones, by path
+  LoraConfig lora = {};  // adapters that are trained in the place of a decoder's weights
 };
 
 /// Bytes.

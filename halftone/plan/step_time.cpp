@@ -25,7 +25,8 @@ double attention_flops(const ModelConfig& model, double rows, double steps) {
          steps;
 }
 
-/// Seconds of the matmuls of linear layers: `passes` over those of the blocks, three over the head.
+/// Seconds of the matmuls of linear layers: `passes` over those of the blocks, three over the head;
+/// one less, that of the weights' gradients, where only adapters learn.
 double products_seconds(const ModelConfig& model, double rows, const NumericsConfig& recipe,
                         const MachineSpeed& speed, double passes) {
   const auto per_second = [&](const std::string& path) {
@@ -33,9 +34,13 @@ double products_seconds(const ModelConfig& model, double rows, const NumericsCon
     return speed.matmuls.at(own != recipe.layers.end() ? own->second : recipe.precision.compute);
   };
   const double head = 2 * rows * static_cast<double>(model.vocab_size * model.dim);
-  double seconds = 3 * head / per_second(head_path(model));
+  const double spared = recipe.lora.rank > 0 ? 1 : 0;
+  double seconds = (3 - spared) * head / per_second(head_path(model));
   for (const PlannedLayer& layer : planned_layers(model))
-    seconds += passes * 2 * rows * layer.multiply_adds / per_second(layer.path);
+    seconds += (passes - spared) * 2 * rows * layer.multiply_adds / per_second(layer.path);
+  for (const NamedShape& matrix : adapter_shapes(recipe.lora, model))
+    seconds += passes * 2 * rows * static_cast<double>(matrix.sizes[0] * matrix.sizes[1]) /
+               speed.matmuls.at(recipe.precision.compute);
   return seconds;
 }
 
@@ -81,7 +86,9 @@ double step_seconds(const ModelConfig& model, const StepShape& shape, const Nume
   // Gradients are set to zero, added to (read and written) by each micro-batch, measured and taken
   // by the update, which reads and writes weights and states.
   const double gradients = (3 + 2 * micro_batches) * wide(bytes.gradients);
-  const double update = 2 * wide(bytes.weights + bytes.states);
+  // Of weights that do not learn it reads nothing; beside 16-bit gradients, adapters are small.
+  const double update =
+      2 * wide((recipe.lora.rank > 0 ? bytes.gradients : bytes.weights) + bytes.states);
   return micro_batches *
              (micro_batch_seconds(model, shape, recipe, speed) + activations / speed.memory) +
          (gradients + update) / speed.memory;

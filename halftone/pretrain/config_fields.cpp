@@ -214,6 +214,7 @@ using M = ModelConfig;
 using S = ScalerConfig;
 using R = MemoryOptions;
 using K = KernelConfig;
+using L = LoraConfig;
 
 std::vector<std::string> generation_names() {
   std::vector<std::string> names;
@@ -294,6 +295,31 @@ std::vector<ConfigField> data_fields() {
           "special_tokens", one_of({"text", "tokens"}),
           "how to read special tokens, such as </s>, that the text spells; tokens: as the tokens, "
           "and a text's own begin and end are not marked twice"),
+  };
+}
+
+std::vector<ConfigField> lora_fields() {
+  return {
+      field<&C::lora, &L::rank>(
+          "lora.rank", whole(0, "an integer that is 0 or more"),
+          "rank of the adapters that are trained in the place of the weights (LoRA), which come "
+          "from init_from; 0: no adapters, all weights are trained"),
+      field<&C::lora, &L::alpha>("lora.alpha", positive_number(),
+                                 "what an adapter adds is multiplied by alpha / rank; without it, "
+                                 "alpha is twice the rank"),
+      field<&C::lora, &L::dropout>("lora.dropout",
+                                   number("a number from 0 up to, not including, 1",
+                                          [](double x) { return x >= 0 && x < 1; }),
+                                   "share of an adapter's input dropped in training"),
+      field<&C::lora, &L::targets>(
+          "lora.targets", texts("one or more names of layers"),
+          "layers that have an adapter, in every block and by PEFT's names: q_proj, k_proj, "
+          "v_proj, "
+          "o_proj, gate_proj, up_proj, down_proj, or all-linear for these; repeatable"),
+      input_path(field<&C::lora_adapter>(
+          "lora.adapter", path(),
+          "adapter to go on from: a folder of PEFT's, or MiniMind's .pth; it says rank, alpha and "
+          "targets; empty: a new one")),
   };
 }
 
@@ -516,6 +542,7 @@ const std::vector<ConfigField>& config_fields() {
     };
     add("Model", model_fields());
     add("Data", data_fields());
+    add("LoRA", lora_fields());
     add("Validation", validation_fields());
     add("Precision", precision_fields());
     add("Memory", memory_fields());

@@ -19,6 +19,7 @@
 #include "halftone/pretrain/config_file.h"
 #include "halftone/pretrain/config_precision.h"
 #include "halftone/pretrain/hugging_face_config.h"
+#include "halftone/pretrain/peft_adapter.h"
 #include "halftone/pretrain/run_weights.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/layer_precision.h"
@@ -359,6 +360,30 @@ void check_task(const TrainConfig& config, const std::vector<ConfigAssignment>& 
            "release_gradients to off");
 }
 
+void check_lora(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  const auto refuse = [&](const char* key, const std::string& what) {
+    throw UserError(fmt::format("{}: {}", place_of(assignments, key), what));
+  };
+  if (config.lora.rank == 0) {
+    const LoraConfig none;
+    for (const auto& [key, is_set] : {std::pair("lora.alpha", config.lora.alpha.has_value()),
+                                      {"lora.dropout", config.lora.dropout != none.dropout},
+                                      {"lora.targets", config.lora.targets != none.targets}})
+      if (is_set)
+        refuse(key, fmt::format("{} goes with adapters, but lora.rank is 0; set lora.rank, such as "
+                                "to 16, or leave it out",
+                                key));
+    return;
+  }
+  if (config.init_from.empty())
+    refuse("lora.rank",
+           "lora.rank trains adapters beside the weights of a trained model, got none; name them "
+           "with init_from");
+  ModelConfig model = config.model;
+  if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
+  validate(config.lora, model);
+}
+
 // What concerns several keys at once.
 void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   check_scaler(config, assignments);
@@ -371,6 +396,21 @@ void check_together(const TrainConfig& config, const std::vector<ConfigAssignmen
   if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
   validate(model);
   check_seq_len(config.seq_len, config.model, place_of(assignments, "seq_len"));
+  check_lora(config, assignments);
+}
+
+/// What an adapter to go on from says, where the keys leave it open. A run has written it down.
+void adopt_adapter(TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  const auto is_open = [&](const char* key) { return !is_given(assignments, key); };
+  if (config.lora_adapter.empty()) return;
+  if (!is_open("lora.rank") && !is_open("lora.alpha") && !is_open("lora.targets")) return;
+  ModelConfig model = config.model;
+  if (model.vocab_size == 0) model.vocab_size = config.tokenizer_vocab_size;
+  const LoraConfig theirs = read_adapter(config.lora_adapter, model).lora;
+  if (is_open("lora.rank")) config.lora.rank = theirs.rank;
+  if (is_open("lora.alpha")) config.lora.alpha = theirs.alpha;
+  if (is_open("lora.targets")) config.lora.targets = theirs.targets;
+  if (is_open("lora.dropout")) config.lora.dropout = theirs.dropout;
 }
 
 }  // namespace
@@ -452,6 +492,7 @@ TrainConfig merge_config(const std::vector<ConfigAssignment>& assignments) {
 
 TrainConfig resolve_config(const std::vector<ConfigAssignment>& assignments) {
   TrainConfig config = merge_config(assignments);
+  adopt_adapter(config, assignments);
   check_together(config, assignments);
   return config;
 }

@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "halftone/kernels/linear/compute_context.h"
+#include "halftone/nn/evaluation_mode.h"
+#include "halftone/nn/packed_parameters.h"
 
 namespace halftone {
 namespace {
@@ -46,7 +48,8 @@ LanguageModeling::LanguageModeling(CausalLM model, const LanguageModelingOptions
 
 torch::Tensor LanguageModeling::training_step(const TokenBatch& batch, std::int64_t /*index*/) {
   count_tokens(batch.tokens);
-  const LossOutput loss = has_reference() ? preference_loss(batch, "") : loss_of(model_, batch);
+  const LossOutput loss =
+      learns_preferences() ? preference_loss(batch, "") : loss_of(model_, batch);
   if (!model_->config().use_moe) return loss.total();
   log("aux_loss", loss.aux_loss, batch_weight().samples);
   return loss.cross_entropy + over_samples(loss.aux_loss);
@@ -56,14 +59,23 @@ torch::Tensor LanguageModeling::cross_entropy(const TokenBatch& batch) {
   return loss_of(model_, batch).cross_entropy;
 }
 
-LossOutput LanguageModeling::preference_loss(const TokenBatch& batch, const std::string& prefix) {
-  const auto by_reference = [&] {
+torch::Tensor LanguageModeling::likelihoods_by_reference(const TokenBatch& batch) {
+  if (has_reference()) {
     const torch::NoGradGuard no_grad;
     return log_likelihoods(reference_, batch).sums;
-  };
+  }
+  const EvaluationMode mode(*model_);
+  ComputeContext context = compute_context();
+  context.without_adapters = true;
+  const ComputeScope scope(std::move(context));
+  return log_likelihoods(model_, batch).sums;
+}
+
+LossOutput LanguageModeling::preference_loss(const TokenBatch& batch, const std::string& prefix) {
   const LikelihoodOutput ours = log_likelihoods(model_, batch);
   // Rows in turn: the better chat, the other one.
-  const torch::Tensor rewards = (options_.dpo_beta * (ours.sums - by_reference())).view({-1, 2});
+  const torch::Tensor rewards =
+      (options_.dpo_beta * (ours.sums - likelihoods_by_reference(batch))).view({-1, 2});
   const torch::Tensor chosen = rewards.select(1, 0), rejected = rewards.select(1, 1);
   const torch::Tensor margin = chosen - rejected;
   log(prefix + "reward_chosen", chosen.detach().mean());
@@ -74,7 +86,8 @@ LossOutput LanguageModeling::preference_loss(const TokenBatch& batch, const std:
 }
 
 void LanguageModeling::validation_step(const TokenBatch& batch, std::int64_t index) {
-  if (has_reference()) return log(kValidationLoss, preference_loss(batch, "val_").cross_entropy);
+  if (learns_preferences())
+    return log(kValidationLoss, preference_loss(batch, "val_").cross_entropy);
   if (index == 0) validated_ = TextLoss(options_.token_bytes);
   if (index == 0 && dataloader_index() == 0) bad_batch_.reset();
   const auto loss = cross_entropy(batch).item<double>();
@@ -92,7 +105,8 @@ void LanguageModeling::on_validation_loader_end() {
 std::vector<OptimizerSetup> LanguageModeling::configure_optimizers() {
   std::vector<std::pair<std::string, torch::Tensor>> named;
   for (const auto& parameter : model_->named_parameters())
-    named.emplace_back(parameter.key(), parameter.value());
+    if (parameter.value().requires_grad()) named.emplace_back(parameter.key(), parameter.value());
+  if (model_->lora().rank > 0) pack_frozen_parameters(*model_);
   if (has_reference()) {
     const torch::Tensor weight = model_->parameters().front();
     reference_->to(weight.device(), weight.scalar_type());

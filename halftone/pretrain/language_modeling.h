@@ -37,10 +37,10 @@ struct LikelihoodOutput {
 LikelihoodOutput log_likelihoods(CausalLM& model, const TokenBatch& batch);
 
 /// MiniMind's objective: the masked cross entropy of the next token plus the routers' auxiliary
-/// loss, which is logged as "aux_loss" too; one AdamW over all parameters. The cross entropy of an
-/// optimizer step is the mean over its predicted tokens, the auxiliary loss that over its rows.
-/// Validation logs the cross entropy alone, with what halftone eval makes of it: "val_loss",
-/// "val_perplexity", "val_bits_per_byte".
+/// loss, which is logged as "aux_loss" too; one AdamW over all parameters that learn. The cross
+/// entropy of an optimizer step is the mean over its predicted tokens, the auxiliary loss that over
+/// its rows. Validation logs the cross entropy alone, with what halftone eval makes of it:
+/// "val_loss", "val_perplexity", "val_bits_per_byte".
 ///
 /// With a reference model it learns from preferences instead: the cross entropy is replaced by the
 /// mean over pairs of
@@ -53,7 +53,7 @@ class LanguageModeling : public TrainingModule<TokenBatch> {
 
   torch::Tensor training_step(const TokenBatch& batch, std::int64_t index) override;
   double loss_weight(const TokenBatch& batch) const override {
-    return static_cast<double>(has_reference() ? batch.pairs : batch.tokens);
+    return static_cast<double>(learns_preferences() ? batch.pairs : batch.tokens);
   }
   void validation_step(const TokenBatch& batch, std::int64_t index) override;
   void on_validation_loader_end() override;
@@ -64,6 +64,8 @@ class LanguageModeling : public TrainingModule<TokenBatch> {
   void set_reference(CausalLM reference) { reference_ = std::move(reference); }
   bool has_reference() const { return !reference_.is_empty(); }
   CausalLM& reference() { return reference_; }
+  /// In its place: the model itself without its adapters, which takes no memory.
+  void set_base_as_reference() { base_is_reference_ = true; }
 
   CausalLM& model() { return model_; }
   /// The mean over the predicted tokens of a batch on the model's device, in nats.
@@ -78,10 +80,13 @@ class LanguageModeling : public TrainingModule<TokenBatch> {
   const std::optional<BadBatch>& bad_batch() const { return bad_batch_; }
 
  private:
+  bool learns_preferences() const { return has_reference() || base_is_reference_; }
+  torch::Tensor likelihoods_by_reference(const TokenBatch& batch);
   LossOutput preference_loss(const TokenBatch& batch, const std::string& prefix);
 
   CausalLM model_;
   CausalLM reference_{nullptr};  // not registered: neither trained nor saved
+  bool base_is_reference_ = false;
   LanguageModelingOptions options_;
   TextLoss validated_;  // so far
   std::optional<BadBatch> bad_batch_;

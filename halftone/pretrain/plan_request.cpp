@@ -23,7 +23,8 @@ PlanRequest plan_request(const TrainConfig& config, const ModelConfig& model) {
           .precision = config.precision,
           .layer_precision = config.layer_precision,
           .memory = config.memory,
-          .budget_bytes = budget_bytes(config.memory_budget)};
+          .budget_bytes = budget_bytes(config.memory_budget),
+          .lora = config.lora};
 }
 
 bool is_memory_limited(const TrainConfig& config, torch::Device device) {

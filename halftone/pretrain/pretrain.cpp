@@ -2,6 +2,7 @@
 #include "halftone/pretrain/pretrain.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/utils.h>
 
 #include <optional>
@@ -40,6 +41,13 @@ std::string matmul_paths_of(const TrainConfig& config, torch::Device device) {
   const torch::ScalarType compute = policy_of(config).compute_dtype();
   if (!is_half(compute) || !device.is_cpu()) return "";
   return to_string(without_convolutions(cpu_gemm_config().of(compute)));
+}
+
+std::int64_t learning_parameters(const CausalLM& model) {
+  std::int64_t count = 0;
+  for (const torch::Tensor& parameter : model->parameters())
+    if (parameter.requires_grad()) count += parameter.numel();
+  return count;
 }
 
 /// What a run is trained and validated on.
@@ -93,6 +101,7 @@ class PretrainRecord : public Callback {
     const FitLoop& loop = trainer.loop();
     return {.run = config_.out,
             .parameters = parameter_count(module_.model()),
+            .trained_parameters = learning_parameters(module_.model()),
             .vocab_size = inputs_.model.vocab_size,
             .training_tokens = static_cast<std::int64_t>(inputs_.data.tokens->size()),
             .batches_per_epoch = loop.length().batches_per_epoch().value_or(0),
@@ -130,6 +139,12 @@ std::vector<RunDescription::Fact> report_facts(const TrainConfig& config, const 
                            config.accumulate > 1
                                ? fmt::format(" in each of {} micro-batches", config.accumulate)
                                : "")}};
+  if (config.lora.rank > 0)
+    facts.push_back(
+        {"adapters",
+         fmt::format("rank {}, alpha {}, of {} ({} parameters are trained)", config.lora.rank,
+                     lora_alpha(config.lora), fmt::join(lora_targets(config.lora), ", "),
+                     short_count(static_cast<double>(learning_parameters(module.model()))))});
   if (data.validation)
     facts.push_back(
         {"validation", fmt::format("{} tokens", short_count(static_cast<double>(

@@ -20,6 +20,7 @@ namespace halftone {
 struct RunSummary {
   std::filesystem::path run;
   std::int64_t parameters = 0;
+  std::int64_t trained_parameters = 0;  // of them; all, unless adapters are trained beside them
   std::int64_t vocab_size = 0;
   std::int64_t training_tokens = 0;  // of one epoch
   std::int64_t batches_per_epoch = 0;

@@ -17,6 +17,7 @@
 #include "halftone/plan/layer_plan.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/config_precision.h"
+#include "halftone/pretrain/peft_adapter.h"
 #include "halftone/pretrain/plan_request.h"
 #include "halftone/pretrain/run_weights.h"
 #include "halftone/pretrain/trained_model.h"
@@ -77,7 +78,7 @@ GradScalerOptions scaler_options(const TrainConfig& config) {
 
 void check_named_modules(const TrainConfig& config) {
   if (config.keep_fp32.empty() && config.layer_precision.empty()) return;
-  CausalLM smallest = smallest_model(config.model);
+  CausalLM smallest = smallest_model(config.model, config.lora);
   check_keep_fp32(*smallest, config.keep_fp32);
   layer_types(*smallest, config.layer_precision, policy_of(config));
 }
@@ -124,6 +125,27 @@ void configure_kernels(const KernelConfig& kernels, torch::Device device) {
   configure_fast_cpu_gemms(kernels.cpu_gemm);
   configure_cpu_gemms(kernels.matmul);
   if (device.is_cpu()) cpu_gemm_config();  // may refuse
+}
+
+/// With the weights that training starts from, and the adapters that it trains.
+void initialize(CausalLM& model, const TrainConfig& config) {
+  if (!config.init_from.empty()) initialize_from(model, config.init_from);
+  if (config.lora.rank == 0) return;
+  model->add_adapters(config.lora);
+  if (!config.init_from.empty() && !config.lora_adapter.empty())
+    load_adapter(model, read_adapter(config.lora_adapter, model->config()));
+}
+
+/// The model that training starts from.
+void set_reference(LanguageModeling& module, const TrainConfig& config,
+                   const PretrainInputs& inputs) {
+  // New adapters add nothing.
+  if (config.lora.rank > 0 && config.lora_adapter.empty()) return module.set_base_as_reference();
+  CausalLM reference(inputs.model);
+  initialize(reference, config);
+  // A run that is gone on with has kept it.
+  if (config.init_from.empty()) initialize_from(reference, reference_weights(config.out));
+  module.set_reference(std::move(reference));
 }
 
 void check_offload(const std::string& folder) {
@@ -200,7 +222,7 @@ PretrainInputs prepare_pretraining(const TrainConfig& config, std::optional<Toke
 LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& inputs) {
   torch::manual_seed(static_cast<std::uint64_t>(config.seed));
   CausalLM model(inputs.model);
-  if (!config.init_from.empty()) initialize_from(model, config.init_from);
+  initialize(model, config);
   AdamWOptions adamw{.lr = config.lr,
                      .weight_decay = config.weight_decay,
                      .seed = static_cast<std::uint64_t>(config.seed)};
@@ -214,13 +236,7 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
                                             ? token_bytes(inputs.tokenizer, inputs.model.vocab_size)
                                             : std::vector<std::int64_t>(),
                          .dpo_beta = config.dpo.beta});
-  if (config.task == "dpo") {
-    CausalLM reference(inputs.model);
-    // A run that is gone on with has kept what it started from.
-    initialize_from(reference, config.init_from.empty() ? reference_weights(config.out)
-                                                        : std::filesystem::path(config.init_from));
-    module.set_reference(std::move(reference));
-  }
+  if (config.task == "dpo") set_reference(module, config, inputs);
   return module;
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "halftone/models/lora.h"
 #include "halftone/models/model_config.h"
 #include "halftone/precision/memory_policy.h"
 
@@ -45,6 +46,9 @@ struct TrainConfig {
 
   std::string task = "pretrain";  // "sft", "dpo"
   DpoConfig dpo;
+
+  LoraConfig lora;           // rank 0: all weights are trained
+  std::string lora_adapter;  // an adapter to go on from; empty: a new one
 
   std::vector<std::string> data;  // files and folders
   std::string tokenizer;          // empty: train one on the data

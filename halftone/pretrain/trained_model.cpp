@@ -16,6 +16,7 @@
 #include "halftone/models/parameter_names.h"
 #include "halftone/pretrain/config_schema.h"
 #include "halftone/pretrain/hugging_face_config.h"
+#include "halftone/pretrain/peft_adapter.h"
 #include "halftone/pretrain/run_weights.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/run_directory.h"
@@ -29,11 +30,13 @@ StateDict open_foreign(const std::filesystem::path& path) {
   return without_wrappers(restore_int8_weights(open_weights(path), source), source);
 }
 
-/// A model of `config` with the weights of `file`. What does not fit is refused before memory is
-/// asked for.
-CausalLM model_of(const ModelConfig& config, const StateDict& file, const std::string& source) {
-  check_parameters(file, config, source);
+/// A model of `config`, with the adapters of `lora` if there are any, with the weights of `file`.
+/// What does not fit is refused before memory is asked for.
+CausalLM model_of(const ModelConfig& config, const StateDict& file, const std::string& source,
+                  const LoraConfig& lora = {}) {
+  check_parameters(file, config, source, lora);
   CausalLM model(config);
+  if (lora.rank > 0) model->add_adapters(lora);
   load_parameters(model, file, source);
   return model;
 }
@@ -54,7 +57,7 @@ TrainedModel load_hugging_face(const std::filesystem::path& folder) {
 TrainedModel load_run(const RunWeights& weights) {
   const TrainConfig config = resume_config(weights.run, {});
   const Checkpoint checkpoint = weights.load();
-  return {.model = model_of(config.model, checkpoint.model, weights.source()),
+  return {.model = model_of(config.model, checkpoint.model, weights.source(), config.lora),
           .tokenizer = Tokenizer::load(weights.run),
           .precision = config.precision,
           .keep_fp32 = config.keep_fp32,
@@ -66,18 +69,28 @@ TrainedModel load_run(const RunWeights& weights) {
           .special_tokens = config.special_tokens};
 }
 
+/// Those of a run, with its adapters merged into them.
+StateDict weights_of(const RunWeights& weights) {
+  return merged_parameters(weights.load().model, resume_config(weights.run, {}).lora);
+}
+
 }  // namespace
 
 TrainedModel load_trained_model(const std::filesystem::path& folder) {
   if (std::filesystem::exists(folder / "config.json")) return load_hugging_face(folder);
   if (const auto weights = find_run_weights(folder)) return load_run(*weights);
+  if (is_peft_folder(folder))
+    throw UserError(fmt::format(
+        "'{}' holds an adapter without the model that it belongs to; name it as lora.adapter of a "
+        "run whose init_from is that model",
+        folder.string()));
   return load_run({.run = find_run(folder).root, .checkpoint = {}});  // throws: no checkpoint
 }
 
 InitialWeights::InitialWeights(const std::filesystem::path& file_or_folder)
     : made_for_(model_of_folder(file_or_folder)) {
   const auto weights = find_run_weights(file_or_folder);
-  state_ = weights ? weights->load().model : open_foreign(file_or_folder);
+  state_ = weights ? weights_of(*weights) : open_foreign(file_or_folder);
   source_ = weights ? weights->source() : weights_file(file_or_folder).string();
 }
 

@@ -16,7 +16,7 @@
 namespace halftone {
 
 /// A model with the tokenizer it was trained on, on the CPU, in fp32 unless the file says
-/// otherwise.
+/// otherwise. Adapters of its training are beside its weights, and active.
 struct TrainedModel {
   CausalLM model = nullptr;
   Tokenizer tokenizer;
@@ -38,8 +38,8 @@ struct TrainedModel {
 TrainedModel load_trained_model(const std::filesystem::path& folder);
 
 /// The weights that a model starts from: those of a file or a Hugging Face folder (safetensors or
-/// .pth, see io/weights.h; wrappers' names are left out), or of what find_run_weights() takes.
-/// Opened, read as they are copied.
+/// .pth, see io/weights.h; wrappers' names are left out), or of what find_run_weights() takes, with
+/// its adapters merged into them. Opened, read as they are copied.
 class InitialWeights {
  public:
   /// Throws UserError.

@@ -3,13 +3,18 @@
 // (tests/golden/make_minimind_golden.py): the same weights, batches and recipe.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <sstream>
 
 #include "halftone/data/token_file.h"
+#include "halftone/models/file_names.h"
 #include "halftone/models/parameter_names.h"
+#include "halftone/pretrain/hugging_face_config.h"
 #include "halftone/pretrain/language_modeling.h"
+#include "halftone/pretrain/peft_adapter.h"
 #include "halftone/train/trainer.h"
 #include "support/golden_file.h"
 #include "support/golden_model.h"
@@ -53,6 +58,100 @@ struct StepCollector : Callback {
   }
   std::vector<StepMetrics> steps;
 };
+
+/// The golden's tensors whose names start with `prefix`, without it.
+StateDict part_of(const test::GoldenFile& golden, const std::string& prefix) {
+  StateDict part;
+  for (const auto& [name, tensor] : golden.tensors)
+    if (name.starts_with(prefix)) part.tensors[name.substr(prefix.size())] = tensor;
+  return part;
+}
+
+/// A small Llama or Qwen of transformers, with the adapter that PEFT is about to train.
+CausalLM adapted_model(const std::string& name, const test::GoldenFile& golden) {
+  const test::GoldenFile base = test::read_golden("families/" + name + ".safetensors");
+  const test::TempFolder folder;
+  test::write_text(folder / "config.json", base.config.dump());
+  CausalLM model(read_hugging_face_config(folder / "config.json"));
+  load_parameters(model, part_of(base, "weights."), "golden");
+  model->add_adapters(
+      read_adapter(std::filesystem::path(test::kGoldenDir) / "lora" / name, model->config()).lora);
+  const StateDict start =
+      to_v2_names(without_wrappers(part_of(golden, "start."), "golden"), model->config());
+  const torch::NoGradGuard no_grad;
+  for (const auto& item : model->named_parameters())
+    if (item.value().requires_grad()) item.value().copy_(start.tensors.at(item.key()));
+  return model;
+}
+
+std::vector<StepMetrics> train_adapter(const std::string& name, const test::GoldenFile& golden,
+                                       const std::string& precision) {
+  const test::TempFolder folder;
+  CausalLM model = adapted_model(name, golden);
+  const torch::Tensor& ids = golden.tensors.at("ids");
+  TokenLoader loader(
+      write_tokens(ids, model->config().vocab_size, folder / "tokens"),
+      {.batch_size = ids.size(1), .seq_len = ids.size(2), .pack = false, .shuffle = false});
+  LanguageModeling module(std::move(model), {.adamw = {.lr = 1e-2, .weight_decay = 0.01},
+                                             .schedule = {.kind = Schedule::kConstant}});
+  const auto steps = std::make_shared<StepCollector>();
+  Trainer trainer({.max_steps = kSteps,
+                   .precision = precision,
+                   .accelerator = "cpu",
+                   .gradient_clip_val = 1.0,
+                   .callbacks = {steps}});
+  trainer.fit(module, loader);
+  return steps->steps;
+}
+
+/// Adapters, against the library PEFT's (tests/golden/make_lora_golden.py).
+void expect_pefts_steps(const std::string& name, const std::string& precision,
+                        const Tolerance& tolerance) {
+  const test::GoldenFile golden = test::read_golden("lora/" + name + ".safetensors");
+  const auto expected = [&](const char* what) { return golden.tensors.at(precision + "." + what); };
+  const std::vector<StepMetrics> steps = train_adapter(name, golden, precision);
+  ASSERT_EQ(steps.size(), kSteps);
+  for (std::int64_t i = 0; i < kSteps; ++i) {
+    const StepMetrics& step = steps[static_cast<std::size_t>(i)];
+    const double grad_norm = expected("grad_norms")[i].item<double>();
+    EXPECT_NEAR(step.loss, expected("losses")[i].item<double>(), tolerance.loss)
+        << name << ", step " << i;
+    EXPECT_NEAR(*step.grad_norm, grad_norm, tolerance.relative_grad_norm * grad_norm)
+        << name << ", step " << i;
+  }
+}
+
+/// How far a step's loss and gradient norm are from those of fp32 at most.
+struct Gap {
+  double loss = 0;
+  double relative_grad_norm = 0;
+
+  void widen(double one_loss, double wanted_loss, double one_norm, double wanted_norm) {
+    loss = std::max(loss, std::abs(one_loss - wanted_loss));
+    relative_grad_norm =
+        std::max(relative_grad_norm, std::abs(one_norm - wanted_norm) / wanted_norm);
+  }
+};
+
+/// Where rounding differs, so does what ten steps make of it: this bounds its size by PyTorch's.
+void expect_pefts_gap(const std::string& name) {
+  const test::GoldenFile golden = test::read_golden("lora/" + name + ".safetensors");
+  const auto at = [&](const char* what, std::int64_t step) {
+    return golden.tensors.at(what)[step].item<double>();
+  };
+  const std::vector<StepMetrics> steps = train_adapter(name, golden, "bf16-mixed");
+  ASSERT_EQ(steps.size(), kSteps);
+  Gap ours, pefts;
+  for (std::int64_t i = 0; i < kSteps; ++i) {
+    const StepMetrics& step = steps[static_cast<std::size_t>(i)];
+    const double loss = at("32-true.losses", i), norm = at("32-true.grad_norms", i);
+    ours.widen(step.loss, loss, *step.grad_norm, norm);
+    pefts.widen(at("bf16-mixed.losses", i), loss, at("bf16-mixed.grad_norms", i), norm);
+  }
+  EXPECT_LT(ours.loss, 2 * pefts.loss) << name;
+  EXPECT_LT(ours.relative_grad_norm, 2 * pefts.relative_grad_norm) << name;
+  EXPECT_GT(ours.loss, 0.1 * pefts.loss) << name << ": nothing was rounded";
+}
 
 std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string& precision,
                                const MemoryOptions& memory) {
@@ -109,6 +208,13 @@ void expect_pytorchs_steps(const std::string& file, const std::string& precision
 constexpr Tolerance kFp32 = {.loss = 1e-5, .relative_grad_norm = 2e-5};
 constexpr Tolerance kBf16 = {.loss = 5e-3, .relative_grad_norm = 9e-3};
 constexpr Tolerance kFp16 = {.loss = 1e-3, .relative_grad_norm = 2e-3};
+
+TEST(Losses, AdaptersInFp32EqualPefts) {
+  for (const char* name : {"llama", "qwen2", "qwen3"}) expect_pefts_steps(name, "32-true", kFp32);
+}
+TEST(Losses, AdaptersInBf16MixedStayAsCloseToFp32AsPefts) {
+  for (const char* name : {"llama", "qwen2", "qwen3"}) expect_pefts_gap(name);
+}
 
 TEST(Losses, DenseFp32EqualsPyTorch) {
   expect_pytorchs_steps("minimind_dense.safetensors", "32-true", kFp32);

@@ -155,6 +155,13 @@ TEST_F(Resume, IsBitEqualWithSplitMasters) {
                                               "--moments", "bf16", "--model.hidden-dim", "192"});
 }
 
+TEST_F(Resume, IsBitEqualWithAdapters) {
+  ASSERT_EQ(wait_for(start(train("base", "32-true"))), 0);
+  expect_bit_equal_after_kills(
+      "bf16-mixed", {"--init-from", folder_ / "base", "--lora.rank", "4", "--lora.dropout", "0.1",
+                     "--lora.targets", "q_proj", "--lora.targets", "down_proj"});
+}
+
 TEST_F(Resume, TwoRunsWithOneSeedAreBitEqual) {
   ASSERT_EQ(wait_for(start(train("one", "bf16-mixed"))), 0);
   ASSERT_EQ(wait_for(start(train("two", "bf16-mixed"))), 0);

@@ -40,8 +40,9 @@ std::vector<Kind> all_kinds() {
   std::vector<Kind> kinds;
   for (const char* generation : {"v2", "v2504", "v3", "qwen2"})
     for (const ExportFormat* format : export_formats())
-      for (const ExportDtype dtype : format->dtypes())
-        kinds.push_back({generation, false, format->name().data(), dtype});
+      if (format->name() != "peft")  // of models with adapters alone
+        for (const ExportDtype dtype : format->dtypes())
+          kinds.push_back({generation, false, format->name().data(), dtype});
   for (const char* format : {"safetensors", "hf", "gguf"})
     for (const ExportDtype dtype : export_format(format).dtypes())
       kinds.push_back({"v3", true, format, dtype});

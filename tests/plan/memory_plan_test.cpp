@@ -87,6 +87,30 @@ TEST(PeakMemory, IsAtLeastWhatMakingTheModelTakes) {
             5.9);
 }
 
+TEST(PeakMemory, CountsAdaptersAloneAsWhatLearns) {
+  const LoraConfig lora{.rank = 8, .targets = {"all-linear"}};
+  double adapters = 0;
+  for (const NamedShape& matrix : adapter_shapes(lora, model()))
+    adapters += static_cast<double>(matrix.sizes[0] * matrix.sizes[1]);
+  const StepShape shape{.batch_size = 2, .predictions = 64};
+  for (const char* memory : {"standard", "lean"}) {
+    const PrecisionPolicy policy = parse_precision("bf16-mixed");
+    const MemoryPolicy kept = memory_policy({.memory = memory}, policy);
+    const MemoryBytes all = peak_memory(model(), shape, {policy, kept}, 7);
+    const MemoryBytes bytes = peak_memory(model(), shape, {policy, kept, {}, lora}, 7);
+    if (std::string(memory) == "standard") {
+      EXPECT_NEAR(static_cast<double>(bytes.gradients) / adapters, 4, 0.05);
+      EXPECT_NEAR(static_cast<double>(bytes.states) / adapters, 8, 0.1);
+    }
+    EXPECT_LT(static_cast<double>(bytes.gradients + bytes.states),
+              0.1 * static_cast<double>(all.gradients + all.states))
+        << memory;
+    EXPECT_LT(bytes.weights, all.weights + all.weights / 10 + (std::uint64_t{2} << 20U)) << memory;
+    EXPECT_GT(bytes.weights, all.weights) << memory;
+    EXPECT_LT(bytes.total(), all.total()) << memory;
+  }
+}
+
 TEST(PeakMemory, RefusesWhatNoMachineHolds) {
   ModelConfig huge = model();
   huge.dim = std::int64_t{1} << 30U;

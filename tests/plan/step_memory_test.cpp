@@ -33,6 +33,7 @@ struct Case {
   std::string name;
   ModelConfig model;
   StepShape shape;
+  LoraConfig lora = {};
 };
 
 // Wide and long enough that what grows with neither does not matter.
@@ -63,6 +64,7 @@ std::vector<Case> cases() {
   ModelConfig dropout = dense;
   dropout.dropout = 0.1;
   all.push_back({"dropout", dropout, {4, 128}});
+  all.push_back({"adapters", dense, {4, 128, 2}, {.rank = 4, .targets = {"all-linear"}}});
   return all;
 }
 
@@ -78,10 +80,11 @@ class Training {
         ids_(torch::randint(test.model.vocab_size, {shape_.batch_size, shape_.predictions + 1},
                             torch::kInt64)),
         mask_(torch::ones({shape_.batch_size, shape_.predictions})) {
+    if (test.lora.rank > 0) model_->add_adapters(test.lora);
     precision_.convert_module(*model_);
     std::vector<std::pair<std::string, Tensor>> named;
     for (const auto& item : model_->named_parameters())
-      named.emplace_back(item.key(), item.value());
+      if (item.value().requires_grad()) named.emplace_back(item.key(), item.value());
     AdamWOptions options;
     recipe_.apply_to(options);
     optimizer_ = std::make_shared<AdamW>(std::move(named), options);
@@ -101,7 +104,7 @@ class Training {
     precision_.update();
   }
 
-  NumericsConfig numerics() const { return {precision_.policy(), recipe_}; }
+  NumericsConfig numerics() const { return {precision_.policy(), recipe_, {}, model_->lora()}; }
 
  private:
   Tensor loss(std::int64_t micro_batches) {
