@@ -2,10 +2,8 @@
 #include "halftone/tokenizer/tokenizer.h"
 
 #include <fmt/format.h>
-#include <unicode/utf8.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <utility>
 
 #include "halftone/core/error.h"
@@ -15,6 +13,7 @@
 #include "halftone/tokenizer/byte_alphabet.h"
 #include "halftone/tokenizer/pre_tokenizer.h"
 #include "halftone/tokenizer/tokenizer_state.h"
+#include "halftone/tokenizer/unfinished_utf8_impl.h"
 
 namespace halftone {
 namespace {
@@ -172,16 +171,6 @@ const TokenizerState::Token* token_at(const TokenizerState& state, std::int32_t 
   return token.spelling.empty() ? nullptr : &token;
 }
 
-// Bytes at the end of `text` that begin a character and may yet become one.
-std::size_t unfinished_length(std::string_view text) {
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
-  // Signed: ICU looks at what stands two and three bytes before the end only if that is not
-  // negative.
-  auto length = static_cast<std::ptrdiff_t>(text.size());
-  U8_TRUNCATE_IF_INCOMPLETE(bytes, 0, length);
-  return text.size() - static_cast<std::size_t>(length);
-}
-
 }  // namespace
 
 Tokenizer Tokenizer::load(const std::filesystem::path& file_or_folder) {
@@ -303,7 +292,7 @@ ChatIds Tokenizer::encode_conversation(std::span<const ChatMessage> messages) co
 
 std::string StreamDecoder::push(std::int32_t id) {
   pending_ += tokenizer_.decode_bytes({&id, 1}, skip_special_tokens_);
-  const std::size_t ready = pending_.size() - unfinished_length(pending_);
+  const std::size_t ready = pending_.size() - unfinished_utf8(pending_);
   std::string text = replace_invalid_utf8(pending_.substr(0, ready));
   pending_.erase(0, ready);
   return text;

@@ -14,6 +14,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
+#include "halftone/tokenizer/unfinished_utf8_impl.h"
 #include "support/message_of.h"
 #include "support/paths.h"
 
@@ -363,15 +364,17 @@ TEST(StreamDecoder, PiecesTogetherAreTheWholeText) {
   }
 }
 
-// The sanitizers see what is read before the first byte.
-TEST(StreamDecoder, ReplacesTheEndOfACharacterThatNeverBegan) {
-  for (const std::string text : {"\x80", "\x80\xBF", "\xBF\xBF\xBF", "a\x80"}) {
-    StreamDecoder stream(sample());
-    std::string pieces;
-    for (const std::int32_t id : sample().encode(text)) pieces += stream.push(id);
-    EXPECT_EQ(pieces, replace_invalid_utf8(text));
-    EXPECT_EQ(stream.flush(), "");
-  }
+TEST(StreamDecoder, LooksAtNoByteBeforeItsText) {
+  const std::string_view moon = "月";  // of which one and two bytes would begin the same character
+  EXPECT_EQ(unfinished_utf8(moon), 0U);
+  EXPECT_EQ(unfinished_utf8(moon.substr(0, 2)), 2U);
+  EXPECT_EQ(unfinished_utf8(moon.substr(0, 1)), 1U);
+  EXPECT_EQ(unfinished_utf8(moon.substr(1, 1)), 0U);
+  const std::string_view thumb = "👍";
+  EXPECT_EQ(unfinished_utf8(thumb.substr(0, 3)), 3U);
+  EXPECT_EQ(unfinished_utf8(thumb.substr(1, 2)), 0U);
+  EXPECT_EQ(unfinished_utf8(thumb.substr(2, 1)), 0U);
+  EXPECT_EQ(unfinished_utf8(""), 0U);
 }
 
 TEST(StreamDecoder, HoldsBackAnUnfinishedCharacter) {
