@@ -10,7 +10,7 @@ namespace {
 
 std::string text_member(const JsonField& root, const char* name) {
   const JsonField field = root[name];
-  const std::string text = field.as_string();
+  std::string text = field.as_string();
   if (text.empty()) field.fail("must not be empty");
   return text;
 }
