@@ -62,7 +62,7 @@ const std::vector<Tokenizer>& tokenizers() {
     std::vector<Tokenizer> list;
     for (const ChatTemplate& format :
          {ChatTemplate::minimind_v2(), ChatTemplate::minimind_2510(), ChatTemplate::minimind_v3(),
-          ChatTemplate::qwen2(), ChatTemplate::qwen3()})
+          ChatTemplate::qwen2(), ChatTemplate::qwen3(), ChatTemplate::llama3()})
       list.push_back(halftone::test::small_tokenizer(format));
     return list;
   }();

@@ -4,6 +4,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "halftone/tokenizer/byte_alphabet.h"
 #include "halftone/tokenizer/tokenizer.h"
@@ -40,15 +41,24 @@ inline std::string all_bytes() {
   return bytes;
 }
 
+/// The tokenizer_config.json for `format`, whose marks are those of a chat.
+inline TokenizerConfig config_for(const ChatTemplate& format) {
+  return {.bos_token = format.chat_begin.empty() ? format.bos : format.chat_begin,
+          .eos_token = format.eos,
+          .chat_template = format.jinja()};
+}
+
+inline std::vector<AddedToken> marks_of(const ChatTemplate& format) {
+  std::vector<AddedToken> marks{{.content = format.bos}, {.content = format.eos}};
+  if (!format.chat_begin.empty()) marks.push_back({.content = format.chat_begin});
+  return marks;
+}
+
 /// A tokenizer of all bytes with the marks of `format`.
 inline Tokenizer small_tokenizer(const ChatTemplate& format) {
-  const TokenizerSpec spec = small_vocabulary(
-      all_bytes(),
-      {{.content = "<|endoftext|>"}, {.content = format.bos}, {.content = format.eos}});
-  const TokenizerConfig config{
-      .bos_token = format.bos, .eos_token = format.eos, .chat_template = format.jinja()};
-  return Tokenizer::from_json(write_tokenizer_json(spec), write_tokenizer_config(config, spec),
-                              "small");
+  const TokenizerSpec spec = small_vocabulary(all_bytes(), marks_of(format));
+  return Tokenizer::from_json(write_tokenizer_json(spec),
+                              write_tokenizer_config(config_for(format), spec), "small");
 }
 
 }  // namespace halftone::test

@@ -17,7 +17,8 @@ using nlohmann::json;
 const std::vector<ChatTemplate>& formats() {
   static const std::vector<ChatTemplate> made{
       ChatTemplate::minimind_v2(), ChatTemplate::minimind_2504(), ChatTemplate::minimind_2510(),
-      ChatTemplate::minimind_v3(), ChatTemplate::qwen2(),         ChatTemplate::qwen3()};
+      ChatTemplate::minimind_v3(), ChatTemplate::qwen2(),         ChatTemplate::qwen3(),
+      ChatTemplate::llama3()};
   return made;
 }
 
@@ -43,12 +44,10 @@ void write_tokenizers(const fs::path& folder) {
   write_seed(folder / "bytes", small_tokenizer(ChatTemplate::minimind_v2()).json());
   std::size_t index = 0;
   for (const ChatTemplate& format : formats()) {
-    const TokenizerSpec marks =
-        small_vocabulary("a m", {{.content = format.bos}, {.content = format.eos}});
-    const TokenizerConfig config{
-        .bos_token = format.bos, .eos_token = format.eos, .chat_template = format.jinja()};
-    write_seed(folder / ("chat" + std::to_string(index++)),
-               write_tokenizer_json(marks) + '\0' + write_tokenizer_config(config, marks));
+    const TokenizerSpec marks = small_vocabulary("a m", marks_of(format));
+    write_seed(
+        folder / ("chat" + std::to_string(index++)),
+        write_tokenizer_json(marks) + '\0' + write_tokenizer_config(config_for(format), marks));
   }
 }
 
