@@ -24,18 +24,31 @@ namespace hn = hwy::HWY_NAMESPACE;
 using DI = hn::RebindToSigned<D>;
 using VI = hn::Vec<DI>;
 
-/// One value for each decade, to be looked up by the decades of a vector.
+/// One value for each decade, to be looked up by the decades of a vector. NEON's vectors hold half
+/// of the eight: both halves are looked up there.
 struct DecadeTable {
+  static constexpr std::int32_t kHalf = 4;
+  static constexpr bool kIsHalved = HWY_MAX_BYTES < 2 * kHalf * sizeof(float);
+
   HWY_INLINE explicit DecadeTable(const std::array<float, 8>& from) {
-    // Instruction sets of fewer than eight lanes compile this too; they do not run it.
     float padded[8 + HWY_MAX_BYTES / sizeof(float)] = {};
     std::memcpy(padded, from.data(), sizeof from);
     values = hn::LoadU(D(), padded);
+    upper = hn::LoadU(D(), padded + kHalf);
   }
   HWY_INLINE V operator()(VI decade) const {
-    return hn::TableLookupLanes(values, hn::IndicesFromVec(D(), decade));
+    const D d;
+    if constexpr (!kIsHalved) {
+      return hn::TableLookupLanes(values, hn::IndicesFromVec(d, decade));
+    } else {
+      const DI di;
+      const auto place = hn::IndicesFromVec(d, hn::And(decade, hn::Set(di, kHalf - 1)));
+      const auto is_upper = hn::RebindMask(d, hn::Gt(decade, hn::Set(di, kHalf - 1)));
+      return hn::IfThenElse(is_upper, hn::TableLookupLanes(upper, place),
+                            hn::TableLookupLanes(values, place));
+    }
   }
-  V values;
+  V values, upper;
 };
 
 /// The registers of a map, for both directions.
