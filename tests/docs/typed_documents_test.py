@@ -31,7 +31,7 @@ import sys
 DOCUMENTS = ["README.md", "docs/guide.md", "docs/trainer.md", "docs/tutorial.md"]
 TRANSLATIONS = {"README.md": "README_zh.md", "docs/tutorial.md": "docs/tutorial_zh.md"}
 COMPILED = ["tests/find_package/main.cpp", "tests/docs/snippets_test.cpp", "examples/*.cpp"]
-UNTESTED = {"README.md": 3, "docs/guide.md": 5, "docs/trainer.md": 0,
+UNTESTED = {"README.md": 3, "docs/guide.md": 7, "docs/trainer.md": 0,
             "docs/tutorial.md": 0}
 BLOCK = re.compile(r"(?:^<!-- ([^\n]*?) -->\n)?^```(\w*)\n(.*?)^```$", re.S | re.M)
 NO_COMMANDS = ["halftone was built without CUDA"]  # what the program says
