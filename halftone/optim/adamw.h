@@ -13,17 +13,11 @@
 
 #include "halftone/core/state_dict.h"
 #include "halftone/kernels/optimizer/adamw.h"
-#include "halftone/kernels/optimizer/gradient_stats.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/adamw_options.h"
+#include "halftone/optim/parameter_arena.h"
 
 namespace halftone {
-
-/// The gradients as they are (scaled, if the loss was), on the device.
-struct GradientStats {
-  torch::Tensor norm_squared;  // fp64 scalar; inf or nan when an element is not finite
-  torch::Tensor non_finite;    // int64 (number of parameters): elements that are inf or nan
-};
 
 /// Parameters of one dtype and device move into one flat buffer, and their gradients are preset to
 /// views of another: build the optimizer after module->to(), and prefer its own zero_grad(), which
@@ -59,18 +53,14 @@ class AdamW : public torch::optim::Optimizer {
   const AdamWOptions& options() const { return options_; }
   /// Steps taken, without skipped ones; waits for the device.
   std::int64_t step_count() const;
-  const std::vector<std::string>& parameter_names() const { return names_; }
-  const torch::Tensor& parameter(
-      std::size_t index) const;  // the one called parameter_names()[index]
-  /// Whether it would take part in a step now: a gradient has come since zero_grad().
-  bool has_gradient(std::size_t index) const;
-  /// All tensors that are that parameter: more than one where tensors share memory.
-  const std::vector<torch::Tensor>& variables(std::size_t index) const;
+  /// The parameters and their gradients. One that has a gradient takes part in the next step.
+  const ParameterArena& arena() const { return arena_; }
+  const std::vector<std::string>& parameter_names() const { return arena_.names(); }
+  /// The one called parameter_names()[index].
+  const torch::Tensor& parameter(std::size_t index) const { return arena_.parameter(index); }
 
-  /// One read of the gradients; the same bits for any number of threads. Nothing waits.
-  GradientStats gradient_stats() const;
-  /// Those of one parameter: one range. On the device of the first one.
-  RangeStats parameter_stats(std::size_t index) const;
+  /// arena().stats()
+  GradientStats gradient_stats() const { return arena_.stats(); }
 
   /// One pass: gradient * gradient_factor, moments, weights. Does nothing, not even count the step,
   /// where found_inf is not 0. Both are scalars of a floating dtype. Nothing waits.
@@ -100,58 +90,35 @@ class AdamW : public torch::optim::Optimizer {
   void load_state_dict(const StateDict& state);
 
  private:
-  // A parameter's place in its buffer; `variables` are the tensors that share it.
-  struct Slot {
-    std::size_t buffer = 0;
-    std::int64_t offset = 0;
-    std::int64_t numel = 0;
-    std::vector<torch::Tensor> variables;
-    torch::Tensor weight;                 // view
-    torch::Tensor gradient;               // view; undefined when gradients are released
-    mutable std::uint32_t untouched = 0;  // the gradient's version while nothing has come
-    torch::Tensor missed_steps;           // int64 scalar: counted without it; undefined: none
-    bool stepped = false;                 // in the step that is under way
-  };
   struct Buffer {
-    AdamWTensors tensors;  // flat; gradients undefined when they are released
+    AdamWTensors tensors;  // the arena's, with the states; gradients undefined when released
     torch::Tensor step;    // int64 scalar
-    std::vector<std::size_t> slots;
+  };
+  struct Participation {
+    torch::Tensor missed_steps;  // int64 scalar: counted without the parameter; undefined: none
+    bool stepped = false;        // in the step that is under way
   };
   struct Run {
     Range range;
     torch::Tensor missed_steps;  // as all its parameters have it
   };
 
-  void add_slots(std::vector<std::pair<std::string, torch::Tensor>> named_parameters);
-  void allocate_buffers();
-  void attach(Slot& slot);
-  void attach_gradient(const torch::Tensor& variable, const Slot& slot) const;
-  void preset_gradient(const torch::Tensor& variable, const Slot& slot) const;
-  void set_gradient_dtype(const torch::Tensor& variable) const;
-  void clear_gradient(const Slot& slot) const;
-  bool has_arrived(const Slot& slot) const;
-  bool collect_gradient(const Slot& slot) const;
-  torch::Tensor loose_gradient(const Slot& slot) const;
-  std::vector<Run> runs_to_step(const Buffer& buffer) const;
-  void count_missed(const Buffer& buffer, const torch::Tensor& counted);
-  GradientStats buffered_stats() const;
-  GradientStats loose_stats() const;
-  torch::Tensor view_of(const torch::Tensor& flat, const Slot& slot) const;
-  torch::Tensor scales_of(const torch::Tensor& scales, const Slot& slot) const;
-  void check_in_place(std::size_t index) const;
+  std::vector<Run> runs_to_step(std::size_t buffer) const;
+  void count_missed(std::size_t buffer, const torch::Tensor& counted);
+  torch::Tensor scales_of(const torch::Tensor& scales, std::size_t index) const;
   void check_in_place() const;
   AdamWArguments arguments_for(std::size_t buffer, const torch::Tensor& gradient_factor,
                                const torch::Tensor& found_inf) const;
-  void step_slot(Slot& slot, AdamWArguments arguments) const;
+  void step_alone(std::size_t index, AdamWArguments arguments);
   void check_state(const StateDict& state) const;
   std::int64_t saved_step(const StateDict& state, std::size_t index) const;
   void load_missed_steps(const StateDict& state, std::int64_t step);
-  void load_slot(std::size_t index, const StateDict& state) const;
+  void load_parameter(std::size_t index, const StateDict& state) const;
 
   AdamWOptions options_;
-  std::vector<std::string> names_;
-  std::vector<Slot> slots_;
-  std::vector<Buffer> buffers_;
+  ParameterArena arena_;
+  std::vector<Buffer> buffers_;               // as the arena has them
+  std::vector<Participation> participation_;  // of each parameter
 };
 
 }  // namespace halftone

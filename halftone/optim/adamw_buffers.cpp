@@ -7,7 +7,6 @@
 #include "halftone/core/error.h"
 #include "halftone/kernels/optimizer/moments.h"
 #include "halftone/system/file_memory.h"
-#include "halftone/system/large_pages.h"
 #include "halftone/system/system_pages.h"
 
 namespace halftone {
@@ -39,13 +38,6 @@ std::vector<State> states_of(const AdamWBufferLayout& layout) {
   return states;
 }
 
-// Every step reads and writes these from end to end.
-torch::Tensor flat_zeros(std::int64_t size, torch::ScalarType dtype, torch::Device device) {
-  if (!device.is_cpu()) return torch::zeros({size}, torch::dtype(dtype).device(device));
-  const auto width = static_cast<std::int64_t>(c10::elementSize(dtype));
-  return zeros_on_large_pages(size * width).view(dtype);
-}
-
 // What a tensor takes in the file: no page holds two of them.
 std::int64_t room_for(const State& state) {
   return static_cast<std::int64_t>(whole_pages(static_cast<std::size_t>(state.bytes())));
@@ -65,17 +57,18 @@ torch::Tensor room_in_file(const std::vector<AdamWBufferLayout>& layouts,
 
 }  // namespace
 
-std::vector<AdamWTensors> adamw_buffers(const std::vector<AdamWBufferLayout>& layouts,
-                                        const AdamWOptions& options) {
+std::vector<AdamWTensors> adamw_buffers(const ParameterArena& arena,
+                                        const std::vector<AdamWBufferLayout>& layouts,
+                                        const std::filesystem::path& offload) {
   torch::Tensor file;
-  if (!options.offload.empty()) file = room_in_file(layouts, options.offload);
+  if (!offload.empty()) file = room_in_file(layouts, offload);
   std::int64_t taken = 0;
   std::vector<AdamWTensors> buffers;
-  for (const AdamWBufferLayout& layout : layouts) {
+  for (std::size_t b = 0; b < layouts.size(); ++b) {
+    const AdamWBufferLayout& layout = layouts[b];
     AdamWTensors tensors;
-    tensors.weights = flat_zeros(layout.size, layout.weights, layout.device);
-    if (!options.release_gradients)
-      tensors.gradients = flat_zeros(layout.size, layout.gradients, layout.device);
+    tensors.weights = arena.buffers()[b].weights;
+    tensors.gradients = arena.buffers()[b].gradients;
     for (const State& state : states_of(layout)) {
       if (!file.defined()) {
         tensors.*state.tensor = flat_zeros(state.size, state.dtype, layout.device);

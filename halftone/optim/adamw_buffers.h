@@ -2,20 +2,21 @@
 // The memory that AdamW works on, and the part of it that may lie in a file.
 #pragma once
 
+#include <filesystem>
 #include <vector>
 
 #include "halftone/kernels/optimizer/adamw.h"
 #include "halftone/kernels/optimizer/gradient_stats.h"
 #include "halftone/optim/adamw_layout.h"
-#include "halftone/optim/adamw_options.h"
+#include "halftone/optim/parameter_arena.h"
 
 namespace halftone {
 
-/// Zeroed buffers for an AdamW of these layouts. Gradients are undefined if the options release
-/// them. On the CPU the buffers lie on large pages. If `options.offload` names a folder, the states
-/// lie in one file there; zeros_in_file() lists the errors.
-std::vector<AdamWTensors> adamw_buffers(const std::vector<AdamWBufferLayout>& layouts,
-                                        const AdamWOptions& options);
+/// The buffers of an arena of these layouts, each with zeroed states. On the CPU these lie on large
+/// pages, or, if `offload` names a folder, in one file there; zeros_in_file() lists the errors.
+std::vector<AdamWTensors> adamw_buffers(const ParameterArena& arena,
+                                        const std::vector<AdamWBufferLayout>& layouts,
+                                        const std::filesystem::path& offload);
 
 /// The elements of `range`. REQUIRES with 8-bit moments: it begins at a block of 256.
 AdamWTensors part_of(const AdamWTensors& tensors, const Range& range);

@@ -28,11 +28,13 @@ std::optional<torch::ScalarType> master_low_of(const ParameterShape& parameter,
 }
 
 AdamWBufferLayout buffer_for(const ParameterShape& parameter, const AdamWOptions& options) {
-  return {.device = parameter.device,
-          .weights = parameter.dtype,
-          .gradients = options.fp32_gradients ? torch::kFloat : parameter.dtype,
-          .moments = moments_of(parameter, options.moments),
-          .master_low = master_low_of(parameter, options.master)};
+  AdamWBufferLayout buffer;
+  buffer.device = parameter.device;
+  buffer.weights = parameter.dtype;
+  buffer.gradients = options.fp32_gradients ? torch::kFloat : parameter.dtype;
+  buffer.moments = moments_of(parameter, options.moments);
+  buffer.master_low = master_low_of(parameter, options.master);
+  return buffer;
 }
 
 // Of moments and master.

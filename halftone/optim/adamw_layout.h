@@ -9,25 +9,14 @@
 #include <vector>
 
 #include "halftone/optim/adamw_options.h"
+#include "halftone/optim/parameter_arena.h"
 
 namespace halftone {
 
-struct ParameterShape {
-  std::vector<std::int64_t> sizes;
-  torch::ScalarType dtype = torch::kFloat;
-  torch::Device device = torch::kCPU;
-};
-
-/// Parameters of one device, dtype and layout, one after the other.
-struct AdamWBufferLayout {
-  torch::Device device = torch::kCPU;
-  torch::ScalarType weights = torch::kFloat;
-  torch::ScalarType gradients = torch::kFloat;
+/// Parameters that also have their states alike.
+struct AdamWBufferLayout : ArenaBufferLayout {
   torch::ScalarType moments = torch::kFloat;  // kByte: codes, with an fp32 scale for 256 of them
   std::optional<torch::ScalarType> master_low;
-  std::int64_t size = 0;                // elements, with the gaps that align parameters
-  std::vector<std::size_t> parameters;  // in the order of `offsets`
-  std::vector<std::int64_t> offsets;    // in elements
 };
 
 /// Whether a parameter has less than two dimensions (a norm, a bias) or 4096 elements: what it

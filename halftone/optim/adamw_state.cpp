@@ -101,23 +101,24 @@ void load_moment(const StateDict& state, const std::string& name, const Stored& 
 
 }  // namespace
 
-torch::Tensor AdamW::scales_of(const torch::Tensor& scales, const Slot& slot) const {
-  return scales.narrow(0, moment_scales(slot.offset), moment_scales(slot.numel));
+torch::Tensor AdamW::scales_of(const torch::Tensor& scales, std::size_t index) const {
+  const Range range = arena_.place(index).range;
+  return scales.narrow(0, moment_scales(range.begin), moment_scales(range.end - range.begin));
 }
 
 StateDict AdamW::state_dict() const {
   StateDict state;
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const Slot& slot = slots_[i];
-    const AdamWTensors& stored = buffers_[slot.buffer].tensors;
+  for (std::size_t i = 0; i < arena_.size(); ++i) {
+    const std::string& name = arena_.names()[i];
+    const AdamWTensors& stored = buffers_[arena_.place(i).buffer].tensors;
     const auto add = [&](const char* key, const torch::Tensor& flat) {
-      state.tensors[names_[i] + key] = view_of(flat, slot);
+      state.tensors[name + key] = arena_.view(flat, i);
     };
     add(kExpAvg, stored.exp_avg);
     add(kExpAvgSq, stored.exp_avg_sq);
     if (stored.exp_avg_scale.defined()) {
-      state.tensors[names_[i] + kExpAvg + kScale] = scales_of(stored.exp_avg_scale, slot);
-      state.tensors[names_[i] + kExpAvgSq + kScale] = scales_of(stored.exp_avg_sq_scale, slot);
+      state.tensors[name + kExpAvg + kScale] = scales_of(stored.exp_avg_scale, i);
+      state.tensors[name + kExpAvgSq + kScale] = scales_of(stored.exp_avg_sq_scale, i);
     }
     if (stored.master_low.defined()) add(kMasterLow, stored.master_low);
   }
@@ -129,68 +130,67 @@ StateDict AdamW::state_dict() const {
                   {"eps", options_.eps},
                   {"weight_decay", options_.weight_decay},
                   {"seed", std::bit_cast<std::int64_t>(options_.seed)}};
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const torch::Tensor& missed = slots_[i].missed_steps;
+  for (std::size_t i = 0; i < arena_.size(); ++i) {
+    const torch::Tensor& missed = participation_[i].missed_steps;
     if (!missed.defined()) continue;
     if (const auto count = missed.item<std::int64_t>(); count > 0)
-      state.values[names_[i] + kOwnStep] = step - count;
+      state.values[arena_.names()[i] + kOwnStep] = step - count;
   }
   return state;
 }
 
 void AdamW::check_state(const StateDict& state) const {
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const at::IntArrayRef shape = slots_[i].variables.front().sizes();
-    check_moment(state, names_[i] + kExpAvg, shape);
-    check_moment(state, names_[i] + kExpAvgSq, shape);
-    check_master(state, names_[i] + kMasterLow, shape);
-    if (!state.values.contains(names_[i] + kOwnStep)) continue;
-    const auto own = state.get<std::int64_t>(names_[i] + kOwnStep);
+  for (std::size_t i = 0; i < arena_.size(); ++i) {
+    const std::string& name = arena_.names()[i];
+    const at::IntArrayRef shape = arena_.parameter(i).sizes();
+    check_moment(state, name + kExpAvg, shape);
+    check_moment(state, name + kExpAvgSq, shape);
+    check_master(state, name + kMasterLow, shape);
+    if (!state.values.contains(name + kOwnStep)) continue;
+    const auto own = state.get<std::int64_t>(name + kOwnStep);
     if (own < 0 || own > state.get<std::int64_t>(kStep))
       throw UserError(fmt::format("saved optimizer has {} = {}, expected 0 to {}, its own step",
-                                  names_[i] + kOwnStep, own, state.get<std::int64_t>(kStep)));
+                                  name + kOwnStep, own, state.get<std::int64_t>(kStep)));
   }
 }
 
 // The steps that a parameter has taken part in.
 std::int64_t AdamW::saved_step(const StateDict& state, std::size_t index) const {
-  const std::string own = names_[index] + kOwnStep;
+  const std::string own = arena_.names()[index] + kOwnStep;
   return state.get<std::int64_t>(state.values.contains(own) ? own : kStep);
 }
 
 void AdamW::load_missed_steps(const StateDict& state, std::int64_t step) {
   std::map<std::pair<std::size_t, std::int64_t>, torch::Tensor> shared;
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    Slot& slot = slots_[i];
-    slot.missed_steps = torch::Tensor();
-    slot.stepped = false;
+  for (std::size_t i = 0; i < arena_.size(); ++i) {
+    participation_[i] = {};
     const std::int64_t missed = step - saved_step(state, i);
     if (missed == 0) continue;
-    torch::Tensor& count = shared[{slot.buffer, missed}];
-    if (!count.defined()) count = torch::full_like(buffers_[slot.buffer].step, missed);
-    slot.missed_steps = count;
+    const std::size_t buffer = arena_.place(i).buffer;
+    torch::Tensor& count = shared[{buffer, missed}];
+    if (!count.defined()) count = torch::full_like(buffers_[buffer].step, missed);
+    participation_[i].missed_steps = count;
   }
 }
 
-void AdamW::load_slot(std::size_t index, const StateDict& state) const {
-  const Slot& slot = slots_[index];
-  const AdamWTensors& stored = buffers_[slot.buffer].tensors;
+void AdamW::load_parameter(std::size_t index, const StateDict& state) const {
+  const std::string& name = arena_.names()[index];
+  const AdamWTensors& stored = buffers_[arena_.place(index).buffer].tensors;
   const auto place = [&](const torch::Tensor& flat, const torch::Tensor& scales) -> Stored {
-    return {view_of(flat, slot), scales.defined() ? scales_of(scales, slot) : scales};
+    return {arena_.view(flat, index), scales.defined() ? scales_of(scales, index) : scales};
   };
-  load_moment(state, names_[index] + kExpAvg, place(stored.exp_avg, stored.exp_avg_scale),
+  load_moment(state, name + kExpAvg, place(stored.exp_avg, stored.exp_avg_scale),
               [](const Stored& saved) { return widened(saved); });
-  load_moment(state, names_[index] + kExpAvgSq, place(stored.exp_avg_sq, stored.exp_avg_sq_scale),
+  load_moment(state, name + kExpAvgSq, place(stored.exp_avg_sq, stored.exp_avg_sq_scale),
               [&](const Stored& saved) {
-                return widened_beside(saved_moment(state, names_[index] + kExpAvg), saved,
+                return widened_beside(saved_moment(state, name + kExpAvg), saved,
                                       least_root(torch::tensor(saved_step(state, index)),
                                                  options_.beta1, options_.beta2));
               });
   if (!stored.master_low.defined()) return;
-  const torch::Tensor low = view_of(stored.master_low, slot);
-  const std::string name = names_[index] + kMasterLow;
-  if (state.tensors.contains(name))
-    low.copy_(master_low_as(state.tensor(name), low.scalar_type()));
+  const torch::Tensor low = arena_.view(stored.master_low, index);
+  if (state.tensors.contains(name + kMasterLow))
+    low.copy_(master_low_as(state.tensor(name + kMasterLow), low.scalar_type()));
   else
     low.zero_();
   release_pages(low);
@@ -205,7 +205,7 @@ void AdamW::load_state_dict(const StateDict& state) {
     throw UserError(
         fmt::format("saved optimizer has step {} and lr {}: both must be at least 0", step, lr));
   check_state(state);
-  for (std::size_t i = 0; i < slots_.size(); ++i) load_slot(i, state);
+  for (std::size_t i = 0; i < arena_.size(); ++i) load_parameter(i, state);
   for (const Buffer& buffer : buffers_) buffer.step.fill_(step);
   load_missed_steps(state, step);
   set_lr(lr);

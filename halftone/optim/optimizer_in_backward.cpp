@@ -1,71 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/optim/optimizer_in_backward.h"
 
-#include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
-#include "halftone/optim/arrival_hook_impl.h"
 #include "halftone/optim/clip.h"
+#include "halftone/optim/grad_ready_hooks.h"
 
 namespace halftone {
 namespace {
 
 using torch::Tensor;
-/// While it lives, calls `whole` for each parameter whose gradient autograd has completed: it runs
-/// these hooks when the last node that adds to a leaf has. One call at a time.
-class GradReadyHooks {
- public:
-  using Whole = std::function<void(std::size_t index)>;
-
-  GradReadyHooks(const AdamW& optimizer, Whole whole)
-      : optimizer_(optimizer),
-        whole_(std::move(whole)),
-        awaited_(optimizer.parameter_names().size()) {
-    for (std::size_t i = 0; i < awaited_.size(); ++i) {
-      for (const Tensor& variable : optimizer_.variables(i)) {
-        if (!variable.requires_grad()) continue;
-        ++awaited_[i];
-        ArrivalHook::Hook& hook = arrival_hook_of(variable);
-        hook = std::make_unique<ArrivalHook>(std::move(hook), [this, i] { arrived(i); });
-      }
-    }
-  }
-  ~GradReadyHooks() {
-    for (std::size_t i = 0; i < awaited_.size(); ++i) {
-      for (const Tensor& variable : optimizer_.variables(i)) {
-        if (!variable.requires_grad()) continue;
-        ArrivalHook::Hook& hook = arrival_hook_of(variable);
-        hook = static_cast<ArrivalHook&>(*hook).take_before();
-      }
-    }
-  }
-  GradReadyHooks(const GradReadyHooks&) = delete;
-  GradReadyHooks& operator=(const GradReadyHooks&) = delete;
-
- private:
-  // The engine has a thread for each device.
-  void arrived(std::size_t index) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    HALFTONE_CHECK(awaited_[index] > 0,
-                   "[optimizer_in_backward] expected one backward pass, but the gradient of '",
-                   optimizer_.parameter_names()[index],
-                   "' came twice: add the losses up and call backward() once");
-    if (--awaited_[index] == 0) whole_(index);
-  }
-
-  const AdamW& optimizer_;
-  Whole whole_;
-  std::mutex mutex_;
-  std::vector<std::size_t> awaited_;  // variables of each parameter whose gradient has not come
-};
 
 /// Statistics of gradients that come one at a time, in any order.
 class StatsCollector {
  public:
-  explicit StatsCollector(const AdamW& optimizer) : parts_(optimizer.parameter_names().size()) {}
+  explicit StatsCollector(const ParameterArena& arena) : parts_(arena.size()) {}
 
   bool has(std::size_t index) const { return parts_[index].norm_squared.defined(); }
   const RangeStats& add(std::size_t index, RangeStats stats) {
@@ -89,7 +40,7 @@ class StatsCollector {
 class ReleasedStep {
  public:
   ReleasedStep(AdamW& optimizer, const ReleaseOptions& options)
-      : optimizer_(optimizer), clip_norm_(options.clip_norm), collected_(optimizer) {
+      : optimizer_(optimizer), clip_norm_(options.clip_norm), collected_(optimizer.arena()) {
     if (options.measured) {
       norm_ = options.measured->norm_squared.sqrt();
       found_inf_ = options.measured->non_finite.sum().ne(0);
@@ -100,7 +51,7 @@ class ReleasedStep {
 
   void take(std::size_t index) {
     const torch::NoGradGuard no_grad;
-    const RangeStats& stats = collected_.add(index, optimizer_.parameter_stats(index));
+    const RangeStats& stats = collected_.add(index, optimizer_.arena().stats(index));
     const Tensor found = stats.non_finite.sum().ne(0);
     found_inf_ = found_inf_.defined() ? found_inf_.logical_or(found) : found;
     if (!norm_.defined())
@@ -112,7 +63,7 @@ class ReleasedStep {
   /// without any take no part.
   GradientStats finish() {
     const torch::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < optimizer_.parameter_names().size(); ++i)
+    for (std::size_t i = 0; i < optimizer_.arena().size(); ++i)
       if (!collected_.has(i)) take(i);
     optimizer_.finish_step(found_inf_.to(torch::kFloat));
     return collected_.total();
@@ -139,7 +90,7 @@ void check(const AdamW& optimizer, const ReleaseOptions& options) {
   HALFTONE_CHECK(
       optimizer.options().release_gradients,
       "[optimizer_in_backward] expected an optimizer whose options have release_gradients");
-  HALFTONE_CHECK(!optimizer.parameter_names().empty(),
+  HALFTONE_CHECK(optimizer.arena().size() > 0,
                  "[optimizer_in_backward] expected an optimizer with parameters");
   HALFTONE_CHECK(options.clip_norm >= 0.0 && options.previous_norm >= 0.0,
                  "[optimizer_in_backward] expected clip_norm and previous_norm >= 0, got ",
@@ -151,16 +102,17 @@ void check(const AdamW& optimizer, const ReleaseOptions& options) {
 GradientStats measure_gradients(AdamW& optimizer, const std::function<void()>& backward) {
   check(optimizer, {});
   optimizer.zero_grad();
-  StatsCollector collected(optimizer);
+  const ParameterArena& arena = optimizer.arena();
+  StatsCollector collected(arena);
   const auto measure = [&](std::size_t index) {
-    collected.add(index, optimizer.parameter_stats(index));
-    for (Tensor variable : optimizer.variables(index)) variable.mutable_grad() = Tensor();
+    collected.add(index, arena.stats(index));
+    arena.drop_gradient(index);
   };
   {
-    const GradReadyHooks arrivals(optimizer, measure);
+    const GradReadyHooks hooks(arena, measure);
     backward();
   }
-  for (std::size_t i = 0; i < optimizer.parameter_names().size(); ++i)
+  for (std::size_t i = 0; i < arena.size(); ++i)
     if (!collected.has(i)) measure(i);
   return collected.total();
 }
@@ -171,7 +123,7 @@ GradientStats release_gradients(AdamW& optimizer, const std::function<void()>& b
   optimizer.zero_grad();
   ReleasedStep step(optimizer, options);
   {
-    const GradReadyHooks arrivals(optimizer, [&](std::size_t index) { step.take(index); });
+    const GradReadyHooks hooks(optimizer.arena(), [&](std::size_t index) { step.take(index); });
     backward();
   }
   return step.finish();

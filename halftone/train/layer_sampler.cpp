@@ -44,7 +44,7 @@ bool is_among(const Tensor& variable, const std::vector<Tensor>& tensors) {
 
 void note_adamw(WatchedParameter& watched, const AdamW& adamw) {
   for (std::size_t i = 0; i < adamw.parameter_names().size(); ++i) {
-    if (!is_among(watched.variable, adamw.variables(i))) continue;
+    if (!is_among(watched.variable, adamw.arena().variables(i))) continue;
     const AdamWOptions& options = adamw.options();
     const bool is_bf16 = watched.variable.scalar_type() == torch::kBFloat16;
     watched.adamw = &adamw;
@@ -73,7 +73,7 @@ bool find_optimizer(WatchedParameter& watched, const std::vector<OptimizerSetup>
 
 /// The gradient that the optimizer would take in now; undefined where there is none.
 Tensor gradient_of(const WatchedParameter& watched) {
-  if (watched.adamw != nullptr && !watched.adamw->has_gradient(watched.index)) return {};
+  if (watched.adamw != nullptr && !watched.adamw->arena().has_gradient(watched.index)) return {};
   const Tensor& gradient = watched.variable.grad();
   if (!gradient.defined()) return {};
   return gradient.layout() == torch::kStrided ? gradient.detach() : gradient.detach().to_dense();
@@ -173,7 +173,8 @@ void LayerSampler::settle(std::size_t index) {
 // A slot of several variables is updated with the sum of their gradients, which no hook sees.
 void LayerSampler::watch_backward(std::size_t index) {
   const WatchedParameter& watched = parameters_[index];
-  if (!watched.variable.requires_grad() || watched.adamw->variables(watched.index).size() > 1)
+  if (!watched.variable.requires_grad() ||
+      watched.adamw->arena().variables(watched.index).size() > 1)
     return;
   ArrivalHook::Hook& hook = arrival_hook_of(watched.variable);
   hook = std::make_unique<ReadyHook>(std::move(hook), [this, index] { on_ready(index); });

@@ -75,7 +75,7 @@ std::vector<torch::Tensor> gradients_of(const torch::optim::Optimizer& optimizer
   const std::vector<torch::Tensor> parameters = parameters_in(optimizer);
   std::vector<torch::Tensor> gradients(parameters.size());
   for (std::size_t i = 0; i < parameters.size(); ++i)
-    if (adamw == nullptr || adamw->has_gradient(i)) gradients[i] = parameters[i].grad();
+    if (adamw == nullptr || adamw->arena().has_gradient(i)) gradients[i] = parameters[i].grad();
   return gradients;
 }
 

@@ -158,7 +158,7 @@ TEST(GradientRelease, ClipsByTheLargerOfTheStepBeforeAndTheGradientsSoFar) {
     const double previous = share * whole, clip_norm = 0.3 * whole;
     double so_far = 0;
     for (const std::size_t i : {2U, 1U, 0U, 3U}) {  // the tied weight waits for its first use
-      so_far += by_hand.optimizer->parameter_stats(i).norm_squared.item<double>();
+      so_far += by_hand.optimizer->arena().stats(i).norm_squared.item<double>();
       const double norm = std::max(previous, std::sqrt(so_far));
       const Tensor factor =
           torch::full({}, std::min(1.0, clip_norm / (norm + 1e-6)), torch::kDouble);
