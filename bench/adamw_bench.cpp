@@ -16,6 +16,7 @@
 
 #include "halftone/kernels/optimizer/adamw.h"
 #include "halftone/kernels/optimizer/moments.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/system/large_pages.h"
 
 namespace {

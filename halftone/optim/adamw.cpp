@@ -50,7 +50,7 @@ std::unique_ptr<torch::optim::AdamWOptions> group_options(const AdamWOptions& op
 }  // namespace
 
 AdamW::AdamW(NamedTensors named_parameters, AdamWOptions options)
-    : Optimizer(tensors_of(named_parameters), group_options(options)),
+    : FusedOptimizer(tensors_of(named_parameters), group_options(options)),
       options_(std::move(options)) {
   const torch::NoGradGuard no_grad;
   std::vector<TiedParameter> parameters = tied_parameters(std::move(named_parameters));
@@ -80,6 +80,13 @@ void AdamW::check_in_place() const {
 }
 
 void AdamW::zero_grad() { arena_.zero_grad(); }
+
+OptimizerTraits AdamW::traits() const {
+  return {.releases_gradients = options_.release_gradients,
+          .offloads_states = !options_.offload.empty(),
+          .stochastic_rounding = options_.stochastic_rounding,
+          .full_master = options_.master == MasterWeights::kSplit16};
+}
 
 torch::Tensor AdamW::step(LossClosure closure) {
   torch::Tensor loss;
@@ -192,11 +199,11 @@ void AdamW::step_scaled(const torch::Tensor& gradient_factor, const torch::Tenso
   finish_step(found_inf);
 }
 
-AdamWBytes AdamW::bytes() const {
+OptimizerBytes AdamW::bytes() const {
   const auto of = [](const torch::Tensor& t) {
     return t.defined() ? static_cast<std::int64_t>(t.nbytes()) : 0;
   };
-  AdamWBytes bytes;
+  OptimizerBytes bytes;
   for (const Buffer& buffer : buffers_) {
     const AdamWTensors& t = buffer.tensors;
     bytes.weights += of(t.weights);

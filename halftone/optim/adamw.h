@@ -15,6 +15,7 @@
 #include "halftone/kernels/optimizer/adamw.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/adamw_options.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/optim/parameter_arena.h"
 
 namespace halftone {
@@ -30,7 +31,7 @@ namespace halftone {
 /// its gradient is undefined, as that of a frozen parameter is (requires_grad = false), and when
 /// nothing has written to the preset one since zero_grad(), as when no backward pass reached it. A
 /// parameter may be frozen and unfrozen between steps.
-class AdamW : public torch::optim::Optimizer {
+class AdamW : public FusedOptimizer {
  public:
   /// A tensor given twice (tied weights) counts once, under its first name. Throws c10::Error for
   /// another dtype, overlapping parameters and options out of range; where states are offloaded,
@@ -44,50 +45,36 @@ class AdamW : public torch::optim::Optimizer {
   /// Updates with the gradients as they are, non-finite ones too.
   torch::Tensor step(LossClosure closure = nullptr) override;
 
-  /// Sets the gradients to zero and keeps them where they are. Those of frozen parameters, and
-  /// those that are to be released, become undefined.
-  void zero_grad();
+  void zero_grad() override;
 
   double lr() const;
   void set_lr(double lr);
   const AdamWOptions& options() const { return options_; }
   /// Steps taken, without skipped ones; waits for the device.
   std::int64_t step_count() const;
-  /// The parameters and their gradients. One that has a gradient takes part in the next step.
-  const ParameterArena& arena() const { return arena_; }
-  const std::vector<std::string>& parameter_names() const { return arena_.names(); }
-  /// The one called parameter_names()[index].
-  const torch::Tensor& parameter(std::size_t index) const { return arena_.parameter(index); }
+  const ParameterArena& arena() const override { return arena_; }
+  OptimizerTraits traits() const override;
 
-  /// arena().stats()
-  GradientStats gradient_stats() const { return arena_.stats(); }
-
-  /// One pass: gradient * gradient_factor, moments, weights. Does nothing, not even count the step,
-  /// where found_inf is not 0. Both are scalars of a floating dtype. Nothing waits.
-  void step_scaled(const torch::Tensor& gradient_factor, const torch::Tensor& found_inf);
-
-  /// A step in parts: once for each parameter, in any order and as soon as its gradient is whole,
-  /// with the same two scalars; then finish_step(), which counts it. The bits are those of
-  /// step_scaled(). A gradient that is to be released is undefined afterwards.
+  void step_scaled(const torch::Tensor& gradient_factor, const torch::Tensor& found_inf) override;
   void step_parameter(std::size_t index, const torch::Tensor& gradient_factor,
-                      const torch::Tensor& found_inf);
-  void finish_step(const torch::Tensor& found_inf);
+                      const torch::Tensor& found_inf) override;
+  void finish_step(const torch::Tensor& found_inf) override;
 
   /// The bytes of the buffers. adamw_bytes() computes them without allocating.
-  AdamWBytes bytes() const;
+  OptimizerBytes bytes() const override;
 
   /// Views of what is stored, in the parameter's shape: "<name>.exp_avg", "<name>.exp_avg_sq"
   /// (fp32, bf16, or uint8 codes beside "<name>.exp_avg_scale", "<name>.exp_avg_sq_scale", one for
   /// 256 elements), "<name>.master_low" (int16 or uint8). And step, lr, beta1, beta2, eps,
   /// weight_decay, seed, and "<name>.step" of each parameter that took part in fewer steps.
-  StateDict state_dict() const;
+  StateDict state_dict() const override;
   /// Throws UserError that names a missing tensor or one of another shape, and leaves the optimizer
   /// as it was. Restores lr; the other options stay those of the constructor, the seed excepted.
   /// A state of the same layout comes back bit for bit. Another one is converted: moments through
   /// fp32, rounded to the nearest bf16 or code; a master that was not saved begins with zeros, one
   /// of 16 bits loses 8 (to nearest, without a carry into the weight: weights are never touched),
   /// one of 8 gains zeros, and one that is not kept is dropped.
-  void load_state_dict(const StateDict& state);
+  void load_state_dict(const StateDict& state) override;
 
  private:
   struct Buffer {

@@ -84,8 +84,9 @@ std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& p
   return buffers;
 }
 
-AdamWBytes adamw_bytes(const std::vector<ParameterShape>& parameters, const AdamWOptions& options) {
-  AdamWBytes bytes;
+OptimizerBytes adamw_bytes(const std::vector<ParameterShape>& parameters,
+                           const AdamWOptions& options) {
+  OptimizerBytes bytes;
   for (const AdamWBufferLayout& buffer : adamw_layout(parameters, options)) {
     bytes.weights += buffer.size * bytes_of(buffer.weights);
     if (!options.release_gradients) bytes.gradients += buffer.size * bytes_of(buffer.gradients);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "halftone/optim/adamw_options.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/optim/parameter_arena.h"
 
 namespace halftone {
@@ -29,21 +30,9 @@ std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& p
 /// Elements whose states are in memory at once where they lie in a file: whole blocks of moments.
 constexpr std::int64_t kOffloadChunk = std::int64_t{1} << 22U;
 
-/// Bytes of the optimizer's buffers, by kind; the weights themselves among them.
-struct AdamWBytes {
-  std::int64_t weights = 0;
-  std::int64_t gradients = 0;  // 0 when they are released
-  std::int64_t moments = 0;
-  std::int64_t master = 0;  // what is kept beside the weights
-  std::int64_t disk = 0;    // of moments and master: what lies in a file
-  std::int64_t total() const { return weights + gradients + moments + master; }
-  /// Of moments and master: what is in memory all the time.
-  std::int64_t resident_states() const { return moments + master - disk; }
-  bool operator==(const AdamWBytes&) const = default;
-};
-
 /// The bytes that an AdamW over these parameters would allocate. Pass a tied parameter once.
-AdamWBytes adamw_bytes(const std::vector<ParameterShape>& parameters, const AdamWOptions& options);
+OptimizerBytes adamw_bytes(const std::vector<ParameterShape>& parameters,
+                           const AdamWOptions& options);
 
 /// The most bytes of offloaded states that a step holds in memory at once; 0 without offloading.
 std::int64_t offload_chunk_bytes(const std::vector<ParameterShape>& parameters,

@@ -39,7 +39,7 @@ class StatsCollector {
 /// The step of a backward pass that is under way.
 class ReleasedStep {
  public:
-  ReleasedStep(AdamW& optimizer, const ReleaseOptions& options)
+  ReleasedStep(FusedOptimizer& optimizer, const ReleaseOptions& options)
       : optimizer_(optimizer), clip_norm_(options.clip_norm), collected_(optimizer.arena()) {
     if (options.measured) {
       norm_ = options.measured->norm_squared.sqrt();
@@ -77,7 +77,7 @@ class ReleasedStep {
     return clip_factor(norm, clip_norm_);
   }
 
-  AdamW& optimizer_;
+  FusedOptimizer& optimizer_;
   double clip_norm_;
   double previous_norm_ = 0.0;
   Tensor norm_;       // fp64 scalar, where it is known beforehand
@@ -86,9 +86,9 @@ class ReleasedStep {
   StatsCollector collected_;
 };
 
-void check(const AdamW& optimizer, const ReleaseOptions& options) {
+void check(const FusedOptimizer& optimizer, const ReleaseOptions& options) {
   HALFTONE_CHECK(
-      optimizer.options().release_gradients,
+      optimizer.traits().releases_gradients,
       "[optimizer_in_backward] expected an optimizer whose options have release_gradients");
   HALFTONE_CHECK(optimizer.arena().size() > 0,
                  "[optimizer_in_backward] expected an optimizer with parameters");
@@ -99,7 +99,7 @@ void check(const AdamW& optimizer, const ReleaseOptions& options) {
 
 }  // namespace
 
-GradientStats measure_gradients(AdamW& optimizer, const std::function<void()>& backward) {
+GradientStats measure_gradients(FusedOptimizer& optimizer, const std::function<void()>& backward) {
   check(optimizer, {});
   optimizer.zero_grad();
   const ParameterArena& arena = optimizer.arena();
@@ -117,7 +117,7 @@ GradientStats measure_gradients(AdamW& optimizer, const std::function<void()>& b
   return collected.total();
 }
 
-GradientStats release_gradients(AdamW& optimizer, const std::function<void()>& backward,
+GradientStats release_gradients(FusedOptimizer& optimizer, const std::function<void()>& backward,
                                 const ReleaseOptions& options) {
   check(optimizer, options);
   optimizer.zero_grad();

@@ -6,7 +6,7 @@
 #include <functional>
 #include <optional>
 
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 
 namespace halftone {
 
@@ -28,7 +28,7 @@ struct ReleaseOptions {
 
 /// Runs `backward`, one backward pass that reaches all parameters at once, and drops each
 /// parameter's gradient when it has been measured.
-GradientStats measure_gradients(AdamW& optimizer, const std::function<void()>& backward);
+GradientStats measure_gradients(FusedOptimizer& optimizer, const std::function<void()>& backward);
 
 /// Runs `backward`, such a pass, and one step of `optimizer`, whose options must have
 /// release_gradients: a parameter is updated as soon as all that use it have added to its gradient,
@@ -41,7 +41,7 @@ GradientStats measure_gradients(AdamW& optimizer, const std::function<void()>& b
 ///
 /// Whatever reads a weight in the backward pass must be differentiated by it, or done with it: a
 /// detached use may see the updated one.
-GradientStats release_gradients(AdamW& optimizer, const std::function<void()>& backward,
+GradientStats release_gradients(FusedOptimizer& optimizer, const std::function<void()>& backward,
                                 const ReleaseOptions& options = {});
 
 }  // namespace halftone

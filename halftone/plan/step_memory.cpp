@@ -19,6 +19,7 @@
 #include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/models/causal_lm.h"
 #include "halftone/nn/new_parameter.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/plan/layer_plan.h"
 #include "halftone/plan/shape_functions.h"
@@ -66,7 +67,7 @@ class CountedStep {
     // An AdamW moves the weights into a buffer of its own.
     memory.optimizer = static_cast<double>(tally.live() - before);
     for (const auto& optimizer : optimizers_)
-      if (auto* fused = dynamic_cast<AdamW*>(optimizer.get())) fused->zero_grad();
+      if (FusedOptimizer* const fused = as_fused(*optimizer)) fused->zero_grad();
     start_ = tally.live();
     tally.reset_peak();
     if (precision_.memory().release_gradients)
@@ -104,9 +105,9 @@ class CountedStep {
   }
 
   void release(std::int64_t micro_batches, const TensorTally& tally) {
-    auto* const optimizer =
-        optimizers_.size() == 1 ? dynamic_cast<AdamW*>(optimizers_.front().get()) : nullptr;
-    HALFTONE_CHECK(optimizer != nullptr && optimizer->options().release_gradients,
+    FusedOptimizer* const optimizer =
+        optimizers_.size() == 1 ? as_fused(*optimizers_.front()) : nullptr;
+    HALFTONE_CHECK(optimizer != nullptr && optimizer->traits().releases_gradients,
                    "[step_memory] expected one halftone::AdamW whose options have "
                    "release_gradients (MemoryPolicy::apply_to() sets it)");
     const Tensor loss = forward(micro_batches, tally);

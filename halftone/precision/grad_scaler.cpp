@@ -241,11 +241,11 @@ StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
   return result;
 }
 
-StepResult GradScaler::step(AdamW& optimizer, const FusedStepOptions& options) {
+StepResult GradScaler::step(FusedOptimizer& optimizer, const FusedStepOptions& options) {
   return step_async(optimizer, options).result();
 }
 
-PendingStep GradScaler::step_async(AdamW& optimizer, const FusedStepOptions& options) {
+PendingStep GradScaler::step_async(FusedOptimizer& optimizer, const FusedStepOptions& options) {
   HALFTONE_CHECK(options.clip_norm >= 0.0, "[grad_scaler] expected clip_norm >= 0, got ",
                  options.clip_norm);
   const torch::NoGradGuard no_grad;
@@ -268,7 +268,7 @@ PendingStep GradScaler::step_async(AdamW& optimizer, const FusedStepOptions& opt
   return stepped(optimizer, {norm, stats.non_finite}, found_inf);
 }
 
-PendingStep GradScaler::note_step(AdamW& optimizer, const GradientStats& stats) {
+PendingStep GradScaler::note_step(FusedOptimizer& optimizer, const GradientStats& stats) {
   HALFTONE_CHECK(!options_.enabled || (options_.min_scale == 1.0 && options_.max_scale == 1.0),
                  "[grad_scaler] expected a scale that is fixed at 1 for a step that has been "
                  "done: whether it is to be skipped is known too late");
@@ -278,7 +278,7 @@ PendingStep GradScaler::note_step(AdamW& optimizer, const GradientStats& stats) 
                  stats.non_finite.sum().ne(0).to(torch::kFloat));
 }
 
-PendingStep GradScaler::stepped(AdamW& optimizer, const StepStats& stats,
+PendingStep GradScaler::stepped(FusedOptimizer& optimizer, const StepStats& stats,
                                 const torch::Tensor& found_inf) {
   states_[&optimizer] = {.stage = Stage::kStepped, .found_inf = {found_inf}};
   const FusedOutcome outcome{.norm = stats.norm,
@@ -312,7 +312,7 @@ StepResult PendingStep::result() const {
   return scaler_->fused_result(*optimizer_, outcome);
 }
 
-StepResult GradScaler::fused_result(const AdamW& optimizer, const FusedOutcome& outcome) {
+StepResult GradScaler::fused_result(const FusedOptimizer& optimizer, const FusedOutcome& outcome) {
   StepResult result{.stepped = outcome.found_inf.item<double>() == 0.0,
                     .grad_norm = outcome.norm.item<double>()};
   if (!result.stepped) result.skips_at_floor = outcome.skips_at_floor.item<std::int64_t>();
@@ -329,7 +329,7 @@ StepResult GradScaler::fused_result(const AdamW& optimizer, const FusedOutcome& 
   return result;
 }
 
-void GradScaler::count_exponents(const AdamW& optimizer) {
+void GradScaler::count_exponents(const FusedOptimizer& optimizer) {
   for (std::size_t i = 0; i < optimizer.parameter_names().size(); ++i)
     if (optimizer.parameter(i).grad().defined()) adaptive_->count(optimizer.parameter(i).grad());
 }

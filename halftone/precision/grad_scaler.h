@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "halftone/core/state_dict.h"
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/precision/adaptive_scale.h"
 
 namespace halftone {
@@ -79,13 +79,14 @@ class PendingStep {
 
  private:
   friend class GradScaler;
-  PendingStep(GradScaler& scaler, const AdamW& optimizer, torch::Tensor packed, torch::Tensor scale)
+  PendingStep(GradScaler& scaler, const FusedOptimizer& optimizer, torch::Tensor packed,
+              torch::Tensor scale)
       : scaler_(&scaler),
         optimizer_(&optimizer),
         packed_(std::move(packed)),
         scale_(std::move(scale)) {}
   GradScaler* scaler_;
-  const AdamW* optimizer_;
+  const FusedOptimizer* optimizer_;
   torch::Tensor packed_;  // GradScaler::FusedOutcome
   torch::Tensor scale_;   // that of the scaler which is in there
 };
@@ -117,13 +118,13 @@ class GradScaler {
 
   /// The same, with unscaling, clipping and the overflow check folded into the update: gradients
   /// are read twice and are left as they are (scaled). Also when disabled, with a scale of 1.
-  StepResult step(AdamW& optimizer, const FusedStepOptions& options = {});
+  StepResult step(FusedOptimizer& optimizer, const FusedStepOptions& options = {});
   /// The same without waiting for the device. A scaler that is never asked for results runs
   /// without a host synchronisation, and can't end a hopeless run.
-  PendingStep step_async(AdamW& optimizer, const FusedStepOptions& options = {});
+  PendingStep step_async(FusedOptimizer& optimizer, const FusedStepOptions& options = {});
   /// Instead of step(), for one that optim/optimizer_in_backward.h has done; `stats` are what that
   /// returned. Only with a scale that is fixed at 1, or disabled. Nothing waits.
-  PendingStep note_step(AdamW& optimizer, const GradientStats& stats);
+  PendingStep note_step(FusedOptimizer& optimizer, const GradientStats& stats);
 
   /// Ends the iteration: backs off or grows, and forgets what the optimizers noted. The verdict is
   /// hopeless when the results read since the last update() show max_skips_at_floor skipped updates
@@ -183,21 +184,22 @@ class GradScaler {
   };
 
   friend class PendingStep;
-  PendingStep stepped(AdamW& optimizer, const StepStats& stats, const torch::Tensor& found_inf);
+  PendingStep stepped(FusedOptimizer& optimizer, const StepStats& stats,
+                      const torch::Tensor& found_inf);
   AdaptiveScaleOptions adaptive_options() const;
   void check_scaled(const char* caller) const;
   void check_between_iterations(const char* caller) const;
   void initialize(torch::Device device);
   OptimizerState& begin_step(torch::optim::Optimizer& optimizer);
   void unscale_gradients(torch::optim::Optimizer& optimizer, OptimizerState& state);
-  StepResult fused_result(const AdamW& optimizer, const FusedOutcome& outcome);
+  StepResult fused_result(const FusedOptimizer& optimizer, const FusedOutcome& outcome);
   torch::Tensor skips_if_skipped(torch::Device device) const;
   void move_scale(const torch::Tensor& overflow);
   void count_skips(const torch::Tensor& overflow);
   void note(const StepResult& result);
   ScalerVerdict take_verdict();
   void start_anew();
-  void count_exponents(const AdamW& optimizer);
+  void count_exponents(const FusedOptimizer& optimizer);
   void add_overflow(torch::optim::Optimizer& optimizer, StepResult& result) const;
   std::string name_of(const torch::Tensor& parameter, const std::string& fallback) const;
   static torch::Tensor total_found_inf(const std::vector<torch::Tensor>& found_infs,

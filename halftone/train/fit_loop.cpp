@@ -21,7 +21,7 @@
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/weight_cache.h"
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/system/memory.h"
 #include "halftone/system/pooled_allocator.h"
@@ -129,12 +129,12 @@ void FitLoop::check_release() const {
 void FitLoop::check_offload() const {
   if (precision_.memory().offload.empty()) return;
   for (const OptimizerSetup& setup : setups_) {
-    const auto* const adamw = dynamic_cast<const AdamW*>(setup.optimizer.get());
-    if (adamw == nullptr)
+    const FusedOptimizer* const fused = as_fused(std::as_const(*setup.optimizer));
+    if (fused == nullptr)
       throw UserError(
           "trainer: expected a halftone::AdamW, whose states can be offloaded, got another "
           "optimizer; leave memory.offload out");
-    if (adamw->options().offload.empty())
+    if (!fused->traits().offloads_states)
       throw UserError(
           "trainer: memory.offload is set, but the AdamW of configure_optimizers() keeps its "
           "states in memory; give its options to MemoryPolicy::apply_to(), or set "
@@ -348,11 +348,11 @@ void FitLoop::finish_metrics(StepMetrics& metrics, double seconds) {
 }
 
 void FitLoop::note_memory_kinds(StepMetrics& metrics) const {
-  AdamWBytes sum;
+  OptimizerBytes sum;
   for (const auto& optimizer : optimizers_) {
-    const auto* const adamw = dynamic_cast<const AdamW*>(optimizer.get());
-    if (adamw == nullptr) return;
-    const AdamWBytes bytes = adamw->bytes();
+    const FusedOptimizer* const fused = as_fused(std::as_const(*optimizer));
+    if (fused == nullptr) return;
+    const OptimizerBytes bytes = fused->bytes();
     sum.weights += bytes.weights;
     sum.gradients += bytes.gradients;
     sum.moments += bytes.moments;

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "halftone/core/scoped_value.h"
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/train/anomaly_remedy_impl.h"
 #include "halftone/train/fit_loop.h"
 #include "halftone/train/optimizer_state.h"
@@ -96,11 +96,12 @@ void FitLoop::explain(const Update& update, Anomaly& anomaly) {
   anomaly.remedy = remedy_of(anomaly, precision_.policy());
 }
 
-/// What unscales the gradients as they stand after the step: AdamW leaves them as they were.
+/// What unscales the gradients as they stand after the step: a fused optimizer leaves them as they
+/// were.
 double FitLoop::gradient_factor(const Update& update) const {
   const bool by_value =
       options_.clip.value > 0.0 && options_.clip.algorithm == ClipAlgorithm::kValue;
-  const bool scaled = !by_value && dynamic_cast<const AdamW*>(optimizers_.front().get()) != nullptr;
+  const bool scaled = !by_value && as_fused(*optimizers_.front()) != nullptr;
   return scaled ? 1.0 / update.scale.value_or(1.0) : 1.0;
 }
 

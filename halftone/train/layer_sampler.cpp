@@ -42,16 +42,14 @@ bool is_among(const Tensor& variable, const std::vector<Tensor>& tensors) {
                      [&](const Tensor& other) { return other.is_same(variable); });
 }
 
-void note_adamw(WatchedParameter& watched, const AdamW& adamw) {
-  for (std::size_t i = 0; i < adamw.parameter_names().size(); ++i) {
-    if (!is_among(watched.variable, adamw.arena().variables(i))) continue;
-    const AdamWOptions& options = adamw.options();
+void note_fused(WatchedParameter& watched, const FusedOptimizer& fused) {
+  for (std::size_t i = 0; i < fused.arena().size(); ++i) {
+    if (!is_among(watched.variable, fused.arena().variables(i))) continue;
+    const OptimizerTraits traits = fused.traits();
     const bool is_bf16 = watched.variable.scalar_type() == torch::kBFloat16;
-    watched.adamw = &adamw;
+    watched.fused = &fused;
     watched.index = i;
-    // A master of 16 bits is all of fp32.
-    watched.rounds_stochastically =
-        is_bf16 && options.stochastic_rounding && options.master != MasterWeights::kSplit16;
+    watched.rounds_stochastically = is_bf16 && traits.stochastic_rounding && !traits.full_master;
     return;
   }
 }
@@ -63,8 +61,8 @@ bool find_optimizer(WatchedParameter& watched, const std::vector<OptimizerSetup>
       if (!is_among(watched.variable, groups[g].params())) continue;
       watched.optimizer = setup.optimizer;
       watched.group = g;
-      if (const auto* const adamw = dynamic_cast<const AdamW*>(setup.optimizer.get()))
-        note_adamw(watched, *adamw);
+      if (const FusedOptimizer* const fused = as_fused(std::as_const(*setup.optimizer)))
+        note_fused(watched, *fused);
       return true;
     }
   }
@@ -73,21 +71,21 @@ bool find_optimizer(WatchedParameter& watched, const std::vector<OptimizerSetup>
 
 /// The gradient that the optimizer would take in now; undefined where there is none.
 Tensor gradient_of(const WatchedParameter& watched) {
-  if (watched.adamw != nullptr && !watched.adamw->arena().has_gradient(watched.index)) return {};
+  if (watched.fused != nullptr && !watched.fused->arena().has_gradient(watched.index)) return {};
   const Tensor& gradient = watched.variable.grad();
   if (!gradient.defined()) return {};
   return gradient.layout() == torch::kStrided ? gradient.detach() : gradient.detach().to_dense();
 }
 
-/// Gives the parameters of each AdamW the lower bits that it keeps beside them.
+/// Gives the parameters of each fused optimizer the lower bits that it keeps beside them.
 void find_masters(std::vector<WatchedParameter>& all) {
-  std::map<const AdamW*, StateDict> states;
+  std::map<const FusedOptimizer*, StateDict> states;
   for (WatchedParameter& watched : all) {
-    if (watched.adamw == nullptr) continue;
-    if (!states.contains(watched.adamw)) states[watched.adamw] = watched.adamw->state_dict();
-    const auto& tensors = states[watched.adamw].tensors;
+    if (watched.fused == nullptr) continue;
+    if (!states.contains(watched.fused)) states[watched.fused] = watched.fused->state_dict();
+    const auto& tensors = states[watched.fused].tensors;
     const auto found =
-        tensors.find(watched.adamw->parameter_names()[watched.index] + ".master_low");
+        tensors.find(watched.fused->parameter_names()[watched.index] + ".master_low");
     if (found != tensors.end()) watched.master = found->second;
   }
 }
@@ -136,7 +134,7 @@ void LayerSampler::begin() {
   const torch::NoGradGuard no_grad;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const WatchedParameter& watched = parameters_[i];
-    if (watched.adamw != nullptr && watched.adamw->options().release_gradients) {
+    if (watched.fused != nullptr && watched.fused->traits().releases_gradients) {
       watch_backward(i);
     } else if (const Tensor gradient = gradient_of(watched); gradient.defined()) {
       keep(i, gradient);
@@ -150,9 +148,9 @@ void LayerSampler::keep(std::size_t index, const Tensor& gradient) {
                       .update = {},
                       .stored = gradient.scalar_type()};
   if (watched.learning_rate() == 0.0) return;
-  // Our AdamW leaves gradients as they are; others get them unscaled in place, and small ones
-  // vanish.
-  Kept kept{.gradient = watched.adamw != nullptr ? gradient : gradient.clone(),
+  // A fused optimizer leaves gradients as they are; others get them unscaled in place, and small
+  // ones vanish.
+  Kept kept{.gradient = watched.fused != nullptr ? gradient : gradient.clone(),
             .weight = watched.variable.detach().clone(),
             .master = {}};
   if (watched.master.defined()) kept.master = watched.master.clone();
@@ -174,7 +172,7 @@ void LayerSampler::settle(std::size_t index) {
 void LayerSampler::watch_backward(std::size_t index) {
   const WatchedParameter& watched = parameters_[index];
   if (!watched.variable.requires_grad() ||
-      watched.adamw->arena().variables(watched.index).size() > 1)
+      watched.fused->arena().variables(watched.index).size() > 1)
     return;
   ArrivalHook::Hook& hook = arrival_hook_of(watched.variable);
   hook = std::make_unique<ReadyHook>(std::move(hook), [this, index] { on_ready(index); });

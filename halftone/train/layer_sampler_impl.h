@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "halftone/kernels/optimizer/layer_summary.h"
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/train/training_module.h"
 
 namespace halftone {
@@ -23,9 +23,9 @@ struct WatchedParameter {
   torch::Tensor variable;
   std::shared_ptr<torch::optim::Optimizer> optimizer;
   std::size_t group = 0;
-  const AdamW* adamw = nullptr;  // the optimizer, where it is one
-  std::size_t index = 0;         // in it
-  torch::Tensor master;          // view of the lower bits beside it; undefined: there are none
+  const FusedOptimizer* fused = nullptr;  // the optimizer, where it is one
+  std::size_t index = 0;                  // in it
+  torch::Tensor master;  // view of the lower bits beside it; undefined: there are none
   bool rounds_stochastically = false;
 
   double learning_rate() const;

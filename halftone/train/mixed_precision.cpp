@@ -88,11 +88,11 @@ void store_in_bf16(torch::nn::Module& module) {
   }
 }
 
-AdamW& releasing_optimizer(const Optimizers& optimizers, const GradientClip& clip) {
+FusedOptimizer& releasing_optimizer(const Optimizers& optimizers, const GradientClip& clip) {
   HALFTONE_CHECK(clip.value == 0.0 || clip.algorithm == ClipAlgorithm::kNorm,
                  "[mixed_precision] released gradients are clipped by their norm, not by value");
-  auto* fused = optimizers.size() == 1 ? dynamic_cast<AdamW*>(optimizers.front().get()) : nullptr;
-  HALFTONE_CHECK(fused != nullptr && fused->options().release_gradients,
+  FusedOptimizer* const fused = optimizers.size() == 1 ? as_fused(*optimizers.front()) : nullptr;
+  HALFTONE_CHECK(fused != nullptr && fused->traits().releases_gradients,
                  "[mixed_precision] expected one halftone::AdamW whose options have "
                  "release_gradients (MemoryPolicy::apply_to() sets it), got ",
                  optimizers.size(), optimizers.size() == 1 ? " without it" : " optimizers");
@@ -156,7 +156,7 @@ void MixedPrecision::backward(const torch::Tensor& loss, bool retain_graph) {
 }
 
 StepResult MixedPrecision::step(torch::optim::Optimizer& optimizer, const GradientClip& clip) {
-  auto* fused = dynamic_cast<AdamW*>(&optimizer);
+  FusedOptimizer* const fused = as_fused(optimizer);
   const bool by_value = clip.value > 0.0 && clip.algorithm == ClipAlgorithm::kValue;
   if (fused != nullptr && !by_value) return scaler_.step(*fused, {.clip_norm = clip.value});
 
@@ -184,7 +184,7 @@ StepResult MixedPrecision::step(const Optimizers& optimizers, const GradientClip
 StepResult MixedPrecision::backward_and_step(const torch::Tensor& loss,
                                              const Optimizers& optimizers,
                                              const GradientClip& clip) {
-  AdamW& optimizer = releasing_optimizer(optimizers, clip);
+  FusedOptimizer& optimizer = releasing_optimizer(optimizers, clip);
   const torch::Tensor root = scaled(loss);
   ReleaseOptions options{.clip_norm = clip.value, .previous_norm = previous_norm_.value_or(0.0)};
   if (clip.value > 0.0 && (memory_.clip_mode == ClipMode::kExact || !previous_norm_))

@@ -15,7 +15,7 @@
 #include "halftone/core/state_dict.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/layer_formats.h"
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"

@@ -8,19 +8,19 @@
 #include <string>
 
 #include "halftone/core/error.h"
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 
 namespace halftone {
 namespace {
 
 constexpr const char* kArchive = "archive";
 
-// Each once: an AdamW counts tied weights as one.
+// Each once: a fused optimizer counts tied weights as one.
 std::vector<torch::Tensor> parameters_in(const torch::optim::Optimizer& optimizer) {
-  if (const auto* adamw = dynamic_cast<const AdamW*>(&optimizer)) {
+  if (const FusedOptimizer* const fused = as_fused(optimizer)) {
     std::vector<torch::Tensor> parameters;
-    for (std::size_t i = 0; i < adamw->parameter_names().size(); ++i)
-      parameters.push_back(adamw->parameter(i));
+    for (std::size_t i = 0; i < fused->parameter_names().size(); ++i)
+      parameters.push_back(fused->parameter(i));
     return parameters;
   }
   return parameters_of(optimizer);
@@ -35,7 +35,7 @@ torch::Device device_of(const torch::optim::Optimizer& optimizer) {
 }  // namespace
 
 StateDict optimizer_state(const torch::optim::Optimizer& optimizer) {
-  if (const auto* adamw = dynamic_cast<const AdamW*>(&optimizer)) return adamw->state_dict();
+  if (const FusedOptimizer* const fused = as_fused(optimizer)) return fused->state_dict();
   torch::serialize::OutputArchive archive;
   optimizer.save(archive);
   std::ostringstream stream;
@@ -48,7 +48,7 @@ StateDict optimizer_state(const torch::optim::Optimizer& optimizer) {
 }
 
 void load_optimizer_state(torch::optim::Optimizer& optimizer, const StateDict& state) {
-  if (auto* adamw = dynamic_cast<AdamW*>(&optimizer)) return adamw->load_state_dict(state);
+  if (FusedOptimizer* const fused = as_fused(optimizer)) return fused->load_state_dict(state);
   const torch::Tensor bytes = state.tensor(kArchive).contiguous();
   std::istringstream stream(std::string(static_cast<const char*>(bytes.const_data_ptr()),
                                         static_cast<std::size_t>(bytes.numel())));
@@ -71,17 +71,17 @@ std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimize
 }
 
 std::vector<torch::Tensor> gradients_of(const torch::optim::Optimizer& optimizer) {
-  const auto* const adamw = dynamic_cast<const AdamW*>(&optimizer);
+  const FusedOptimizer* const fused = as_fused(optimizer);
   const std::vector<torch::Tensor> parameters = parameters_in(optimizer);
   std::vector<torch::Tensor> gradients(parameters.size());
   for (std::size_t i = 0; i < parameters.size(); ++i)
-    if (adamw == nullptr || adamw->arena().has_gradient(i)) gradients[i] = parameters[i].grad();
+    if (fused == nullptr || fused->arena().has_gradient(i)) gradients[i] = parameters[i].grad();
   return gradients;
 }
 
 void zero_grad(torch::optim::Optimizer& optimizer) {
-  if (auto* adamw = dynamic_cast<AdamW*>(&optimizer))
-    adamw->zero_grad();
+  if (FusedOptimizer* const fused = as_fused(optimizer))
+    fused->zero_grad();
   else
     optimizer.zero_grad();
 }

@@ -10,8 +10,9 @@
 
 namespace halftone {
 
-/// The state of any optimizer, for a checkpoint: AdamW's by name; for LibTorch's own the bytes of
-/// its archive, as the tensor "archive" (uint8), which every one of them reads back exactly.
+/// The state of any optimizer, for a checkpoint: a fused one's by name; for LibTorch's own the
+/// bytes of its archive, as the tensor "archive" (uint8), which every one of them reads back
+/// exactly.
 StateDict optimizer_state(const torch::optim::Optimizer& optimizer);
 
 /// Throws UserError when `state` was saved by another kind of optimizer, or does not fit this one's
@@ -23,7 +24,7 @@ std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimize
 /// The gradients that a step would take now, in the order of the parameters; undefined where a
 /// parameter has none. They share memory with .grad.
 std::vector<torch::Tensor> gradients_of(const torch::optim::Optimizer& optimizer);
-/// Forgets them. AdamW's stay where they are, LibTorch's optimizers free theirs.
+/// Forgets them. A fused optimizer's stay where they are, LibTorch's optimizers free theirs.
 void zero_grad(torch::optim::Optimizer& optimizer);
 
 /// The gradients of a step that has begun, for a checkpoint: by the parameter's number.

@@ -20,7 +20,7 @@
 #include "halftone/core/message.h"
 #include "halftone/core/random.h"
 #include "halftone/core/scoped_value.h"
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/evaluation.h"
@@ -119,8 +119,8 @@ KeepCheckpoints either(const KeepCheckpoints& a, const KeepCheckpoints& b) {
 void note_rounding(const FitLoop& loop, const PrecisionPolicy& policy) {
   if (policy.parameter != torch::kBFloat16) return;
   const auto rounds_to_nearest = [](const OptimizerSetup& setup) {
-    const auto* const adamw = dynamic_cast<const AdamW*>(setup.optimizer.get());
-    return adamw == nullptr || !adamw->options().stochastic_rounding;
+    const FusedOptimizer* const fused = as_fused(std::as_const(*setup.optimizer));
+    return fused == nullptr || !fused->traits().stochastic_rounding;
   };
   const auto& setups = loop.optimizers();
   if (std::any_of(setups.begin(), setups.end(), rounds_to_nearest))

@@ -10,6 +10,7 @@
 #include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/models/causal_lm.h"
 #include "halftone/nn/recompute.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/train/mixed_precision.h"
 #include "support/compute_contexts.h"

@@ -125,7 +125,7 @@ TEST(AdamWLayouts, BytesAreThoseOfTheTable) {
   const std::vector<ParameterShape> one = {{{1024, 1024}, torch::kBFloat16}};
   const std::int64_t n = 1024 * 1024;
   AdamWOptions options{.master = MasterWeights::kSplit8, .moments = MomentStorage::kInt8};
-  const AdamWBytes split8{2 * n, 2 * n, 2 * n + 8 * n / 256, n};
+  const OptimizerBytes split8{2 * n, 2 * n, 2 * n + 8 * n / 256, n};
   EXPECT_EQ(adamw_bytes(one, options), split8);
   EXPECT_EQ(split8.total(), 7 * n + n / 32);
   options.release_gradients = true;

@@ -207,7 +207,7 @@ TEST(AdamWOffload, BytesSayWhatIsOnDisk) {
     std::vector<ParameterShape> shapes;
     for (const auto& shape : kSmall) shapes.push_back({shape, layout.dtype});
     const AdamW optimizer(parameters_of(kSmall, layout.dtype), layout.options);
-    const AdamWBytes bytes = adamw_bytes(shapes, layout.options);
+    const OptimizerBytes bytes = adamw_bytes(shapes, layout.options);
     EXPECT_EQ(bytes, optimizer.bytes()) << text(layout);
     EXPECT_EQ(bytes.disk, bytes.moments + bytes.master);
     EXPECT_EQ(bytes.resident_states(), 0);

@@ -12,6 +12,7 @@
 
 #include "halftone/kernels/linear/linear.h"
 #include "halftone/nn/recompute.h"
+#include "halftone/optim/adamw.h"
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
 

@@ -16,6 +16,7 @@
 #include "halftone/kernels/fused/swiglu.h"
 #include "halftone/models/causal_lm.h"
 #include "halftone/nn/linear.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/plan/tensor_tally.h"
 #include "halftone/train/mixed_precision.h"
 #include "support/compute_contexts.h"

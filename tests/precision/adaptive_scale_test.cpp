@@ -14,6 +14,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
 
 namespace halftone::adaptive_scale_test {

@@ -11,6 +11,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/precision/grad_scaler.h"
 
 namespace halftone::grad_scaler_errors_test {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
 #include "halftone/precision/grad_scaler.h"
 

@@ -12,6 +12,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
 #include "halftone/precision/grad_scaler.h"
 #include "support/paths.h"

@@ -15,6 +15,7 @@
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/optim/clip.h"
 #include "halftone/precision/grad_scaler.h"
 

@@ -24,6 +24,7 @@
 #include "halftone/core/error.h"
 #include "halftone/data/tensor_loader.h"
 #include "halftone/nn/linear.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/trainer.h"
 #include "support/message_of.h"

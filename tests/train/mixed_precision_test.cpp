@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "halftone/data/tensor_loader.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone::mixed_precision_test {

@@ -14,6 +14,7 @@
 #include "halftone/core/error.h"
 #include "halftone/data/tensor_loader.h"
 #include "halftone/data/token_file.h"
+#include "halftone/optim/adamw.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/train/fit_loop.h"
 #include "support/message_of.h"
