@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -17,7 +18,14 @@
 namespace halftone {
 namespace {
 
-constexpr const char* kPre = "gpt-2";
+struct NamedRule {
+  WordRule rule;
+  const char* name;
+  bool ignore_merges;  // that llama.cpp takes with the name
+};
+constexpr std::array kPre = {NamedRule{WordRule::kGpt2, "gpt-2", false},
+                             NamedRule{WordRule::kQwen2, "qwen2", false},
+                             NamedRule{WordRule::kLlama3, "llama-bpe", true}};
 // llama.cpp's kinds of tokens.
 constexpr std::int32_t kNormalToken = 1;
 constexpr std::int32_t kControlToken = 3;      // found in text only where that is asked for
@@ -52,10 +60,17 @@ void check_added_tokens(const std::vector<AddedToken>& tokens) {
     }
 }
 
+const NamedRule& pre_of(WordRule rule) {
+  return *std::find_if(kPre.begin(), kPre.end(),
+                       [&](const NamedRule& known) { return known.rule == rule; });
+}
+
 void check_expressible(const Tokenizer& tokenizer, const TokenizerSpec& spec) {
-  if (!spec.use_regex) refuse_tokenizer("it does not split text into words");
+  if (spec.words == WordRule::kNone) refuse_tokenizer("it does not split text into words");
   if (spec.add_prefix_space) refuse_tokenizer("it puts a space before a text (add_prefix_space)");
-  if (spec.ignore_merges) refuse_tokenizer("it takes whole words first (ignore_merges)");
+  if (spec.ignore_merges != pre_of(spec.words).ignore_merges)
+    refuse_tokenizer(spec.ignore_merges ? "it takes whole words first (ignore_merges)"
+                                        : "it does not take whole words first (ignore_merges)");
   for (int byte = 0; byte < 256; ++byte)
     if (!tokenizer.token_to_id(byte_character(static_cast<std::uint8_t>(byte))))
       refuse_tokenizer(fmt::format("its vocabulary lacks the byte {}", byte));
@@ -126,13 +141,21 @@ TokenizerSpec spec_of_gguf(const GgufMetadata& metadata) {
           fmt::format("the metadata \"{}\" is {}, expected {}", key, quoted_json(value), expected));
   };
   require("tokenizer.ggml.model", "gpt2");
-  require("tokenizer.ggml.pre", kPre);
+  const std::string& pre = metadata.text("tokenizer.ggml.pre");
+  const auto named = std::find_if(kPre.begin(), kPre.end(),
+                                  [&](const NamedRule& known) { return pre == known.name; });
+  if (named == kPre.end())
+    throw UserError(
+        fmt::format("the metadata \"tokenizer.ggml.pre\" is {}, expected gpt-2, qwen2 or llama-bpe",
+                    quoted_json(pre)));
   const std::vector<std::string>& tokens = metadata.texts("tokenizer.ggml.tokens");
   const std::vector<std::int64_t> kinds = metadata.integers("tokenizer.ggml.token_type");
   if (kinds.size() != tokens.size())
     throw UserError(
         fmt::format("it has {} tokens, but {} types of tokens", tokens.size(), kinds.size()));
   TokenizerSpec spec;
+  spec.words = named->rule;
+  spec.ignore_merges = named->ignore_merges;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     const auto id = static_cast<std::int32_t>(i);
     if (kinds[i] == kUnusedToken) continue;
@@ -155,7 +178,7 @@ void set_tokenizer_metadata(GgufMetadata& metadata, const Tokenizer& tokenizer,
   check_expressible(tokenizer, spec);
   const SpecialTokens special = tokenizer.special_tokens();
   metadata.set("tokenizer.ggml.model", std::string("gpt2"));
-  metadata.set("tokenizer.ggml.pre", std::string(kPre));
+  metadata.set("tokenizer.ggml.pre", std::string(pre_of(spec.words).name));
   set_vocabulary(metadata, tokenizer, spec, vocab_size);
   metadata.set("tokenizer.ggml.merges", GgufArray(merges_of(tokenizer, spec)));
   const auto set_id = [&](const char* key, std::int64_t id) {

@@ -12,8 +12,9 @@ namespace halftone {
 
 /// Adds tokenizer.ggml.* and the chat template. Ids from the tokenizer's to `vocab_size`, which a
 /// model may have beyond it, are marked as unused. llama.cpp splits text by a rule that
-/// tokenizer.ggml.pre names: "gpt-2" is the one of pre_tokenizer.h. Throws UserError, which names
-/// the reason, for a tokenizer of which llama.cpp would make other ids.
+/// tokenizer.ggml.pre names: "gpt-2", "qwen2" or "llama-bpe" (tokenizer/pre_tokenizer.h). It does
+/// not compose text (NFC), so ids of text that is not composed differ. Throws UserError, which
+/// names the reason, for a tokenizer of which llama.cpp would make other ids.
 void set_tokenizer_metadata(GgufMetadata& metadata, const Tokenizer& tokenizer,
                             std::int64_t vocab_size);
 

@@ -5,6 +5,7 @@
 #include <unicode/utf8.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace halftone {
@@ -59,6 +60,7 @@ std::size_t run_end(std::string_view text, Character character) {
   return end;
 }
 
+// In lower case.
 std::size_t contraction_length(std::string_view text) {
   if (text.size() < 2 || text[0] != '\'') return 0;
   const char first = text[1];
@@ -79,9 +81,63 @@ std::size_t space_end(std::string_view text, std::size_t at) {
   return end == text.size() || last == at ? end : last;
 }
 
-}  // namespace
+// In any case. Without regard to case, U+017F is an s too.
+std::size_t caseless_contraction_length(std::string_view text) {
+  constexpr std::string_view kLongS = "\xC5\xBF";
+  if (text.substr(0, 1) == "'" && text.substr(1).starts_with(kLongS)) return 1 + kLongS.size();
+  std::string lower(text.substr(0, 3));
+  for (char& letter : lower)
+    if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+  return contraction_length(lower);
+}
 
-std::size_t word_end(std::string_view text, std::size_t at) {
+bool breaks_line(std::string_view text, std::size_t at) {
+  return at < text.size() && (text[at] == '\r' || text[at] == '\n');
+}
+
+std::size_t line_breaks_end(std::string_view text, std::size_t at) {
+  while (breaks_line(text, at)) ++at;
+  return at;
+}
+
+std::size_t numbers_end(std::string_view text, Character first, int most) {
+  std::size_t end = first.end;
+  for (int count = 1; count < most && end < text.size(); ++count) {
+    const Character next = character_at(text, end);
+    if (next.kind != Kind::kNumber) break;
+    end = next.end;
+  }
+  return end;
+}
+
+// Of white space: up to its last line break, if it has one.
+std::size_t space_with_breaks_end(std::string_view text, std::size_t at) {
+  std::size_t last = at;
+  for (std::size_t end = at; end < text.size();) {
+    const Character next = character_at(text, end);
+    if (next.kind != Kind::kSpace) break;
+    if (breaks_line(text, end)) last = next.end;
+    end = next.end;
+  }
+  return last > at ? last : space_end(text, at);
+}
+
+std::size_t word_end_of_lines(std::string_view text, std::size_t at, int most_numbers) {
+  const std::size_t contraction = caseless_contraction_length(text.substr(at));
+  if (contraction != 0) return at + contraction;
+  const Character first = character_at(text, at);
+  if (first.kind == Kind::kLetter) return run_end(text, first);
+  if (first.kind == Kind::kNumber) return numbers_end(text, first, most_numbers);
+  const bool has_next = first.end < text.size();
+  const Character next = has_next ? character_at(text, first.end) : first;
+  if (has_next && next.kind == Kind::kLetter && !breaks_line(text, at)) return run_end(text, next);
+  if (first.kind == Kind::kOther) return line_breaks_end(text, run_end(text, first));
+  if (has_next && next.kind == Kind::kOther && text[at] == ' ')
+    return line_breaks_end(text, run_end(text, next));
+  return space_with_breaks_end(text, at);
+}
+
+std::size_t gpt2_word_end(std::string_view text, std::size_t at) {
   const std::size_t contraction = contraction_length(text.substr(at));
   if (contraction != 0) return at + contraction;
   const Character first = character_at(text, at);
@@ -91,6 +147,22 @@ std::size_t word_end(std::string_view text, std::size_t at) {
     if (second.kind != Kind::kSpace) return run_end(text, second);
   }
   return space_end(text, at);
+}
+
+}  // namespace
+
+std::size_t word_end(std::string_view text, std::size_t at, WordRule rule) {
+  switch (rule) {
+    case WordRule::kNone:
+      return text.size();
+    case WordRule::kGpt2:
+      return gpt2_word_end(text, at);
+    case WordRule::kQwen2:
+      return word_end_of_lines(text, at, 1);
+    case WordRule::kLlama3:
+      return word_end_of_lines(text, at, 3);
+  }
+  return text.size();
 }
 
 }  // namespace halftone

@@ -11,6 +11,7 @@
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/file.h"
 #include "halftone/tokenizer/byte_alphabet.h"
+#include "halftone/tokenizer/composed_text_impl.h"
 #include "halftone/tokenizer/pre_tokenizer.h"
 #include "halftone/tokenizer/tokenizer_state.h"
 #include "halftone/tokenizer/unfinished_utf8_impl.h"
@@ -32,7 +33,9 @@ class Encoder {
 
   void add(std::string_view text) {
     split(text, added_.first, [this](std::string_view rest) {
-      split(rest, added_.second, [this](std::string_view part) { encode_part(part); });
+      const std::string composed = state_.composes ? composed_text(rest) : std::string();
+      split(state_.composes ? composed : rest, added_.second,
+            [this](std::string_view part) { encode_part(part); });
     });
   }
 
@@ -62,9 +65,8 @@ class Encoder {
   }
 
   void encode_words(std::string_view text) {
-    if (!state_.use_regex) return encode_word(text);
     for (std::size_t begin = 0; begin < text.size();) {
-      const std::size_t end = word_end(text, begin);
+      const std::size_t end = word_end(text, begin, state_.words);
       encode_word(text.substr(begin, end - begin));
       begin = end;
     }

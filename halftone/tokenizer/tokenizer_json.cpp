@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
@@ -40,20 +41,70 @@ std::int32_t read_id(const JsonField& field, std::size_t limit) {
   return static_cast<std::int32_t>(field.as_integer(0, static_cast<std::int64_t>(limit)));
 }
 
-void read_pre_tokenizer(const JsonField& field, TokenizerSpec& spec) {
-  if (field.value().is_object() && field["type"].as_optional_string() == "Sequence") {
-    const JsonField parts = field["pretokenizers"];
-    if (parts.array_size() != 1) parts.fail("must hold one pre-tokenizer, of type ByteLevel");
-    return read_pre_tokenizer(parts[0], spec);
-  }
+struct NamedRule {
+  WordRule rule;
+  std::string_view regex;
+};
+
+constexpr std::array kSplits = {
+    NamedRule{WordRule::kQwen2, R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|)"
+                                R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
+    NamedRule{WordRule::kLlama3,
+              R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|)"
+              R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}};
+
+bool has_type(const JsonField& field, std::string_view type) {
+  return field.value().is_object() && field["type"].as_optional_string() == type;
+}
+
+WordRule read_split(const JsonField& field) {
+  if (!has_type(field, "Split")) field.fail("must be of type Split, before a ByteLevel");
+  if (field["behavior"].as_optional_string() != "Isolated")
+    field["behavior"].fail("must be Isolated, the only one that is supported");
+  require_false(field["invert"]);
+  const JsonField pattern = field["pattern"];
+  if (!pattern.value().is_object()) pattern.fail("must be an object with a Regex");
+  const std::string regex = pattern["Regex"].as_string();
+  for (const NamedRule& known : kSplits)
+    if (known.regex == regex) return known.rule;
+  pattern["Regex"].fail("must be that of Qwen2 or Llama 3, the only ones that are supported");
+}
+
+void read_byte_level(const JsonField& field, TokenizerSpec& spec) {
   require_byte_level(field);
   spec.add_prefix_space = field["add_prefix_space"].as_bool(true);
-  spec.use_regex = field["use_regex"].as_bool(true);
+  spec.words = field["use_regex"].as_bool(true) ? WordRule::kGpt2 : WordRule::kNone;
+}
+
+void read_pre_tokenizer(const JsonField& field, TokenizerSpec& spec) {
+  if (!has_type(field, "Sequence")) return read_byte_level(field, spec);
+  const JsonField parts = field["pretokenizers"];
+  if (parts.array_size() != 1 && parts.array_size() != 2)
+    parts.fail("must hold a ByteLevel, or a Split and a ByteLevel");
+  const JsonField last = parts[parts.array_size() - 1];
+  read_byte_level(last, spec);
+  if (parts.array_size() == 1) return;
+  if (spec.words != WordRule::kNone) last.fail("must have use_regex false behind a Split");
+  if (spec.add_prefix_space) last.fail("must have add_prefix_space false behind a Split");
+  spec.words = read_split(parts[0]);
 }
 
 // It would only add tokens that mark the sequence, or change offsets, which are not kept here.
 void read_post_processor(const JsonField& field) {
-  if (!field.is_null()) require_byte_level(field);
+  if (field.is_null() || has_type(field, "ByteLevel") || has_type(field, "TemplateProcessing"))
+    return;
+  if (!has_type(field, "Sequence"))
+    field.fail("must be null, or of type ByteLevel, TemplateProcessing or Sequence");
+  const JsonField parts = field["processors"];
+  for (std::size_t i = 0; i < parts.array_size(); ++i)
+    if (!has_type(parts[i], "ByteLevel") && !has_type(parts[i], "TemplateProcessing"))
+      parts[i].fail("must be of type ByteLevel or TemplateProcessing");
+}
+
+bool read_normalizer(const JsonField& field) {
+  if (field.is_null()) return false;
+  if (!has_type(field, "NFC")) field.fail("must be null or of type NFC");
+  return true;
 }
 
 void read_vocab(const JsonField& vocab, std::size_t limit, TokenizerSpec& spec) {
@@ -127,6 +178,18 @@ ordered_json byte_level(bool add_prefix_space, bool use_regex) {
           {"use_regex", use_regex}};
 }
 
+ordered_json pre_tokenizer_of(const TokenizerSpec& spec) {
+  for (const NamedRule& split : kSplits)
+    if (split.rule == spec.words)
+      return {{"type", "Sequence"},
+              {"pretokenizers", ordered_json::array({{{"type", "Split"},
+                                                      {"pattern", {{"Regex", split.regex}}},
+                                                      {"behavior", "Isolated"},
+                                                      {"invert", false}},
+                                                     byte_level(spec.add_prefix_space, false)})}};
+  return byte_level(spec.add_prefix_space, spec.words == WordRule::kGpt2);
+}
+
 ordered_json model_of(const TokenizerSpec& spec) {
   ordered_json vocab = ordered_json::object();
   // Straight into the underlying list: operator[] would search it from the front each time.
@@ -160,7 +223,7 @@ TokenizerSpec parse_tokenizer_json(std::string_view text, const std::string& ori
   TokenizerSpec spec;
   require_null(root["truncation"]);
   require_null(root["padding"]);
-  require_null(root["normalizer"]);
+  spec.composes = read_normalizer(root["normalizer"]);
   read_pre_tokenizer(root["pre_tokenizer"], spec);
   read_post_processor(root["post_processor"]);
   require_byte_level(root["decoder"]);
@@ -177,15 +240,13 @@ std::string write_tokenizer_json(const TokenizerSpec& spec) {
     entry.update(flags_of(token));
     added.push_back(std::move(entry));
   }
+  const ordered_json normalizer =
+      spec.composes ? ordered_json{{"type", "NFC"}} : ordered_json(nullptr);
   const ordered_json document = {
-      {"version", "1.0"},
-      {"truncation", nullptr},
-      {"padding", nullptr},
-      {"added_tokens", std::move(added)},
-      {"normalizer", nullptr},
-      {"pre_tokenizer", byte_level(spec.add_prefix_space, spec.use_regex)},
-      {"post_processor", nullptr},
-      {"decoder", byte_level(true, true)},
+      {"version", "1.0"},          {"truncation", nullptr},
+      {"padding", nullptr},        {"added_tokens", std::move(added)},
+      {"normalizer", normalizer},  {"pre_tokenizer", pre_tokenizer_of(spec)},
+      {"post_processor", nullptr}, {"decoder", byte_level(true, true)},
       {"model", model_of(spec)}};
   return document.dump(2);
 }
@@ -195,6 +256,8 @@ TokenizerConfig parse_tokenizer_config(std::string_view text, const std::string&
   const JsonField root = document.root();
   TokenizerConfig config;
   config.bos_token = read_token_name(root["bos_token"]);
+  config.denies_bos =
+      root.value().is_object() && root.value().contains("bos_token") && root["bos_token"].is_null();
   config.eos_token = read_token_name(root["eos_token"]);
   config.pad_token = read_token_name(root["pad_token"]);
   config.unk_token = read_token_name(root["unk_token"]);

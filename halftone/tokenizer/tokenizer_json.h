@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/tokenizer/pre_tokenizer.h"
+
 namespace halftone {
 
 /// A token that is found in the text before anything is split.
@@ -29,11 +31,13 @@ struct TokenizerSpec {
   bool fuse_unk = false;                 // a run of them gives one token
   bool ignore_merges = false;            // a word that is in the vocabulary is not split
   bool add_prefix_space = false;
-  bool use_regex = true;  // split as pre_tokenizer.h does; else a stretch of text is one word
+  WordRule words = WordRule::kGpt2;  // how text is split
+  bool composes = false;             // text is brought into Unicode's form NFC first
 };
 
 struct TokenizerConfig {
   std::optional<std::string> bos_token;
+  bool denies_bos = false;  // the file says that there is none
   std::optional<std::string> eos_token;
   std::optional<std::string> pad_token;
   std::optional<std::string> unk_token;

@@ -10,6 +10,7 @@
 #include "halftone/core/log.h"
 #include "halftone/system/json_reader_impl.h"
 #include "halftone/tokenizer/byte_alphabet.h"
+#include "halftone/tokenizer/composed_text_impl.h"
 
 namespace halftone {
 namespace {
@@ -48,8 +49,11 @@ void place_added_tokens(TokenizerState& state, const TokenizerSpec& spec) {
 
 // Once it is known which tokens are special.
 void add_matchers(TokenizerState& state, const TokenizerSpec& spec) {
-  const auto add = [](AddedTokens& to, const AddedToken& token) {
-    (token.normalized ? to.second : to.first).add(token.content, token.id);
+  const auto add = [&spec](AddedTokens& to, const AddedToken& token) {
+    if (token.normalized)
+      to.second.add(spec.composes ? composed_text(token.content) : token.content, token.id);
+    else
+      to.first.add(token.content, token.id);
   };
   for (const AddedToken& token : spec.added_tokens) {
     add(state.all_added, token);
@@ -111,7 +115,10 @@ std::int32_t choose(const TokenizerState& state, std::string_view key,
 }
 
 void add_roles(TokenizerState& state, const TokenizerConfig& config) {
-  state.bos = choose(state, "bos_token", config.bos_token, {"<s>", "<|im_start|>"});
+  // Qwen has none: what separates documents in its training stands before one, too.
+  state.bos = config.denies_bos && state.find("<|endoftext|>") != kNoToken
+                  ? state.find("<|endoftext|>")
+                  : choose(state, "bos_token", config.bos_token, {"<s>", "<|im_start|>"});
   state.eos = choose(state, "eos_token", config.eos_token, {"</s>", "<|im_end|>"});
   state.pad = choose(state, "pad_token", config.pad_token ? config.pad_token : config.unk_token,
                      {"<unk>", "<|endoftext|>"});
@@ -140,8 +147,14 @@ void add_chat(TokenizerState& state, const TokenizerConfig& config) {
   const auto bos = spelling_of(state, state.bos);
   const auto eos = spelling_of(state, state.eos);
   if (!bos || !eos) return;
-  state.chat = config.chat_template ? recognise_chat_template(*config.chat_template, *bos, *eos)
-                                    : default_chat(state, *bos, *eos);
+  if (!config.chat_template) {
+    state.chat = default_chat(state, *bos, *eos);
+    return;
+  }
+  state.chat = recognise_chat_template(*config.chat_template, *bos, *eos);
+  // The marks of turns need not be those of documents.
+  if (!state.chat && state.find("<|im_start|>") != kNoToken && state.find("<|im_end|>") != kNoToken)
+    state.chat = recognise_chat_template(*config.chat_template, "<|im_start|>", "<|im_end|>");
 }
 
 std::string default_config(const TokenizerState& state, const TokenizerSpec& spec) {
@@ -169,7 +182,8 @@ TokenizerState build_tokenizer_state(std::string_view json, std::string_view con
   state.fuse_unk = spec.fuse_unk;
   state.ignore_merges = spec.ignore_merges;
   state.add_prefix_space = spec.add_prefix_space;
-  state.use_regex = spec.use_regex;
+  state.words = spec.words;
+  state.composes = spec.composes;
   add_vocab(state, spec);
   place_added_tokens(state, spec);
   add_roles(state, config);

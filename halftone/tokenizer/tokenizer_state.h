@@ -12,6 +12,7 @@
 #include "halftone/tokenizer/added_token_matcher.h"
 #include "halftone/tokenizer/chat_template.h"
 #include "halftone/tokenizer/merge_table.h"
+#include "halftone/tokenizer/pre_tokenizer.h"
 #include "halftone/tokenizer/string_map.h"
 #include "halftone/tokenizer/tokenizer_json.h"
 
@@ -47,7 +48,8 @@ struct TokenizerState {
   bool fuse_unk = false;
   bool ignore_merges = false;
   bool add_prefix_space = false;
-  bool use_regex = true;
+  WordRule words = WordRule::kGpt2;
+  bool composes = false;
 
   std::int32_t bos = kNoToken;
   std::int32_t eos = kNoToken;

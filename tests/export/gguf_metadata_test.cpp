@@ -75,7 +75,7 @@ TEST(TokenizerMetadata, MergesThatMakeASpecialTokenAreLeftOut) {
 
 TEST(TokenizerMetadata, RefusesWhatLlamaCppWouldSplitOtherwise) {
   TokenizerSpec spec = plain_spec();
-  spec.use_regex = false;
+  spec.words = WordRule::kNone;
   EXPECT_THAT(refusal(spec), HasSubstr("does not split text into words"));
   spec = plain_spec();
   spec.add_prefix_space = true;

@@ -32,8 +32,16 @@ void write_tokenizers(const fs::path& folder) {
   write_seed(folder / "small", write_tokenizer_json(spec));
   spec.unk_token = "<unk>";
   spec.fuse_unk = spec.ignore_merges = spec.add_prefix_space = true;
-  spec.use_regex = false;
+  spec.words = WordRule::kNone;
   write_seed(folder / "switches", write_tokenizer_json(spec));
+  TokenizerSpec split = spec;
+  split.add_prefix_space = false;
+  split.composes = true;
+  for (const WordRule rule : {WordRule::kQwen2, WordRule::kLlama3}) {
+    split.words = rule;
+    write_seed(folder / (rule == WordRule::kQwen2 ? "qwen2" : "llama3"),
+               write_tokenizer_json(split));
+  }
   json older = json::parse(write_tokenizer_json(spec));
   older["pre_tokenizer"] = {{"type", "Sequence"},
                             {"pretokenizers", json::array({older["pre_tokenizer"]})}};

@@ -9,7 +9,7 @@ import json
 import pathlib
 import random
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 FOLDER = pathlib.Path(__file__).parent / "tokenizer"
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -95,10 +95,38 @@ def with_added_tokens(document):
 def merge_patch(document, patch):
     """RFC 7396."""
     for key, value in patch.items():
-        if isinstance(value, dict):
+        if value is None:
+            document.pop(key, None)
+        elif isinstance(value, dict):
+            if not isinstance(document.get(key), dict):
+                document[key] = {}
             merge_patch(document[key], value)
         else:
             document[key] = value
+
+
+def regex_of(numbers):
+    """Of Qwen2 (one number a word) and of Llama 3 (up to three)."""
+    return (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + numbers +
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+NUMBERS = {"qwen2": r"\p{N}", "llama3": r"\p{N}{1,3}"}
+
+
+def split_first(numbers):
+    return {"type": "Sequence", "add_prefix_space": None, "trim_offsets": None, "use_regex": None,
+            "pretokenizers": [{"type": "Split", "pattern": {"Regex": regex_of(numbers)}, "behavior": "Isolated", "invert": False},
+                              {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
+                               "use_regex": False}]}
+
+
+def random_lines(count):
+    """What the rules of lines, numbers and contractions can tell apart."""
+    rng = random.Random(3)
+    parts = ["a", "Zb", "é", "e\u0301", "明月", " ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "1", "23", "½", "'",
+             "'s", "'S", "'LL", "'rE", "'\u017f", "(", "((", "!?", "，", "_", "👍", "\u2028", "\x85"]
+    return ["".join(rng.choice(parts) for _ in range(rng.randrange(1, 16))) for _ in range(count)]
 
 
 def variants(tokenizer):
@@ -111,11 +139,22 @@ def variants(tokenizer):
         "ignore_merges": {"model": {"ignore_merges": True, "merges": merges[:40]}},
         "string_merges": {"model": {"merges": [" ".join(pair) for pair in merges]}},
         "added_tokens": {"added_tokens": with_added_tokens(document)},
+        "qwen2": {"normalizer": {"type": "NFC"}, "pre_tokenizer": split_first(NUMBERS["qwen2"])},
+        "llama3": {"pre_tokenizer": split_first(NUMBERS["llama3"]), "model": {"ignore_merges": True},
+                   "post_processor": {"type": "Sequence", "processors": [document["decoder"]]}},
     }
     for name, patch in patches.items():
         changed = json.loads(json.dumps(document))
         merge_patch(changed, patch)
         yield {"name": name, "patch": patch, "cases": encodings(Tokenizer.from_str(json.dumps(changed)), CASES)}
+
+
+def words():
+    """How the rules cut lines into words."""
+    for name, numbers in NUMBERS.items():
+        split = pre_tokenizers.Split(Regex(regex_of(numbers)), "isolated")
+        for text in random_lines(400):
+            yield {"rule": name, "text": text, "words": [word for word, _ in split.pre_tokenize_str(text)]}
 
 
 def decodings(tokenizer):
@@ -134,6 +173,7 @@ def main():
     write("trainings.json", trainings())
     write("encodings.json", encodings(tokenizer, CASES))
     write("variants.json", variants(tokenizer))
+    write("words.json", words())
     write("decodings.json", decodings(tokenizer))
 
 

@@ -14,6 +14,8 @@
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
+#include "halftone/tokenizer/pre_tokenizer.h"
+#include "halftone/tokenizer/tokenizer_json.h"
 #include "halftone/tokenizer/unfinished_utf8_impl.h"
 #include "support/message_of.h"
 #include "support/paths.h"
@@ -74,6 +76,20 @@ TEST(Tokenizer, FollowsEverySettingAsTheReferenceDoes) {
     for (const json& item : variant["cases"])
       EXPECT_EQ(tokenizer.encode(item["text"].get<std::string>(), kTokens), item["ids"].get<Ids>())
           << variant["name"] << ": " << item["text"];
+  }
+}
+
+TEST(Tokenizer, CutsLinesIntoWordsAsTheReferenceDoes) {
+  for (const json& item : golden("words.json")) {
+    const WordRule rule = item["rule"] == "qwen2" ? WordRule::kQwen2 : WordRule::kLlama3;
+    const std::string text = item["text"];
+    std::vector<std::string> words;
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = word_end(text, begin, rule);
+      words.push_back(text.substr(begin, end - begin));
+      begin = end;
+    }
+    EXPECT_EQ(words, item["words"].get<std::vector<std::string>>()) << item;
   }
 }
 
@@ -269,11 +285,26 @@ TEST(Tokenizer, NamesTheFieldThatItCannotUse) {
       {R"({"model": {"merges": [["x", "nope"]]}})", "model.merges[0]"},
       {R"({"model": {"merges": ["a b c"]}})", "model.merges[0]"},
       {R"({"model": {"merges": 5}})", "model.merges"},
-      {R"({"normalizer": {"type": "NFC"}})", "normalizer"},
+      {R"({"normalizer": {"type": "NFKC"}})", "normalizer"},
       {R"({"truncation": {"max_length": 5}})", "truncation"},
       {R"({"pre_tokenizer": {"type": "Whitespace"}})", "pre_tokenizer"},
       {R"({"decoder": {"type": "WordPiece"}})", "decoder"},
-      {R"({"post_processor": {"type": "TemplateProcessing"}})", "post_processor"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}})", "pretokenizers"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+          {"type": "Split", "pattern": {"Regex": "\\s+"}, "behavior": "Isolated"},
+          {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]}})",
+       "pattern.Regex must be that of Qwen2 or Llama 3"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+          {"type": "Split", "pattern": {"Regex": "x"}, "behavior": "Removed"},
+          {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]}})",
+       "behavior must be Isolated"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+          {"type": "Digits"}, {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]}})",
+       "must be of type Split"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+          {"type": "Split"}, {"type": "ByteLevel", "add_prefix_space": false}]}})",
+       "use_regex false"},
+      {R"({"post_processor": {"type": "BertProcessing"}})", "post_processor"},
       {R"({"added_tokens": [{"id": 0, "content": "x"}]})", "\"x\""},
       {R"({"added_tokens": [{"id": 9, "content": "<s>"}]})", "model.vocab"},
       {R"({"added_tokens": [{"id": 800, "content": "x", "lstrip": true}]})", "lstrip"},
@@ -302,6 +333,35 @@ TEST(Tokenizer, TakesAByteLevelInASequence) {
   const Tokenizer tokenizer = with_patch(json::parse(
       R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": false}]}})"));
   EXPECT_EQ(tokenizer.encode("some text's"), sample().encode("some text's"));
+}
+
+// Qwen's tokenizer_config.json: no token for the beginning, and ChatML's marks for turns.
+TEST(Tokenizer, TakesWhatSeparatesDocumentsWhereAFileHasNoBeginning) {
+  json added = json::array();
+  for (const char* mark : {"<|endoftext|>", "<|im_start|>", "<|im_end|>"})
+    added.push_back({{"id", 700 + added.size()}, {"content", mark}, {"special", true}});
+  const json config = {{"bos_token", nullptr},
+                       {"eos_token", "<|endoftext|>"},
+                       {"pad_token", "<|endoftext|>"},
+                       {"chat_template", ChatTemplate::qwen2().jinja()}};
+  const Tokenizer tokenizer = with_patch({{"added_tokens", added}}, config.dump());
+  EXPECT_EQ(tokenizer.special_tokens().bos, 700);
+  EXPECT_EQ(tokenizer.special_tokens().eos, 700);
+  EXPECT_EQ(tokenizer.chat_template().bos, "<|im_start|>");
+  EXPECT_EQ(tokenizer.chat_template().eos, "<|im_end|>");
+}
+
+TEST(Tokenizer, WritesAgainHowTextIsSplit) {
+  for (const char* name : {"qwen2", "llama3"}) {
+    for (const json& variant : golden("variants.json")) {
+      if (variant["name"] != name) continue;
+      const TokenizerSpec spec =
+          parse_tokenizer_json(with_patch(variant["patch"]).json(), "patched.json");
+      const Tokenizer again = Tokenizer::from_json(write_tokenizer_json(spec), "", "again.json");
+      for (const json& item : variant["cases"])
+        EXPECT_EQ(again.encode(item["text"].get<std::string>(), kTokens), item["ids"].get<Ids>());
+    }
+  }
 }
 
 TEST(Tokenizer, WritesMiniMindsChatFormat) {
