@@ -217,6 +217,10 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text,
   return encoder.take();
 }
 
+std::string Tokenizer::normalized(std::string_view text) const {
+  return state_->composes ? composed_text(text) : std::string(text);
+}
+
 std::uint64_t Tokenizer::count_special_tokens(std::string_view text) const {
   std::uint64_t count = 0;
   for (std::size_t at = 0; const auto match = state_->special_added.find(text, at);) {

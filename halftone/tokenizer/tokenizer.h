@@ -53,6 +53,9 @@ class Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text,
                                    SpecialTokenParsing parsing = SpecialTokenParsing::kText) const;
 
+  /// `text` as encode() takes it: in Unicode's form NFC where tokenizer.json says so.
+  std::string normalized(std::string_view text) const;
+
   /// How often `text` spells a special token.
   std::uint64_t count_special_tokens(std::string_view text) const;
 

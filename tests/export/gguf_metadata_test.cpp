@@ -73,6 +73,22 @@ TEST(TokenizerMetadata, MergesThatMakeASpecialTokenAreLeftOut) {
   EXPECT_EQ(metadata.texts("tokenizer.ggml.merges").size(), spec.merges.size() - 1);
 }
 
+TEST(TokenizerMetadata, TheRuleOfWordsComesBack) {
+  const std::string text = "x(y  12345\n\n 'LL it's\r\n";
+  for (const auto& [rule, name] :
+       {std::pair(WordRule::kQwen2, "qwen2"), std::pair(WordRule::kLlama3, "llama-bpe")}) {
+    TokenizerSpec spec = plain_spec();
+    spec.words = rule;
+    spec.ignore_merges = rule == WordRule::kLlama3;
+    GgufMetadata metadata;
+    set_tokenizer_metadata(metadata, tokenizer_of(spec), 300);
+    EXPECT_EQ(metadata.text("tokenizer.ggml.pre"), name);
+    EXPECT_EQ(tokenizer_of_gguf(metadata, "a.gguf").encode(text), tokenizer_of(spec).encode(text));
+    spec.ignore_merges = !spec.ignore_merges;
+    EXPECT_THAT(refusal(spec), HasSubstr("ignore_merges"));
+  }
+}
+
 TEST(TokenizerMetadata, RefusesWhatLlamaCppWouldSplitOtherwise) {
   TokenizerSpec spec = plain_spec();
   spec.words = WordRule::kNone;
@@ -97,7 +113,7 @@ TEST(TokenizerMetadata, RefusesMetadataOfOtherTokenizers) {
     metadata.set(key, std::move(value));
     return message_of<UserError>([&] { tokenizer_of_gguf(metadata, "a.gguf"); });
   };
-  EXPECT_THAT(with("tokenizer.ggml.pre", std::string("llama-bpe")), HasSubstr("expected gpt-2"));
+  EXPECT_THAT(with("tokenizer.ggml.pre", std::string("tekken")), HasSubstr("expected gpt-2"));
   EXPECT_THAT(with("tokenizer.ggml.model", std::string("llama")), HasSubstr("expected gpt2"));
   EXPECT_THAT(with("tokenizer.ggml.bos_token_id", std::uint32_t{9999}), HasSubstr("300 tokens"));
   EXPECT_THAT(with("tokenizer.ggml.token_type", GgufArray(std::vector<std::int32_t>{1})),

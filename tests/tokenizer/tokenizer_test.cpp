@@ -351,6 +351,14 @@ TEST(Tokenizer, TakesWhatSeparatesDocumentsWhereAFileHasNoBeginning) {
   EXPECT_EQ(tokenizer.chat_template().eos, "<|im_end|>");
 }
 
+TEST(Tokenizer, ComposesTextWhereItsFileSaysSo) {
+  const std::string loose = "e\u0301 明\xFF", composed = "\u00e9 明\xFF";
+  const Tokenizer tokenizer = with_patch({{"normalizer", {{"type", "NFC"}}}});
+  EXPECT_EQ(tokenizer.normalized(loose), composed);
+  EXPECT_EQ(tokenizer.encode(loose), sample().encode(composed));
+  EXPECT_EQ(sample().normalized(loose), loose);
+}
+
 TEST(Tokenizer, WritesAgainHowTextIsSplit) {
   for (const char* name : {"qwen2", "llama3"}) {
     for (const json& variant : golden("variants.json")) {
