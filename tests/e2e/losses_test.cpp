@@ -59,25 +59,17 @@ struct StepCollector : Callback {
   std::vector<StepMetrics> steps;
 };
 
-/// The golden's tensors whose names start with `prefix`, without it.
-StateDict part_of(const test::GoldenFile& golden, const std::string& prefix) {
-  StateDict part;
-  for (const auto& [name, tensor] : golden.tensors)
-    if (name.starts_with(prefix)) part.tensors[name.substr(prefix.size())] = tensor;
-  return part;
-}
-
 /// A small Llama or Qwen of transformers, with the adapter that PEFT is about to train.
 CausalLM adapted_model(const std::string& name, const test::GoldenFile& golden) {
   const test::GoldenFile base = test::read_golden("families/" + name + ".safetensors");
   const test::TempFolder folder;
   test::write_text(folder / "config.json", base.config.dump());
   CausalLM model(read_hugging_face_config(folder / "config.json"));
-  load_parameters(model, part_of(base, "weights."), "golden");
+  load_parameters(model, test::part_of(base, "weights."), "golden");
   model->add_adapters(
       read_adapter(std::filesystem::path(test::kGoldenDir) / "lora" / name, model->config()).lora);
   const StateDict start =
-      to_v2_names(without_wrappers(part_of(golden, "start."), "golden"), model->config());
+      to_v2_names(without_wrappers(test::part_of(golden, "start."), "golden"), model->config());
   const torch::NoGradGuard no_grad;
   for (const auto& item : model->named_parameters())
     if (item.value().requires_grad()) item.value().copy_(start.tensors.at(item.key()));

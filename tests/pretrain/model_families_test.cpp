@@ -19,14 +19,6 @@ using test::TempFolder;
 using test::write_text;
 using torch::Tensor;
 
-/// The golden's tensors whose names start with `prefix`, without it.
-StateDict part_of(const test::GoldenFile& golden, const std::string& prefix) {
-  StateDict part;
-  for (const auto& [name, tensor] : golden.tensors)
-    if (name.starts_with(prefix)) part.tensors[name.substr(prefix.size())] = tensor;
-  return part;
-}
-
 ModelConfig read(const std::string& text) {
   const TempFolder folder;
   write_text(folder / "config.json", text);
@@ -44,7 +36,7 @@ class ModelFamilies : public testing::TestWithParam<const char*> {
       : golden_(test::read_golden("families/" + std::string(GetParam()) + ".safetensors")),
         config_(read(golden_.config.dump())),
         model_(config_) {
-    load_parameters(model_, part_of(golden_, "weights."), "golden");
+    load_parameters(model_, test::part_of(golden_, "weights."), "golden");
   }
 
   test::GoldenFile golden_;
@@ -60,7 +52,7 @@ TEST_P(ModelFamilies, LogitsLossesAndGradientsEqualTransformers) {
   EXPECT_NEAR(loss.cross_entropy.item<double>(), golden_.tensors.at("loss").item<double>(), 1e-5);
   EXPECT_NEAR(loss.aux_loss.item<double>(), golden_.tensors.at("aux_loss").item<double>(), 1e-6);
   loss.total().backward();
-  const StateDict expected = to_v2_names(part_of(golden_, "grads."), config_);
+  const StateDict expected = to_v2_names(test::part_of(golden_, "grads."), config_);
   for (const auto& item : model_->named_parameters()) {
     const Tensor& theirs = expected.tensors.at(item.key());
     EXPECT_LT(relative_error(item.value().grad(), theirs), 1e-4) << item.key();
@@ -79,7 +71,7 @@ TEST_P(ModelFamilies, CachedPositionsEqualThoseOfOnePass) {
 }
 
 TEST_P(ModelFamilies, NamesAndOrderOfRowsComeBackAsTheyWere) {
-  const StateDict theirs = part_of(golden_, "weights.");
+  const StateDict theirs = test::part_of(golden_, "weights.");
   const StateDict ours = to_hugging_face_names(parameters_of(model_), config_);
   ASSERT_EQ(ours.tensors.size(), theirs.tensors.size());
   for (const auto& [name, tensor] : theirs.tensors)

@@ -32,13 +32,6 @@ using test::write_text;
 using testing::HasSubstr;
 using torch::Tensor;
 
-StateDict part_of(const test::GoldenFile& golden, const std::string& prefix) {
-  StateDict part;
-  for (const auto& [name, tensor] : golden.tensors)
-    if (name.starts_with(prefix)) part.tensors[name.substr(prefix.size())] = tensor;
-  return part;
-}
-
 ModelConfig config_of(const test::GoldenFile& golden) {
   const TempFolder folder;
   write_text(folder / "config.json", golden.config.dump());
@@ -49,7 +42,7 @@ ModelConfig config_of(const test::GoldenFile& golden) {
 CausalLM base_of(const std::string& name) {
   const test::GoldenFile golden = test::read_golden("families/" + name + ".safetensors");
   CausalLM model(config_of(golden));
-  load_parameters(model, part_of(golden, "weights."), "golden");
+  load_parameters(model, test::part_of(golden, "weights."), "golden");
   return model;
 }
 
@@ -83,7 +76,7 @@ TEST_P(PeftsAdapter, GivesItsLogitsAndGradients) {
   EXPECT_LT(error(model_->forward(input).logits, golden_.tensors.at("logits")), 1e-5);
   model_->loss(input, targets, torch::ones_like(targets)).total().backward();
   const StateDict expected =
-      to_v2_names(without_wrappers(part_of(golden_, "grads."), "golden"), model_->config());
+      to_v2_names(without_wrappers(test::part_of(golden_, "grads."), "golden"), model_->config());
   std::size_t compared = 0;
   for (const auto& item : model_->named_parameters()) {
     if (!item.value().requires_grad()) continue;

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "halftone/core/state_dict.h"
 #include "support/paths.h"
 
 namespace halftone::test {
@@ -18,6 +19,14 @@ struct GoldenFile {
   std::map<std::string, torch::Tensor> tensors;
   nlohmann::json config;
 };
+
+/// The golden's tensors whose names start with `prefix`, without it.
+inline StateDict part_of(const GoldenFile& golden, const std::string& prefix) {
+  StateDict part;
+  for (const auto& [name, tensor] : golden.tensors)
+    if (name.starts_with(prefix)) part.tensors[name.substr(prefix.size())] = tensor;
+  return part;
+}
 
 inline GoldenFile read_golden(const std::string& name) {
   std::ifstream file(std::string(kGoldenDir) + "/" + name, std::ios::binary);
