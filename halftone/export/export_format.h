@@ -59,6 +59,9 @@ class ExportFormat {
   /// The precision in which the format is meant to be computed: "32-true" unless its integers are
   /// multiplied as they are.
   virtual std::string precision() const { return "32-true"; }
+  /// Whether those who read it bring text into the form that the tokenizer asks for
+  /// (Tokenizer::normalized). Else its ids are those of text that is in that form.
+  virtual bool normalizes_text() const { return true; }
 };
 
 /// All formats: safetensors, hf, gguf, w8a8, peft.

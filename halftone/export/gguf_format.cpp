@@ -57,6 +57,7 @@ GgufMetadata metadata_for(const ExportSource& source, ExportDtype dtype) {
 class GgufFormat : public ExportFormat {
  public:
   std::string_view name() const override { return "gguf"; }
+  bool normalizes_text() const override { return false; }  // llama.cpp does not
   std::vector<ExportDtype> dtypes() const override {
     return {ExportDtype::kF32, ExportDtype::kF16, ExportDtype::kBF16, ExportDtype::kInt8};
   }

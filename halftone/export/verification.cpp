@@ -75,13 +75,14 @@ class CheckedRows {
 
 class TokenComparison {
  public:
-  TokenComparison(const Tokenizer& trained, const Tokenizer& exported, CheckedRows& rows)
-      : trained_(trained), exported_(exported), rows_(rows) {}
+  TokenComparison(const Tokenizer& trained, const Tokenizer& exported, const ExportFormat& format,
+                  CheckedRows& rows)
+      : trained_(trained), exported_(exported), format_(format), rows_(rows) {}
 
   void add(const std::string& text, SpecialTokenParsing parsing) {
     const std::vector<std::int32_t> ids = trained_.encode(text, parsing);
-    // llama.cpp normalizes no text, so a GGUF file's ids are those of normalized text.
-    if (check.difference.empty() && exported_.encode(trained_.normalized(text), parsing) != ids)
+    const std::string theirs = format_.normalizes_text() ? text : trained_.normalized(text);
+    if (check.difference.empty() && exported_.encode(theirs, parsing) != ids)
       check.difference = quoted_json(text);
     check.lines += 1 + std::count(text.begin(), text.end(), '\n');
     check.tokens += static_cast<std::int64_t>(ids.size());
@@ -107,6 +108,7 @@ class TokenComparison {
  private:
   const Tokenizer& trained_;
   const Tokenizer& exported_;
+  const ExportFormat& format_;
   CheckedRows& rows_;
 };
 
@@ -142,10 +144,8 @@ void compare_on_training_text(TokenComparison& comparison, const TrainConfig& co
   comparison.check.is_training_text = true;
 }
 
-TokenCheck compare_tokens(const Tokenizer& trained, const Tokenizer& exported,
-                          const std::optional<TrainConfig>& config, CheckedRows& rows,
+TokenCheck compare_tokens(TokenComparison comparison, const std::optional<TrainConfig>& config,
                           const ExportProgress& progress) {
-  TokenComparison comparison(trained, exported, rows);
   try {
     if (config)
       compare_on_training_text(comparison, *config, progress);
@@ -274,7 +274,8 @@ ExportCheck verify_export(TrainedModel& trained, TrainedModel& exported,
                     .difference = shape_difference(shape, exported.model->config()),
                     .bounds = export_bounds(format, dtype, shape, trained.model->lora())};
   CheckedRows rows(trained.tokenizer, std::min(kRowLength, shape.max_seq_len));
-  check.text = compare_tokens(trained.tokenizer, exported.tokenizer, config, rows, progress);
+  check.text =
+      compare_tokens({trained.tokenizer, exported.tokenizer, format, rows}, config, progress);
   if (!check.difference.empty() || !check.text.difference.empty()) return check;
   if (progress) progress("comparing logits", 0.0);
   compare_models(check, trained, exported, rows.rows());

@@ -141,6 +141,7 @@ class Corrupted : public ExportFormat {
     return format_.read(folder);
   }
   std::string precision() const override { return format_.precision(); }
+  bool normalizes_text() const override { return format_.normalizes_text(); }
 
  private:
   const ExportFormat& format_;
@@ -212,6 +213,27 @@ TEST(ExportModel, AWriterThatDamagesTheTokenizerOrTheShapeIsFoundOut) {
     expect_refused(
         format, [](ExportSource& source) { source.model.rope_theta = 1e6; }, "rope_theta");
   }
+}
+
+// llama.cpp composes no text, so there a GGUF file is held to composed text.
+TEST(ExportModel, AWriterThatForgetsToComposeTextIsFoundOut) {
+  const TempFolder folder;
+  test::save_random_model(folder / "model", test::export_shape("v2"));
+  auto composing = nlohmann::json::parse(test::export_tokenizer().json());
+  composing["normalizer"] = {{"type", "NFC"}};
+  write_text(folder / "model" / "tokenizer.json", composing.dump());
+  const auto exported = [&](const ExportFormat& format) {
+    return export_model({.model = folder / "model",
+                         .format = &format,
+                         .dtype = ExportDtype::kF32,
+                         .folder = folder / "exports" / std::string(format.name())});
+  };
+  const Corrupted forgetful(
+      "hf", [](ExportSource& source) { source.tokenizer = test::export_tokenizer(); });
+  EXPECT_THAT(message_of<ExportRefused>([&] { exported(forgetful); }),
+              HasSubstr("its tokenizer gives other ids"));
+  for (const char* format : {"hf", "gguf"})
+    EXPECT_EQ(exported(export_format(format)).check.failure(), "") << format;
 }
 
 TEST(ExportModel, ReplacesNothingButAnExport) {
