@@ -88,21 +88,8 @@ TEST(OpenPth, ReadsTheModelOfAFileToResumeFrom) {
 
 TEST(OpenPth, ReadsEveryDtypeAndView) {
   const StateDict state = open_pth(golden("kinds"));
-  const std::map<std::string, torch::ScalarType> dtypes = {{"f64", torch::kDouble},
-                                                           {"f32", torch::kFloat},
-                                                           {"f16", torch::kHalf},
-                                                           {"bf16", torch::kBFloat16},
-                                                           {"i64", torch::kLong},
-                                                           {"i32", torch::kInt},
-                                                           {"i16", torch::kShort},
-                                                           {"i8", torch::kChar},
-                                                           {"u8", torch::kByte},
-                                                           {"u16", torch::kUInt16},
-                                                           {"u32", torch::kUInt32},
-                                                           {"bool", torch::kBool},
-                                                           {"f8_e4m3", torch::kFloat8_e4m3fn},
-                                                           {"f8_e5m2", torch::kFloat8_e5m2},
-                                                           {"c64", torch::kComplexFloat}};
+  std::map<std::string, torch::ScalarType> dtypes = test::kGoldenDtypes;
+  dtypes["c64"] = torch::kComplexFloat;
   for (const auto& [name, dtype] : dtypes) {
     SCOPED_TRACE(name);
     expect_equal_bits(state.tensor(name), by_rule({2, 3}, dtype, name));

@@ -23,27 +23,12 @@ using test::TempFolder;
 using test::write_text;
 using testing::HasSubstr;
 
-const std::map<std::string, torch::ScalarType> kDtypes = {{"f64", torch::kDouble},
-                                                          {"f32", torch::kFloat},
-                                                          {"f16", torch::kHalf},
-                                                          {"bf16", torch::kBFloat16},
-                                                          {"i64", torch::kLong},
-                                                          {"i32", torch::kInt},
-                                                          {"i16", torch::kShort},
-                                                          {"i8", torch::kChar},
-                                                          {"u8", torch::kByte},
-                                                          {"u16", torch::kUInt16},
-                                                          {"u32", torch::kUInt32},
-                                                          {"bool", torch::kBool},
-                                                          {"f8_e4m3", torch::kFloat8_e4m3fn},
-                                                          {"f8_e5m2", torch::kFloat8_e5m2}};
-
 const std::map<std::string, std::vector<std::int64_t>> kShapes = {
     {"scalar", {}}, {"empty", {0, 3}}, {"row", {5}}, {"matrix", {3, 5}}, {"诗/cube", {2, 3, 4}}};
 
 std::map<std::string, torch::Tensor> every_kind() {
   std::map<std::string, torch::Tensor> tensors;
-  for (const auto& [name, dtype] : kDtypes)
+  for (const auto& [name, dtype] : test::kGoldenDtypes)
     for (const auto& [place, shape] : kShapes)
       tensors.emplace(name + "." + place, golden_tensor(name, dtype, shape));
   return tensors;
@@ -196,7 +181,7 @@ TEST(LoadSafetensors, NamesFileAndPlaceOfEveryDefect) {
 TEST(OpenSafetensors, ReadsATensorWhenItIsAskedFor) {
   const TempFolder folder;
   for (const auto& [name, shape] : kShapes)
-    for (const auto& [dtype_name, dtype] : kDtypes) {
+    for (const auto& [dtype_name, dtype] : test::kGoldenDtypes) {
       const torch::Tensor tensor = golden_tensor(dtype_name, dtype, shape);
       save_safetensors(folder / "a", {{name, tensor}}, {{"format", "pt"}});
       const StateDict state = open_safetensors(folder / "a");

@@ -7,10 +7,28 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
 namespace halftone::test {
+
+/// The scripts' words for dtypes.
+inline const std::map<std::string, torch::ScalarType> kGoldenDtypes = {
+    {"f64", torch::kDouble},
+    {"f32", torch::kFloat},
+    {"f16", torch::kHalf},
+    {"bf16", torch::kBFloat16},
+    {"i64", torch::kLong},
+    {"i32", torch::kInt},
+    {"i16", torch::kShort},
+    {"i8", torch::kChar},
+    {"u8", torch::kByte},
+    {"u16", torch::kUInt16},
+    {"u32", torch::kUInt32},
+    {"bool", torch::kBool},
+    {"f8_e4m3", torch::kFloat8_e4m3fn},
+    {"f8_e5m2", torch::kFloat8_e5m2}};
 
 /// The scripts' rule. `kind` is their word for the dtype: "bool", "u8", "f32".
 inline torch::Tensor golden_tensor(const std::string& kind, torch::ScalarType dtype,
