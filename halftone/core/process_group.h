@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace halftone {
+
+/// Processes that train one model together, each with a rank from 0 to size - 1. All of them call
+/// the same functions in the same order, with tensors of the same shapes and dtypes, on one thread.
+/// Tensors are contiguous, and are left alone until wait(). A process that has gone, or has not
+/// come within the timeout, is a ProcessGroupError that names its rank.
+class ProcessGroup {
+ public:
+  /// What has been begun. Several may be under way; they are waited for in the order of beginning.
+  class Work {
+   public:
+    virtual ~Work() = default;
+    virtual void wait() = 0;
+  };
+  using Pending = std::unique_ptr<Work>;
+
+  virtual ~ProcessGroup() = default;
+  virtual std::int64_t rank() const = 0;
+  virtual std::int64_t size() const = 0;
+
+  /// Both tensors consist of size() equal pieces along their first dimension: piece r of `sent`
+  /// becomes piece rank() of `received` on process r.
+  virtual Pending all_to_all(torch::Tensor received, torch::Tensor sent) = 0;
+  /// `all` consists of size() pieces, of which piece r becomes the `own` of process r. `own` may be
+  /// the process's piece of `all` itself.
+  virtual Pending all_gather(torch::Tensor all, torch::Tensor own) = 0;
+  /// Makes the tensor that of process `root`.
+  virtual Pending broadcast(torch::Tensor tensor, std::int64_t root) = 0;
+
+  /// What each process gave, of any length, in the order of ranks. Waits.
+  virtual std::vector<std::string> all_gather(const std::string& own) = 0;
+};
+
+}  // namespace halftone
