@@ -25,6 +25,7 @@ LAYERS = {
     "kernels/optimizer": {"kernels/common"},
     "nn": KERNELS,
     "optim": {"kernels/optimizer"},
+    "dist": {"core", "system"},
     "precision": {"optim", "kernels/gemm"},
     "inspect": {"autocast"},
     "probe": {"inspect", "system"},
@@ -36,7 +37,7 @@ LAYERS = {
     "machine": KERNELS,
     "models": {"nn"},
     # The training framework knows no model, tokenizer or configuration file: those are pretrain's.
-    "train": {"precision", "nn", "data", "report", "inspect", "machine"},
+    "train": {"precision", "dist", "nn", "data", "report", "inspect", "machine"},
     "plan": {"models", "train"},
     # One training step looked at: two precisions beside each other, its cost, its choice of precision per layer.
     "diagnostics": {"train"},
@@ -133,7 +134,7 @@ def check_file(root: pathlib.Path, path: pathlib.Path) -> list[str]:
     own_header = path.with_suffix(".h")
     if path.suffix == ".cpp" and own_header.exists():
         expected = own_header.relative_to(root).as_posix()
-        if not includes or includes[0][2] != expected:
+        if not includes or includes[0][2] not in (expected, expected.removeprefix("tests/")):
             complaints.append(f"{name}:{includes[0][0] if includes else 1}: its own header {expected} comes first")
     return complaints
 

@@ -8,12 +8,22 @@
 #include <string>
 #include <vector>
 
+#include "halftone/core/error.h"
+
 namespace halftone {
+
+/// A process of the group has gone or stands still. The message names it, and is the same in all of
+/// the others.
+class ProcessGroupError : public SystemError {
+ public:
+  using SystemError::SystemError;
+};
 
 /// Processes that train one model together, each with a rank from 0 to size - 1. All of them call
 /// the same functions in the same order, with tensors of the same shapes and dtypes, on one thread.
 /// Tensors are contiguous, and are left alone until wait(). A process that has gone, or has not
-/// come within the timeout, is a ProcessGroupError that names its rank.
+/// come within the timeout, is a ProcessGroupError that names its rank; the group is of no use
+/// after it.
 class ProcessGroup {
  public:
   /// What has been begun. Several may be under way; they are waited for in the order of beginning.
@@ -39,6 +49,11 @@ class ProcessGroup {
 
   /// What each process gave, of any length, in the order of ranks. Waits.
   virtual std::vector<std::string> all_gather(const std::string& own) = 0;
+
+  /// Tells the others that this process gives up because of `error`, so that theirs names it:
+  /// "process 2 of 4 ended with an error: ...". Returns within seconds, whatever has become of the
+  /// others.
+  virtual void report_error(const std::string& error) { static_cast<void>(error); }
 };
 
 }  // namespace halftone
