@@ -63,12 +63,10 @@ struct Watched : TrainingModule<torch::Tensor> {
     const torch::Tensor mask = torch::ones({ids.size(0), length});
     return model->loss(ids.narrow(1, 0, length), ids.narrow(1, 1, length), mask).total();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    AdamWOptions options{.lr = 1e-4};
-    recipe.memory.apply_to(options);
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
     std::vector<std::pair<std::string, torch::Tensor>> named;
     for (const auto& item : model->named_parameters()) named.emplace_back(item.key(), item.value());
-    return {std::make_shared<AdamW>(named, options)};
+    return {std::make_shared<AdamW>(named, context.adamw({.lr = 1e-4}))};
   }
   bench::Recipe recipe;
   CausalLM model;

@@ -58,7 +58,7 @@ class TrainStep {
         precision_(recipe.precision, {}, device, recipe.memory),
         model_(config_of(preset)) {
     if (!weights.tensors.empty()) load_parameters(model_, weights, "the file of weights");
-    optimizer_ = std::make_shared<AdamW>(parameters(), options());
+    optimizer_ = std::make_shared<AdamW>(parameters(), memory_.adamw());
     release_free_memory();  // as the trainer does: the weights have moved
   }
 
@@ -86,12 +86,6 @@ class TrainStep {
     if (!mask_.defined()) mask_ = torch::ones({ids.size(0), length}, ids.device());
     const auto region = precision_.forward_context(pass_++);
     return model_->loss(ids.narrow(1, 0, length), ids.narrow(1, 1, length), mask_).total();
-  }
-
-  AdamWOptions options() const {
-    AdamWOptions options;
-    memory_.apply_to(options);
-    return options;
   }
 
   std::vector<std::pair<std::string, torch::Tensor>> parameters() {

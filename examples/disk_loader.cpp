@@ -139,7 +139,8 @@ class Regression : public halftone::TrainingModule<> {
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
     return (out_(hidden_(batch.data).tanh()) - batch.target).square().mean();
   }
-  std::vector<halftone::OptimizerSetup> configure_optimizers() override {
+  std::vector<halftone::OptimizerSetup> configure_optimizers(
+      const halftone::OptimizerContext& /*context*/) override {
     return {{std::make_shared<torch::optim::Adam>(parameters(), 1e-2),
              halftone::LrScheduleOptions{.kind = halftone::Schedule::kCosine}}};
   }

@@ -79,8 +79,13 @@ class Gan : public halftone::TrainingModule<> {
  public:
   bool automatic_optimization() const override { return false; }
 
-  std::vector<halftone::OptimizerSetup> configure_optimizers() override {
-    return {adam(*critic_), adam(*generator_)};
+  std::vector<halftone::OptimizerSetup> configure_optimizers(
+      const halftone::OptimizerContext& context) override {
+    // With context.adamw(), what is rounded to bf16 (bf16-true) is rounded at random, so that small
+    // updates are not lost.
+    const halftone::AdamWOptions options =
+        context.adamw({.lr = 5e-4, .beta1 = 0.5, .weight_decay = 0.0});
+    return {adam(*critic_, options), adam(*generator_, options)};
   }
 
   // The non-saturating loss (Goodfellow et al. 2014): softplus(-score) is -log(sigmoid(score)).
@@ -126,11 +131,8 @@ class Gan : public halftone::TrainingModule<> {
   }
 
  private:
-  // halftone::AdamW computes in fp32. What it rounds to bf16 (bf16-true) it rounds at random, so
-  // that small updates are not lost.
-  static std::shared_ptr<halftone::AdamW> adam(const torch::nn::Module& player) {
-    const halftone::AdamWOptions options{
-        .lr = 5e-4, .beta1 = 0.5, .weight_decay = 0.0, .stochastic_rounding = true};
+  static std::shared_ptr<halftone::AdamW> adam(const torch::nn::Module& player,
+                                               const halftone::AdamWOptions& options) {
     return std::make_shared<halftone::AdamW>(player.named_parameters().pairs(), options);
   }
 

@@ -131,12 +131,12 @@ class LanguageModel : public halftone::TrainingModule<halftone::PaddedSequences>
     return torch::stack(text, 1);
   }
 
-  std::vector<halftone::OptimizerSetup> configure_optimizers() override {
+  std::vector<halftone::OptimizerSetup> configure_optimizers(
+      const halftone::OptimizerContext& context) override {
     // The rate is halved when an epoch brought nothing for val_loss.
-    return {{std::make_shared<halftone::AdamW>(
-                 named_parameters().pairs(),
-                 halftone::AdamWOptions{.lr = 4e-3, .stochastic_rounding = true}),
-             halftone::PlateauLr{.monitor = "val_loss", .factor = 0.5, .patience = 0}}};
+    return {
+        {std::make_shared<halftone::AdamW>(named_parameters().pairs(), context.adamw({.lr = 4e-3})),
+         halftone::PlateauLr{.monitor = "val_loss", .factor = 0.5, .patience = 0}}};
   }
 
  private:

@@ -66,7 +66,8 @@ class Classifier : public halftone::TrainingModule<> {
     log("accuracy", scores.argmax(1).eq(batch.target).to(torch::kDouble).mean());
   }
 
-  std::vector<halftone::OptimizerSetup> configure_optimizers() override {
+  std::vector<halftone::OptimizerSetup> configure_optimizers(
+      const halftone::OptimizerContext& /*context*/) override {
     // The rate falls from 1e-3 to a tenth of it over the whole run.
     return {{std::make_shared<torch::optim::Adam>(parameters(), 1e-3),
              halftone::LrScheduleOptions{.kind = halftone::Schedule::kCosine}}};

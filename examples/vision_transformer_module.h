@@ -86,13 +86,12 @@ struct VisionTransformer : halftone::TrainingModule<> {
     log("test_accuracy", accuracy(forward(batch.data), batch));
   }
 
-  std::vector<halftone::OptimizerSetup> configure_optimizers() override {
-    return {
-        {std::make_shared<halftone::AdamW>(
-             named_parameters().pairs(),
-             halftone::AdamWOptions{.lr = 2e-3, .weight_decay = 0.05, .stochastic_rounding = true}),
-         halftone::LrScheduleOptions{.kind = halftone::Schedule::kCosine,
-                                     .warmup = static_cast<double>(warmup)}}};
+  std::vector<halftone::OptimizerSetup> configure_optimizers(
+      const halftone::OptimizerContext& context) override {
+    return {{std::make_shared<halftone::AdamW>(named_parameters().pairs(),
+                                               context.adamw({.lr = 2e-3, .weight_decay = 0.05})),
+             halftone::LrScheduleOptions{.kind = halftone::Schedule::kCosine,
+                                         .warmup = static_cast<double>(warmup)}}};
   }
 
   // fp32, also in a true 16-bit precision, where no autocast would see to it.

@@ -85,7 +85,9 @@ OptimizerTraits AdamW::traits() const {
   return {.releases_gradients = options_.release_gradients,
           .offloads_states = !options_.offload.empty(),
           .stochastic_rounding = options_.stochastic_rounding,
-          .full_master = options_.master == MasterWeights::kSplit16};
+          .fp32_gradients = options_.fp32_gradients,
+          .master = options_.master,
+          .moments = options_.moments};
 }
 
 torch::Tensor AdamW::step(LossClosure closure) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "halftone/core/state_dict.h"
+#include "halftone/optim/adamw_options.h"
 #include "halftone/optim/parameter_arena.h"
 
 namespace halftone {
@@ -29,10 +30,12 @@ struct OptimizerBytes {
 
 /// How an optimizer was set up, as far as others must know.
 struct OptimizerTraits {
-  bool releases_gradients = false;   // they are applied one by one in the backward pass
-  bool offloads_states = false;      // they lie in a file
-  bool stochastic_rounding = false;  // of weights of 16 bits
-  bool full_master = false;          // the weights of 16 bits are the top of fp32 ones
+  bool releases_gradients = false;              // they are applied one by one in the backward pass
+  bool offloads_states = false;                 // they lie in a file
+  bool stochastic_rounding = false;             // of weights of 16 bits
+  bool fp32_gradients = false;                  // of weights of 16 bits
+  MasterWeights master = MasterWeights::kNone;  // of bf16 weights
+  MomentStorage moments = MomentStorage::kFloat32;
 };
 
 /// An optimizer over a ParameterArena that unscales, clips and leaves steps out within its update:

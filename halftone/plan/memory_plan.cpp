@@ -106,8 +106,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   const StoredParameters all = stored_parameters(model, recipe);
   const std::vector<ParameterShape>& parameters = all.learning;
   const std::uint64_t frozen = packed_bytes(all.frozen);
-  AdamWOptions options;
-  recipe.memory.apply_to(options);
+  const AdamWOptions options = recipe.memory.adamw();
   const OptimizerBytes stored = adamw_bytes(parameters, options);
   const StepMemory step = step_memory(model, shape, recipe);
   const double packed = packed_operand_bytes(model, shape, recipe);

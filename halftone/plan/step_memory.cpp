@@ -63,7 +63,7 @@ class CountedStep {
     if (!layers_.empty()) precision_.set_layer_formats(layer_formats(*planned_.module, layers_));
     StepMemory memory{.weights = parameter_bytes(*planned_.module)};
     const std::int64_t before = tally.live();
-    optimizers_ = planned_.optimizers();
+    optimizers_ = planned_.optimizers({.memory = precision_.memory()});
     // An AdamW moves the weights into a buffer of its own.
     memory.optimizer = static_cast<double>(tally.live() - before);
     for (const auto& optimizer : optimizers_)
@@ -109,7 +109,7 @@ class CountedStep {
         optimizers_.size() == 1 ? as_fused(*optimizers_.front()) : nullptr;
     HALFTONE_CHECK(optimizer != nullptr && optimizer->traits().releases_gradients,
                    "[step_memory] expected one halftone::AdamW whose options have "
-                   "release_gradients (MemoryPolicy::apply_to() sets it)");
+                   "release_gradients (OptimizerContext::adamw() sets it)");
     const Tensor loss = forward(micro_batches, tally);
     ReleaseOptions options{.clip_norm = 1.0};
     options.measured =
@@ -136,14 +136,11 @@ PlannedModule planned_minimind(const ModelConfig& config, const StepShape& shape
   const Tensor mask = at::empty(rows, torch::dtype(torch::kFloat).device(torch::kMeta));
   const std::shared_ptr<CausalLMImpl> model = CausalLM(config).ptr();
   if (numerics.lora.rank > 0) model->add_adapters(numerics.lora);
-  const auto optimizers = [model, memory] {
+  const auto optimizers = [model](const OptimizerContext& context) {
     std::vector<std::pair<std::string, Tensor>> named;
     for (const auto& item : model->named_parameters())
       if (item.value().requires_grad()) named.emplace_back(item.key(), item.value());
-    AdamWOptions options;
-    memory.apply_to(options);
-    options.offload.clear();
-    return Optimizers{std::make_shared<AdamW>(std::move(named), options)};
+    return Optimizers{std::make_shared<AdamW>(std::move(named), context.adamw())};
   };
   const auto loss = [=](std::int64_t) { return model->loss(ids, targets, mask).total(); };
   return {.module = model, .optimizers = optimizers, .loss = loss};

@@ -16,6 +16,7 @@
 #include "halftone/models/model_config.h"
 #include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
+#include "halftone/train/configured_optimizers.h"
 #include "halftone/train/mixed_precision.h"
 #include "halftone/train/training_module.h"
 
@@ -49,7 +50,7 @@ struct StepMemory {
 struct PlannedModule {
   std::shared_ptr<torch::nn::Module> module;
   /// Called once the parameters have their dtypes. An AdamW keeps its states in memory here.
-  std::function<Optimizers()> optimizers;
+  std::function<Optimizers(const OptimizerContext& context)> optimizers;
   /// The loss of `micro_batches` of the step's micro-batches, joined to one.
   std::function<torch::Tensor(std::int64_t micro_batches)> loss;
 };
@@ -79,9 +80,9 @@ StepMemory step_memory(const std::function<std::shared_ptr<TrainingModule<Batch>
     return PlannedModule{
         .module = network,
         .optimizers =
-            [module] {
+            [module](const OptimizerContext& context) {
               Optimizers optimizers;
-              for (const OptimizerSetup& setup : module->configure_optimizers())
+              for (const OptimizerSetup& setup : configured_optimizers(*module, context))
                 optimizers.push_back(setup.optimizer);
               return optimizers;
             },

@@ -30,6 +30,7 @@ constexpr Names<ClipMode, 2> kClipModes{
 struct Weights {
   bool bf16 = false;
   MasterWeights master = MasterWeights::kNone;
+  bool operator==(const Weights&) const = default;
 };
 constexpr Names<Weights, 4> kWeights{{{"fp32", {}},
                                       {"split16", {true, MasterWeights::kSplit16}},
@@ -45,6 +46,29 @@ Value named(const Names<Value, kCount>& names, const char* key, const std::strin
   }
   throw UserError(
       fmt::format("expected {} to be one of {}, got '{}'", key, fmt::join(known, ", "), word));
+}
+
+template <class Value, std::size_t kCount>
+std::string word_of(const Names<Value, kCount>& names, const Value& value) {
+  return std::find_if(names.begin(), names.end(),
+                      [&](const auto& one) { return one.second == value; })
+      ->first;
+}
+
+std::string word_of(MomentStorage moments) { return word_of(kMoments, moments); }
+std::string word_of(MasterWeights master) { return word_of(kWeights, Weights{true, master}); }
+std::string word_of(const std::filesystem::path& folder) { return "'" + folder.string() + "'"; }
+
+/// Gives `own` what is asked for, if anything is.
+template <class Value>
+void ask(const char* key, Value& own, const Value& asked) {
+  if (asked == Value{} || own == asked) return;
+  if (own != Value{})
+    throw UserError(fmt::format(
+        "the memory recipe asks for {0} {1}, but AdamWOptions of this module for {0} {2}; leave "
+        "one of them out",
+        key, word_of(asked), word_of(own)));
+  own = asked;
 }
 
 bool computes_in_bf16(const PrecisionPolicy& precision) {
@@ -93,6 +117,12 @@ bool releases_gradients(const MemoryOptions& choice, const PrecisionPolicy& prec
   return release;
 }
 
+bool rounds_stochastically(const std::string& word) {
+  if (word == "stochastic" || word == "nearest") return word == "stochastic";
+  throw UserError(
+      fmt::format("expected rounding to be one of stochastic, nearest, got '{}'", word));
+}
+
 ClipMode clip_mode_for(const std::string& word, bool release) {
   const ClipMode norm = named(kClipModes, "clip_mode", word);
   if (norm == ClipMode::kPrevious && !release)
@@ -115,7 +145,7 @@ MemoryPolicy memory_policy(const MemoryOptions& choice, const PrecisionPolicy& p
     throw UserError(fmt::format("expected memory to be one of {}, got '{}'", fmt::join(names, ", "),
                                 choice.memory));
 
-  MemoryPolicy recipe{.name = choice.memory, .stochastic_rounding = precision.stochastic_rounding};
+  MemoryPolicy recipe{.name = choice.memory};
   if (choice.memory != "standard") {
     recipe.bf16_weights = computes_in_bf16(precision);
     recipe.moments = MomentStorage::kInt8;
@@ -135,18 +165,39 @@ MemoryPolicy memory_policy(const MemoryOptions& choice, const PrecisionPolicy& p
   if (recipe.release_gradients) recipe.clip_mode = ClipMode::kPrevious;
   if (choice.clip_mode != "auto")
     recipe.clip_mode = clip_mode_for(choice.clip_mode, recipe.release_gradients);
-  recipe.stochastic_rounding |= recipe.bf16_weights;
+  recipe.stochastic_rounding = rounds_stochastically(choice.rounding) &&
+                               (precision.stochastic_rounding || recipe.bf16_weights);
   recipe.offload = choice.offload;
   return recipe;
 }
 
-void MemoryPolicy::apply_to(AdamWOptions& options) const {
-  options.master = master;
-  options.moments = moments;
-  options.fp32_gradients = fp32_gradients;
-  options.stochastic_rounding = stochastic_rounding;
-  options.release_gradients = release_gradients;
-  options.offload = offload;
+AdamWOptions MemoryPolicy::adamw(AdamWOptions own) const {
+  ask("moments", own.moments, moments);
+  ask("master_weights", own.master, master);
+  ask("offload", own.offload, offload);
+  own.fp32_gradients |= fp32_gradients;
+  own.stochastic_rounding |= stochastic_rounding;
+  own.release_gradients |= release_gradients;
+  return own;
+}
+
+std::vector<MemoryPart> MemoryPolicy::missing_in(const OptimizerTraits& traits) const {
+  std::vector<MemoryPart> missing;
+  if (moments != MomentStorage::kFloat32 && traits.moments != moments)
+    missing.push_back({"moments " + word_of(moments), "moments fp32"});
+  if (master != MasterWeights::kNone && traits.master != master)
+    missing.push_back({"master_weights " + word_of(master), "master_weights none"});
+  if (fp32_gradients && !traits.fp32_gradients)
+    missing.push_back({"gradients fp32", "gradients auto"});
+  // All 16 bits beside a weight leave nothing to round.
+  if (stochastic_rounding && !traits.stochastic_rounding &&
+      traits.master != MasterWeights::kSplit16)
+    missing.push_back({"rounding stochastic", "rounding nearest"});
+  if (release_gradients && !traits.releases_gradients)
+    missing.push_back({"release_gradients on", "release_gradients off"});
+  if (!offload.empty() && !traits.offloads_states)
+    missing.push_back({"offload " + word_of(offload), "no offload"});
+  return missing;
 }
 
 }  // namespace halftone

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "halftone/optim/adamw_options.h"
+#include "halftone/optim/fused_optimizer.h"
 #include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/precision/policy.h"
 
@@ -21,7 +22,14 @@ struct MemoryOptions {
   std::string recompute = "auto";          // "none", "blocks"
   std::string release_gradients = "auto";  // "on", "off"
   std::string clip_mode = "auto";          // "exact", "previous"
+  std::string rounding = "stochastic";     // of the updates of bf16 weights; or "nearest"
   std::string offload;                     // AdamWOptions::offload
+};
+
+/// A part of a memory policy that is the optimizer's, as keys and words of MemoryOptions.
+struct MemoryPart {
+  std::string asked;    // "moments int8"
+  std::string without;  // what is to be chosen for an optimizer that can't: "moments fp32"
 };
 
 /// How a run keeps weights, gradients and optimizer state, and what of the forward pass. The
@@ -38,8 +46,11 @@ struct MemoryPolicy {
   ClipMode clip_mode = ClipMode::kExact;
   std::filesystem::path offload;  // of the optimizer's states; empty: they are in memory
 
-  /// Sets what concerns the optimizer.
-  void apply_to(AdamWOptions& options) const;
+  /// `own` and what this policy asks of the optimizer beside it. Throws UserError where both ask
+  /// for something and differ.
+  AdamWOptions adamw(AdamWOptions own = {}) const;
+  /// What this policy asks of the optimizer and one of these traits lacks.
+  std::vector<MemoryPart> missing_in(const OptimizerTraits& traits) const;
 };
 
 const std::vector<std::string>& memory_names();

@@ -354,8 +354,8 @@ std::vector<ConfigField> precision_fields() {
       field<&C::precision>("precision", one_of(precision_choices()),
                            "what is computed in which format; auto: what train measures to be the "
                            "fastest here, of those whose gradients are right"),
-      field<&C::rounding>("rounding", one_of({"stochastic", "nearest"}),
-                          "rounding of updated weights that are kept in bf16"),
+      field<&C::memory, &R::rounding>("rounding", one_of({"stochastic", "nearest"}),
+                                      "rounding of updated weights that are kept in bf16"),
       with_kind(ConfigKind::kWordOrNumber,
                 field<&C::loss_scale>(
                     "loss_scale", {"dynamic, adaptive or a positive number", is_loss_scale},

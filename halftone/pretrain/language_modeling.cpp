@@ -102,7 +102,8 @@ void LanguageModeling::on_validation_loader_end() {
   if (validated_.bytes() > 0) log("val_bits_per_byte", validated_.bits_per_byte(), 1.0);
 }
 
-std::vector<OptimizerSetup> LanguageModeling::configure_optimizers() {
+std::vector<OptimizerSetup> LanguageModeling::configure_optimizers(
+    const OptimizerContext& context) {
   std::vector<std::pair<std::string, torch::Tensor>> named;
   for (const auto& parameter : model_->named_parameters())
     if (parameter.value().requires_grad()) named.emplace_back(parameter.key(), parameter.value());
@@ -112,7 +113,8 @@ std::vector<OptimizerSetup> LanguageModeling::configure_optimizers() {
     reference_->to(weight.device(), weight.scalar_type());
     reference_->eval();
   }
-  return {{std::make_shared<AdamW>(std::move(named), options_.adamw), options_.schedule}};
+  return {{std::make_shared<AdamW>(std::move(named), context.adamw(options_.adamw)),
+           options_.schedule}};
 }
 
 }  // namespace halftone

@@ -57,7 +57,7 @@ class LanguageModeling : public TrainingModule<TokenBatch> {
   }
   void validation_step(const TokenBatch& batch, std::int64_t index) override;
   void on_validation_loader_end() override;
-  std::vector<OptimizerSetup> configure_optimizers() override;
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override;
   torch::nn::Module& network() override { return *model_; }
   /// `reference` has the dtype and the device of the model once configure_optimizers() was called,
   /// and is never changed or saved with it.

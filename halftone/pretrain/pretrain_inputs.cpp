@@ -223,11 +223,9 @@ LanguageModeling make_module(const TrainConfig& config, const PretrainInputs& in
   torch::manual_seed(static_cast<std::uint64_t>(config.seed));
   CausalLM model(inputs.model);
   initialize(model, config);
-  AdamWOptions adamw{.lr = config.lr,
-                     .weight_decay = config.weight_decay,
-                     .seed = static_cast<std::uint64_t>(config.seed)};
-  memory_policy(config.memory, policy_of(config)).apply_to(adamw);
-  adamw.stochastic_rounding &= config.rounding == "stochastic";
+  const AdamWOptions adamw{.lr = config.lr,
+                           .weight_decay = config.weight_decay,
+                           .seed = static_cast<std::uint64_t>(config.seed)};
   LanguageModeling module(
       std::move(model), {.adamw = adamw,
                          .schedule = {.kind = parse_schedule(config.schedule),

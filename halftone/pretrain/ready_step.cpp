@@ -5,6 +5,7 @@
 
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/memory.h"
+#include "halftone/train/configured_optimizers.h"
 
 namespace halftone {
 namespace {
@@ -45,7 +46,8 @@ void ReadyStep::prepare(LoadedStep& loaded) {
   module.network().train();
   precision_->convert_module(module.network());
   Optimizers optimizers;
-  for (const OptimizerSetup& setup : module.configure_optimizers())
+  for (const OptimizerSetup& setup :
+       configured_optimizers(module, {.memory = precision_->memory()}))
     optimizers.push_back(setup.optimizer);
   release_free_memory();
   repeated_ = std::make_unique<RepeatedStep>(

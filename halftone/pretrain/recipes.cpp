@@ -66,7 +66,7 @@ class RunRecorder : public Callback {
 bool train_once(TrainConfig config, const PretrainInputs& inputs, const BenchVariant& recipe,
                 const RecipeOptions& watchers, std::vector<RecipeRun>& runs) {
   config = in_precision(std::move(config), recipe.precision);
-  config.rounding = recipe.rounding;
+  config.memory.rounding = recipe.rounding;
   RecipeRun run{.recipe = recipe.name, .seed = config.seed};
   reset_peak_resident_bytes();
   LanguageModeling module = make_module(config, inputs);

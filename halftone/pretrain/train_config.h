@@ -66,8 +66,7 @@ struct TrainConfig {
   std::int64_t early_stop = 0;  // validations without a lower loss that end the run; 0: none do
 
   std::string precision = "bf16-mixed";
-  std::string rounding = "stochastic";  // of the updates of bf16 weights; or "nearest"
-  std::string loss_scale = "dynamic";   // "adaptive", or a fixed scale: "128"
+  std::string loss_scale = "dynamic";  // "adaptive", or a fixed scale: "128"
   ScalerConfig scaler;
   std::vector<std::string> keep_fp32;        // patterns of keep_fp32()
   std::vector<std::string> layer_precision;  // "feed_forward=int8": parse_layer_precision()

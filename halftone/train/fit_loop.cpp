@@ -25,6 +25,7 @@
 #include "halftone/optim/lr_scheduler.h"
 #include "halftone/system/memory.h"
 #include "halftone/system/pooled_allocator.h"
+#include "halftone/train/configured_optimizers.h"
 #include "halftone/train/evaluation.h"
 #include "halftone/train/monitor.h"
 #include "halftone/train/network_state.h"
@@ -41,15 +42,10 @@ constexpr const char* kMatmulPaths = "matmul_paths";
 constexpr const char* kModule = "module.";       // its extra state
 constexpr const char* kGradients = "gradient.";  // of steps that have begun
 
-std::vector<OptimizerSetup> configured_optimizers(TrainingModuleBase& module,
-                                                  MixedPrecision& precision) {
+std::vector<OptimizerSetup> optimizers_for(TrainingModuleBase& module, MixedPrecision& precision) {
   precision.convert_module(module.network());
-  std::vector<OptimizerSetup> setups = module.configure_optimizers();
-  HALFTONE_CHECK(!setups.empty(),
-                 "[trainer] expected at least one optimizer from configure_optimizers(), got none");
-  for (const OptimizerSetup& setup : setups)
-    HALFTONE_CHECK(setup.optimizer != nullptr,
-                   "[trainer] expected optimizers from configure_optimizers(), got a null pointer");
+  std::vector<OptimizerSetup> setups =
+      configured_optimizers(module, {.memory = precision.memory()});
   release_free_memory();  // the weights have moved into the optimizer's buffers
   return setups;
 }
@@ -82,12 +78,11 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
     : task_(task),
       precision_(precision),
       options_(options),
-      setups_(configured_optimizers(task.module(), precision)),
+      setups_(optimizers_for(task.module(), precision)),
       plateaus_(setups_.size()),
       length_(options.limits, epoch_length(task, setups_, options.limits), options.accumulate) {
-  check_release();
-  check_offload();
   check_manual();
+  check_release();
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
     base_rates_.push_back(learning_rates(*setup.optimizer));
@@ -114,6 +109,11 @@ void FitLoop::check_manual() const {
 
 void FitLoop::check_release() const {
   if (!precision_.memory().release_gradients) return;
+  if (setups_.size() > 1)
+    throw UserError(fmt::format(
+        "trainer: release_gradients steps one optimizer in the backward pass, but this module has "
+        "{}; give all parameters to one halftone::AdamW, or set release_gradients to off",
+        setups_.size()));
   if (options_.clip.value > 0.0 && options_.clip.algorithm != ClipAlgorithm::kNorm)
     throw UserError(
         "trainer: released gradients are clipped by their norm; set gradient_clip_algorithm to "
@@ -124,22 +124,6 @@ void FitLoop::check_release() const {
         "set accumulate_grad_batches to 1 and make batches larger, or give the type a static "
         "member joined()",
         options_.accumulate));
-}
-
-void FitLoop::check_offload() const {
-  if (precision_.memory().offload.empty()) return;
-  for (const OptimizerSetup& setup : setups_) {
-    const FusedOptimizer* const fused = as_fused(std::as_const(*setup.optimizer));
-    if (fused == nullptr)
-      throw UserError(
-          "trainer: expected a halftone::AdamW, whose states can be offloaded, got another "
-          "optimizer; leave memory.offload out");
-    if (!fused->traits().offloads_states)
-      throw UserError(
-          "trainer: memory.offload is set, but the AdamW of configure_optimizers() keeps its "
-          "states in memory; give its options to MemoryPolicy::apply_to(), or set "
-          "AdamWOptions::offload");
-  }
 }
 
 void FitLoop::set_learning_rates(std::int64_t group) {

@@ -113,7 +113,6 @@ class FitLoop {
   double gradient_factor(const Update& update) const;
   void set_learning_rates(std::int64_t group);
   void check_release() const;
-  void check_offload() const;
   void check_manual() const;
   torch::Tensor loss_of(std::int64_t i);
   torch::Tensor accumulate_gradients(std::int64_t group, StepHooks& hooks);

@@ -49,7 +49,8 @@ void note_fused(WatchedParameter& watched, const FusedOptimizer& fused) {
     const bool is_bf16 = watched.variable.scalar_type() == torch::kBFloat16;
     watched.fused = &fused;
     watched.index = i;
-    watched.rounds_stochastically = is_bf16 && traits.stochastic_rounding && !traits.full_master;
+    watched.rounds_stochastically =
+        is_bf16 && traits.stochastic_rounding && traits.master != MasterWeights::kSplit16;
     return;
   }
 }

@@ -94,7 +94,7 @@ FusedOptimizer& releasing_optimizer(const Optimizers& optimizers, const Gradient
   FusedOptimizer* const fused = optimizers.size() == 1 ? as_fused(*optimizers.front()) : nullptr;
   HALFTONE_CHECK(fused != nullptr && fused->traits().releases_gradients,
                  "[mixed_precision] expected one halftone::AdamW whose options have "
-                 "release_gradients (MemoryPolicy::apply_to() sets it), got ",
+                 "release_gradients (MemoryPolicy::adamw() sets it), got ",
                  optimizers.size(), optimizers.size() == 1 ? " without it" : " optimizers");
   return *fused;
 }

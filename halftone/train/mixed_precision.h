@@ -48,7 +48,7 @@ using Optimizers = std::vector<std::shared_ptr<torch::optim::Optimizer>>;
 class MixedPrecision {
  public:
   /// `scaler` matters to policies with loss scaling only. Of `memory`, what concerns the optimizer
-  /// is up to its options (MemoryPolicy::apply_to()). `layer_precision`: formats of single layers
+  /// is up to its options (MemoryPolicy::adamw()). `layer_precision`: formats of single layers
   /// (train/layer_precision.h), which convert_module() looks for. Throws UserError for states that
   /// are to be offloaded from another device than the CPU, and for formats that the policy can't
   /// have beside its own.

@@ -37,7 +37,8 @@ std::string memory(const MemoryOptions& choice) {
   return line("memory", choice.memory) + line("master_weights", choice.master_weights) +
          line("gradients", choice.gradients) + line("moments", choice.moments) +
          line("recompute", choice.recompute) + line("release_gradients", choice.release_gradients) +
-         line("clip_mode", choice.clip_mode) + line("offload", choice.offload);
+         line("clip_mode", choice.clip_mode) + line("rounding", choice.rounding) +
+         line("offload", choice.offload);
 }
 
 // TOML has signed integers.

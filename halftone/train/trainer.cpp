@@ -115,19 +115,17 @@ KeepCheckpoints either(const KeepCheckpoints& a, const KeepCheckpoints& b) {
 }
 
 /// Weights that are bf16 lose the updates that are smaller than half their last bit, unless they
-/// are rounded at random (docs/numerics.md).
-void note_rounding(const FitLoop& loop, const PrecisionPolicy& policy) {
-  if (policy.parameter != torch::kBFloat16) return;
-  const auto rounds_to_nearest = [](const OptimizerSetup& setup) {
-    const FusedOptimizer* const fused = as_fused(std::as_const(*setup.optimizer));
-    return fused == nullptr || !fused->traits().stochastic_rounding;
+/// are rounded at random (docs/numerics.md), which LibTorch's optimizers don't do.
+void note_rounding(const FitLoop& loop, const MemoryPolicy& memory) {
+  if (!memory.stochastic_rounding) return;
+  const auto is_foreign = [](const OptimizerSetup& setup) {
+    return as_fused(std::as_const(*setup.optimizer)) == nullptr;
   };
   const auto& setups = loop.optimizers();
-  if (std::any_of(setups.begin(), setups.end(), rounds_to_nearest))
-    log_note(fmt::format(
-        "{}: an optimizer of this module rounds updated weights to the nearest bf16 value, which "
-        "loses small updates; a halftone::AdamW with AdamWOptions::stochastic_rounding does not",
-        policy.name));
+  if (std::any_of(setups.begin(), setups.end(), is_foreign))
+    log_note(
+        "an optimizer of this module rounds updated weights to the nearest bf16 value, which loses "
+        "small updates; a halftone::AdamW with context.adamw(options) does not");
 }
 
 }  // namespace
@@ -267,8 +265,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   open_run(loop, options, resumes);
   advise(task);
   note_eval_mode(task.module());
-  // One with a configuration of its own has chosen how to round.
-  if (options_.config_toml.empty()) note_rounding(loop, policy());
+  note_rounding(loop, precision_.memory());
   task.module().logged() = {};  // of no step of this fit
   task.module().restore_tokens(0);
   try {

@@ -77,8 +77,7 @@ struct TrainerOptions {
   bool detect_anomaly = false;
 
   GradScalerOptions scaler;  // of precisions with loss scaling
-  MemoryOptions
-      memory;  // what concerns the optimizer is up to the module: MemoryPolicy::apply_to()
+  MemoryOptions memory;      // configure_optimizers() gets what concerns the optimizer
   /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32().
   std::vector<std::string> keep_fp32;
   /// Formats of single linear layers under a mixed precision, "feed_forward=int8"

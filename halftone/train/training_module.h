@@ -23,6 +23,7 @@
 #include "halftone/optim/lr_shapes.h"
 #include "halftone/train/batch_weight.h"
 #include "halftone/train/manual_optimization.h"
+#include "halftone/train/optimizer_context.h"
 
 namespace halftone {
 
@@ -64,9 +65,10 @@ class LoggedValues {
 /// The part of a TrainingModule that does not depend on the type of its batches.
 class TrainingModuleBase : public torch::nn::Module {
  public:
-  /// Called once the parameters have their dtype and device. All of the optimizers step on each
-  /// update, unless the module steps them itself.
-  virtual std::vector<OptimizerSetup> configure_optimizers() = 0;
+  /// Called once the parameters have their dtype and device. A halftone::AdamW gets its options
+  /// from context.adamw(); one that lacks what the run asks for ends it with a UserError. All of
+  /// the optimizers step on each update, unless the module steps them itself.
+  virtual std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) = 0;
 
   /// False: training_step() steps the optimizers, with optimizer() and manual_backward(). Each
   /// batch is a step of the run then, and what training_step() returns is only logged; an undefined

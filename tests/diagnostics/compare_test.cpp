@@ -44,7 +44,7 @@ struct Classifier : TrainingModule<> {
     const Tensor hidden = F::gelu(norm(first(batch.data).to(torch::kFloat)));
     return F::cross_entropy(second(hidden).to(torch::kFloat), batch.target) * loss_factor;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
   }
   torch::nn::Linear first{nullptr}, second{nullptr};
@@ -216,7 +216,9 @@ struct Language : TrainingModule<Example> {
         model->loss(batch.data, batch.target, torch::ones_like(batch.data, torch::kFloat));
     return loss.total();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override { return {}; }
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
+    return {};
+  }
   CausalLM model{nullptr};
 };
 

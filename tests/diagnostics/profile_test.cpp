@@ -58,7 +58,7 @@ struct Foreign : TrainingModule<> {
     const Tensor wide = x.to(torch::kDouble).exp().mean().to(torch::kFloat);
     return at::mse_loss(last(x), batch.target) + square.mean() + wide;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::AdamW>(parameters(), torch::optim::AdamWOptions(1e-2))};
   }
 
@@ -82,9 +82,9 @@ struct ForeignStep {
     module.casts = casts;
     if (precision.policy().is_mixed()) keep_fp32(module, {"^kept$"});
     precision.convert_module(module);
-    repeated =
-        std::make_unique<RepeatedStep>(training_step_on(module, foreign_batch()), precision,
-                                       Optimizers{module.configure_optimizers().front().optimizer});
+    repeated = std::make_unique<RepeatedStep>(
+        training_step_on(module, foreign_batch()), precision,
+        Optimizers{module.configure_optimizers({}).front().optimizer});
   }
   StepProfile profile(ProfileOptions options = {}) {
     options.measures_peaks = false;
@@ -159,7 +159,7 @@ TEST(Profile, FindsWhoTakesTheTime) {
   MixedPrecision precision(parse_precision("32-true"), {}, torch::kCPU);
   precision.convert_module(module);
   RepeatedStep step(training_step_on(module, foreign_batch()), precision,
-                    {module.configure_optimizers().front().optimizer});
+                    {module.configure_optimizers({}).front().optimizer});
   const StepProfile profile = profile_step(step, {.steps = 2, .measures_peaks = false});
   EXPECT_GE(profile.outside_s, 0.03);
   EXPECT_GE(profile.forward_s, 0.03);
@@ -312,7 +312,7 @@ TEST(Profile, SaysWhenNoStepIsAnUpdate) {
   MixedPrecision precision(parse_precision("16-mixed"), {.init_scale = 4}, torch::kCPU);
   precision.convert_module(module);
   RepeatedStep step(training_step_on(module, foreign_batch()), precision,
-                    {module.configure_optimizers().front().optimizer});
+                    {module.configure_optimizers({}).front().optimizer});
   const StepProfile profile = profile_step(step, {.steps = 1, .measures_peaks = false});
   EXPECT_FALSE(profile.stepped);
   EXPECT_THAT(to_text(profile), HasSubstr("gradients overflow at every loss scale"));
@@ -407,26 +407,22 @@ TEST_P(SameAsTraining, TakesTheSameOperations) {
   const PrecisionPolicy policy = parse_precision(recipe.precision);
   const MemoryPolicy memory = memory_policy({.memory = recipe.memory}, policy);
   struct Text : TrainingModule<> {
-    explicit Text(MemoryPolicy policy) : memory(std::move(policy)) {}
     Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
       return model->loss(batch.data, batch.target, torch::ones({2, 32})).total();
     }
-    std::vector<OptimizerSetup> configure_optimizers() override {
+    std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
       std::vector<std::pair<std::string, Tensor>> named;
       for (const auto& item : model->named_parameters())
         named.emplace_back(item.key(), item.value());
-      AdamWOptions options;
-      memory.apply_to(options);
-      return {std::make_shared<AdamW>(std::move(named), options)};
+      return {std::make_shared<AdamW>(std::move(named), context.adamw())};
     }
     torch::nn::Module& network() override { return *model; }
-    MemoryPolicy memory;
     CausalLM model = test::small_model(/*moe=*/false, 0.0);
   };
   torch::manual_seed(8);
   const Tensor ids = torch::randint(256, {2 * recipe.micro_batches, 33});
   const Batch all{ids.narrow(1, 0, 32).contiguous(), ids.narrow(1, 1, 32).contiguous()};
-  Text trained(memory), profiled(memory);
+  Text trained, profiled;
 
   TensorLoader loader(all, {.batch_size = 2, .shuffle = false});
   ModuleTrainingTask task(trained, loader);
@@ -443,7 +439,7 @@ TEST_P(SameAsTraining, TakesTheSameOperations) {
   precision.convert_module(*profiled.model);
   RepeatedStep step(
       training_step_on(profiled, Batch{all.data.narrow(0, 0, 2), all.target.narrow(0, 0, 2)}),
-      precision, {profiled.configure_optimizers().front().optimizer},
+      precision, {profiled.configure_optimizers({.memory = memory}).front().optimizer},
       {.micro_batches = recipe.micro_batches, .clip = {.value = 1.0}});
   step.take();
   const std::vector<std::string> repeated = test::operations_in([&] { step.take(); });
@@ -552,9 +548,8 @@ TEST(Profile, TellsRecomputationFromTheBackwardPass) {
 TEST(Profile, FindsTheUpdatesOfReleasedGradients) {
   const MemoryPolicy memory = memory_policy({.memory = "leanest"}, parse_precision("bf16-mixed"));
   Tiny tiny("bf16-mixed", memory);
-  AdamWOptions adamw;
-  memory.apply_to(adamw);
-  RepeatedStep step(tiny.step(), tiny.precision, {tiny.optimizer(adamw)}, {.clip = {.value = 1.0}});
+  RepeatedStep step(tiny.step(), tiny.precision, {tiny.optimizer(memory.adamw())},
+                    {.clip = {.value = 1.0}});
   const StepProfile profile = profile_step(step, {.steps = 1, .measures_peaks = false});
   double updates = 0;
   for (const OperationCost& one : profile.operations)

@@ -162,7 +162,9 @@ class Model : public TrainingModule<TokenPair> {
   Tensor training_step(const TokenPair& batch, std::int64_t /*index*/) override {
     return model_->loss(batch.ids, batch.targets, torch::ones(batch.ids.sizes())).total();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override { return {}; }
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
+    return {};
+  }
   torch::nn::Module& network() override { return *model_; }
   CausalLM& model() { return model_; }
 

@@ -57,7 +57,8 @@ TEST(Guide, ReplacesTheProductsOfTheProcess) {
 class Classifier : public halftone::TrainingModule<> {
  public:
   torch::Tensor training_step(const Batch& batch, std::int64_t index) override;
-  std::vector<halftone::OptimizerSetup> configure_optimizers() override;
+  std::vector<halftone::OptimizerSetup> configure_optimizers(
+      const halftone::OptimizerContext& context) override;
 };
 
 torch::Tensor Classifier::training_step(const Batch& batch, std::int64_t /*index*/) {
@@ -65,8 +66,9 @@ torch::Tensor Classifier::training_step(const Batch& batch, std::int64_t /*index
   return torch::nn::functional::cross_entropy(layer->forward(batch.data), batch.target);
 }
 
-std::vector<halftone::OptimizerSetup> Classifier::configure_optimizers() {
-  return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
+std::vector<halftone::OptimizerSetup> Classifier::configure_optimizers(
+    const halftone::OptimizerContext& context) {
+  return {std::make_shared<halftone::AdamW>(parameters(), context.adamw({.lr = 0.1}))};
 }
 
 TEST(Guide, TrainsAModule) {

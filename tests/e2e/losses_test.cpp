@@ -158,10 +158,8 @@ std::vector<StepMetrics> train(const test::GoldenFile& golden, const std::string
     if (name.starts_with("weights.")) weights.tensors[name.substr(8)] = tensor;
   CausalLM model(config);
   load_parameters(model, weights, "golden");
-  AdamWOptions adamw{.lr = kLr, .weight_decay = 0.01};
-  memory_policy(memory, parse_precision(precision)).apply_to(adamw);
-  LanguageModeling module(std::move(model),
-                          {.adamw = adamw, .schedule = {.kind = Schedule::kMinimind}});
+  LanguageModeling module(std::move(model), {.adamw = {.lr = kLr, .weight_decay = 0.01},
+                                             .schedule = {.kind = Schedule::kMinimind}});
   const auto steps = std::make_shared<StepCollector>();
   Trainer trainer({.max_steps = kSteps,
                    .precision = precision,

@@ -164,7 +164,7 @@ class Branches : public TrainingModule<> {
     return torch::nn::functional::mse_loss((sum * scale).to(torch::kFloat),
                                            batch.target.to(torch::kFloat));
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 1e-9)};
   }
 

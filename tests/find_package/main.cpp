@@ -43,8 +43,9 @@ struct Model : halftone::TrainingModule<> {
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
     return (layers(batch.data) - batch.target).square().mean();
   }
-  std::vector<halftone::OptimizerSetup> configure_optimizers() override {
-    return {std::make_shared<torch::optim::Adam>(parameters(), 1e-2)};
+  std::vector<halftone::OptimizerSetup> configure_optimizers(
+      const halftone::OptimizerContext& context) override {
+    return {std::make_shared<halftone::AdamW>(parameters(), context.adamw({.lr = 1e-2}))};
   }
 };
 

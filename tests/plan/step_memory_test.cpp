@@ -86,9 +86,7 @@ class Training {
     std::vector<std::pair<std::string, Tensor>> named;
     for (const auto& item : model_->named_parameters())
       if (item.value().requires_grad()) named.emplace_back(item.key(), item.value());
-    AdamWOptions options;
-    recipe_.apply_to(options);
-    optimizer_ = std::make_shared<AdamW>(std::move(named), options);
+    optimizer_ = std::make_shared<AdamW>(std::move(named), recipe_.adamw());
   }
 
   void step() {
@@ -204,7 +202,7 @@ struct Batch {
 /// An own model: two layers and a mean square error.
 class Regression : public TrainingModule<Batch> {
  public:
-  Regression() {
+  explicit Regression(bool forgets_context = false) : forgets_context_(forgets_context) {
     register_module("inner", inner_);
     register_module("outer", outer_);
   }
@@ -212,11 +210,13 @@ class Regression : public TrainingModule<Batch> {
     const Tensor error = outer_(swiglu(inner_(batch.inputs))) - batch.targets;
     return error.square().mean();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    return {std::make_shared<AdamW>(parameters(), AdamWOptions{})};
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
+    return {
+        std::make_shared<AdamW>(parameters(), forgets_context_ ? AdamWOptions() : context.adamw())};
   }
 
  private:
+  bool forgets_context_;
   Linear inner_{64, 2 * 512};
   Linear outer_{512, 8};
 };
@@ -233,7 +233,7 @@ TEST(StepMemoryOfAModule, IsThatOfItsTensors) {
     MixedPrecision mixed(numerics.precision, {}, torch::kCPU, numerics.memory);
     const auto module = std::make_shared<Regression>();
     mixed.convert_module(*module);
-    const auto setups = module->configure_optimizers();
+    const auto setups = module->configure_optimizers({.memory = numerics.memory});
     const Batch batch = batch_on(torch::kCPU);
     const std::int64_t before = tensors.live();
     tensors.reset_peak();
@@ -267,12 +267,17 @@ TEST(StepMemoryOfAModule, RefusesLayersThatHaveData) {
 
 TEST(StepMemoryOfAModule, ReleasesTheGradientsOfAnOptimizerThatCan) {
   const PrecisionPolicy precision = parse_precision("32-true");
-  const NumericsConfig leanest{precision, memory_policy({.memory = "leanest"}, precision)};
-  EXPECT_THAT(test::message_of<UserError>([&] {
-                step_memory<Batch>([] { return std::make_shared<Regression>(); },
-                                   batch_on(torch::kMeta), leanest);
-              }),
-              testing::HasSubstr("expected one halftone::AdamW whose options have"));
+  const auto optimizer_bytes = [&](const char* memory, bool forgets_context) {
+    return step_memory<Batch>([&] { return std::make_shared<Regression>(forgets_context); },
+                              batch_on(torch::kMeta),
+                              {precision, memory_policy({.memory = memory}, precision)})
+        .optimizer;
+  };
+  const double numbers = 64 * 2 * 512 + 512 * 8;
+  EXPECT_NEAR(optimizer_bytes("lean", false) - optimizer_bytes("leanest", false), 4 * numbers,
+              0.01 * numbers);
+  EXPECT_THAT(test::message_of<UserError>([&] { optimizer_bytes("leanest", true); }),
+              testing::HasSubstr("the run asks for moments int8, release_gradients on"));
 }
 
 TEST(TensorTally, CountsWhatIsThereAtOnce) {

@@ -51,9 +51,7 @@ TEST(MemoryPolicy, LeanestReleasesGradientsBeside) {
     EXPECT_TRUE(leanest.release_gradients) << name;
     EXPECT_EQ(lean.clip_mode, ClipMode::kExact) << name;
     EXPECT_EQ(leanest.clip_mode, ClipMode::kPrevious) << name;
-    AdamWOptions options;
-    leanest.apply_to(options);
-    EXPECT_TRUE(options.release_gradients) << name;
+    EXPECT_TRUE(leanest.adamw().release_gradients) << name;
   }
   EXPECT_FALSE(
       recipe({.memory = "leanest", .release_gradients = "off"}, "bf16-mixed").release_gradients);
@@ -75,11 +73,42 @@ TEST(MemoryPolicy, PartsOverrideTheRecipe) {
   EXPECT_TRUE(recipe({.memory = "lean", .gradients = "fp32"}, "bf16-mixed").fp32_gradients);
   EXPECT_EQ(recipe({.moments = "bf16"}, "32-true").moments, MomentStorage::kBFloat16);
 
-  AdamWOptions options;
-  exact.apply_to(options);
+  const AdamWOptions options = exact.adamw({.lr = 0.5});
+  EXPECT_EQ(options.lr, 0.5);
   EXPECT_EQ(options.master, MasterWeights::kSplit16);
   EXPECT_EQ(options.moments, MomentStorage::kFloat32);
   EXPECT_TRUE(options.stochastic_rounding);
+}
+
+TEST(MemoryPolicy, RoundsToNearestWhereThatIsChosen) {
+  for (const char* memory : {"standard", "lean"})
+    EXPECT_FALSE(
+        recipe({.memory = memory, .rounding = "nearest"}, "bf16-true").stochastic_rounding);
+}
+
+TEST(MemoryPolicy, LeavesAdamWWhatItDoesNotAskFor) {
+  const AdamWOptions own{.lr = 0.5,
+                         .stochastic_rounding = true,
+                         .master = MasterWeights::kSplit8,
+                         .moments = MomentStorage::kInt8,
+                         .offload = "folder"};
+  const AdamWOptions kept = recipe({}, "32-true").adamw(own);
+  EXPECT_EQ(kept.lr, 0.5);
+  EXPECT_TRUE(kept.stochastic_rounding);
+  EXPECT_EQ(kept.master, MasterWeights::kSplit8);
+  EXPECT_EQ(kept.moments, MomentStorage::kInt8);
+  EXPECT_EQ(kept.offload, "folder");
+}
+
+TEST(MemoryPolicy, RefusesAdamWsOptionsThatContradictIt) {
+  const auto message = [](const MemoryOptions& choice, const AdamWOptions& own) {
+    return message_of<UserError>([&] { recipe(choice, "bf16-mixed").adamw(own); });
+  };
+  EXPECT_THAT(message({.memory = "lean"}, {.moments = MomentStorage::kBFloat16}),
+              HasSubstr("asks for moments int8, but AdamWOptions of this module for moments bf16"));
+  EXPECT_THAT(message({.master_weights = "split8"}, {.master = MasterWeights::kSplit16}),
+              HasSubstr("for master_weights split16; leave one"));
+  EXPECT_THAT(message({.offload = "a"}, {.offload = "b"}), HasSubstr("offload 'a'"));
 }
 
 TEST(MemoryPolicy, RefusesWhatExcludesEachOtherWithTheReason) {
@@ -104,6 +133,8 @@ TEST(MemoryPolicy, RefusesWhatExcludesEachOtherWithTheReason) {
               HasSubstr("one of auto, off, on, got 'yes'"));
   EXPECT_THAT(message({.clip_mode = "previous"}, "32-true"), HasSubstr("add release_gradients on"));
   EXPECT_THAT(message({.clip_mode = "last"}, "32-true"), HasSubstr("got 'last'"));
+  EXPECT_THAT(message({.rounding = "up"}, "bf16-true"),
+              HasSubstr("one of stochastic, nearest, got 'up'"));
 }
 
 }  // namespace

@@ -73,9 +73,7 @@ CausalLM small_model(bool experts) {
 /// The first step, from micro-batches of `batch_size` of the six rows.
 StepMetrics step_in_batches_of(std::int64_t batch_size, const Recipe& recipe) {
   const test::TempFolder folder;
-  AdamWOptions adamw{.lr = 3e-3};
-  memory_policy(recipe.memory, parse_precision(recipe.precision)).apply_to(adamw);
-  LanguageModeling module(small_model(recipe.experts), {.adamw = adamw});
+  LanguageModeling module(small_model(recipe.experts), {.adamw = {.lr = 3e-3}});
   TokenLoader loader(
       samples_of_many_lengths(folder),
       {.batch_size = batch_size, .seq_len = kLength, .pack = false, .shuffle = false});
@@ -166,7 +164,7 @@ class Regression : public TrainingModule<> {
     log("unweighed", loss, 1.0);
     return loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
   }
   static constexpr double kMark = 100.0;

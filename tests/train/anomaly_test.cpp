@@ -75,7 +75,7 @@ struct Net : TrainingModule<> {
     losses.push_back(loss.item<float>());
     return loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     auto slow = std::make_unique<torch::optim::SGDOptions>(1e-2);
     auto fast = std::make_unique<torch::optim::SGDOptions>(6e4);
     std::vector<torch::optim::OptimizerParamGroup> groups;
@@ -223,8 +223,8 @@ INSTANTIATE_TEST_SUITE_P(
 // A schedule over time sees the time of then.
 TEST(Anomaly, TakesTheStepsAgainAtTheirOwnTime) {
   struct Timed : BadUpdate {
-    std::vector<OptimizerSetup> configure_optimizers() override {
-      std::vector<OptimizerSetup> setups = BadUpdate::configure_optimizers();
+    std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
+      std::vector<OptimizerSetup> setups = BadUpdate::configure_optimizers(context);
       setups[0].schedule = LrScheduleOptions{.kind = parse_schedule("cosine"), .lr = 1e-2};
       return setups;
     }
@@ -287,12 +287,10 @@ struct Lomo : TrainingModule<> {
     last_weights.push_back(last->weight.detach().clone());
     return loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    AdamWOptions options{.lr = 1e-2, .seed = 9};
-    memory_policy({.memory = "leanest"}, parse_precision("bf16-mixed")).apply_to(options);
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
     std::vector<std::pair<std::string, Tensor>> named;
     for (const auto& item : named_parameters()) named.emplace_back(item.key(), item.value());
-    return {std::make_shared<AdamW>(std::move(named), options)};
+    return {std::make_shared<AdamW>(std::move(named), context.adamw({.lr = 1e-2, .seed = 9}))};
   }
   Linear first{nullptr}, last{nullptr};
   std::vector<float> losses;

@@ -46,7 +46,7 @@ class Line : public TrainingModule<> {
   void validation_step(const Batch& /*batch*/, std::int64_t /*index*/) override {
     log("val_loss", values_[std::min(validations++, values_.size() - 1)]);
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.05)};
   }
   void on_train_epoch_start(std::int64_t epoch) override { epochs.push_back(epoch); }

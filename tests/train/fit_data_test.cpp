@@ -49,7 +49,7 @@ class Line : public TrainingModule<> {
     log("val_loss", (layer_(batch.data) - batch.target).square().mean(),
         static_cast<double>(batch.data.size(0)));
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {{std::make_shared<torch::optim::SGD>(parameters(), 0.01), schedule}};
   }
 
@@ -343,7 +343,7 @@ TEST(FitData, ABatchMayBeAStructThatListsItsTensors) {
       weights.push_back(batch_weight().loss);
       return (layer(batch.rows) - batch.sums).square().mean();
     }
-    std::vector<OptimizerSetup> configure_optimizers() override {
+    std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
       return {{std::make_shared<torch::optim::SGD>(parameters(), 0.01)}};
     }
     torch::nn::Linear layer = register_module("layer", torch::nn::Linear(4, 1));

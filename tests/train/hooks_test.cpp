@@ -102,7 +102,7 @@ struct Module : TrainingModule<> {
     add("predict_step");
     return batch.data;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     add("configure_optimizers");
     std::vector<OptimizerSetup> setups = {
         std::make_shared<torch::optim::SGD>(std::vector{line->weight}, 0.01)};

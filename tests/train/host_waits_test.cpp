@@ -22,9 +22,8 @@ using TokenPair = torch::data::Example<>;  // ids and targets
 
 class SmallModel : public TrainingModule<TokenPair> {
  public:
-  explicit SmallModel(const MemoryPolicy& memory, bool use_moe = false)
-      : memory_(memory),
-        model_(register_module("model", CausalLM(ModelConfig{.dim = 64,
+  explicit SmallModel(bool use_moe)
+      : model_(register_module("model", CausalLM(ModelConfig{.dim = 64,
                                                              .n_layers = 2,
                                                              .n_heads = 4,
                                                              .n_kv_heads = 2,
@@ -39,17 +38,14 @@ class SmallModel : public TrainingModule<TokenPair> {
     log("twice", loss * 2);
     return loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    AdamWOptions options;
-    memory_.apply_to(options);
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
     std::vector<std::pair<std::string, Tensor>> named;
     for (const auto& item : model_->named_parameters())
       named.emplace_back(item.key(), item.value());
-    return {std::make_shared<AdamW>(std::move(named), options)};
+    return {std::make_shared<AdamW>(std::move(named), context.adamw())};
   }
 
  private:
-  MemoryPolicy memory_;
   CausalLM model_;
 };
 
@@ -68,12 +64,11 @@ std::vector<std::string> waits_of_a_step(const torch::Device& device, const std:
                                          bool use_moe = false) {
   torch::manual_seed(1);
   const PrecisionPolicy policy = parse_precision(precision);
-  const MemoryPolicy keeping = memory_policy({.memory = memory}, policy);
-  SmallModel module(keeping, use_moe);
+  SmallModel module(use_moe);
   if (!device.is_cuda()) test::move_to_stand_in(module);
   std::vector<TokenPair> data = batches(static_cast<std::size_t>(3 * accumulate));
   ModuleTrainingTask<SmallModel, std::vector<TokenPair>> task(module, data);
-  MixedPrecision mixed(policy, {}, device, keeping);
+  MixedPrecision mixed(policy, {}, device, memory_policy({.memory = memory}, policy));
   FitLoop loop(task, mixed,
                {.limits = {.max_steps = 3}, .accumulate = accumulate, .clip = {.value = 1.0}});
   loop.step();

@@ -210,10 +210,10 @@ class Regression : public TrainingModule<> {
     types.push_back(linear_type(hidden));
     return (last(hidden).to(torch::kFloat) - batch.target).square().mean();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
     std::vector<std::pair<std::string, Tensor>> named;
     for (const auto& item : named_parameters()) named.emplace_back(item.key(), item.value());
-    return {std::make_shared<AdamW>(named, AdamWOptions{.lr = 1e-2})};
+    return {std::make_shared<AdamW>(named, context.adamw({.lr = 1e-2}))};
   }
   Linear first = register_module("first", Linear(8, 32));
   Linear last = register_module("last", Linear(32, 1));

@@ -96,7 +96,7 @@ class Products : public TrainingModule<std::int64_t> {
     return loss;
   }
   double loss_weight(const std::int64_t& /*batch*/) const override { return 1.0; }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     const double lr = case_["lr"];
     if (case_["optimizer"] == "sgd") return {std::make_shared<torch::optim::SGD>(parameters(), lr)};
     std::vector<std::pair<std::string, Tensor>> named(parameters_.begin(), parameters_.end());
@@ -166,12 +166,10 @@ struct Net : TrainingModule<> {
     const Tensor loss = (last(middle) - batch.target).square().mean() * factor;
     return ++steps == bad_step ? loss * INFINITY : loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    memory_policy(memory, parse_precision(precision)).apply_to(adamw);
-    if (rounds_to_nearest) adamw.stochastic_rounding = false;
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
     std::vector<std::pair<std::string, Tensor>> named;
     for (const auto& item : named_parameters()) named.emplace_back(item.key(), item.value());
-    auto optimizer = std::make_shared<AdamW>(named, adamw);
+    auto optimizer = std::make_shared<AdamW>(named, context.adamw(adamw));
     made = optimizer;
     return {optimizer};
   }
@@ -180,7 +178,6 @@ struct Net : TrainingModule<> {
   std::string precision;
   AdamWOptions adamw;
   double factor = 1.0;
-  bool rounds_to_nearest = false;
   std::int64_t steps = 0, bad_step = -1;
   std::shared_ptr<AdamW> made;
   Linear first = register_module("first", Linear(64, 80));
@@ -463,9 +460,8 @@ TEST(LayerStatistics, NamesGradientsBelowFp16) {
 TEST(LayerStatistics, NamesUpdatesThatRoundingLoses) {
   const auto run = [](bool stochastic) {
     const Messages messages;
-    const auto module = net({}, "bf16-true", {.lr = 1e-5});
-    module->rounds_to_nearest = !stochastic;
-    trained(module, {}, {{.every_n_steps = 1}});
+    const MemoryOptions memory{.rounding = stochastic ? "stochastic" : "nearest"};
+    trained(net(memory, "bf16-true", {.lr = 1e-5}), {}, {{.every_n_steps = 1}});
     return messages.texts;
   };
   EXPECT_THAT(run(false), Contains(testing::AllOf(
@@ -478,8 +474,8 @@ TEST(LayerStatistics, IsSilentInGoodRuns) {
   for (const std::string& precision : precision_names()) {
     SCOPED_TRACE(precision);
     const Messages messages;
-    trained(net({}, precision, {.lr = 0.01, .stochastic_rounding = true}),
-            {.scaler = {.init_scale = 16384.0}}, {{.every_n_steps = 1}});
+    trained(net({}, precision, {.lr = 0.01}), {.scaler = {.init_scale = 16384.0}},
+            {{.every_n_steps = 1}});
     EXPECT_THAT(messages.texts, Not(Contains(HasSubstr("lost updates"))));
     EXPECT_THAT(messages.texts, Not(Contains(HasSubstr("underflow"))));
   }
@@ -489,8 +485,7 @@ TEST(LayerStatistics, IsSilentInGoodRuns) {
 
 TEST(LayerStatistics, ReachTheLoggersAndTheReport) {
   const TempFolder folder;
-  const auto module = net({}, "bf16-true", {.lr = 1e-4});
-  module->rounds_to_nearest = true;
+  const auto module = net({.rounding = "nearest"}, "bf16-true", {.lr = 1e-4});
   trained(module, {.loggers = {std::make_shared<CsvLogger>()}, .default_root_dir = folder / "run"},
           {{.every_n_steps = 2}});
   EXPECT_THAT(test::read_text(folder / "run/metrics.csv"), HasSubstr("update_ratio/last.weight"));

@@ -57,7 +57,7 @@ struct TwoGroups : TrainingModule<Tensor> {
     log("value", values.empty() ? 0.0 : values[validations]);
   }
   void on_validation_end() override { ++validations; }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     std::vector<torch::optim::OptimizerParamGroup> groups;
     groups.emplace_back(std::vector{first}, std::make_unique<torch::optim::SGDOptions>(rates[0]));
     groups.emplace_back(std::vector{second},
@@ -152,7 +152,7 @@ struct Sloped : TrainingModule<Tensor> {
   Tensor training_step(const Tensor& batch, std::int64_t /*index*/) override {
     return (batch * torch::cat({pair, other})).sum();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
   }
   Tensor pair, other;
@@ -217,7 +217,7 @@ struct Adversarial : TrainingModule<std::pair<Tensor, Tensor>> {
     return std::make_shared<torch::optim::Adam>(parameters,
                                                 torch::optim::AdamOptions(lr).betas({0.5, 0.999}));
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {make({d, c}), make({g, b})};
   }
   Tensor score(const Tensor& x) const { return torch::matmul(x, d) + c; }
@@ -285,7 +285,7 @@ struct ManualLine : TrainingModule<> {
     }
     return loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
   }
   const json& item;

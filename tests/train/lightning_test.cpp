@@ -88,7 +88,7 @@ class Scripted : public TrainingModule<Tensor> {
     ++validations;
     at_step.push_back(steps);
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
   }
   void on_train_epoch_start(std::int64_t /*epoch*/) override { ++epochs_started; }
@@ -286,7 +286,7 @@ struct Line : TrainingModule<torch::data::Example<>> {
     validated.push_back(values());
     log("value", 0.0);
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), lr)};
   }
   std::vector<double> values() const {

@@ -48,9 +48,9 @@ struct Pair : TrainingModule<> {
   explicit Pair(bool ours = false) : ours_(ours) {}
 
   bool automatic_optimization() const override { return false; }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    const auto adam = [this](torch::nn::Module& part) -> std::shared_ptr<torch::optim::Optimizer> {
-      if (ours_) return std::make_shared<AdamW>(part.parameters(), AdamWOptions{.lr = 0.01});
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
+    const auto adam = [&](torch::nn::Module& part) -> std::shared_ptr<torch::optim::Optimizer> {
+      if (ours_) return std::make_shared<AdamW>(part.parameters(), context.adamw({.lr = 0.01}));
       return std::make_shared<torch::optim::Adam>(part.parameters(),
                                                   torch::optim::AdamOptions(0.01).eps(1e-4));
     };
@@ -216,8 +216,8 @@ struct Accumulating : TrainingModule<> {
     }
     return loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    if (ours) return {std::make_shared<AdamW>(parameters(), AdamWOptions{.lr = 0.05})};
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
+    if (ours) return {std::make_shared<AdamW>(parameters(), context.adamw({.lr = 0.05}))};
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.05)};
   }
   StateDict extra_state() const override {
@@ -276,7 +276,7 @@ TEST(ManualOptimization, GradientsThatWaitFollowTheScale) {
       }
       return {};
     }
-    std::vector<OptimizerSetup> configure_optimizers() override {
+    std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
       return {std::make_shared<torch::optim::SGD>(steps->parameters(), 0.05),
               std::make_shared<torch::optim::SGD>(waits->parameters(), 0.05)};
     }
@@ -341,7 +341,7 @@ struct Penalised : TrainingModule<> {
     optimizer().step();
     return loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.05)};
   }
   Layer first = register_module("first", Layer(4, 8));

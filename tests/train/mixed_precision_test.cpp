@@ -78,7 +78,7 @@ struct Steep : TrainingModule<> {
   Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
     return (steep * slope + flat).sum() + 0.0 * batch.data.sum();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::Adam>(parameters(), 0.1)};
   }
   float slope;
@@ -128,7 +128,7 @@ TEST(MixedPrecision, NamesTheOneGradientThatOverflowedWhereItClips) {
 
 /// A frozen layer below one that is trained, all of them given to the optimizer.
 struct Frozen : TrainingModule<> {
-  explicit Frozen(MemoryPolicy the_memory = {}) : memory(std::move(the_memory)) {
+  Frozen() {
     torch::manual_seed(1);
     below = register_module("below", torch::nn::Linear(64, 64));
     above = register_module("above", torch::nn::Linear(64, 64));
@@ -139,12 +139,9 @@ struct Frozen : TrainingModule<> {
     const Tensor x = batch.data.to(below->weight.scalar_type());
     return above(below(x).relu()).to(torch::kFloat).square().mean();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    AdamWOptions options{.lr = 0.1, .weight_decay = 0.5};
-    memory.apply_to(options);
-    return {std::make_shared<AdamW>(parameters(), options)};
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
+    return {std::make_shared<AdamW>(parameters(), context.adamw({.lr = 0.1, .weight_decay = 0.5}))};
   }
-  MemoryPolicy memory;
   torch::nn::Linear below{nullptr}, above{nullptr}, unused{nullptr};
 };
 
@@ -158,8 +155,7 @@ TEST(MixedPrecision, LeavesFrozenParametersAlone) {
         const bool released = recipe == "leanest";
         if (released && (name.starts_with("16") || std::string(algorithm) == "value")) continue;
         SCOPED_TRACE(name + " " + recipe + " " + algorithm);
-        const MemoryOptions choice{.memory = memory};
-        Frozen module(memory_policy(choice, parse_precision(precision)));
+        Frozen module;
         TensorLoader loader({x, torch::zeros({16, 1})}, {.batch_size = 4});
         const Tensor below = module.below->weight.detach().clone();
         const Tensor unused = module.unused->weight.detach().clone();
@@ -169,7 +165,7 @@ TEST(MixedPrecision, LeavesFrozenParametersAlone) {
                  .accelerator = "cpu",
                  .gradient_clip_val = 1.0,
                  .gradient_clip_algorithm = algorithm,
-                 .memory = choice})
+                 .memory = {.memory = memory}})
             .fit(module, loader);
         const torch::ScalarType now = module.below->weight.scalar_type();
         EXPECT_TRUE(module.below->weight.equal(below.to(now)));

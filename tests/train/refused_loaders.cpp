@@ -16,7 +16,7 @@ using Example = torch::data::Example<>;
 
 struct Model : TrainingModule<> {
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override;
-  std::vector<OptimizerSetup> configure_optimizers() override;
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override;
 };
 
 struct NoTrainingModule : torch::nn::Module {};

@@ -70,7 +70,7 @@ class ModelRun {
                 {.batch_size = 2, .seq_len = 16, .pack = recipe.pack, .shuffle = true, .seed = 5}),
         policy_(parse_precision(recipe.precision)),
         precision_(policy_, {}, torch::kCPU, memory_policy(recipe.memory, policy_)),
-        module_(model_for(recipe), {.adamw = adamw_for(recipe), .schedule = {.lr = 3e-3}}),
+        module_(model_for(recipe), {.adamw = {.lr = 3e-3, .seed = 9}, .schedule = {.lr = 3e-3}}),
         task_(module_, loader_),
         loop_(task_, precision_,
               {.limits = {.max_steps = 100},
@@ -97,11 +97,6 @@ class ModelRun {
                                 .vocab_size = kVocabulary,
                                 .max_seq_len = 32,
                                 .use_moe = recipe.experts});
-  }
-  static AdamWOptions adamw_for(const Recipe& recipe) {
-    AdamWOptions options{.lr = 3e-3, .seed = 9};
-    memory_policy(recipe.memory, parse_precision(recipe.precision)).apply_to(options);
-    return options;
   }
 
   TokenLoader loader_;
@@ -283,11 +278,10 @@ class Regression : public TrainingModule<> {
     const Tensor loss = (layer(batch.data) - batch.target).square().mean();
     return index == poisoned ? loss * INFINITY : loss;
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
     if (foreign)
       return {std::make_shared<torch::optim::SGD>(parameters(), torch::optim::SGDOptions(0.1))};
-    return {
-        std::make_shared<AdamW>(parameters(), AdamWOptions{.lr = 0.1, .release_gradients = true})};
+    return {std::make_shared<AdamW>(parameters(), context.adamw({.lr = 0.1}))};
   }
   torch::nn::Linear layer;
   std::int64_t poisoned = -1;
@@ -336,8 +330,8 @@ TEST(ReleasedTraining, SaysWhatItCannotDo) {
               HasSubstr("clipped by their norm"));
   Regression foreign;
   foreign.foreign = true;
-  EXPECT_THAT(message_of<c10::Error>([&] { RegressionRun({}, foreign).loop.step(); }),
-              HasSubstr("one halftone::AdamW whose options have release_gradients"));
+  EXPECT_THAT(message_of<UserError>([&] { RegressionRun({}, foreign); }),
+              HasSubstr("or train with release_gradients off"));
 }
 
 }  // namespace

@@ -108,7 +108,7 @@ TEST(RunConfig, IsWhatATrainerLeaves) {
     torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
       return layer(batch.data).square().mean();
     }
-    std::vector<OptimizerSetup> configure_optimizers() override {
+    std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
       return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
     }
     torch::nn::Linear layer = register_module("layer", torch::nn::Linear(4, 1));

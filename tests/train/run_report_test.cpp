@@ -32,7 +32,7 @@ class Regression : public TrainingModule<> {
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
     return torch::nn::functional::mse_loss(line_(batch.data), batch.target);
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.05)};
   }
 

@@ -51,7 +51,7 @@ struct Net : TrainingModule<torch::data::Example<>, std::pair<Tensor, std::int64
     EXPECT_FALSE(torch::GradMode::is_enabled());
     return {forward(batch.data), index};
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.05)};
   }
   torch::nn::Linear hidden, out;
@@ -146,7 +146,9 @@ TEST_F(SavedModels, PredictsInTheOrderOfTheData) {
     Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
       return batch.data.mean();
     }
-    std::vector<OptimizerSetup> configure_optimizers() override { return {}; }
+    std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
+      return {};
+    }
   } silent;
   EXPECT_THAT(message_of<UserError>([&] { Trainer({.accelerator = "cpu"}).predict(silent, data); }),
               HasSubstr("predict_step"));

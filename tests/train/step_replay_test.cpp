@@ -40,7 +40,7 @@ struct Steps : TrainingModule<> {
     count_tokens(batch.data.size(0));
     return last(middle(first(batch.data))).square().mean();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), torch::optim::SGDOptions(1e-3))};
   }
 
@@ -139,7 +139,7 @@ TEST(StepReplay, SaysWhenOnlyTheSumOfMicroBatchesIsBad) {
     Tensor training_step(const Batch& /*batch*/, std::int64_t /*index*/) override {
       return (slope.to(torch::kFloat) * 1e5).sum();
     }
-    std::vector<OptimizerSetup> configure_optimizers() override {
+    std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
       return {std::make_shared<torch::optim::SGD>(parameters(), torch::optim::SGDOptions(1e-3))};
     }
     Tensor slope = register_parameter("slope", torch::ones({1}));
@@ -172,7 +172,7 @@ TEST(StepReplay, RoundsByTheSameRandomNumbers) {
       streams.push_back(compute_context().streams.again().next());
       return (layer(batch.data) * 1e30).square().mean();
     }
-    std::vector<OptimizerSetup> configure_optimizers() override {
+    std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
       return {std::make_shared<torch::optim::SGD>(parameters(), torch::optim::SGDOptions(1e-3))};
     }
     Linear layer = register_module("layer", Linear(4, 4));

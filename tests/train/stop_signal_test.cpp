@@ -25,7 +25,7 @@ class Line : public TrainingModule<> {
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
     return (line_(batch.data) - batch.target).square().mean();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.05)};
   }
 

@@ -52,7 +52,7 @@ struct Line : TrainingModule<> {
   Tensor predict_step(const Batch& batch, std::int64_t /*index*/) override {
     return line(batch.data);
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.05)};
   }
   torch::nn::Linear line = register_module("line", torch::nn::Linear(4, 1));

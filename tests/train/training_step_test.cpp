@@ -31,7 +31,7 @@ struct Noisy : TrainingModule<> {
     const Tensor hidden = torch::nn::functional::dropout(first(batch.data));
     return (second(hidden) - batch.target).square().mean();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.01)};
   }
   Linear first = register_module("first", Linear(16, 16));

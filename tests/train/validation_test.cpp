@@ -31,7 +31,7 @@ class Line : public TrainingModule<> {
     log("error", error.mean());
     return error.square().mean();
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
     return {std::make_shared<torch::optim::SGD>(parameters(), 0.01)};
   }
 

@@ -43,8 +43,8 @@ struct Net : TrainingModule<> {
     validated.push_back(last->weight.detach().clone());
     log("val_loss", 1.0);
   }
-  std::vector<OptimizerSetup> configure_optimizers() override {
-    return {std::make_shared<AdamW>(parameters(), AdamWOptions{.lr = 0.02})};
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
+    return {std::make_shared<AdamW>(parameters(), context.adamw({.lr = 0.02}))};
   }
   bool uses_norm;
   Linear first = register_module("first", Linear(4, 8));

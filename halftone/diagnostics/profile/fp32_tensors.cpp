@@ -8,10 +8,11 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 
 #include "halftone/diagnostics/profile/fp32_tensors_impl.h"
 #include "halftone/inspect/recorder_impl.h"
-#include "halftone/optim/adamw.h"
+#include "halftone/optim/fused_optimizer.h"
 
 namespace halftone {
 namespace {
@@ -98,9 +99,9 @@ std::vector<Fp32Tensors> fp32_tensors(const torch::nn::Module& network,
     ledger.add(MemoryKind::kGradients, owner_of(item.key()), item.value().grad());
   }
   for (const auto& optimizer : optimizers) {
-    if (const auto* const ours = dynamic_cast<const AdamW*>(optimizer.get())) {
+    if (const FusedOptimizer* const ours = as_fused(std::as_const(*optimizer))) {
       // Small parameters have fp32 moments in any case: they are nothing beside the others.
-      if (ours->options().moments == MomentStorage::kFloat32)
+      if (ours->traits().moments == MomentStorage::kFloat32)
         ledger.add(MemoryKind::kOptimizer, "", "", static_cast<double>(ours->bytes().moments));
       continue;
     }
