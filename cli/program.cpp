@@ -37,7 +37,7 @@ constexpr const char* kNoMemory =
 int complain(std::string message, int code) {
   while (message.ends_with('\n')) message.pop_back();
   std::replace(message.begin(), message.end(), '\n', ' ');
-  say(fmt::format("halftone: error: {}\n", message));
+  say(fmt::format("{}{}\n", kErrorWords, message));
   return code;
 }
 

@@ -13,6 +13,9 @@ class App;
 
 namespace halftone::cli {
 
+/// What the last line on stderr of whatever goes wrong begins with.
+inline constexpr std::string_view kErrorWords = "halftone: error: ";
+
 /// A command throws it to end with `code` and no message (130 after Ctrl-C).
 struct Exit {
   int code;

@@ -4,6 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/bench_command.h"
 #include "cli/compare_command.h"
@@ -13,6 +16,7 @@
 #include "cli/export_command.h"
 #include "cli/generate_command.h"
 #include "cli/help.h"
+#include "cli/launch_command.h"
 #include "cli/plan_command.h"
 #include "cli/profile_command.h"
 #include "cli/program.h"
@@ -35,6 +39,8 @@ extern "C" int halftone_main(int argc, char** argv) {
   halftone::cli::add_generate_command(app);
   halftone::cli::add_eval_command(app);
   halftone::cli::add_export_command(app);
+  std::vector<std::string> args(argv + 1, argv + argc);
+  halftone::cli::add_launch_command(app, halftone::cli::take_launched_words(args));
   halftone::cli::add_bench_command(app);
   halftone::cli::add_doctor_command(app);
   halftone::cli::add_plan_command(app);
@@ -52,5 +58,5 @@ extern "C" int halftone_main(int argc, char** argv) {
       "  halftone export runs/poems --format gguf --dtype int8\n"
       "\n"
       "'halftone COMMAND --help' says more about a command.");
-  return halftone::cli::run_program(app, {argv + 1, argv + argc});
+  return halftone::cli::run_program(app, std::move(args));
 }

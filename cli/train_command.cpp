@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -118,17 +119,21 @@ void run_train(const ConfigArguments& arguments, const std::optional<std::string
   print(config.out + "\n");
 }
 
+CLI::Option* add_resume(CLI::App& command, std::optional<std::string>& resume) {
+  return command
+      .add_option(
+          "--resume", resume,
+          "Go on with this run, bit by bit as if it had never stopped; auto: with the run in "
+          "--out if it has a checkpoint, else start it")
+      ->type_name("RUN|auto");
+}
+
 }  // namespace
 
 void add_train_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("train", "Train a model on text");
   auto resume = std::make_shared<std::optional<std::string>>();
-  command
-      ->add_option(
-          "--resume", *resume,
-          "Go on with this run, bit by bit as if it had never stopped; auto: with the run in "
-          "--out if it has a checkpoint, else start it")
-      ->type_name("RUN|auto");
+  add_resume(*command, *resume);
   auto arguments = std::make_shared<ConfigArguments>(*command);
   command->footer(
       "Examples:\n"
@@ -142,6 +147,30 @@ void add_train_command(CLI::App& app) {
       "Ctrl-C finishes the step, saves and exits with 130, closing the terminal with 129.\n"
       "The last line on stdout is the run's folder.");
   command->callback([arguments, resume] { run_train(*arguments, *resume); });
+}
+
+std::vector<std::string> words_to_go_on(std::vector<std::string> words) {
+  CLI::App command;
+  std::optional<std::string> resume;
+  add_resume(command, resume);
+  const ConfigArguments arguments(command);
+  std::vector<std::string> args = normalized({words.begin() + 1, words.end()});
+  std::reverse(args.begin(), args.end());  // as CLI11 wants them
+  try {
+    command.parse(std::move(args));
+  } catch (const CLI::ParseError&) {
+    return words;  // train itself says what is wrong
+  }
+  if (resume) return words;
+  const std::vector<ConfigAssignment> given = arguments.assignments();
+  const TrainConfig config = resolve_config(given);
+  if (config.overwrite)
+    throw UserError(
+        "--restarts goes on with the run that is there and --overwrite replaces it; give one of "
+        "them");
+  if (!was_given(given, "out")) words.insert(words.end(), {"--out", config.out});
+  words.insert(words.end(), {"--resume", kAuto});
+  return words;
 }
 
 }  // namespace halftone::cli
