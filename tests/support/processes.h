@@ -16,7 +16,7 @@
 // this host, and one thread each. Files for each other, and for the test, they write into
 // shared_folder(), the test's folder().
 //
-// A test that disturbs its processes, or wants to see what they say, keeps them:
+// A test that disturbs its processes, or wants to see what they say, keeps them, once:
 //
 //   test::Processes processes({.count = 4}, [] { ... std::puts("ready"); std::fflush(stdout); ...
 //   }); processes.wait_for_output(2, "ready"); processes.signal(2, SIGKILL); const
@@ -54,6 +54,7 @@ class Processes {
  public:
   /// Starts the processes, or in one of them runs `body` and does not return.
   Processes(const ProcessesOptions& options, const std::function<void()>& body);
+  Processes(const ProcessesOptions& options, const std::function<void()>& body, int call);
   Processes(const Processes&) = delete;
   Processes& operator=(const Processes&) = delete;
   /// Ends those that still run.

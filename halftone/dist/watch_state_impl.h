@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the threads of a ProcessWatch share.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+#include <vector>
+
+#include "halftone/dist/join_process_group.h"
+#include "halftone/dist/process_place.h"
+#include "halftone/dist/reach_store_impl.h"
+
+namespace halftone {
+
+using Milliseconds = std::chrono::milliseconds;
+
+/// What a process says of itself in the store.
+struct Beat {
+  std::int64_t number = 0;  // of the beat
+  std::int64_t begun = 0;   // operations
+  bool has_left = false;
+  bool knows_fault = false;
+
+  std::string text() const;
+  static Beat parse(const std::string& text);
+};
+
+/// What this process knows of another.
+struct Peer {
+  Beat beat;
+  Milliseconds silent{
+      0};  // since its last beat; time in which this process stood still is not counted
+  bool is_lost = false;     // its connection has closed
+  bool is_awaited = false;  // and an operation needs it
+  bool has_gone() const { return beat.has_left || is_lost; }
+};
+
+/// How a watch reaches the store.
+struct StoreConnection {
+  c10::intrusive_ptr<c10d::Store> store;  // of the thread that talks alone: calls may wait there
+  std::shared_ptr<const StoreLine> line;
+};
+
+struct WatchState {
+  WatchState(const ProcessPlace& at, const ProcessGroupOptions& with, StoreConnection connection)
+      : place(at), options(with), to_store(std::move(connection)), peers(at.size) {}
+
+  const ProcessPlace place;
+  const ProcessGroupOptions options;
+  const StoreConnection to_store;
+
+  std::mutex mutex;                 // guards all below
+  std::condition_variable changed;  // somebody has something to do
+  std::vector<Peer> peers;
+  std::int64_t begun = 0;   // operations of this process
+  bool is_waiting = false;  // in one of them
+  Milliseconds waited{0};   // for how long
+  std::string fault;        // the first cause of the group's end, if that is known
+  std::string proposal;     // what becomes it unless another was first
+  Milliseconds store_silent{0};
+  bool store_has_closed = false;
+  bool is_leaving = false;
+  bool has_finished_talking = false;
+
+  /// The store has closed. That process 0 served it and left is no fault of those who need it no
+  /// more.
+  void lose_store();
+  bool serves_store() const { return place.own_store && place.rank == 0; }
+  void propose(const std::string& cause) {
+    if (fault.empty() && proposal.empty()) proposal = cause;
+  }
+
+  // The causes, as all processes name them.
+  std::string ended(std::int64_t rank) const;
+  std::string ended_with(std::int64_t rank, const std::string& error) const;
+  std::string not_heard_of(std::int64_t rank) const;
+  std::string not_come() const;  // the process that is furthest behind, if one is
+  std::string store_ended() const;
+  std::string store_not_heard_of() const;
+};
+
+/// Body of the thread that talks to the store: signs of life, and the first cause. It may be left
+/// behind in a call that does not return, with the state.
+void talk_to_store(const std::shared_ptr<WatchState>& state);
+
+/// Says that this process has come, and waits for the others. Throws ProcessGroupError, the same in
+/// all that have come, with one that has not come in time.
+void wait_for_all(const ProcessPlace& place, const ProcessGroupOptions& options,
+                  c10d::Store& store);
+
+}  // namespace halftone
