@@ -84,7 +84,7 @@ std::vector<ConfigChange> more_memory_changes(const TrainConfig& config,
   }
   if (config.memory.memory != "standard") {
     ConfigChange change{.change = "--memory standard", .config = config};
-    change.config.memory = {};
+    change.config.memory = {.rounding = config.memory.rounding};
     change.caveat = more_memory(plan, config, change.config);
     changes.push_back(std::move(change));
   }

@@ -9,8 +9,8 @@
 namespace halftone {
 
 /// What configure_optimizers() of `module` returns: one optimizer or more. Throws UserError for one
-/// that lacks a part of what the context asks for. Of LibTorch's, none has any; they may lack
-/// stochastic rounding alone.
+/// that lacks a part of what the context asks for. LibTorch's optimizers have no part; one is let
+/// through where stochastic rounding is all that it lacks.
 std::vector<OptimizerSetup> configured_optimizers(TrainingModuleBase& module,
                                                   const OptimizerContext& context);
 

@@ -78,9 +78,16 @@ TEST(ChangesToTry, TakesTheMicroBatchTwiceWithHalfTheAccumulation) {
 TEST(ChangesToTry, OffersToUndoWhatCostsTime) {
   TrainConfig config = small_config();
   config.memory.memory = "lean";
+  config.memory.rounding = "nearest";
   config.keep_fp32 = {"layers.0.attention"};
-  const std::vector<std::string> found = texts(changes_to_try(config, prediction({})));
-  EXPECT_THAT(found, Contains("--memory standard"));
+  const std::vector<ConfigChange> changes = changes_to_try(config, prediction({}));
+  const std::vector<std::string> found = texts(changes);
+  const auto standard = std::find_if(changes.begin(), changes.end(), [](const ConfigChange& one) {
+    return one.change == "--memory standard";
+  });
+  ASSERT_NE(standard, changes.end());
+  EXPECT_EQ(standard->config.memory.memory, "standard");
+  EXPECT_EQ(standard->config.memory.rounding, "nearest");
   EXPECT_THAT(found, Contains("without --keep-fp32"));
   EXPECT_THAT(texts(changes_to_try(small_config(), prediction({}))),
               Not(Contains("--memory standard")));
