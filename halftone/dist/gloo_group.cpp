@@ -6,6 +6,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -22,6 +24,8 @@ namespace {
 // messages of operations that differ never meet. 31 bits.
 constexpr std::int64_t kTraces = 1 << 12, kNumbers = 1 << 19;
 constexpr std::int64_t kSentinelTag = 0;
+using Clock = std::chrono::steady_clock;
+constexpr Milliseconds kRetry{50};
 constexpr std::chrono::seconds kConnect{
     60};  // for the processes, all of which have come, to connect
 enum class Operation : std::int64_t { kAllToAll, kAllGather, kBroadcast, kCount };
@@ -98,51 +102,84 @@ class GlooGroup : public ProcessGroup {
   std::int64_t begun_ = 0;
 };
 
-c10::intrusive_ptr<c10d::Store> open_store(const ProcessPlace& place,
-                                           const ProcessGroupOptions& options, bool serves) {
-  c10d::TCPStoreOptions served;
-  served.port = place.port;
-  served.isServer = serves;
-  served.waitWorkers = false;
-  served.timeout = options.join_timeout;
-  auto store = c10::make_intrusive<c10d::TCPStore>(place.address, served);
-  // What an earlier attempt left there stays apart.
-  return c10::make_intrusive<c10d::PrefixStore>(fmt::format("halftone/{}", place.attempt), store);
+// What an earlier attempt left in the store, or an earlier group of these processes, stays apart.
+std::string new_prefix(const ProcessPlace& place) {
+  static std::atomic<int> joined{0};
+  return fmt::format("halftone/{}/{}", place.attempt, joined++);
 }
 
-c10::intrusive_ptr<c10d::Store> serve_store(const ProcessPlace& place,
-                                            const ProcessGroupOptions& options) {
-  try {
-    return open_store(place, options, true);
-  } catch (const std::exception& error) {
-    throw UserError(
-        fmt::format("process 0 could not serve the store of all processes at {} port {} ({}): give "
-                    "MASTER_PORT a port "
-                    "that is free, the same for all processes",
-                    place.address, place.port, error_text(error)));
+class StoreOpener {
+ public:
+  StoreOpener(const ProcessPlace& place, const ProcessGroupOptions& options)
+      : place_(place), options_(options), prefix_(new_prefix(place)) {}
+
+  c10::intrusive_ptr<c10d::Store> open(bool serves) const {
+    c10d::TCPStoreOptions served;
+    served.port = place_.port;
+    served.isServer = serves;
+    served.waitWorkers = false;
+    served.timeout = options_.join_timeout;
+    auto store = c10::make_intrusive<c10d::TCPStore>(place_.address, served);
+    return c10::make_intrusive<c10d::PrefixStore>(prefix_, store);
   }
-}
+
+  c10::intrusive_ptr<c10d::Store> serve() const {
+    try {
+      return open(true);
+    } catch (const std::exception& error) {
+      throw UserError(
+          fmt::format("process 0 could not serve the store of all processes at {} port {} ({}): "
+                      "give MASTER_PORT a "
+                      "port that is free, the same for all processes",
+                      place_.address, place_.port, error_text(error)));
+    }
+  }
+
+  /// A store in which all processes have said that they have come.
+  StoreConnection meet() const {
+    const auto deadline = Clock::now() + options_.join_timeout;
+    const bool serves = place_.own_store && place_.rank == 0;
+    StoreConnection meeting;
+    if (serves) meeting.store = serve();
+    while (true) {
+      const auto left = std::chrono::duration_cast<Milliseconds>(deadline - Clock::now());
+      meeting.line = reach_store(place_, std::max(left, Milliseconds(0)));
+      try {
+        if (!serves) meeting.store = open(false);
+        if (wait_for_all(place_, options_, meeting)) return meeting;
+      } catch (const c10::Error& error) {
+        if (serves || Clock::now() > deadline) throw has_failed(error);
+      }
+      // It was the store of an earlier group, which process 0 had not yet left.
+      std::this_thread::sleep_for(kRetry);
+    }
+  }
+
+ private:
+  ProcessGroupError has_failed(const std::exception& error) const {
+    return ProcessGroupError(
+        fmt::format("the store of all processes at {} port {} has failed process {}: {}",
+                    place_.address, place_.port, place_.rank, error_text(error)));
+  }
+
+  const ProcessPlace& place_;
+  const ProcessGroupOptions& options_;
+  std::string prefix_;
+};
 
 }  // namespace
 
 std::shared_ptr<ProcessGroup> join_gloo_group(const ProcessPlace& place,
                                               const ProcessGroupOptions& options) {
+  const StoreOpener opener(place, options);
+  const StoreConnection meeting = opener.meet();
   GlooConnections connections;
   connections.under_way = std::make_shared<ExchangesUnderWay>();
-  if (place.own_store && place.rank == 0) connections.store = serve_store(place, options);
-  const auto line = reach_store(place, options.join_timeout);
+  connections.store = meeting.store;
+  connections.watch = std::make_shared<ProcessWatch>(
+      place, options, StoreConnection{opener.open(false), meeting.line});
   try {
-    if (!connections.store) connections.store = open_store(place, options, false);
-    wait_for_all(place, options, *connections.store);
-    connections.watch = std::make_shared<ProcessWatch>(
-        place, options, StoreConnection{open_store(place, options, false), line});
-  } catch (const c10::Error& error) {
-    throw ProcessGroupError(
-        fmt::format("the store of all processes at {} port {} has failed process {}: {}",
-                    place.address, place.port, place.rank, error_text(error)));
-  }
-  try {
-    connections.gloo = connect_gloo(place, line->own_address(), connections.store,
+    connections.gloo = connect_gloo(place, meeting.line->own_address(), meeting.store,
                                     std::min<Milliseconds>(options.join_timeout, kConnect));
   } catch (const std::exception& error) {
     connections.watch->throw_fault_or(

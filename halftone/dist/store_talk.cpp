@@ -15,8 +15,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr const char* kFault = "fault";
-constexpr std::int64_t kWatched =
-    32;  // processes that one process watches; each is watched by as many
+constexpr std::int64_t kWatched = 32;  // that one process watches; each is watched by as many
 constexpr Milliseconds kLinger{5000}, kLingerPoll{20}, kArrivalPoll{50};
 constexpr Milliseconds kLastPoll{5};
 constexpr int kLastPolls = 40;
@@ -181,11 +180,13 @@ void talk_to_store(const std::shared_ptr<WatchState>& state) {
   state->changed.notify_all();
 }
 
-void wait_for_all(const ProcessPlace& place, const ProcessGroupOptions& options,
-                  c10d::Store& store) {
+bool wait_for_all(const ProcessPlace& place, const ProcessGroupOptions& options,
+                  const StoreConnection& to_store) {
+  c10d::Store& store = *to_store.store;
   set_beat(store, place.rank, Beat{});
   const auto deadline = Clock::now() + options.join_timeout;
   for (std::int64_t missing = 0; missing < place.size;) {
+    if (!to_store.line->is_open()) return false;
     if (store.check({beat_key(missing)})) {
       ++missing;
       continue;
@@ -199,6 +200,7 @@ void wait_for_all(const ProcessPlace& place, const ProcessGroupOptions& options,
     }
     std::this_thread::sleep_for(kArrivalPoll);
   }
+  return true;
 }
 
 }  // namespace halftone

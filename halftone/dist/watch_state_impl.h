@@ -41,7 +41,7 @@ struct Peer {
 
 /// How a watch reaches the store.
 struct StoreConnection {
-  c10::intrusive_ptr<c10d::Store> store;  // of the thread that talks alone: calls may wait there
+  c10::intrusive_ptr<c10d::Store> store;  // of one thread: calls may wait there
   std::shared_ptr<const StoreLine> line;
 };
 
@@ -87,9 +87,10 @@ struct WatchState {
 /// behind in a call that does not return, with the state.
 void talk_to_store(const std::shared_ptr<WatchState>& state);
 
-/// Says that this process has come, and waits for the others. Throws ProcessGroupError, the same in
-/// all that have come, with one that has not come in time.
-void wait_for_all(const ProcessPlace& place, const ProcessGroupOptions& options,
-                  c10d::Store& store);
+/// Says that this process has come, and waits for the others; false when the store has closed
+/// meanwhile. Throws ProcessGroupError, the same in all that have come, with one that has not come
+/// in time.
+bool wait_for_all(const ProcessPlace& place, const ProcessGroupOptions& options,
+                  const StoreConnection& to_store);
 
 }  // namespace halftone

@@ -8,6 +8,8 @@
 
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "halftone/core/error.h"
@@ -50,6 +52,16 @@ void expect_all_say(const std::vector<test::Ended>& ended, int left_out, const s
     EXPECT_EQ(ended[rank].exit_code, 1) << rank;
     EXPECT_EQ(ended[rank].error(), line) << rank << ":\n" << ended[rank].output;
   }
+}
+
+// The system may take seconds to load one program, and a fraction for another.
+void wait_for_start_of_all(const ProcessPlace& place) {
+  const auto file = [](std::int64_t rank) {
+    return test::shared_folder() / ("started." + std::to_string(rank));
+  };
+  std::ofstream(file(place.rank)) << "here";
+  for (std::int64_t rank = 0; rank < place.size; ++rank)
+    while (!std::filesystem::exists(file(rank))) std::this_thread::sleep_for(milliseconds(5));
 }
 
 void expect_killed_is_named(int killed) {
@@ -161,6 +173,7 @@ TEST(ProcessFaults, LeaveOperationsThatNobodyWaitsFor) {
 TEST(ProcessFaults, NameWhoHasNotComeToJoin) {
   test::Processes processes({.count = 3}, [] {
     const ProcessPlace place = find_process_place();
+    wait_for_start_of_all(place);
     if (place.rank == 2) std::this_thread::sleep_for(seconds(600));
     join_process_group(place, {.join_timeout = seconds(2)});
   });
