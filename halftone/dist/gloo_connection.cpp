@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "halftone/dist/gloo_connection_impl.h"
+#include "halftone/dist/sigpipe_block_impl.h"
 
 namespace halftone {
 namespace {
@@ -36,6 +37,7 @@ void add_devices(const ProcessPlace& place, const std::string& own_address,
 c10::intrusive_ptr<Gloo> connect_gloo(const ProcessPlace& place, const std::string& own_address,
                                       const c10::intrusive_ptr<c10d::Store>& store,
                                       std::chrono::milliseconds timeout) {
+  const SigpipeBlock block;  // for Gloo's threads, which begin here
   const auto options = Gloo::Options::create(timeout);
   add_devices(place, own_address, *options);
   return c10::make_intrusive<Gloo>(store, static_cast<int>(place.rank),

@@ -3,12 +3,13 @@
 #include <utility>
 
 #include "halftone/dist/gloo_exchange_impl.h"
+#include "halftone/dist/sigpipe_block_impl.h"
 
 namespace halftone {
 namespace {
 
-constexpr std::chrono::hours kForever{
-    1000};  // the watch ends waiting: Gloo's own timeout ends the group
+// The watch ends waiting: Gloo's own timeout would end the group.
+constexpr std::chrono::hours kForever{1000};
 
 // False when the message was given up.
 bool has_come(const GlooMessage& message) {
@@ -22,11 +23,13 @@ bool has_come(const GlooMessage& message) {
 }  // namespace
 
 GlooMessage receive_message(Gloo& gloo, const Bytes& bytes, std::int64_t peer, std::int64_t tag) {
+  const SigpipeBlock block;
   std::vector<at::Tensor> tensors{bytes.tensor};
   return {bytes.tensor, peer, gloo.recv(tensors, static_cast<int>(peer), static_cast<int>(tag))};
 }
 
 GlooMessage send_message(Gloo& gloo, const Bytes& bytes, std::int64_t peer, std::int64_t tag) {
+  const SigpipeBlock block;
   std::vector<at::Tensor> tensors{bytes.tensor};
   return {bytes.tensor, peer, gloo.send(tensors, static_cast<int>(peer), static_cast<int>(tag))};
 }
