@@ -45,7 +45,7 @@ std::vector<std::string> environment_with(const Variables& variables) {
       result.push_back(text);
   }
   for (const auto& [name, value] : variables)
-    if (!value.empty()) result.push_back(name + "=" + value);
+    if (!value.empty()) result.push_back(fmt::format("{}={}", name, value));
   return result;
 }
 

@@ -74,9 +74,15 @@ void RankOutput::relay(bool ended) {
   if (ended)
     if (const std::string rest = out().take_rest(); !rest.empty()) say_line(rest);
   take_errors(ended);
-  constexpr auto kPatience = std::chrono::seconds(1);
-  const bool is_old = std::chrono::steady_clock::now() - held_since_ > kPatience;
-  if (held_ && !ended && is_old) say_held();  // what hangs after its error
+  if (held_ && !ended && has_waited_long()) say_held();
+}
+
+// A process that hangs after its error must not keep it. On a busy machine all take long to end.
+bool RankOutput::has_waited_long() const {
+  constexpr auto kShortest = std::chrono::seconds(5);
+  constexpr int kTimesAsLong = 3;
+  const auto waited = std::chrono::steady_clock::now() - held_since_;
+  return waited > kShortest && waited > kTimesAsLong * (held_since_ - begin_);
 }
 
 void RankOutput::take_errors(bool ended) {

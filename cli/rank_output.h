@@ -57,12 +57,13 @@ class RankOutput {
  private:
   void say_line(const std::string& line) const;
   void take_errors(bool ended);
+  bool has_waited_long() const;
 
   std::string prefix_;
   bool holds_errors_;
   std::array<LinePipe, 2> pipes_;
   std::optional<std::string> held_;
-  std::chrono::steady_clock::time_point held_since_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now(), held_since_;
 };
 
 }  // namespace halftone::cli
