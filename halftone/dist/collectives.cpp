@@ -65,7 +65,7 @@ std::vector<std::string> gather_strings(ProcessGroup& group, const std::string& 
   const std::int64_t size = group.size();
   torch::Tensor lengths = torch::empty({size}, torch::kLong);
   group.all_gather(lengths, torch::tensor({static_cast<std::int64_t>(own.size())}))->wait();
-  const std::int64_t longest = lengths.max().item<std::int64_t>();
+  const auto longest = lengths.max().item<std::int64_t>();
   torch::Tensor mine = torch::zeros({longest}, torch::kByte);
   std::memcpy(mine.data_ptr(), own.data(), own.size());
   torch::Tensor all = torch::empty({size, longest}, torch::kByte);

@@ -50,7 +50,7 @@ Line try_once(const ProcessPlace& place, std::string& reason) {
     const int socket = ::socket(to->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (socket < 0)
       throw SystemError(fmt::format("no socket is to be had: {}", std::strerror(errno)));
-    const auto line = std::make_shared<const StoreLine>(socket);
+    auto line = std::make_shared<const StoreLine>(socket);
     const int error = connect_within(socket, *to, kLongestTry);
     if (error == 0) return line;
     reason = std::strerror(error);

@@ -84,7 +84,8 @@ std::vector<std::string> environment_of(int rank, const ProcessesOptions& option
       {"OMP_NUM_THREADS", "1"}};
   for (const auto& [name, value] : options.environment) variables[name] = value;
   std::vector<std::string> texts;
-  for (const auto& [name, value] : variables) texts.push_back(name + "=" + value);
+  texts.reserve(variables.size());
+  for (const auto& [name, value] : variables) texts.emplace_back(name).append("=").append(value);
   for (char** variable = environ; *variable != nullptr; ++variable) {
     const std::string text = *variable;
     if (!variables.contains(text.substr(0, text.find('=')))) texts.push_back(text);
@@ -94,6 +95,7 @@ std::vector<std::string> environment_of(int rank, const ProcessesOptions& option
 
 std::vector<char*> pointers_to(std::vector<std::string>& texts) {
   std::vector<char*> pointers;
+  pointers.reserve(texts.size() + 1);
   for (std::string& text : texts) pointers.push_back(text.data());
   pointers.push_back(nullptr);
   return pointers;
