@@ -115,6 +115,7 @@ struct Launch {
   std::vector<std::string> argv_to_go_on;
   int restarts = 0;
   int min_processes = 0;  // 0: always as many as at first
+  int first_processes = 0;
 };
 
 Launch launch_of(const CLI::App& app, const LaunchArguments& arguments,
@@ -139,7 +140,8 @@ Launch launch_of(const CLI::App& app, const LaunchArguments& arguments,
                .threads = threads_of_each(*arguments.processes)},
       .argv_to_go_on = command_line(goes_on ? words_to_go_on(words) : words, !is_program),
       .restarts = static_cast<int>(arguments.restarts),
-      .min_processes = static_cast<int>(arguments.min_processes)};
+      .min_processes = static_cast<int>(arguments.min_processes),
+      .first_processes = static_cast<int>(*arguments.processes)};
 }
 
 std::string described(const RankEnd& failure, int world_size) {
@@ -156,10 +158,17 @@ bool may_start_again(const ProcessEnd& end) {
                              end.exit_code != kInterrupted);
 }
 
+// Fewer processes can share a batch that was made for more if their number divides the other.
+int fewer_processes(const Launch& launch) {
+  for (int fewer = launch.plan.processes - 1; fewer >= launch.min_processes; --fewer)
+    if (launch.first_processes % fewer == 0) return fewer;
+  return launch.plan.processes;
+}
+
 void prepare_restart(Launch& launch) {
   launch.plan.argv = launch.argv_to_go_on;
   if (launch.min_processes == 0) return;
-  launch.plan.processes = std::max(launch.min_processes, launch.plan.processes - 1);
+  launch.plan.processes = fewer_processes(launch);
   launch.plan.threads = threads_of_each(launch.plan.processes);
 }
 
@@ -206,7 +215,8 @@ void add_flags(CLI::App& command, LaunchArguments& arguments) {
   number("--restarts", arguments.restarts,
          "When a process dies, end all and start them again, so many times at most [0]");
   number("--min-processes", arguments.min_processes,
-         "Each restart starts one process fewer, down to this number [always --processes]");
+         "A restart takes fewer processes, the next number that divides --processes, down to this "
+         "one [always --processes]");
 }
 
 constexpr const char* kFooter =

@@ -335,10 +335,10 @@ TEST_F(Launch, RestartsAreCounted) {
 
 TEST_F(Launch, RestartsMayTakeFewerProcessesAndEnd) {
   const Outcome outcome = launch(
-      "--processes 3 --restarts 2 --min-processes 2 -- sh -c 'echo $WORLD_SIZE >>size$RANK; "
+      "--processes 4 --restarts 2 --min-processes 2 -- sh -c 'echo $WORLD_SIZE >>size$RANK; "
       "[ $RANK = 1 ] && exit 1; exec sleep 600'");
   EXPECT_EQ(outcome.code, 1);
-  EXPECT_EQ(read_text(at("size1")), "3\n2\n2\n");
+  EXPECT_EQ(read_text(at("size1")), "4\n2\n2\n");
   EXPECT_EQ(last_line(outcome.err), "halftone: error: process 1 of 2 ended with exit code 1");
 }
 
