@@ -49,9 +49,10 @@ void ExchangesUnderWay::abort_all() {
   for (GlooExchange* const exchange : exchanges_) exchange->abort();
 }
 
-GlooExchange::GlooExchange(GlooConnections connections, std::int64_t tag)
+GlooExchange::GlooExchange(GlooConnections connections, std::int64_t tag,
+                           const std::string& operation)
     : connections_(std::move(connections)), tag_(tag) {
-  connections_.watch->begin_operation();
+  connections_.watch->begin_operation(operation);
 }
 
 GlooExchange::~GlooExchange() { connections_.under_way->remove(this); }

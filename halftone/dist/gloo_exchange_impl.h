@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <vector>
 
@@ -51,7 +52,8 @@ struct GlooConnections {
 /// The messages of one operation.
 class GlooExchange : public ProcessGroup::Work {
  public:
-  GlooExchange(GlooConnections connections, std::int64_t tag);
+  /// `operation` says what it is, for messages.
+  GlooExchange(GlooConnections connections, std::int64_t tag, const std::string& operation);
   GlooExchange(const GlooExchange&) = delete;
   GlooExchange& operator=(const GlooExchange&) = delete;
   ~GlooExchange() override;

@@ -29,6 +29,7 @@ constexpr Milliseconds kRetry{50};
 constexpr std::chrono::seconds kConnect{
     60};  // for the processes, all of which have come, to connect
 enum class Operation : std::int64_t { kAllToAll, kAllGather, kBroadcast, kCount };
+constexpr const char* kNames[] = {"all_to_all", "all_gather", "broadcast"};
 
 class GlooGroup : public ProcessGroup {
  public:
@@ -94,7 +95,10 @@ class GlooGroup : public ProcessGroup {
     const std::int64_t trace =
         bytes.tensor.numel() % sizes * kKinds + static_cast<std::int64_t>(operation);
     const std::int64_t number = begun_++ % (kNumbers - 1) + 1;
-    return std::make_unique<GlooExchange>(connections_, number * kTraces + trace);
+    const char* const name = kNames[static_cast<std::size_t>(operation)];
+    return std::make_unique<GlooExchange>(
+        connections_, number * kTraces + trace,
+        fmt::format("{} of {} bytes", name, bytes.tensor.numel()));
   }
 
   ProcessPlace place_;

@@ -99,11 +99,12 @@ void ProcessWatch::look_once(Milliseconds passed, const Connections& connections
   if (has_fault && connections.abort_waits) connections.abort_waits();
 }
 
-void ProcessWatch::begin_operation() {
+void ProcessWatch::begin_operation(const std::string& operation) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   if (!state_->fault.empty()) throw ProcessGroupError(state_->fault);
   if (state_->store_has_closed) throw ProcessGroupError(state_->store_ended());
   ++state_->begun;
+  state_->operation = operation;
 }
 
 void ProcessWatch::begin_wait() {

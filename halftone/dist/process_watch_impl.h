@@ -32,8 +32,9 @@ class ProcessWatch {
   void observe(Connections connections);
   void stop();
 
-  /// Counts an operation. Throws ProcessGroupError when there is a fault.
-  void begin_operation();
+  /// Counts an operation, which must be the same everywhere. Throws ProcessGroupError when there is
+  /// a fault.
+  void begin_operation(const std::string& operation);
   void begin_wait();
   void end_wait();
   /// The first cause, when waiting for `rank` has failed.

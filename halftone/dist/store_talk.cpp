@@ -94,6 +94,7 @@ class Talk {
     const std::lock_guard<std::mutex> lock(state_.mutex);
     ++own_.number;
     own_.begun = state_.begun;
+    own_.operation = state_.operation;
     own_.has_left = state_.is_leaving;
     own_.knows_fault = !state_.fault.empty();
     proposal_ = state_.fault.empty() ? state_.proposal : "";
@@ -123,6 +124,8 @@ class Talk {
     // Its last words came before its connection closed.
     const bool is_missed = peer.is_awaited || (state_.is_waiting && beat.begun < state_.begun);
     if (beat.has_left ? is_missed : seen_lost_[rank]) state_.propose(state_.ended(rank));
+    if (beat.begun == state_.begun && beat.operation != state_.operation)
+      state_.propose(state_.not_alike(rank));
     if (!peer.has_gone() && peer.silent >= state_.options.silence_timeout)
       state_.propose(state_.not_heard_of(rank));
   }

@@ -24,12 +24,14 @@ std::string one_line(const std::string& text) {
 }  // namespace
 
 std::string Beat::text() const {
-  return fmt::format("{} {} {:d} {:d}", number, begun, has_left, knows_fault);
+  return fmt::format("{} {} {:d} {:d} {}", number, begun, has_left, knows_fault, operation);
 }
 
 Beat Beat::parse(const std::string& text) {
   Beat beat;
-  std::istringstream(text) >> beat.number >> beat.begun >> beat.has_left >> beat.knows_fault;
+  std::istringstream words(text);
+  words >> beat.number >> beat.begun >> beat.has_left >> beat.knows_fault >> std::ws;
+  std::getline(words, beat.operation);
   return beat;
 }
 
@@ -52,6 +54,14 @@ std::string WatchState::ended_with(std::int64_t rank, const std::string& error) 
 std::string WatchState::not_heard_of(std::int64_t rank) const {
   return fmt::format("process {} of {} has not been heard of for {}", rank, place.size,
                      seconds_of(options.silence_timeout));
+}
+
+std::string WatchState::not_alike(std::int64_t rank) const {
+  const std::string& theirs = peers[rank].beat.operation;
+  const bool is_first = place.rank < rank;
+  return fmt::format("processes {} and {} of {} differ in operation {}: {}, and {}",
+                     std::min(place.rank, rank), std::max(place.rank, rank), place.size, begun,
+                     is_first ? operation : theirs, is_first ? theirs : operation);
 }
 
 std::string WatchState::not_come() const {

@@ -24,6 +24,7 @@ struct Beat {
   std::int64_t begun = 0;   // operations
   bool has_left = false;
   bool knows_fault = false;
+  std::string operation;  // the last that it has begun
 
   std::string text() const;
   static Beat parse(const std::string& text);
@@ -57,6 +58,7 @@ struct WatchState {
   std::condition_variable changed;  // somebody has something to do
   std::vector<Peer> peers;
   std::int64_t begun = 0;   // operations of this process
+  std::string operation;    // the last of them
   bool is_waiting = false;  // in one of them
   Milliseconds waited{0};   // for how long
   std::string fault;        // the first cause of the group's end, if that is known
@@ -78,7 +80,8 @@ struct WatchState {
   std::string ended(std::int64_t rank) const;
   std::string ended_with(std::int64_t rank, const std::string& error) const;
   std::string not_heard_of(std::int64_t rank) const;
-  std::string not_come() const;  // the process that is furthest behind, if one is
+  std::string not_alike(std::int64_t rank) const;  // their last operation
+  std::string not_come() const;                    // the process that is furthest behind, if one is
   std::string store_ended() const;
   std::string store_not_heard_of() const;
 };

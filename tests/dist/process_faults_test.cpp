@@ -141,6 +141,20 @@ TEST(ProcessFaults, NameAProcessThatDoesNotCome) {
   EXPECT_EQ(ended[0].error(), ended[2].error());
 }
 
+TEST(ProcessFaults, NameOperationsThatDiffer) {
+  test::in_processes(2, [] {
+    const auto group = join_process_group(find_process_place(), kPatient);
+    exchange(*group);
+    const std::int64_t columns = 10 + group->rank();
+    torch::Tensor all = torch::zeros({2, columns});
+    EXPECT_EQ(
+        test::message_of<ProcessGroupError>(
+            [&] { group->all_gather(all, torch::zeros({columns}))->wait(); }),
+        "processes 0 and 1 of 2 differ in operation 2: all_gather of 40 bytes, and all_gather of "
+        "44 bytes");
+  });
+}
+
 TEST(ProcessFaults, LetProcessesLeaveOneAfterAnother) {
   test::in_processes(3, [] {
     const auto group = join_process_group(find_process_place(), kPatient);
