@@ -16,6 +16,7 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
 #include "halftone/core/random.h"
+#include "halftone/kernels/common/grad_ready_hook_impl.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
 
@@ -150,6 +151,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
   /// The parameters' gradients go to .grad.
   static void backward_to_leaves(const Reached& reached, const variable_list& leaves,
                                  variable_list& grads) {
+    const NestedBackward nested;
     torch::autograd::backward(reached.outputs, reached.grads);
     for (std::size_t i = 0; i < leaves.size(); ++i) grads[i] = leaves[i].grad();
   }

@@ -9,9 +9,10 @@
 
 namespace halftone {
 
-/// While it lives, calls `ready` for each parameter whose gradient autograd has completed: when the
-/// last node that adds to a leaf has, for all the tensors that are the parameter. One call at a
-/// time, on a thread of autograd. A second backward pass throws c10::Error.
+/// While it lives, calls `ready` for each parameter whose gradient autograd has completed: when all
+/// nodes that have a gradient for the tensors that are the parameter are done, whether they gave it
+/// to autograd or wrote it themselves. One call at a time, on a thread of autograd. A second
+/// backward pass throws c10::Error.
 class GradReadyHooks {
  public:
   using Ready = std::function<void(std::size_t index)>;
@@ -29,6 +30,7 @@ class GradReadyHooks {
   Ready ready_;
   std::mutex mutex_;
   std::vector<std::size_t> awaited_;  // tensors of each parameter whose gradient has not come
+  std::vector<std::function<void()>> removals_;
 };
 
 }  // namespace halftone

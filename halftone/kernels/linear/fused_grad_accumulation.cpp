@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/grad_ready_hook_impl.h"
 #include "halftone/kernels/common/merged_weights_impl.h"
 
 namespace halftone {
@@ -21,9 +22,7 @@ bool has_hooks(const Tensor& weight) {
       torch::autograd::impl::post_acc_grad_hooks(weight) != nullptr)
     return true;
   const auto accumulator = torch::autograd::impl::try_get_grad_accumulator(weight);
-  return accumulator &&
-         (!accumulator->pre_hooks().empty() || !accumulator->post_hooks().empty() ||
-          !accumulator->tensor_pre_hooks().empty() || !accumulator->retains_grad_hooks().empty());
+  return accumulator && has_hooks_that_look(*accumulator);
 }
 
 bool takes_in_place(const Tensor& weight) {
