@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -55,5 +56,13 @@ class ProcessGroup {
   /// others.
   virtual void report_error(const std::string& error) { static_cast<void>(error); }
 };
+
+/// Has process 0 do something while the others wait, or this process where `group` is null. If it
+/// throws there, it throws everywhere: a UserError as one, else a SystemError.
+void on_process_zero(ProcessGroup* group, const std::function<void()>& act);
+
+/// all_gather() of numbers, to the bit.
+std::vector<std::vector<double>> all_gather_numbers(ProcessGroup& group,
+                                                    const std::vector<double>& own);
 
 }  // namespace halftone

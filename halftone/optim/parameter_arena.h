@@ -99,6 +99,8 @@ class ParameterArena {
   bool has_gradient(std::size_t index) const;
   /// has_gradient(), where gradients have a buffer: brings what stands in .grad into it.
   bool collect_gradient(std::size_t index) const;
+  /// Makes what its place in the buffer holds the gradient, as another process's may be.
+  void note_gradient(std::size_t index) const;
   /// What stands in .grad, flat and in the gradients' dtype; undefined when there is nothing.
   torch::Tensor loose_gradient(std::size_t index) const;
   /// Leaves .grad undefined until zero_grad().

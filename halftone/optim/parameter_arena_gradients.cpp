@@ -93,6 +93,13 @@ bool ParameterArena::has_gradient(std::size_t index) const {
   return collect_gradient(index);
 }
 
+void ParameterArena::note_gradient(std::size_t index) const {
+  const Slot& slot = slots_.at(index);
+  for (const torch::Tensor& variable : slot.variables)
+    if (variable.requires_grad()) attach_gradient(variable, slot);
+  slot.gradient.unsafeGetTensorImpl()->bump_version();
+}
+
 void ParameterArena::drop_gradient(std::size_t index) const {
   for (torch::Tensor variable : variables(index)) variable.mutable_grad() = torch::Tensor();
 }

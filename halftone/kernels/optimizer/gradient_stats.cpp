@@ -18,7 +18,7 @@ namespace {
 
 using torch::Tensor;
 
-constexpr std::int64_t kChunk = 32768;  // elements; cuts the sums, so it is part of the result
+constexpr std::int64_t kChunk = kGradientStatsChunk;
 
 std::vector<Range> cut(const std::vector<Range>& ranges) {
   std::vector<Range> chunks;

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "halftone/optim/parameter_arena.h"
+
+namespace halftone {
+
+/// Neighbours in one of an arena's buffers, whose gradients travel together.
+struct GradientBucket {
+  std::size_t buffer = 0;
+  Range range;                          // of the buffer's elements
+  std::vector<std::size_t> parameters;  // of the arena, that lie in it
+  /// What each process adds up, in order of rank. They meet where sums of gradient_stats() do, so
+  /// that the statistics of the whole are had from those of the pieces, to the bit.
+  std::vector<Range> pieces;
+};
+
+/// Bytes of gradients in a bucket, at least: enough to keep a network busy, few enough that most of
+/// them leave before the backward pass is over.
+inline constexpr std::int64_t kBucketBytes = std::int64_t{8} << 20U;
+
+/// The arena's buffers in parts, in the order in which a backward pass completes them: the last
+/// parameters first. The cuts between them do not depend on the number of processes.
+std::vector<GradientBucket> gradient_buckets(const ParameterArena& arena, std::int64_t processes,
+                                             std::int64_t bytes = kBucketBytes);
+
+}  // namespace halftone
