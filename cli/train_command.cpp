@@ -19,6 +19,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/message.h"
 #include "halftone/core/text.h"
+#include "halftone/dist/process_place.h"
 #include "halftone/pretrain/pretrain.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/run_directory.h"
@@ -46,6 +47,7 @@ void report_end(const PretrainResult& result, const std::string& run) {
                     shell_quoted(run)));
 }
 
+using Callbacks = std::vector<std::shared_ptr<Callback>>;
 using Pretrain = PretrainResult (*)(const TrainConfig& config, const PretrainOptions& options);
 
 /// What is to be trained, and how it begins.
@@ -94,10 +96,11 @@ UserError with_flags(const ExistingRunError& error, const std::string& run) {
 void run_train(const ConfigArguments& arguments, const std::optional<std::string>& resume) {
   const auto [config, train] = beginning_of(arguments, resume);
   require_data(config, "train on");
+  const bool speaks = find_process_place().rank == 0;  // of several processes, one
   const auto progress = std::make_shared<TrainingProgress>(config.log_every);
   const InterruptGuard guard;
   const PretrainOptions options{
-      .callbacks = {progress},
+      .callbacks = speaks ? Callbacks{progress} : Callbacks{},
       .on_preparation =
           [&](const std::string& stage, double share) {
             progress->preparation(stage, share);
@@ -114,9 +117,9 @@ void run_train(const ConfigArguments& arguments, const std::optional<std::string
       throw with_flags(error, config.out);
     }
   }();
-  report_end(result, config.out);
+  if (speaks) report_end(result, config.out);
   if (result.stopped) throw Exit{interrupted_exit_code()};
-  print(config.out + "\n");
+  if (speaks) print(config.out + "\n");
 }
 
 CLI::Option* add_resume(CLI::App& command, std::optional<std::string>& resume) {

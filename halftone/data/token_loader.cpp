@@ -24,9 +24,6 @@ void check(const TokenLoaderOptions& options) {
   if (options.seq_len < shortest)
     throw UserError(fmt::format("seq-len must be at least {} {} packing, got {}", shortest,
                                 options.pack ? "with" : "without", options.seq_len));
-  HALFTONE_CHECK(options.world_size >= 1 && options.rank >= 0 && options.rank < options.world_size,
-                 "[token_loader] expected 0 <= rank < world_size, got ", options.rank, " of ",
-                 options.world_size);
 }
 
 void check_same(const StateDict& saved, const StateDict& now, const std::string& name,
@@ -129,7 +126,7 @@ bool TokenLoader::has_answer(std::int64_t row) const {
 }
 
 std::int64_t TokenLoader::batches_per_epoch() const {
-  return divide_up(rows_, options_.batch_size * options_.world_size);
+  return divide_up(rows_, options_.batch_size);
 }
 
 std::int64_t TokenLoader::row_at(std::int64_t epoch, std::int64_t place) const {
@@ -214,24 +211,19 @@ TokenBatch TokenLoader::batch_at(std::int64_t position) const {
   HALFTONE_CHECK(position >= 0, "[token_loader] expected a position from 0 on, got ", position);
   TokenBatch batch{.epoch = position / batches_per_epoch(),
                    .index = position % batches_per_epoch()};
-  const std::int64_t first =
-      batch.index * options_.batch_size * options_.world_size + options_.rank;
-  const std::int64_t left = first < rows_ ? divide_up(rows_ - first, options_.world_size) : 0;
-  const std::int64_t count = std::min(options_.batch_size, left);
+  const std::int64_t first = batch.index * options_.batch_size;
+  const std::int64_t count = std::min(options_.batch_size, rows_ - first);
   const std::int64_t length = options_.seq_len - (options_.pack ? 0 : 1);
-  const std::int64_t rows = std::max<std::int64_t>(count, 1) * rows_of_pair();
+  const std::int64_t rows = count * rows_of_pair();
 
   batch.input_ids = torch::empty({rows, length}, torch::kInt64);
   batch.target_ids = torch::empty({rows, length}, torch::kInt64);
   batch.loss_mask = torch::empty({rows, length});
   DocumentEnds documents(static_cast<std::size_t>(rows));
   for (std::int64_t j = 0; j < rows; ++j) {
-    const std::int64_t pair = j / rows_of_pair();
-    Row row;
-    if (pair < count)
-      row = read_row(row_at(batch.epoch, first + pair * options_.world_size) * rows_of_pair() +
-                     j % rows_of_pair());
-    fill_row(row, j, batch, documents);
+    const std::int64_t place = first + j / rows_of_pair();
+    const std::int64_t row = row_at(batch.epoch, place) * rows_of_pair() + j % rows_of_pair();
+    fill_row(read_row(row), j, batch, documents);
   }
   if (data_.kind == SampleKind::kPreference) batch.pairs = count;
   if (options_.document_mask)
@@ -245,7 +237,7 @@ StateDict TokenLoader::state_dict() const {
   state.values["text"] = fmt::format("{:016x}", data_.content_hash);
   state.values["tokenizer"] = fmt::format("{:016x}", data_.tokenizer_hash);
   state.values["special_tokens"] = std::string(data_.reads_special_tokens ? "tokens" : "text");
-  state.values["global_batch_size"] = options_.batch_size * options_.world_size;
+  state.values["global_batch_size"] = options_.batch_size;  // as older runs call it
   state.values["seq_len"] = options_.seq_len;
   state.values["pack"] = options_.pack;
   if (options_.document_mask) state.values["document_mask"] = true;
@@ -261,8 +253,7 @@ void TokenLoader::load_state_dict(const StateDict& state) {
   check_same(state, now, "text", "the data is not what the saved run was trained on");
   check_special_tokens(state, now, *data_.tokens);
   check_same(state, now, "seq_len", "the sequence length differs from the saved run");
-  check_same(state, now, "global_batch_size",
-             "the batch size times the processes differs from the saved run");
+  check_same(state, now, "global_batch_size", "the batch size differs from the saved run");
   if (state.values.contains("document_mask") != options_.document_mask)
     throw UserError(
         "cannot resume: document_mask differs from the saved run; put it back as it was, or start "

@@ -9,9 +9,8 @@
 // Of chats only the targets that an assistant has to say count. Rows in which none does are left
 // out. Of preferences, two rows belong together, the better chat and the other one: a batch has B
 // such pairs, and 2 B rows.
-// An epoch visits the rows in an order that the seed and the epoch's number fix. Of that one order,
-// batch k of process r of W with batch size B has the places (k B + j) W + r, j = 0..B-1: together
-// the processes see what one process with batch size W B sees.
+// An epoch visits the rows in an order that the seed and the epoch's number fix. Several processes
+// share the batches of that one order (train/batch_stream.h).
 #pragma once
 
 #include <torch/types.h>
@@ -28,8 +27,7 @@
 
 namespace halftone {
 
-/// T = seq_len packed, seq_len - 1 unpacked; B may be smaller in the last batch of an epoch. A
-/// process for which no row is left there gets one that is all padding.
+/// T = seq_len packed, seq_len - 1 unpacked; B may be smaller in the last batch of an epoch.
 struct TokenBatch {
   torch::Tensor input_ids;   // (B, T) int64
   torch::Tensor target_ids;  // (B, T) int64
@@ -56,8 +54,6 @@ struct TokenLoaderOptions {
   bool pack = true;
   bool shuffle = true;
   std::uint64_t seed = 0;
-  std::int64_t rank = 0;
-  std::int64_t world_size = 1;
   bool document_mask = false;  ///< of packed rows: say where documents end
 };
 
@@ -70,11 +66,11 @@ class TokenLoader {
   TokenLoader(TokenizedData data, TokenLoaderOptions options);
 
   const TokenLoaderOptions& options() const { return options_; }
-  /// Per epoch, over all processes; of preferences, pairs.
+  /// Per epoch; of preferences, pairs.
   std::int64_t rows() const { return rows_; }
   /// Rows, or pairs, without an answer that could be learned.
   std::int64_t rows_left_out() const { return static_cast<std::int64_t>(left_out_.size()); }
-  std::int64_t batches_per_epoch() const;  ///< of each process, the same for all
+  std::int64_t batches_per_epoch() const;
 
   /// A pure function of data, options and position = epoch * batches_per_epoch() + index, safe to
   /// call from several threads. Works on the calling thread alone.
@@ -84,10 +80,9 @@ class TokenLoader {
   TokenBatch next() { return batch_at(position_++); }
   std::int64_t position() const { return position_; }
 
-  /// The position, and what it depends on, the same on every process. Loading throws UserError that
-  /// names the first thing that differs: text, tokenizer, how special tokens in the text were read,
-  /// seq_len, pack, shuffle, seed, or the batch size over all processes (how many share it may
-  /// change).
+  /// The position, and what it depends on. Loading throws UserError that names the first thing that
+  /// differs: text, tokenizer, how special tokens in the text were read, seq_len, pack, shuffle,
+  /// seed or batch_size.
   StateDict state_dict() const;
   void load_state_dict(const StateDict& state);
 

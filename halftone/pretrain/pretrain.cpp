@@ -12,7 +12,9 @@
 
 #include "halftone/core/dtype.h"
 #include "halftone/core/log.h"
+#include "halftone/core/process_group.h"
 #include "halftone/core/text.h"
+#include "halftone/dist/joined_processes.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
@@ -70,11 +72,8 @@ class PretrainRecord : public Callback {
         on_start_(on_start) {}
 
   void on_fit_start(Trainer& trainer) override {
-    const RunPaths& run = trainer.run_directory()->paths();
-    if (!std::filesystem::exists(run.tokenizer())) inputs_.tokenizer.save(run.root);
-    const std::filesystem::path reference = reference_weights(run.root);
-    if (module_.has_reference() && !std::filesystem::exists(reference))
-      save_safetensors(reference, parameters_of(module_.reference()).tensors);
+    on_process_zero(trainer.processes(), [&] { complete_run(trainer.run_directory()->paths()); });
+    if (!trainer.is_global_zero()) return;
     if (trainer.loop().finished())
       log_note("the run has reached its limits; raise max_steps, max_epochs or max_time to go on");
     if (on_start_) on_start_(plan(trainer));
@@ -97,6 +96,13 @@ class PretrainRecord : public Callback {
   const PretrainResult& result() const { return result_; }
 
  private:
+  void complete_run(const RunPaths& run) const {
+    if (!std::filesystem::exists(run.tokenizer())) inputs_.tokenizer.save(run.root);
+    const std::filesystem::path reference = reference_weights(run.root);
+    if (module_.has_reference() && !std::filesystem::exists(reference))
+      save_safetensors(reference, parameters_of(module_.reference()).tensors);
+  }
+
   RunSummary plan(const Trainer& trainer) {
     const FitLoop& loop = trainer.loop();
     return {.run = config_.out,
@@ -196,12 +202,33 @@ Watchers make_watchers(const TrainConfig& config) {
   return watchers;
 }
 
-RunData prepare(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
-                const PreparationProgress& progress) {
+RunData prepare_alone(const TrainConfig& config, std::optional<Tokenizer> tokenizer,
+                      const PreparationProgress& progress) {
   std::optional<Corpus> own_text = open_validation_text(config);
   PretrainInputs inputs = prepare_pretraining(config, std::move(tokenizer), progress);
   auto validation = make_validation_data(config, inputs, std::move(own_text), progress);
   return {std::move(inputs), std::move(validation)};
+}
+
+/// What process 0 has made, such as the tokens of a text, the others find in the cache.
+RunData prepare(const TrainConfig& config, const std::optional<Tokenizer>& tokenizer,
+                const PreparationProgress& progress) {
+  const std::shared_ptr<ProcessGroup> processes = joined_processes();
+  std::optional<RunData> data;
+  on_process_zero(processes.get(), [&] { data = prepare_alone(config, tokenizer, progress); });
+  return data ? std::move(*data) : prepare_alone(config, tokenizer, {});
+}
+
+/// The precision that process 0 has measured to be the fastest is that of all.
+TrainConfig choose_together(const TrainConfig& config, const RunData& data,
+                            const PreparationProgress& progress) {
+  const std::shared_ptr<ProcessGroup> processes = joined_processes();
+  std::string precision = config.precision;
+  on_process_zero(processes.get(), [&] {
+    precision = with_chosen_precision(config, data.inputs, progress).precision;
+  });
+  if (processes) precision = processes->all_gather(precision).front();
+  return precision == config.precision ? config : in_precision(config, precision);
 }
 
 /// Those of the run beside the first, `record`, in the order in which they are called.
@@ -271,19 +298,22 @@ PretrainResult fit(const TrainConfig& config, RunData& data, const PretrainOptio
 PretrainResult begin(const TrainConfig& config, const PretrainOptions& options,
                      const FitOptions& how) {
   RunData data = prepare(config, std::nullopt, options.on_preparation);
-  const TrainConfig chosen = with_chosen_precision(config, data.inputs, options.on_preparation);
+  const TrainConfig chosen = choose_together(config, data, options.on_preparation);
   return fit(chosen, data, options, how);
 }
 
 }  // namespace
 
 PretrainResult pretrain(const TrainConfig& config, const PretrainOptions& options) {
-  check_new_run(config.out, config.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse);
+  on_process_zero(joined_processes().get(), [&] {
+    check_new_run(config.out, config.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse);
+  });
   return begin(config, options, {});
 }
 
 PretrainResult restart_pretraining(const TrainConfig& config, const PretrainOptions& options) {
-  check_new_run(config.out, ExistingRun::kRestart);
+  on_process_zero(joined_processes().get(),
+                  [&] { check_new_run(config.out, ExistingRun::kRestart); });
   return begin(config, options, {.resume_or_start = true});
 }
 

@@ -119,8 +119,8 @@ RunDirectory RunDirectory::resume(const fs::path& root) {
 }
 
 RunDirectory::RunDirectory(RunPaths paths)
-    : paths_(std::move(paths)), lock_(paths_.root / kLockFile, O_RDWR | O_CREAT) {
-  if (::flock(lock_.descriptor(), LOCK_EX | LOCK_NB) == 0) return;
+    : paths_(std::move(paths)), lock_(std::in_place, paths_.root / kLockFile, O_RDWR | O_CREAT) {
+  if (::flock(lock_->descriptor(), LOCK_EX | LOCK_NB) == 0) return;
   if (errno == EWOULDBLOCK)
     throw UserError(
         fmt::format("the run directory '{}' is in use by another process", shown(paths_.root)));

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/system/file.h"
@@ -60,15 +62,21 @@ class RunDirectory {
   /// Opens an existing run to go on with it. Throws UserError.
   static RunDirectory resume(const std::filesystem::path& root);
 
+  /// One that another process writes to, which has made or opened it.
+  static RunDirectory of_another_process(const std::filesystem::path& root) {
+    return RunDirectory(RunPaths{root}, std::nullopt);
+  }
+
   const RunPaths& paths() const { return paths_; }
   /// Writes config.toml (as a whole or not at all).
   void write_config(const std::string& toml) const;
 
  private:
   explicit RunDirectory(RunPaths paths);
+  RunDirectory(RunPaths paths, std::nullopt_t /*no lock*/) : paths_(std::move(paths)) {}
 
   RunPaths paths_;
-  File lock_;
+  std::optional<File> lock_;
 };
 
 }  // namespace halftone

@@ -107,6 +107,13 @@ inline void check_saved_count(const char* name, std::int64_t value) {
                     "; the checkpoint is damaged, start anew");
 }
 
+/// Which of the batches a process takes: of each turn, as many as there are processes, the one of
+/// its rank.
+struct BatchShare {
+  std::int64_t rank = 0;
+  std::int64_t processes = 1;
+};
+
 inline constexpr const char* kEmptyLoader =
     "[trainer] expected a loader with batches, got one without any";
 
@@ -125,6 +132,20 @@ class BatchStream {
   void limit(std::int64_t batches, bool repeats) {
     limit_ = batches;
     repeats_ = repeats;
+  }
+  /// Says whose batches next_turn() gives. REQUIRES that none was taken.
+  void share(const BatchShare& share) { share_ = share; }
+
+  /// The process's batch of the next turn; nothing where the epoch has no batch left for it. The
+  /// others' are read, and let go.
+  auto next_turn() {
+    std::optional<Batch> own;
+    for (std::int64_t rank = 0; rank < share_.processes; ++rank) {
+      if (rank > 0 && index_ == 0) break;  // the epoch is over
+      Batch batch = next();
+      if (rank == share_.rank) own.emplace(std::move(batch));
+    }
+    return own;
   }
 
   auto next() {
@@ -254,6 +275,7 @@ class BatchStream {
   std::int64_t epochs_ = 0;
   std::optional<std::int64_t> counted_;
   std::optional<std::int64_t> limit_;
+  BatchShare share_;
   bool repeats_ = false;
   std::vector<Batch> repeated_;  // the first epoch's, where every epoch has them
 };
@@ -263,13 +285,15 @@ class BatchStream {
 template <IndexedLoader Loader>
 class BatchStream<Loader> {
  public:
+  using Batch = std::remove_cvref_t<decltype(std::declval<const Loader&>().batch_at(0))>;
+
   /// `epochs`: how many will be taken; nothing beyond them is made ahead.
-  explicit BatchStream(Loader& loader, std::optional<std::int64_t> epochs = {}) : loader_(loader) {
-    HALFTONE_CHECK(length() > 0, kEmptyLoader);
-    if (const std::size_t workers = worker_count(std::as_const(loader)); workers > 0)
-      ahead_.emplace([&loader](std::int64_t at) { return std::as_const(loader).batch_at(at); },
-                     batches_ahead_of(std::as_const(loader)),
-                     epochs ? std::optional(*epochs * length()) : std::nullopt, workers);
+  explicit BatchStream(Loader& loader, std::optional<std::int64_t> epochs = {})
+      : loader_(loader),
+        length_(std::as_const(loader).batches_per_epoch()),
+        workers_(worker_count(std::as_const(loader))),
+        epochs_to_take_(epochs) {
+    HALFTONE_CHECK(length_ > 0, kEmptyLoader);
   }
 
   /// As that of the other kind.
@@ -277,14 +301,18 @@ class BatchStream<Loader> {
     limit_ = std::min(batches, length());
     repeats_ = repeats;
   }
+  void share(const BatchShare& share) { share_ = share; }
 
-  auto next() {
-    const std::int64_t at = repeats_ ? index() : position_;
-    auto batch = ahead_ ? ahead_->take(at) : std::as_const(loader_).batch_at(at);
-    ++position_;
-    if (index() == limit_) position_ += length() - *limit_;  // to the next epoch's first
+  /// As that of the other kind. The others' batches are not made.
+  std::optional<Batch> next_turn() {
+    const std::int64_t turn = epochs() * turns() + index() / share_.processes;
+    std::optional<Batch> batch = take(turn);
+    const std::int64_t next = turn + 1;
+    position_ = next / turns() * length() + next % turns() * share_.processes;
     return batch;
   }
+  /// REQUIRES that no other process takes any.
+  Batch next() { return *next_turn(); }
 
   std::int64_t index() const { return position_ % length(); }
   std::int64_t epochs() const { return position_ / length(); }
@@ -311,21 +339,51 @@ class BatchStream<Loader> {
                       "; put the data back as it was, or start anew");
     }
     position_ = position;
+    check_share(index());
   }
 
  private:
-  using Batch = std::remove_cvref_t<decltype(std::declval<const Loader&>().batch_at(0))>;
-
   static constexpr const char* kPosition = "position";
   static constexpr const char* kLength = "batches_per_epoch";
 
-  std::int64_t length() const { return std::as_const(loader_).batches_per_epoch(); }
+  std::int64_t length() const { return length_; }
+  std::int64_t epoch_length() const { return limit_.value_or(length()); }
+  /// Of an epoch.
+  std::int64_t turns() const { return (epoch_length() + share_.processes - 1) / share_.processes; }
+
+  void check_share(std::int64_t index) const {
+    if (index % share_.processes != 0)
+      throw UserError("cannot resume: the saved run was at batch " + std::to_string(index) +
+                      " of an epoch, where " + std::to_string(share_.processes) +
+                      " processes can't go on together; resume with as many as it had");
+  }
+
+  /// The process's batch of that turn, counted over epochs.
+  std::optional<Batch> batch_of_turn(std::int64_t turn) const {
+    const std::int64_t index = turn % turns() * share_.processes + share_.rank;
+    if (index >= epoch_length()) return std::nullopt;
+    const std::int64_t epoch = repeats_ ? 0 : turn / turns();
+    return std::as_const(loader_).batch_at(epoch * length() + index);
+  }
+  std::optional<Batch> take(std::int64_t turn) {
+    if (workers_ == 0) return batch_of_turn(turn);
+    if (!ahead_)
+      ahead_.emplace([this](std::int64_t at) { return batch_of_turn(at); },
+                     batches_ahead_of(std::as_const(loader_)),
+                     epochs_to_take_ ? std::optional(*epochs_to_take_ * turns()) : std::nullopt,
+                     workers_);
+    return ahead_->take(turn);
+  }
 
   Loader& loader_;
-  std::int64_t position_ = 0;
+  std::int64_t length_;
+  std::size_t workers_;  // that make batches ahead
+  std::optional<std::int64_t> epochs_to_take_;
+  std::int64_t position_ = 0;  // of the next turn's first batch, over all processes
   std::optional<std::int64_t> limit_;
+  BatchShare share_;
   bool repeats_ = false;
-  std::optional<Prefetcher<Batch>> ahead_;
+  std::optional<Prefetcher<std::optional<Batch>>> ahead_;
 };
 
 }  // namespace halftone

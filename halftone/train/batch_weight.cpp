@@ -64,4 +64,23 @@ std::vector<BatchWeight> relative_weights(std::span<const double> losses,
   return weights;
 }
 
+std::vector<BatchWeight> shared_weights(ProcessGroup& group, const std::vector<BatchCount>& own,
+                                        std::int64_t turns) {
+  std::vector<double> counts;
+  for (const BatchCount& count : own) counts.insert(counts.end(), {count.loss, count.samples});
+  counts.resize(static_cast<std::size_t>(2 * turns), 0.0);
+  std::vector<double> losses, samples;
+  for (const std::vector<double>& one : all_gather_numbers(group, counts)) {
+    for (std::size_t i = 0; i < one.size(); i += 2) {
+      losses.push_back(one[i]);
+      samples.push_back(one[i + 1]);
+    }
+  }
+  const std::vector<BatchWeight> all = relative_weights(losses, samples);
+  const auto first = all.begin() + group.rank() * turns;
+  std::vector<BatchWeight> weights(first, first + turns);
+  for (std::size_t i = own.size(); i < weights.size(); ++i) weights[i].loss = 0.0;
+  return weights;
+}
+
 }  // namespace halftone

@@ -16,6 +16,7 @@
 #include <variant>
 #include <vector>
 
+#include "halftone/core/process_group.h"
 #include "halftone/data/batch_parts.h"
 
 namespace halftone {
@@ -43,6 +44,17 @@ struct BatchWeight {
 /// one size. Batches that all count 0 weigh the same.
 std::vector<BatchWeight> relative_weights(std::span<const double> losses,
                                           std::span<const double> samples);
+
+/// What a batch counts, in its own units.
+struct BatchCount {
+  double loss = 0;
+  double samples = 0;
+};
+
+/// The relative_weights() of this process's batches among those of all processes, which have
+/// `turns` of them each; those that it does not have weigh 0. Waits for the others.
+std::vector<BatchWeight> shared_weights(ProcessGroup& group, const std::vector<BatchCount>& own,
+                                        std::int64_t turns);
 
 /// The samples of `batch`: what its samples() says; the first dimension of a tensor; those of the
 /// `data`, of the first part of a pair, tuple, array or struct with tensors(), of the first value

@@ -6,14 +6,17 @@
 namespace halftone {
 
 std::map<std::string, double> run_evaluation(EvaluationTask& task, const MixedPrecision& precision,
-                                             const EvaluationLimit& limit) {
+                                             const EvaluationLimit& limit,
+                                             ProcessGroup* processes) {
   TrainingModuleBase& module = task.module();
   const TrainingRecord record(module);
   const EvaluationMode mode(module);
+  if (processes != nullptr) task.share(*processes);
   {
     const auto region = precision.forward_context();
     task.run(precision.batch_placement(), limit);
   }
+  if (processes != nullptr) module.logged().add_up(*processes);
   return module.logged().take();
 }
 

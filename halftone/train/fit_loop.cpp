@@ -39,6 +39,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kMebibyte = 1024.0 * 1024.0;
 constexpr const char* kMatmulPaths = "matmul_paths";
+constexpr const char* kProcesses = "processes";
+constexpr const char* kAccumulate = "accumulate";
 constexpr const char* kModule = "module.";       // its extra state
 constexpr const char* kGradients = "gradient.";  // of steps that have begun
 
@@ -83,13 +85,31 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       length_(options.limits, epoch_length(task, setups_, options.limits), options.accumulate) {
   check_manual();
   check_release();
+  check_processes();
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
     base_rates_.push_back(learning_rates(*setup.optimizer));
   }
+  if (options_.processes != nullptr)
+    parallel_.emplace(*options_.processes, optimizers_, task.module().network(),
+                      options_.transport);
   if (!task.module().automatic_optimization())
     manual_ = std::make_unique<ManualOptimization>(precision_, optimizers_);
 }
+
+void FitLoop::check_processes() const {
+  if (options_.processes == nullptr) return;
+  if (!task_.module().automatic_optimization())
+    throw UserError(
+        "trainer: a module that steps its optimizers itself (automatic_optimization() is false) is "
+        "trained in one process; start one, or let the Trainer step them");
+  if (options_.detect_anomaly)
+    throw UserError(
+        "trainer: detect_anomaly looks for the cause in one process's numbers; start one process "
+        "from the last checkpoint to find it");
+}
+
+std::int64_t FitLoop::processes() const { return parallel_ ? parallel_->group().size() : 1; }
 
 void FitLoop::check_manual() const {
   if (task_.module().automatic_optimization()) return;
@@ -181,7 +201,10 @@ void FitLoop::warn_of_warmup() const {
 
 torch::Tensor FitLoop::loss_of(std::int64_t i) {
   last_step_.micro_batches.push_back({.generators = rng_state(precision_.device())});
-  const auto region = precision_.forward_context(counters_.micro_step + i, options_.seed, !manual_);
+  // Of all the run's passes, in the order in which one process would take them.
+  const std::int64_t rank = parallel_ ? parallel_->group().rank() : 0;
+  const std::int64_t pass = (counters_.micro_step + i) * processes() + rank;
+  const auto region = precision_.forward_context(pass, options_.seed, !manual_);
   const torch::Tensor loss = task_.training_step(i, precision_.batch_placement());
   if (manual_ && !loss.defined()) return loss;
   HALFTONE_CHECK(loss.defined() && loss.numel() == 1,
@@ -206,18 +229,28 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks
   for (std::int64_t i = 0; i < group; ++i) {
     task_.announce(i);
     hooks.on_train_batch_start(task_.group_index() + i);
-    const torch::Tensor loss = loss_of(i);
     const double weight = task_.loss_weight(i);
-    if (weight > 0.0) {  // the mean over nothing may be nan
-      const torch::Tensor share = loss / (static_cast<double>(group) / weight);
-      hooks.on_before_backward(share);
-      precision_.backward(share);
-      hooks.on_after_backward();
-      total += share.detach().reshape({});
+    if (weight > 0.0 || !parallel_) {
+      const torch::Tensor loss = loss_of(i);
+      if (weight > 0.0) {  // the mean over nothing may be nan
+        const torch::Tensor share = loss / (static_cast<double>(group * processes()) / weight);
+        hooks.on_before_backward(share);
+        backward(share, i + 1 == group);
+        hooks.on_after_backward();
+        total += share.detach().reshape({});
+      }
     }
+    if (parallel_ && weight == 0.0 && i + 1 == group) parallel_->finish_backward();
     if (i + 1 < group) hooks.on_train_batch_end(task_.group_index() + i);
   }
   return total;
+}
+
+void FitLoop::backward(const torch::Tensor& share, bool is_last) {
+  const bool sends = parallel_ && is_last;
+  if (sends) parallel_->begin_backward();
+  precision_.backward(share);
+  if (sends) parallel_->finish_backward();
 }
 
 FitLoop::Update FitLoop::update(std::int64_t group, StepHooks& hooks) {
@@ -284,24 +317,32 @@ StepMetrics FitLoop::step(StepHooks& hooks) {
   metrics.scale = updated.scale;
   metrics.lr = optimizers_.front()->param_groups().front().options().get_lr();
   metrics.tokens = module.take_tokens();
+  if (parallel_) module.logged().add_up(parallel_->group());
   metrics.logged = module.logged().take();
   // Before the counters move: the search computes the last batch once more.
   std::optional<Anomaly> anomaly = anomaly_in(updated);
   if (anomaly) explain(updated, *anomaly);
 
+  metrics.loss = updated.loss.defined() ? updated.loss.item<double>()
+                                        : std::numeric_limits<double>::quiet_NaN();
+  double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  if (parallel_) {
+    const StepShare all = parallel_->all_of({metrics.loss, metrics.tokens, seconds});
+    metrics.loss = all.loss;
+    metrics.tokens = all.tokens;
+    seconds = all.seconds;
+  }
   ++counters_.step;
   counters_.micro_step += group;
   counters_.epochs = task_.epochs();
   if (result.stepped) counters_.schedule_step += length_.schedule_steps(group);
   if (updated.applied) ++counters_.updates;
   counters_.tokens += metrics.tokens;
-  metrics.loss = updated.loss.defined() ? updated.loss.item<double>()
-                                        : std::numeric_limits<double>::quiet_NaN();
   metrics.grad_norm = result.grad_norm;
   metrics.skipped = !result.stepped;
   metrics.overflow = result.overflow;
   metrics.underflow_share = precision_.underflow_share();
-  finish_metrics(metrics, std::chrono::duration<double>(Clock::now() - start).count());
+  finish_metrics(metrics, seconds);
   hooks.add_metrics(metrics);
   if (anomaly) throw AnomalyError(std::move(*anomaly));
   return metrics;
@@ -312,6 +353,7 @@ std::int64_t FitLoop::begin_step(StepHooks& hooks) {
                 .batch = task_.batch_index(),
                 .micro_step = counters_.micro_step,
                 .seed = options_.seed};
+  if (parallel_ && at_epoch_start()) parallel_->share_generators(precision_.device());
   const std::int64_t group = task_.load_group(options_.accumulate, options_.loss_average);
   set_learning_rates(group);
   zero_gradients(hooks);
@@ -363,11 +405,13 @@ Checkpoint FitLoop::checkpoint() const {
       checkpoint.optimizer.insert(optimizer_prefix(i), optimizer_state(*optimizers_[i]));
   StateDict& trainer = checkpoint.trainer;
   trainer.values = {{"step", counters_.step},
-                    {"micro_step", counters_.micro_step},
-                    {"schedule_step", counters_.schedule_step},
+                    {"micro_step", counters_.micro_step * processes()},  // over all of them
+                    {"schedule_step", counters_.schedule_step * processes()},
                     {"updates", counters_.updates},
                     {"tokens", counters_.tokens},
                     {"seconds", counters_.seconds},
+                    {kProcesses, processes()},
+                    {kAccumulate, options_.accumulate},
                     {"precision", precision_.policy().name}};
   // A run without such matmuls (on a GPU, or of foreign layers) has no ways to go on with.
   if (const std::optional<CpuGemmConfig> ways = decided_matmul_paths())
@@ -384,6 +428,27 @@ Checkpoint FitLoop::checkpoint() const {
   return checkpoint;
 }
 
+// A run that goes on with another number of processes keeps the micro-batches of its steps: each
+// process takes more of them, or fewer.
+void FitLoop::share_accumulation(const StateDict& trainer) {
+  if (!trainer.values.contains(kProcesses)) return;  // older runs had one
+  const auto before = trainer.get<std::int64_t>(kProcesses);
+  const auto accumulated = trainer.get<std::int64_t>(kAccumulate);
+  if (before == processes() || accumulated != options_.accumulate) return;
+  const std::int64_t all = before * accumulated;
+  if (all % processes() != 0)
+    throw UserError(fmt::format(
+        "cannot resume: a step of the saved run has {} micro-batches, which {} "
+        "processes can't share evenly; resume with a number of processes that divides {}",
+        all, processes(), all));
+  options_.accumulate = all / processes();
+  length_ = TrainingLength(options_.limits, task_.batches_per_epoch(), options_.accumulate);
+  log_note(
+      fmt::format("the run had {} processes and {} micro-batches a step in each; with {} "
+                  "processes each takes {}",
+                  before, accumulated, processes(), options_.accumulate));
+}
+
 void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
   const StateDict& trainer = checkpoint.trainer;
   const auto saved_precision = trainer.get<std::string>("precision");
@@ -391,6 +456,7 @@ void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
     throw UserError("the checkpoint was trained in precision '" + saved_precision +
                     "', but this run asks for '" + precision_.policy().name +
                     "'; resume with the run's own precision");
+  share_accumulation(trainer);
   task_.load_data_state(trainer.extract("data."));
   load_network_state(network(), checkpoint.model, "the checkpoint");
   if (optimizers_.size() == 1)
@@ -406,9 +472,9 @@ void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
   precision_.load_state_dict(trainer.extract("scaler."));
   weights_were_finite_ = false;
   counters_ = {.step = trainer.get<std::int64_t>("step"),
-               .micro_step = trainer.get<std::int64_t>("micro_step"),
+               .micro_step = trainer.get<std::int64_t>("micro_step") / processes(),
                .epochs = task_.epochs(),
-               .schedule_step = trainer.get<std::int64_t>("schedule_step"),
+               .schedule_step = trainer.get<std::int64_t>("schedule_step") / processes(),
                .updates = trainer.values.contains("updates")  // older runs lack it
                               ? trainer.get<std::int64_t>("updates")
                               : trainer.get<std::int64_t>("step"),

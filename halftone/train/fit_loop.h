@@ -12,11 +12,13 @@
 #include <string>
 #include <vector>
 
+#include "halftone/core/process_group.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/inspect/non_finite_finder.h"
 #include "halftone/run/checkpoint.h"
 #include "halftone/run/step_metrics.h"
 #include "halftone/train/anomaly.h"
+#include "halftone/train/data_parallel.h"
 #include "halftone/train/manual_optimization.h"
 #include "halftone/train/mixed_precision.h"
 #include "halftone/train/step_hooks.h"
@@ -35,6 +37,9 @@ struct FitLoopOptions {
   /// A loss that is not finite ends the run, and so do a gradient where there is no loss scale and
   /// an update that makes a weight so. Each step reads the weights once more.
   bool detect_anomaly = false;
+  /// The processes that train together, each with its share of the data; nullptr: this one alone.
+  ProcessGroup* processes = nullptr;
+  GradientTransport transport = GradientTransport::kExact;  // of gradients between them
 };
 
 /// Trains one optimizer step at a time. Everything that decides the next step (weights, moments,
@@ -49,12 +54,12 @@ class FitLoop {
   FitLoop(const FitLoop&) = delete;
   FitLoop& operator=(const FitLoop&) = delete;
 
-  /// One update from `accumulate` micro-batches: losses under autocast, scaled backward, then
-  /// unscale, clip and step. The loss is the mean over what the batches' loss_weight() counts,
-  /// however it is split. Where gradients are released, the micro-batches are one pass. Waits
-  /// for the device once, for the returned numbers. A module that steps its optimizers itself has
-  /// one batch a step. `hooks` get the numbers before AnomalyError says that no update is possible
-  /// any more, or what detect_anomaly has found.
+  /// One update from `accumulate` micro-batches of each process: losses under autocast, scaled
+  /// backward, then unscale, clip and step. The loss is the mean over what the batches'
+  /// loss_weight() counts, however it is split. Where gradients are released, the micro-batches are
+  /// one pass. Waits for the device once, for the returned numbers. A module that steps its
+  /// optimizers itself has one batch a step. `hooks` get the numbers before AnomalyError says that
+  /// no update is possible any more, or what detect_anomaly has found.
   StepMetrics step(StepHooks& hooks);
   StepMetrics step() {
     StepHooks none;
@@ -112,8 +117,12 @@ class FitLoop {
   void describe_update(Anomaly& anomaly, const char* when, double gradient_factor) const;
   double gradient_factor(const Update& update) const;
   void set_learning_rates(std::int64_t group);
+  std::int64_t processes() const;
+  void backward(const torch::Tensor& share, bool is_last);
   void check_release() const;
   void check_manual() const;
+  void check_processes() const;
+  void share_accumulation(const StateDict& trainer);
   torch::Tensor loss_of(std::int64_t i);
   torch::Tensor accumulate_gradients(std::int64_t group, StepHooks& hooks);
   Update update(std::int64_t group, StepHooks& hooks);
@@ -130,6 +139,7 @@ class FitLoop {
   FitLoopOptions options_;
   std::vector<OptimizerSetup> setups_;
   Optimizers optimizers_;
+  std::optional<DataParallel> parallel_;         // over the processes, if there are several
   std::vector<std::vector<double>> base_rates_;  // of each optimizer's groups
   std::unique_ptr<ManualOptimization> manual_;   // of a module that steps them itself
   std::vector<PlateauState> plateaus_;           // of each optimizer's schedule

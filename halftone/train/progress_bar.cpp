@@ -28,14 +28,16 @@ ProgressBar::ProgressBar(std::int64_t log_every)
     : log_every_(log_every), terminal_(stderr_is_terminal()) {}
 
 void ProgressBar::on_fit_start(Trainer& trainer) {
+  shown_ = trainer.is_global_zero();
   total_steps_ = trainer.loop().length().total_steps();
 }
 
 void ProgressBar::on_step_end(Trainer& trainer, const StepMetrics& metrics) {
-  step(metrics, trainer.loop().progress());
+  if (shown_) step(metrics, trainer.loop().progress());
 }
 
 void ProgressBar::on_validation_end(Trainer& trainer, const std::map<std::string, double>& values) {
+  if (!shown_) return;
   std::string text = fmt::format("step {}", trainer.loop().counters().step);
   for (const auto& [name, value] : values) text += fmt::format("  {} {:.4f}", name, value);
   line_.print(text);

@@ -40,6 +40,7 @@ class ProgressBar : public Callback {
 
   std::int64_t log_every_;
   bool terminal_;
+  bool shown_ = true;  // by one of several processes
   StatusLine line_;
   Pace pace_;
   std::optional<std::int64_t> total_steps_;

@@ -57,6 +57,21 @@ std::string scaler(const GradScalerOptions& options) {
 
 }  // namespace
 
+std::map<std::string, std::string> config_values(const std::string& toml) {
+  std::map<std::string, std::string> values;
+  std::istringstream lines(toml);
+  std::string section;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("[") && line.ends_with("]"))
+      section = line.substr(1, line.size() - 2) + ".";
+    const std::size_t equals = line.find(" = ");
+    if (equals == std::string::npos || line.starts_with("#")) continue;
+    values[section + line.substr(0, equals)] = line.substr(equals + 3);
+  }
+  for (const char* own : {"threads", "device"}) values.erase(own);
+  return values;
+}
+
 std::string run_config(const TrainerOptions& options) {
   std::string toml = "# What a halftone::Trainer was told; the keys are those of docs/config.md.\n";
   toml += line("precision", options.precision) + line("device", options.accelerator);

@@ -59,7 +59,7 @@ std::string now() { return fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std:
 void RunReport::on_fit_start(Trainer& trainer) {
   const RunDirectory* const run = trainer.run_directory();
   reader_.reset();
-  if (run != nullptr) reader_.emplace(run->paths().metrics());
+  if (run != nullptr && trainer.is_global_zero()) reader_.emplace(run->paths().metrics());
 }
 
 void RunReport::on_checkpoint_saved(Trainer& trainer, const fs::path& /*folder*/) {

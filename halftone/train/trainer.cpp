@@ -2,9 +2,11 @@
 #include "halftone/train/trainer.h"
 
 #include <fmt/format.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -20,6 +22,8 @@
 #include "halftone/core/message.h"
 #include "halftone/core/random.h"
 #include "halftone/core/scoped_value.h"
+#include "halftone/dist/agreement.h"
+#include "halftone/dist/joined_processes.h"
 #include "halftone/optim/fused_optimizer.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
@@ -34,12 +38,16 @@
 namespace halftone {
 namespace {
 
-torch::Device device_for(const TrainerOptions& options) {
-  if (options.devices != 1)
-    throw UserError(
-        fmt::format("trainer: expected devices = 1, got {}: this version trains on one device",
-                    options.devices));
-  return resolve_device(options.accelerator);
+std::shared_ptr<ProcessGroup> processes_for(const TrainerOptions& options) {
+  std::shared_ptr<ProcessGroup> group =
+      options.process_group ? options.process_group : joined_processes();
+  const std::int64_t started = group ? group->size() : 1;
+  if (options.devices != 0 && options.devices != started)
+    throw UserError(fmt::format(
+        "trainer: expected {} processes, one for each of devices = {}, got {}; start the program "
+        "with `halftone launch --processes {} -- PROGRAM` or torchrun, or set devices to {}",
+        options.devices, options.devices, started, options.devices, started));
+  return started > 1 ? group : nullptr;
 }
 
 GradientClip clip_for(const TrainerOptions& options) {
@@ -163,7 +171,7 @@ class Trainer::Hooks : public StepHooks {
     trainer_.call(&Callback::add_metrics, metrics);
     if (trainer_.metrics_log_) trainer_.metrics_log_->append(metrics);
     if (metrics.step % trainer_.options_.log_every_n_steps == 0)
-      for (const auto& logger : trainer_.options_.loggers)
+      for (const auto& logger : trainer_.open_loggers_)
         logger->log_metrics(metrics.step, metric_values(metrics));
   }
 
@@ -174,7 +182,9 @@ class Trainer::Hooks : public StepHooks {
 
 Trainer::Trainer(TrainerOptions options)
     : options_(resolved_options(std::move(options))),
-      precision_(parse_precision(options_.precision), options_.scaler, device_for(options_),
+      processes_(processes_for(options_)),
+      precision_(parse_precision(options_.precision), options_.scaler,
+                 resolve_device(options_.accelerator),
                  memory_policy(options_.memory, parse_precision(options_.precision)),
                  options_.layer_precision) {
   const auto averages = [](const auto& callback) {
@@ -226,6 +236,19 @@ void Trainer::check_plateaus(const FitLoop& loop) const {
       throw UserError(missing_validation("PlateauLr", plateau->monitor));
 }
 
+// Processes that were told different things would train different models, or wait for one another.
+void Trainer::check_agreement_of(TrainingTask& task) const {
+  std::map<std::string, std::string> values =
+      config_values(options_.config_toml.empty() ? run_config(options_) : options_.config_toml);
+  values["LibTorch"] = TORCH_VERSION;
+  for (const auto& parameter : task.module().network().named_parameters())
+    values["parameter " + parameter.key()] =
+        c10::str(parameter.value().sizes(), " ", parameter.value().scalar_type());
+  for (const auto& [name, value] : task.data_state().values)
+    values["data " + name] = std::visit([](const auto& plain) { return c10::str(plain); }, value);
+  check_agreement(*processes_, values);
+}
+
 void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options) {
   if (options_.limit_val_batches.is_none()) validation = nullptr;
   stop_ = false;
@@ -239,7 +262,13 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   for (const auto& callback : options_.callbacks) callback->setup(*this);
   const bool resumes = resumes_run(options_, options);
   if (!options_.default_root_dir.empty() && !resumes)
-    check_new_run(options_.default_root_dir, existing_run(options_, options));
+    on_process_zero(processes_.get(), [&] {
+      check_new_run(options_.default_root_dir, existing_run(options_, options));
+    });
+  if (processes_) {
+    check_agreement_of(task);
+    task.share(*processes_);
+  }
   apply_keep_fp32(task.module().network(), options_, policy());
   note_layer_precision(task.module().network(), options_, policy(), device());
   FitLoop loop(task, precision_,
@@ -248,7 +277,10 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
                 .loss_average = parse_loss_average(options_.loss_average),
                 .clip = clip_for(options_),
                 .seed = options_.seed,
-                .detect_anomaly = options_.detect_anomaly});
+                .detect_anomaly = options_.detect_anomaly,
+                .processes = processes_.get(),
+                .transport = options_.reduce_gradients_in == "bf16" ? GradientTransport::kBFloat16
+                                                                    : GradientTransport::kExact});
   check_plateaus(loop);
   loop_ = &loop;
   module_ = &task.module();
@@ -304,18 +336,22 @@ void Trainer::open_run(FitLoop& loop, const FitOptions& options, bool resumes) {
     if (!resumes) restore(loop, whole_checkpoint(resolved_checkpoint(options.ckpt_path)));
   }
   if (root.empty()) return;
-  if (resumes) {
-    run_.emplace(RunDirectory::resume(root));
-    restore(loop, checkpoint_to_resume());
-  } else {
-    run_.emplace(RunDirectory::create(root, existing_run(options_, options)));
-  }
+  on_process_zero(processes_.get(), [&] {
+    run_.emplace(resumes ? RunDirectory::resume(root)
+                         : RunDirectory::create(root, existing_run(options_, options)));
+  });
+  if (!is_global_zero()) run_.emplace(RunDirectory::of_another_process(root));
+  if (resumes) restore(loop, checkpoint_to_resume());
+  on_process_zero(processes_.get(), [&] { begin_records(loop); });
+}
+
+void Trainer::begin_records(const FitLoop& loop) {
   std::error_code ignored;
   std::filesystem::remove(run_->paths().anomaly(), ignored);  // of a part of the run before
   run_->write_config(options_.config_toml.empty() ? run_config(options_) : options_.config_toml);
   metrics_log_.emplace(run_->paths().metrics(), loop.counters().step);
   for (const auto& logger : options_.loggers) {
-    logger->open(root, loop.counters().step);
+    logger->open(run_->paths().root, loop.counters().step);
     open_loggers_.push_back(logger);
     if (!module().hyper_parameters().values.empty())
       logger->log_hyper_parameters(module().hyper_parameters());
@@ -355,7 +391,8 @@ void Trainer::check_sanity(EvaluationTask& validation) {
   const ScopedValue checking(sanity_checking_, true);
   call(&Callback::on_sanity_check_start);
   run_evaluation(validation, precision_,
-                 {options_.limit_val_batches, batches < 0 ? std::nullopt : std::optional(batches)});
+                 {options_.limit_val_batches, batches < 0 ? std::nullopt : std::optional(batches)},
+                 processes_.get());
   call(&Callback::on_sanity_check_end);
 }
 
@@ -396,6 +433,7 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
       validate_and_report(*validation);
     call(&Callback::on_step_end, metrics);
     if (epoch_is_new) call(&Callback::on_epoch_end, epoch);
+    agree_on_stop();
     stop_if_signalled();
     write_checkpoints();
   }
@@ -403,6 +441,7 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
 
 void Trainer::end_epoch(TrainingModuleBase& module, StepMetrics& last) {
   module.on_train_epoch_end(last.epoch);
+  if (processes_) module.logged().add_up(*processes_);
   std::map<std::string, double> values = module.logged().take();
   if (!values.empty()) log_values(last.step, values);
   last.logged.merge(values);
@@ -411,15 +450,28 @@ void Trainer::end_epoch(TrainingModuleBase& module, StepMetrics& last) {
 void Trainer::log_values(std::int64_t step, const std::map<std::string, double>& values) {
   if (metrics_log_) metrics_log_->append_values(step, values);
   if (values.empty()) return;
-  for (const auto& logger : options_.loggers) logger->log_metrics(step, values);
+  for (const auto& logger : open_loggers_) logger->log_metrics(step, values);
+}
+
+// What stops one process stops all of them after the same step.
+void Trainer::agree_on_stop() {
+  signalled_ = options_.save_on_signal && run_ && interrupted();
+  if (!processes_) return;
+  const double signal = signalled_ ? interrupting_signal().value_or(SIGTERM) : 0;
+  for (const auto& one : all_gather_numbers(*processes_, {stop_ ? 1.0 : 0.0, signal})) {
+    stop_ = stop_ || one[0] != 0.0;
+    if (one[1] == 0.0) continue;
+    signalled_ = true;
+    stop_signal_ = static_cast<int>(one[1]);
+  }
 }
 
 void Trainer::stop_if_signalled() {
-  if (!options_.save_on_signal || !run_ || loop_->finished() || !interrupted()) return;
-  stop_signal_ = interrupting_signal();
+  if (!signalled_ || loop_->finished()) return;
+  if (!stop_signal_) stop_signal_ = interrupting_signal();
   stop();
   // A program with a configuration of its own says it in its own words.
-  if (options_.config_toml.empty())
+  if (options_.config_toml.empty() && is_global_zero())
     log_note(fmt::format(
         "stopped by {} after step {}, with a checkpoint in '{}'; fit() with "
         "{{.resume = true}} goes on",
@@ -430,6 +482,7 @@ void Trainer::tell_of(const std::exception& error) {
   save_requests_.clear();  // of a step that was not finished
   call(&Callback::on_exception, error);
   module().on_exception(error);
+  if (processes_) return;  // who knows what the others do
   try {
     write_checkpoints();
   } catch (const std::exception& failure) {
@@ -446,7 +499,7 @@ void Trainer::validate_and_report(EvaluationTask& task) {
   call(&Callback::on_validation_start);
   task.module().on_validation_start();
   const std::map<std::string, double> values =
-      run_evaluation(task, precision_, {options_.limit_val_batches});
+      run_evaluation(task, precision_, {options_.limit_val_batches}, processes_.get());
   log_values(loop_->counters().step, values);
   loop_->observe_validation(values);
   call(&Callback::on_validation_end, values);
@@ -459,10 +512,11 @@ std::map<std::string, double> Trainer::evaluate(EvaluationTask& task, Evaluation
   if (!options.ckpt_path.empty()) load_into(task.module(), options.ckpt_path);
   const ScopedValue evaluated(module_, &task.module());
   if (kind == EvaluationKind::kValidation)
-    return run_evaluation(task, precision_, {options_.limit_val_batches});
+    return run_evaluation(task, precision_, {options_.limit_val_batches}, processes_.get());
   if (kind == EvaluationKind::kTest) {
     call(&Callback::on_test_start);
-    const auto values = run_evaluation(task, precision_, {options_.limit_test_batches});
+    const auto values =
+        run_evaluation(task, precision_, {options_.limit_test_batches}, processes_.get());
     call(&Callback::on_test_end, values);
     return values;
   }
@@ -515,9 +569,11 @@ void Trainer::write_checkpoints() {
   call(&Callback::on_save_checkpoint, checkpoint);
   // A step that a checkpoint counts must have its line, also when the power goes.
   if (metrics_log_) metrics_log_->sync();
-  for (const auto& logger : options_.loggers) logger->sync();
-  for (const auto& [folder, keep] : std::exchange(save_requests_, {})) {
-    halftone::save_checkpoint(folder, checkpoint, keep);
+  for (const auto& logger : open_loggers_) logger->sync();
+  for (const auto& request : std::exchange(save_requests_, {})) {
+    const std::filesystem::path& folder = request.folder;
+    on_process_zero(processes_.get(),
+                    [&] { halftone::save_checkpoint(folder, checkpoint, request.keep); });
     if (run_ && folder == run_->paths().root) passed_.clear();
     call(&Callback::on_checkpoint_saved, folder);
   }

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/core/process_group.h"
 #include "halftone/run/metrics_log.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/anomaly.h"
@@ -45,8 +46,9 @@ struct EvaluationOptions {
 
 class Trainer {
  public:
-  /// Throws UserError for an unknown precision or accelerator, more than one device and values out
-  /// of range.
+  /// Joins the processes that were started together. Throws UserError for an unknown precision or
+  /// accelerator, values out of range, and another number of processes than `devices`; what
+  /// joined_processes() throws.
   explicit Trainer(TrainerOptions options);
 
   /// Trains until a limit is reached or stop() is called. `module` is a TrainingModule or a pointer
@@ -125,11 +127,15 @@ class Trainer {
   const PrecisionPolicy& policy() const { return precision_.policy(); }
   /// The region of the Trainer's precision, for a forward pass of a callback's own.
   ForwardContext forward_context() const { return precision_.forward_context(); }
+  /// The processes that train together; nullptr: this one alone.
+  ProcessGroup* processes() const { return processes_.get(); }
+  /// Whether this is process 0, the one that writes, logs and shows progress.
+  bool is_global_zero() const { return processes_ == nullptr || processes_->rank() == 0; }
   /// Nothing in a precision without one. Waits for the device.
   std::optional<double> loss_scale() const { return precision_.loss_scale(); }
 
   /// REQUIRES a call from within fit(), as callbacks are: the loop, and the run directory or
-  /// nothing.
+  /// nothing. Of several processes all know it, and is_global_zero() may write to it.
   const FitLoop& loop() const;
   const RunDirectory* run_directory() const { return run_ ? &*run_ : nullptr; }
   /// REQUIRES a call from within fit(), validate(), test() or predict().
@@ -181,7 +187,10 @@ class Trainer {
   bool validates_now(const StepMetrics& metrics, std::int64_t batches_before, bool epoch_ended,
                      const TrainingTask& task) const;
   void end_epoch(TrainingModuleBase& module, StepMetrics& last);
+  void check_agreement_of(TrainingTask& task) const;
+  void agree_on_stop();
   void stop_if_signalled();
+  void begin_records(const FitLoop& loop);
   void write_checkpoints();
   void log_values(std::int64_t step, const std::map<std::string, double>& values);
   void tell_of(const std::exception& error);
@@ -198,6 +207,7 @@ class Trainer {
   }
 
   TrainerOptions options_;
+  std::shared_ptr<ProcessGroup> processes_;
   MixedPrecision precision_;
   FitLoop* loop_ = nullptr;               // while fit() runs
   TrainingModuleBase* module_ = nullptr;  // while anything runs
@@ -210,6 +220,7 @@ class Trainer {
   bool validates_ = false;
   bool sanity_checking_ = false;
   bool stop_ = false;
+  bool signalled_ = false;  // this process or another that trains with it
   std::optional<int> stop_signal_;
 };
 

@@ -75,6 +75,11 @@ void check(const TrainerOptions& options) {
          fmt::format("fast_dev_run >= 0 (0: off), got {}", options.fast_dev_run));
   expect(options.loggers.empty() || !options.default_root_dir.empty() || options.fast_dev_run > 0,
          "default_root_dir to say where `loggers` write, got none");
+  expect(options.devices >= 0,
+         fmt::format("devices >= 0 (0: all that were started), got {}", options.devices));
+  expect(options.reduce_gradients_in == "fp32" || options.reduce_gradients_in == "bf16",
+         fmt::format("reduce_gradients_in \"fp32\" or \"bf16\", got \"{}\"",
+                     options.reduce_gradients_in));
   check_validation(options);
   check_batches("limit_train_batches", options.limit_train_batches);
   check_batches("limit_val_batches", options.limit_val_batches);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "halftone/core/process_group.h"
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/memory_policy.h"
 #include "halftone/train/callback.h"
@@ -25,7 +26,13 @@ struct TrainerOptions {
   std::string precision = "32-true";
   std::string accelerator =
       "auto";  // "cpu", "gpu", "cuda", "cuda:N"; auto: CUDA where there is one
-  std::int64_t devices = 1;
+  /// Processes that train together, each on a device of its own (docs/many_processes.md). 0: as
+  /// many as were started together; another number must be that.
+  std::int64_t devices = 0;
+  /// Of those processes, instead of the one that was started with this one.
+  std::shared_ptr<ProcessGroup> process_group;
+  /// How gradients travel between them: "fp32", or "bf16", which halves the bytes and rounds twice.
+  std::string reduce_gradients_in = "fp32";
   std::int64_t accumulate_grad_batches = 1;  // batches of one optimizer step
   /// Over what the loss of such a step is the mean: "tokens", or whatever else loss_weight()
   /// counts; or "micro-batches", which weigh the same.

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/train/training_module.h"
 
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <sstream>
+
 #include "halftone/core/error.h"
 
 namespace halftone {
@@ -18,6 +23,27 @@ void LoggedValues::add(const std::string& name, const torch::Tensor& value, doub
 
 void LoggedValues::start_reading() {
   for (auto& [name, sum] : sums_) sum.host = sum.value.to(torch::kCPU, /*non_blocking=*/true);
+}
+
+// Line by line: the sum and the weight as hexadecimal numbers, which lose nothing, and the name.
+void LoggedValues::add_up(ProcessGroup& group) {
+  std::string own;
+  for (const auto& [name, sum] : sums_)
+    own += fmt::format("{:a} {:a} {}\n", (sum.host.defined() ? sum.host : sum.value).item<double>(),
+                       sum.weight, name);
+  sums_.clear();
+  for (const std::string& one : group.all_gather(own)) {
+    std::istringstream lines(one);
+    for (std::string line; std::getline(lines, line);) {
+      char* end = nullptr;
+      const double value = std::strtod(line.c_str(), &end);
+      const double weight = std::strtod(end, &end);
+      Sum& sum = sums_[end + 1];
+      const torch::Tensor term = torch::scalar_tensor(value, torch::kDouble);
+      sum.value = sum.value.defined() ? sum.value + term : term;
+      sum.weight += weight;
+    }
+  }
 }
 
 std::map<std::string, double> LoggedValues::take() {

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/core/process_group.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/optim/lr_shapes.h"
 #include "halftone/train/batch_weight.h"
@@ -50,6 +51,8 @@ class LoggedValues {
   void add(const std::string& name, const torch::Tensor& value, double weight);
   /// Queues copies to the host behind what the device does.
   void start_reading();
+  /// Counts what the other processes logged, too. Waits.
+  void add_up(ProcessGroup& group);
   /// The means by name, and forgets them.
   std::map<std::string, double> take();
 

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "halftone/core/process_group.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/train/batch_placement.h"
 #include "halftone/train/batch_stream.h"
@@ -28,11 +29,16 @@ class TrainingTask {
   virtual ~TrainingTask() = default;
   virtual TrainingModuleBase& module() = 0;
 
+  /// Shares the data with other processes, from its begin on: batch n is that of process n modulo
+  /// their number. REQUIRES that none was taken, and that `group` outlives it.
+  virtual void share(ProcessGroup& group) = 0;
+
   /// Takes the batches of the next update from the data: `most`, or what is left of the epoch, and
-  /// weighs them. Returns how many, at least 1.
+  /// weighs them. Returns how many, at least 1. Of several processes each takes as many; some may
+  /// have none for the last, whose loss_weight() is 0 then.
   virtual std::int64_t load_group(std::int64_t most, LossAverage average) = 0;
-  /// What batch `i` counts in the loss of the update: relative to the mean, 1 where all count
-  /// alike.
+  /// What batch `i` counts in the loss of the update: relative to the mean over the batches of all
+  /// processes, 1 where all count alike. That of one of weight 0 is not computed.
   virtual double loss_weight(std::int64_t i) const = 0;
   /// Makes batch 0, and the only one, of all those of the group. Its loss is the mean of theirs.
   virtual void join_group() = 0;
@@ -46,12 +52,12 @@ class TrainingTask {
   /// Rows that the batches of the last group gave to a matmul; 0 where it is not known.
   virtual std::int64_t rows_per_batch() const = 0;
 
-  /// Of the group's first batch, in its epoch.
+  /// Of the group's first batch, in its epoch, among those of one process.
   virtual std::int64_t group_index() const = 0;
-  /// Of the next batch, in its epoch.
+  /// Of the next batch, in its epoch, among those of one process.
   virtual std::int64_t batch_index() const = 0;
   virtual std::int64_t epochs() const = 0;  // completed
-  /// Nothing where the loader does not tell, until an epoch has ended.
+  /// Those of one process. Nothing where the loader does not tell, until an epoch has ended.
   virtual std::optional<std::int64_t> batches_per_epoch() const = 0;
   /// Reads an epoch's batches to count them, where batches_per_epoch() has nothing; before the
   /// first load_group().
@@ -70,6 +76,8 @@ class EvaluationTask {
  public:
   virtual ~EvaluationTask() = default;
   virtual TrainingModuleBase& module() = 0;
+  /// Has run() take the batches of this process alone, as in TrainingTask.
+  virtual void share(ProcessGroup& group) = 0;
   /// Runs the step of every batch of the data, once, as far as `limit` says.
   virtual void run(const BatchPlacement& place, const EvaluationLimit& limit) = 0;
 };
@@ -202,14 +210,22 @@ class ModuleTrainingTask final : public TrainingTask {
 
   TrainingModuleBase& module() override { return module_; }
 
+  void share(ProcessGroup& group) override {
+    processes_ = &group;
+    stream_.share({.rank = group.rank(), .processes = group.size()});
+  }
+
   std::int64_t load_group(std::int64_t most, LossAverage average) override {
     group_.clear();
-    first_index_ = stream_.index();
-    do group_.push_back(stream_.next());
-    while (std::ssize(group_) < most && stream_.index() != 0);
+    first_index_ = batch_index();
+    std::int64_t turns = 0;
+    do {
+      if (auto batch = stream_.next_turn()) group_.push_back(std::move(*batch));
+      ++turns;
+    } while (turns < most && stream_.index() != 0);
     average_ = average;
-    weigh_group();
-    return std::ssize(group_);
+    weigh_group(turns);
+    return turns;
   }
   double loss_weight(std::int64_t i) const override {
     return weights_[static_cast<std::size_t>(i)].loss;
@@ -239,10 +255,11 @@ class ModuleTrainingTask final : public TrainingTask {
     return group_.empty() ? 0 : rows_of(group_.front());
   }
   std::int64_t group_index() const override { return first_index_; }
-  std::int64_t batch_index() const override { return stream_.index(); }
+  std::int64_t batch_index() const override { return per_process(stream_.index()); }
   std::int64_t epochs() const override { return stream_.epochs(); }
   std::optional<std::int64_t> batches_per_epoch() const override {
-    return stream_.batches_per_epoch();
+    const std::optional<std::int64_t> all = stream_.batches_per_epoch();
+    return all ? std::optional(per_process(*all)) : std::nullopt;
   }
   void count_batches() override { stream_.count_batches(); }
   StateDict data_state() const override { return stream_.state_dict(); }
@@ -251,14 +268,34 @@ class ModuleTrainingTask final : public TrainingTask {
  private:
   using LoadedBatch = std::remove_cvref_t<decltype(std::declval<BatchStream<Loader>&>().next())>;
 
+  std::int64_t per_process(std::int64_t batches) const {
+    const std::int64_t processes = processes_ == nullptr ? 1 : processes_->size();
+    return (batches + processes - 1) / processes;
+  }
+
   // One batch is its own mean: it is not asked what it counts.
-  void weigh_group() {
+  void weigh_group(std::int64_t turns) {
+    if (processes_ != nullptr) {
+      weights_ = shared_weights(*processes_, batch_counts(), turns);
+      return;
+    }
     weights_.assign(group_.size(), {});
     if (average_ == LossAverage::kMicroBatches || group_.size() == 1) return;
-    std::vector<double> samples;
+    weights_ = relative_weights(counts(), samples());
+  }
+  std::vector<BatchCount> batch_counts() const {
+    const bool alike = average_ == LossAverage::kMicroBatches;
+    const std::vector<double> losses = alike ? std::vector(group_.size(), 1.0) : counts();
+    const std::vector<double> sizes = alike ? losses : samples();
+    std::vector<BatchCount> found;
+    for (std::size_t i = 0; i < losses.size(); ++i) found.push_back({losses[i], sizes[i]});
+    return found;
+  }
+  std::vector<double> samples() const {
+    std::vector<double> found;
     for (const LoadedBatch& batch : group_)
-      samples.push_back(static_cast<double>(sample_count(batch)));
-    weights_ = relative_weights(counts(), samples);
+      found.push_back(static_cast<double>(sample_count(batch)));
+    return found;
   }
   std::vector<double> counts() const {
     std::vector<double> found;
@@ -284,8 +321,9 @@ class ModuleTrainingTask final : public TrainingTask {
 
   Module& module_;
   BatchStream<Loader> stream_;
+  ProcessGroup* processes_ = nullptr;  // that share the data, if others do
   std::vector<LoadedBatch> group_;
-  std::vector<BatchWeight> weights_;  // of the group's batches
+  std::vector<BatchWeight> weights_;  // of the group's batches, and of those that are missing
   LossAverage average_ = LossAverage::kTokens;
   std::int64_t first_index_ = 0;
 };
@@ -299,6 +337,10 @@ class ModuleEvaluationTask final : public EvaluationTask {
       : module_(module), loader_(loader), kind_(kind) {}
 
   TrainingModuleBase& module() override { return module_; }
+
+  void share(ProcessGroup& group) override {
+    share_ = {.rank = group.rank(), .processes = group.size()};
+  }
 
   void run(const BatchPlacement& place, const EvaluationLimit& limit) override {
     predictions_.clear();
@@ -317,11 +359,15 @@ class ModuleEvaluationTask final : public EvaluationTask {
   template <class One>
   void run_loader(One& loader, const BatchPlacement& place, const EvaluationLimit& limit) {
     BatchStream<One> stream(loader, /*epochs=*/1);
+    stream.share(share_);
     std::int64_t most = limit.most.value_or(std::numeric_limits<std::int64_t>::max());
     if (!limit.part.is_all())
       most = std::min(most, limit.part.batches(stream.batches_per_epoch(), name()));
-    for (std::int64_t index = 0; stream.epochs() == 0 && index < most; ++index)
-      step(stream.next(), index, place);
+    if (most < std::numeric_limits<std::int64_t>::max())
+      stream.limit(std::max<std::int64_t>(most, 1), /*repeats=*/false);
+    for (std::int64_t index = 0; most > 0 && stream.epochs() == 0; ++index)
+      if (const auto batch = stream.next_turn())
+        step(*batch, index * share_.processes + share_.rank, place);
   }
 
   template <class Loaded>
@@ -346,6 +392,7 @@ class ModuleEvaluationTask final : public EvaluationTask {
   Module& module_;
   Loader& loader_;
   EvaluationKind kind_;
+  BatchShare share_;
   std::vector<typename Module::Prediction> predictions_;
 };
 

@@ -159,46 +159,6 @@ TEST(TokenLoader, ShufflesEachEpochAnewByTheSeed) {
   EXPECT_EQ(second, ordered);
 }
 
-TEST(TokenLoader, ProcessesSeeTogetherWhatOneSees) {
-  const TokenizedData data = data_of(samples(53));
-  for (const bool pack : {false, true}) {
-    constexpr std::int64_t kWorld = 3;
-    const TokenLoaderOptions one = {
-        .batch_size = 4 * kWorld, .seq_len = 9, .pack = pack, .seed = 4};
-    const TokenLoader whole(data, one);
-    for (std::int64_t at = 0; at < 2 * whole.batches_per_epoch(); ++at) {
-      const TokenBatch expected = whole.batch_at(at);
-      std::vector<std::vector<Row>> together;
-      std::int64_t tokens = 0;
-      for (std::int64_t rank = 0; rank < kWorld; ++rank) {
-        TokenLoaderOptions part = one;
-        part.batch_size = 4;
-        part.rank = rank;
-        part.world_size = kWorld;
-        const TokenLoader loader(data, part);
-        EXPECT_EQ(loader.batches_per_epoch(), whole.batches_per_epoch());
-        const TokenBatch batch = loader.batch_at(at);
-        tokens += batch.tokens;
-        EXPECT_GE(batch.input_ids.size(0), 1);
-        for (auto& row : rows_of(batch))
-          if (row[0][0] != kPad) together.push_back(row);
-      }
-      auto rows = rows_of(expected);
-      std::sort(rows.begin(), rows.end());
-      std::sort(together.begin(), together.end());
-      EXPECT_EQ(together, rows) << at;
-      EXPECT_EQ(tokens, expected.tokens);
-    }
-  }
-}
-
-TEST(TokenLoader, AProcessWithoutRowsGetsPadding) {
-  const TokenLoaderOptions options = {.seq_len = 4, .pack = false, .rank = 1, .world_size = 2};
-  const TokenBatch batch = TokenLoader(data_of({{kBos, 7, kEos}}), options).batch_at(0);
-  EXPECT_EQ(batch.tokens, 0);
-  EXPECT_THAT(rows_of(batch), ElementsAre(ElementsAre(Row{0, 0, 0}, Row{0, 0, 0}, Row{0, 0, 0})));
-}
-
 TEST(TokenLoader, GoesOnWhereItWasSaved) {
   const TokenizedData data = data_of(samples(20));
   const TokenLoaderOptions options = {.batch_size = 3, .seq_len = 8, .seed = 9};
@@ -208,15 +168,6 @@ TEST(TokenLoader, GoesOnWhereItWasSaved) {
   resumed.load_state_dict(loader.state_dict());
   EXPECT_EQ(resumed.position(), 30);
   for (int i = 0; i < 5; ++i) EXPECT_EQ(rows_of(resumed.next()), rows_of(loader.next()));
-}
-
-TEST(TokenLoader, ResumesOnAnotherNumberOfProcesses) {
-  const TokenizedData data = data_of(samples(20));
-  TokenLoader one(data, {.batch_size = 4, .seq_len = 8});
-  one.next();
-  TokenLoader two(data, {.batch_size = 2, .seq_len = 8, .rank = 1, .world_size = 2});
-  two.load_state_dict(one.state_dict());
-  EXPECT_EQ(two.position(), 1);
 }
 
 TEST(TokenLoader, RefusesToResumeOnOtherDataOrOptions) {
@@ -311,7 +262,6 @@ TEST(TokenLoader, RefusesSizesThatAreTooSmall) {
               HasSubstr("seq-len must be at least 1 with packing, got 0"));
   EXPECT_THAT(message_of<UserError>([&] { TokenLoader(data, {.seq_len = 1, .pack = false}); }),
               HasSubstr("seq-len must be at least 2 without packing, got 1"));
-  EXPECT_THROW(TokenLoader(data, {.rank = 1}), c10::Error);
   EXPECT_THROW(TokenLoader(data, {}).batch_at(-1), c10::Error);
 }
 

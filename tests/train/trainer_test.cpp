@@ -619,7 +619,8 @@ TEST(Trainer, RefusesWhatItCannotDo) {
     return error_of([&] { const Trainer trainer(std::move(options)); });
   };
   EXPECT_THAT(make({.precision = "8-mixed"}), HasSubstr("32-true"));
-  EXPECT_THAT(make({.devices = 2}), HasSubstr("devices = 1"));
+  EXPECT_THAT(make({.devices = 2}),
+              HasSubstr("expected 2 processes, one for each of devices = 2, got 1"));
   EXPECT_THAT(make({.max_steps = 0}), HasSubstr("max_steps"));
   EXPECT_THAT(make({.accumulate_grad_batches = 0}), HasSubstr("accumulate_grad_batches"));
   EXPECT_THAT(make({.gradient_clip_algorithm = "nrm"}), HasSubstr("\"norm\" or \"value\""));
