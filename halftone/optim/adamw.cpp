@@ -59,11 +59,10 @@ AdamW::AdamW(NamedTensors named_parameters, AdamWOptions options)
   arena_ = ParameterArena(
       std::move(parameters), {layouts.begin(), layouts.end()},
       {.fp32_gradients = options_.fp32_gradients, .release_gradients = options_.release_gradients});
-  for (AdamWTensors& tensors : adamw_buffers(arena_, layouts, options_.offload)) {
-    const torch::Device device = tensors.weights.device();
-    buffers_.push_back({.tensors = std::move(tensors),
-                        .step = torch::zeros({}, torch::dtype(torch::kLong).device(device))});
-  }
+  shards_ = std::make_unique<ArenaShards>(arena_, options_.shard_over);
+  parts_ = adamw_parts(arena_, *shards_, layouts, options_.offload);
+  for (const AdamWBufferLayout& layout : layouts)
+    steps_.push_back(torch::zeros({}, torch::dtype(torch::kLong).device(layout.device)));
 }
 
 AdamW::AdamW(std::vector<torch::Tensor> parameters, AdamWOptions options)
@@ -108,12 +107,12 @@ void AdamW::set_lr(double lr) {
 }
 
 std::int64_t AdamW::step_count() const {
-  return buffers_.empty() ? 0 : buffers_.front().step.item<std::int64_t>();
+  return steps_.empty() ? 0 : steps_.front().item<std::int64_t>();
 }
 
 AdamWArguments AdamW::arguments_for(std::size_t buffer, const torch::Tensor& gradient_factor,
                                     const torch::Tensor& found_inf) const {
-  const torch::Device device = buffers_[buffer].tensors.weights.device();
+  const torch::Device device = steps_[buffer].device();
   return {.lr = lr(),
           .beta1 = options_.beta1,
           .beta2 = options_.beta2,
@@ -122,25 +121,24 @@ AdamWArguments AdamW::arguments_for(std::size_t buffer, const torch::Tensor& gra
           .stochastic_rounding = options_.stochastic_rounding,
           .seed = random_word(options_.seed, buffer),
           .first_index = 0,
-          .step = buffers_[buffer].step + 1,
+          .step = steps_[buffer] + 1,
           .gradient_factor = gradient_factor.to(device, true),
           .found_inf = found_inf.to(device, true)};
 }
 
 // One parameter by itself, with the gradient that is in .grad, if there is one.
 void AdamW::step_alone(std::size_t index, AdamWArguments arguments) {
-  const ParameterArena::Place place = arena_.place(index);
-  AdamWTensors tensors = part_of(buffers_[place.buffer].tensors, place.range);
+  AdamWPart part = part_of_parameter(index);
   if (options_.release_gradients)
-    tensors.gradients = arena_.loose_gradient(index);
+    part.tensors.gradients = arena_.loose_gradient(index);
   else if (!arena_.collect_gradient(index))
     return;
-  if (!tensors.gradients.defined()) return;
+  if (!part.tensors.gradients.defined()) return;
   Participation& own = participation_[index];
   own.stepped = true;
-  arguments.first_index = place.range.begin;
+  arguments.first_index = part.range.begin;
   if (own.missed_steps.defined()) arguments.step = arguments.step - own.missed_steps;
-  adamw_in_chunks_(tensors, arguments);
+  adamw_in_chunks_(part.tensors, arguments);
 }
 
 void AdamW::step_parameter(std::size_t index, const torch::Tensor& gradient_factor,
@@ -153,8 +151,9 @@ void AdamW::step_parameter(std::size_t index, const torch::Tensor& gradient_fact
 
 void AdamW::finish_step(const torch::Tensor& found_inf) {
   const torch::NoGradGuard no_grad;
-  for (std::size_t b = 0; b < buffers_.size(); ++b) {
-    const torch::Tensor& step = buffers_[b].step;
+  shards_->gather_weights();
+  for (std::size_t b = 0; b < steps_.size(); ++b) {
+    const torch::Tensor& step = steps_[b];
     const torch::Tensor counted = found_inf.to(step.device(), true).eq(0).reshape({});
     step.add_(counted);
     count_missed(b, counted);
@@ -183,7 +182,7 @@ void AdamW::count_missed(std::size_t buffer, const torch::Tensor& counted) {
 void AdamW::step_scaled(const torch::Tensor& gradient_factor, const torch::Tensor& found_inf) {
   const torch::NoGradGuard no_grad;
   check_in_place();
-  for (std::size_t b = 0; b < buffers_.size(); ++b) {
+  for (std::size_t b = 0; b < steps_.size(); ++b) {
     const std::vector<std::size_t>& parameters = arena_.buffers()[b].parameters;
     const AdamWArguments arguments = arguments_for(b, gradient_factor, found_inf);
     if (options_.release_gradients) {
@@ -191,14 +190,36 @@ void AdamW::step_scaled(const torch::Tensor& gradient_factor, const torch::Tenso
       continue;
     }
     for (const std::size_t i : parameters) participation_[i].stepped = arena_.collect_gradient(i);
-    for (const Run& run : runs_to_step(b)) {
-      AdamWArguments own = arguments;
-      own.first_index = run.range.begin;
-      if (run.missed_steps.defined()) own.step = own.step - run.missed_steps;
-      adamw_in_chunks_(part_of(buffers_[b].tensors, run.range), own);
-    }
+    for (const Run& run : runs_to_step(b)) step_run(b, run, arguments);
   }
   finish_step(found_inf);
+}
+
+void AdamW::step_run(std::size_t buffer, const Run& run, AdamWArguments arguments) {
+  if (run.missed_steps.defined()) arguments.step = arguments.step - run.missed_steps;
+  for (const AdamWPart& part : parts_) {
+    if (part.buffer != buffer) continue;
+    const Range range = common(part.range, run.range);
+    if (range.begin == range.end) continue;
+    arguments.first_index = range.begin;
+    adamw_in_chunks_(part_of(part, range).tensors, arguments);
+  }
+}
+
+GradientStats AdamW::gradient_stats() const {
+  return options_.shard_gradients ? shards_->gather_stats() : arena_.stats();
+}
+
+AdamWPart AdamW::part_of_parameter(std::size_t index) const {
+  const ParameterArena::Place place = arena_.place(index);
+  for (const AdamWPart& part : parts_) {
+    if (part.buffer != place.buffer) continue;
+    const Range range = common(part.range, place.range);
+    const bool is_empty = place.range.begin == place.range.end;  // it has states all the same
+    if (range.begin < range.end || (is_empty && place.range.begin == range.begin))
+      return part_of(part, range);
+  }
+  return {.buffer = place.buffer, .range = {place.range.begin, place.range.begin}, .tensors = {}};
 }
 
 OptimizerBytes AdamW::bytes() const {
@@ -206,10 +227,12 @@ OptimizerBytes AdamW::bytes() const {
     return t.defined() ? static_cast<std::int64_t>(t.nbytes()) : 0;
   };
   OptimizerBytes bytes;
-  for (const Buffer& buffer : buffers_) {
-    const AdamWTensors& t = buffer.tensors;
-    bytes.weights += of(t.weights);
-    bytes.gradients += of(t.gradients);
+  for (const ParameterArena::Buffer& buffer : arena_.buffers()) {
+    bytes.weights += of(buffer.weights);
+    bytes.gradients += of(buffer.gradients);
+  }
+  for (const AdamWPart& part : parts_) {
+    const AdamWTensors& t = part.tensors;
     bytes.moments +=
         of(t.exp_avg) + of(t.exp_avg_sq) + of(t.exp_avg_scale) + of(t.exp_avg_sq_scale);
     bytes.master += of(t.master_low);
@@ -226,7 +249,7 @@ std::vector<AdamW::Run> AdamW::runs_to_step(std::size_t buffer) const {
     const Participation& own = participation_[parameters[k]];
     const std::int64_t begin = arena_.place(parameters[k]).range.begin;
     const std::int64_t end = k + 1 == parameters.size()
-                                 ? buffers_[buffer].tensors.weights.numel()
+                                 ? arena_.buffers()[buffer].weights.numel()
                                  : arena_.place(parameters[k + 1]).range.begin;
     if (!own.stepped || end == begin) continue;
     if (!runs.empty() && runs.back().range.end == begin &&

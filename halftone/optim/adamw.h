@@ -7,14 +7,17 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "halftone/core/state_dict.h"
 #include "halftone/kernels/optimizer/adamw.h"
+#include "halftone/optim/adamw_buffers.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/adamw_options.h"
+#include "halftone/optim/arena_shards.h"
 #include "halftone/optim/fused_optimizer.h"
 #include "halftone/optim/parameter_arena.h"
 
@@ -60,14 +63,19 @@ class AdamW : public FusedOptimizer {
                       const torch::Tensor& found_inf) override;
   void finish_step(const torch::Tensor& found_inf) override;
 
+  GradientStats gradient_stats() const override;
+
   /// The bytes of the buffers. adamw_bytes() computes them without allocating.
   OptimizerBytes bytes() const override;
 
   /// Views of what is stored, in the parameter's shape: "<name>.exp_avg", "<name>.exp_avg_sq"
   /// (fp32, bf16, or uint8 codes beside "<name>.exp_avg_scale", "<name>.exp_avg_sq_scale", one for
   /// 256 elements), "<name>.master_low" (int16 or uint8). And step, lr, beta1, beta2, eps,
-  /// weight_decay, seed, and "<name>.step" of each parameter that took part in fewer steps.
+  /// weight_decay, seed, and "<name>.step" of each parameter that took part in fewer steps. Where
+  /// states are shared over processes, of a parameter that has its states in several of them this
+  /// one's part, flat, as "<name>.exp_avg[BEGIN:END]" and so on (optim/state_parts.h).
   StateDict state_dict() const override;
+  /// Takes what is its own out of a state of whole tensors (whole_states()), whoever saved it.
   /// Throws UserError that names a missing tensor or one of another shape, and leaves the optimizer
   /// as it was. Restores lr; the other options stay those of the constructor, the seed excepted.
   /// A state of the same layout comes back bit for bit. Another one is converted: moments through
@@ -77,10 +85,6 @@ class AdamW : public FusedOptimizer {
   void load_state_dict(const StateDict& state) override;
 
  private:
-  struct Buffer {
-    AdamWTensors tensors;  // the arena's, with the states; gradients undefined when released
-    torch::Tensor step;    // int64 scalar
-  };
   struct Participation {
     torch::Tensor missed_steps;  // int64 scalar: counted without the parameter; undefined: none
     bool stepped = false;        // in the step that is under way
@@ -91,8 +95,10 @@ class AdamW : public FusedOptimizer {
   };
 
   std::vector<Run> runs_to_step(std::size_t buffer) const;
+  void step_run(std::size_t buffer, const Run& run, AdamWArguments arguments);
   void count_missed(std::size_t buffer, const torch::Tensor& counted);
-  torch::Tensor scales_of(const torch::Tensor& scales, std::size_t index) const;
+  /// What is updated here of a parameter; its range is empty where nothing is.
+  AdamWPart part_of_parameter(std::size_t index) const;
   void check_in_place() const;
   AdamWArguments arguments_for(std::size_t buffer, const torch::Tensor& gradient_factor,
                                const torch::Tensor& found_inf) const;
@@ -100,11 +106,13 @@ class AdamW : public FusedOptimizer {
   void check_state(const StateDict& state) const;
   std::int64_t saved_step(const StateDict& state, std::size_t index) const;
   void load_missed_steps(const StateDict& state, std::int64_t step);
-  void load_parameter(std::size_t index, const StateDict& state) const;
+  void load_part(std::size_t index, const AdamWPart& part, const StateDict& state) const;
 
   AdamWOptions options_;
   ParameterArena arena_;
-  std::vector<Buffer> buffers_;               // as the arena has them
+  std::unique_ptr<const ArenaShards> shards_;
+  std::vector<AdamWPart> parts_;              // that are updated here, buffer by buffer
+  std::vector<torch::Tensor> steps_;          // int64 scalars, of the arena's buffers
   std::vector<Participation> participation_;  // of each parameter
 };
 

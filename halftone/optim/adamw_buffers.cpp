@@ -43,6 +43,19 @@ std::int64_t room_for(const State& state) {
   return static_cast<std::int64_t>(whole_pages(static_cast<std::size_t>(state.bytes())));
 }
 
+// Blocks of codes begin with a range.
+std::int64_t room_of(const Range& range) {
+  constexpr std::int64_t kCodeBlock = 256;
+  return (range.end - range.begin + kCodeBlock - 1) / kCodeBlock * kCodeBlock;
+}
+
+std::int64_t elements_of(const std::vector<Range>& ranges) {
+  if (ranges.size() == 1 && ranges.front().begin == 0) return ranges.front().end;
+  std::int64_t elements = 0;
+  for (const Range& range : ranges) elements += room_of(range);
+  return elements;
+}
+
 torch::Tensor room_in_file(const std::vector<AdamWBufferLayout>& layouts,
                            const std::filesystem::path& folder) {
   std::int64_t bytes = 0;
@@ -57,29 +70,38 @@ torch::Tensor room_in_file(const std::vector<AdamWBufferLayout>& layouts,
 
 }  // namespace
 
-std::vector<AdamWTensors> adamw_buffers(const ParameterArena& arena,
-                                        const std::vector<AdamWBufferLayout>& layouts,
-                                        const std::filesystem::path& offload) {
+std::vector<AdamWPart> adamw_parts(const ParameterArena& arena, const ArenaShards& shards,
+                                   std::vector<AdamWBufferLayout> layouts,
+                                   const std::filesystem::path& offload) {
+  for (std::size_t b = 0; b < layouts.size(); ++b) layouts[b].size = elements_of(shards.owned(b));
   torch::Tensor file;
   if (!offload.empty()) file = room_in_file(layouts, offload);
   std::int64_t taken = 0;
-  std::vector<AdamWTensors> buffers;
+  std::vector<AdamWPart> parts;
   for (std::size_t b = 0; b < layouts.size(); ++b) {
-    const AdamWBufferLayout& layout = layouts[b];
-    AdamWTensors tensors;
-    tensors.weights = arena.buffers()[b].weights;
-    tensors.gradients = arena.buffers()[b].gradients;
-    for (const State& state : states_of(layout)) {
+    AdamWTensors states;
+    for (const State& state : states_of(layouts[b])) {
       if (!file.defined()) {
-        tensors.*state.tensor = flat_zeros(state.size, state.dtype, layout.device);
+        states.*state.tensor = flat_zeros(state.size, state.dtype, layouts[b].device);
         continue;
       }
-      tensors.*state.tensor = file.narrow(0, taken, state.bytes()).view(state.dtype);
+      states.*state.tensor = file.narrow(0, taken, state.bytes()).view(state.dtype);
       taken += room_for(state);
     }
-    buffers.push_back(std::move(tensors));
+    std::int64_t at = 0;
+    for (const Range& range : shards.owned(b)) {
+      const std::int64_t size = range.end - range.begin;
+      AdamWPart part{.buffer = b, .range = range, .tensors = part_of(states, {at, at + size})};
+      const auto own = [&](const torch::Tensor& flat) {
+        return flat.defined() ? flat.narrow(0, range.begin, size) : flat;
+      };
+      part.tensors.weights = own(arena.buffers()[b].weights);
+      part.tensors.gradients = own(arena.buffers()[b].gradients);
+      parts.push_back(std::move(part));
+      at += room_of(range);
+    }
   }
-  return buffers;
+  return parts;
 }
 
 AdamWTensors part_of(const AdamWTensors& tensors, const Range& range) {
@@ -93,6 +115,11 @@ AdamWTensors part_of(const AdamWTensors& tensors, const Range& range) {
   return {part(tensors.weights),    part(tensors.gradients),       part(tensors.exp_avg),
           part(tensors.exp_avg_sq), scales(tensors.exp_avg_scale), scales(tensors.exp_avg_sq_scale),
           part(tensors.master_low)};
+}
+
+AdamWPart part_of(const AdamWPart& part, const Range& range) {
+  const Range inside{range.begin - part.range.begin, range.end - part.range.begin};
+  return {.buffer = part.buffer, .range = range, .tensors = part_of(part.tensors, inside)};
 }
 
 void adamw_in_chunks_(const AdamWTensors& tensors, const AdamWArguments& arguments) {

@@ -3,6 +3,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
+
+#include "halftone/core/process_group.h"
 
 namespace halftone {
 
@@ -35,6 +38,11 @@ struct AdamWOptions {
   // Folder on a disk where moments and masters lie in a file instead of memory, with the same bits;
   // empty: in memory. On the CPU only.
   std::filesystem::path offload;
+  // Processes that update a part each and keep the moments and masters of that part alone, with
+  // the same bits; all of them take each step. Null: this process has all.
+  std::shared_ptr<ProcessGroup> shard_over;
+  // Of gradients as well each has the sums of its part alone (GradientReducer).
+  bool shard_gradients = false;
 };
 
 }  // namespace halftone

@@ -11,6 +11,7 @@
 #include "halftone/kernels/optimizer/moments.h"
 #include "halftone/kernels/optimizer/split_master.h"
 #include "halftone/optim/adamw.h"
+#include "halftone/optim/state_parts.h"
 #include "halftone/system/file_memory.h"
 
 namespace halftone {
@@ -19,7 +20,10 @@ namespace {
 constexpr const char* kExpAvg = ".exp_avg";
 constexpr const char* kExpAvgSq = ".exp_avg_sq";
 constexpr const char* kScale = "_scale";
+constexpr const char* kExpAvgScale = ".exp_avg_scale";
+constexpr const char* kExpAvgSqScale = ".exp_avg_sq_scale";
 constexpr const char* kMasterLow = ".master_low";
+constexpr std::int64_t kCodesOfScale = 256;
 constexpr const char* kStep = "step";
 constexpr const char* kOwnStep = ".step";  // of a parameter that has missed some
 
@@ -32,10 +36,16 @@ constexpr const char* kOwnStep = ".step";  // of a parameter that has missed som
                   name, c10::toString(tensor.scalar_type()), c10::str(tensor.sizes()), expected));
 }
 
+// What was divided among processes comes back flat.
+bool fits(const torch::Tensor& saved, at::IntArrayRef shape) {
+  return saved.sizes() == shape ||
+         (saved.dim() == 1 && saved.numel() == c10::multiply_integers(shape));
+}
+
 void check_moment(const StateDict& state, const std::string& name, at::IntArrayRef shape) {
   const torch::Tensor& tensor = state.meta(name);
   const torch::ScalarType dtype = tensor.scalar_type();
-  if (tensor.sizes() != shape ||
+  if (!fits(tensor, shape) ||
       (dtype != torch::kFloat && dtype != torch::kBFloat16 && dtype != torch::kByte))
     refuse(name, tensor, "float32, bfloat16 or uint8 " + c10::str(shape));
   if (dtype != torch::kByte) return;
@@ -49,7 +59,7 @@ void check_master(const StateDict& state, const std::string& name, at::IntArrayR
   const auto found = state.tensors.find(name);
   if (found == state.tensors.end()) return;
   const torch::ScalarType dtype = found->second.scalar_type();
-  if (found->second.sizes() != shape || (dtype != torch::kShort && dtype != torch::kByte))
+  if (!fits(found->second, shape) || (dtype != torch::kShort && dtype != torch::kByte))
     refuse(name, found->second, "int16 or uint8 " + c10::str(shape));
 }
 
@@ -60,40 +70,44 @@ struct Stored {
 
 bool is_coded(const Stored& moment) { return moment.values.scalar_type() == torch::kByte; }
 
-Stored saved_moment(const StateDict& state, const std::string& name) {
-  Stored saved{.values = state.tensor(name), .scales = {}};
-  if (is_coded(saved)) saved.scales = state.tensor(name + kScale);
+torch::Tensor flat_part(const torch::Tensor& whole, const Range& range) {
+  return whole.flatten().narrow(0, range.begin, range.end - range.begin).contiguous();
+}
+
+// `range` of a parameter's elements; it begins with a block of codes.
+Stored saved_moment(const StateDict& state, const std::string& name, const Range& range) {
+  Stored saved{.values = flat_part(state.tensor(name), range), .scales = {}};
+  if (is_coded(saved))
+    saved.scales = flat_part(state.tensor(name + kScale),
+                             {moment_scales(range.begin), moment_scales(range.end)});
   return saved;
 }
 
-// Flat; codes as the fp32 values of exp_avg.
+// Codes as the fp32 values of exp_avg.
 torch::Tensor widened(const Stored& saved) {
-  const torch::Tensor flat = saved.values.flatten().contiguous();
-  return is_coded(saved) ? decoded_moments(flat, saved.scales.contiguous(), Moment::kFirst) : flat;
+  return is_coded(saved) ? decoded_moments(saved.values, saved.scales, Moment::kFirst)
+                         : saved.values;
 }
 
 // exp_avg_sq as a step would read it beside that exp_avg.
 torch::Tensor widened_beside(const Stored& first, const Stored& saved,
                              const torch::Tensor& least_root) {
   if (!is_coded(saved)) return widened(saved);
-  return decoded_exp_avg_sq(saved.values.flatten().contiguous(), saved.scales.contiguous(),
-                            widened(first).to(torch::kFloat), least_root);
+  return decoded_exp_avg_sq(saved.values, saved.scales, widened(first).to(torch::kFloat),
+                            least_root);
 }
 
 // `widen` makes fp32 of a state that is of another layout.
 template <class Widen>
-void load_moment(const StateDict& state, const std::string& name, const Stored& to,
-                 const Widen& widen) {
-  const Stored saved = saved_moment(state, name);
+void load_moment(const Stored& saved, Moment moment, const Stored& to, const Widen& widen) {
   if (saved.values.scalar_type() == to.values.scalar_type()) {
     to.values.copy_(saved.values);
     if (is_coded(to)) to.scales.copy_(saved.scales);
   } else if (is_coded(to)) {
-    const Moment moment = name.ends_with(kExpAvgSq) ? Moment::kSecond : Moment::kFirst;
-    encode_moments_(widen(saved).to(to.values.device(), torch::kFloat), moment, to.values.view(-1),
+    encode_moments_(widen(saved).to(to.values.device(), torch::kFloat), moment, to.values,
                     to.scales);
   } else {
-    to.values.view(-1).copy_(widen(saved));
+    to.values.copy_(widen(saved));
   }
   release_pages(to.values);
   release_pages(to.scales);
@@ -101,26 +115,27 @@ void load_moment(const StateDict& state, const std::string& name, const Stored& 
 
 }  // namespace
 
-torch::Tensor AdamW::scales_of(const torch::Tensor& scales, std::size_t index) const {
-  const Range range = arena_.place(index).range;
-  return scales.narrow(0, moment_scales(range.begin), moment_scales(range.end - range.begin));
-}
-
 StateDict AdamW::state_dict() const {
   StateDict state;
   for (std::size_t i = 0; i < arena_.size(); ++i) {
     const std::string& name = arena_.names()[i];
-    const AdamWTensors& stored = buffers_[arena_.place(i).buffer].tensors;
-    const auto add = [&](const char* key, const torch::Tensor& flat) {
-      state.tensors[name + key] = arena_.view(flat, i);
+    const AdamWPart part = part_of_parameter(i);
+    if (!part.tensors.exp_avg.defined()) continue;  // another process has its states
+    const Range whole = arena_.place(i).range;
+    const auto add = [&](const char* key, const torch::Tensor& flat, std::int64_t unit) {
+      if (!flat.defined()) return;
+      if (part.range.begin == whole.begin && part.range.end == whole.end)
+        state.tensors[name + key] = unit > 1 ? flat : flat.view(arena_.parameter(i).sizes());
+      else
+        state
+            .tensors[part_name(name + key, (part.range.begin - whole.begin) / unit, flat.numel())] =
+            flat;
     };
-    add(kExpAvg, stored.exp_avg);
-    add(kExpAvgSq, stored.exp_avg_sq);
-    if (stored.exp_avg_scale.defined()) {
-      state.tensors[name + kExpAvg + kScale] = scales_of(stored.exp_avg_scale, i);
-      state.tensors[name + kExpAvgSq + kScale] = scales_of(stored.exp_avg_sq_scale, i);
-    }
-    if (stored.master_low.defined()) add(kMasterLow, stored.master_low);
+    add(kExpAvg, part.tensors.exp_avg, 1);
+    add(kExpAvgSq, part.tensors.exp_avg_sq, 1);
+    add(kExpAvgScale, part.tensors.exp_avg_scale, kCodesOfScale);
+    add(kExpAvgSqScale, part.tensors.exp_avg_sq_scale, kCodesOfScale);
+    add(kMasterLow, part.tensors.master_low, 1);
   }
   const std::int64_t step = step_count();
   state.values = {{kStep, step},
@@ -168,29 +183,29 @@ void AdamW::load_missed_steps(const StateDict& state, std::int64_t step) {
     if (missed == 0) continue;
     const std::size_t buffer = arena_.place(i).buffer;
     torch::Tensor& count = shared[{buffer, missed}];
-    if (!count.defined()) count = torch::full_like(buffers_[buffer].step, missed);
+    if (!count.defined()) count = torch::full_like(steps_[buffer], missed);
     participation_[i].missed_steps = count;
   }
 }
 
-void AdamW::load_parameter(std::size_t index, const StateDict& state) const {
+void AdamW::load_part(std::size_t index, const AdamWPart& part, const StateDict& state) const {
   const std::string& name = arena_.names()[index];
-  const AdamWTensors& stored = buffers_[arena_.place(index).buffer].tensors;
-  const auto place = [&](const torch::Tensor& flat, const torch::Tensor& scales) -> Stored {
-    return {arena_.view(flat, index), scales.defined() ? scales_of(scales, index) : scales};
-  };
-  load_moment(state, name + kExpAvg, place(stored.exp_avg, stored.exp_avg_scale),
+  const AdamWTensors& stored = part.tensors;
+  const std::int64_t first = arena_.place(index).range.begin;
+  const Range range{part.range.begin - first, part.range.end - first};
+  load_moment(saved_moment(state, name + kExpAvg, range), Moment::kFirst,
+              {stored.exp_avg, stored.exp_avg_scale},
               [](const Stored& saved) { return widened(saved); });
-  load_moment(state, name + kExpAvgSq, place(stored.exp_avg_sq, stored.exp_avg_sq_scale),
-              [&](const Stored& saved) {
-                return widened_beside(saved_moment(state, name + kExpAvg), saved,
+  load_moment(saved_moment(state, name + kExpAvgSq, range), Moment::kSecond,
+              {stored.exp_avg_sq, stored.exp_avg_sq_scale}, [&](const Stored& saved) {
+                return widened_beside(saved_moment(state, name + kExpAvg, range), saved,
                                       least_root(torch::tensor(saved_step(state, index)),
                                                  options_.beta1, options_.beta2));
               });
-  if (!stored.master_low.defined()) return;
-  const torch::Tensor low = arena_.view(stored.master_low, index);
+  const torch::Tensor& low = stored.master_low;
+  if (!low.defined()) return;
   if (state.tensors.contains(name + kMasterLow))
-    low.copy_(master_low_as(state.tensor(name + kMasterLow), low.scalar_type()));
+    low.copy_(master_low_as(flat_part(state.tensor(name + kMasterLow), range), low.scalar_type()));
   else
     low.zero_();
   release_pages(low);
@@ -205,8 +220,10 @@ void AdamW::load_state_dict(const StateDict& state) {
     throw UserError(
         fmt::format("saved optimizer has step {} and lr {}: both must be at least 0", step, lr));
   check_state(state);
-  for (std::size_t i = 0; i < arena_.size(); ++i) load_parameter(i, state);
-  for (const Buffer& buffer : buffers_) buffer.step.fill_(step);
+  for (std::size_t i = 0; i < arena_.size(); ++i)
+    if (const AdamWPart part = part_of_parameter(i); part.tensors.exp_avg.defined())
+      load_part(i, part, state);
+  for (const torch::Tensor& own : steps_) own.fill_(step);
   load_missed_steps(state, step);
   set_lr(lr);
   options_.seed = std::bit_cast<std::uint64_t>(seed);

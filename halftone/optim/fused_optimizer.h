@@ -51,8 +51,8 @@ class FusedOptimizer : public torch::optim::Optimizer {
   const std::vector<std::string>& parameter_names() const { return arena().names(); }
   /// The one called parameter_names()[index].
   const torch::Tensor& parameter(std::size_t index) const { return arena().parameter(index); }
-  /// arena().stats()
-  GradientStats gradient_stats() const { return arena().stats(); }
+  /// arena().stats(), over all processes where each has a part of the gradients: all call it then.
+  virtual GradientStats gradient_stats() const { return arena().stats(); }
   virtual OptimizerTraits traits() const = 0;
 
   /// Sets the gradients to zero and keeps them where they are. Those of frozen parameters, and
