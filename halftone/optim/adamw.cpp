@@ -86,7 +86,8 @@ OptimizerTraits AdamW::traits() const {
           .stochastic_rounding = options_.stochastic_rounding,
           .fp32_gradients = options_.fp32_gradients,
           .master = options_.master,
-          .moments = options_.moments};
+          .moments = options_.moments,
+          .shards_states = options_.shard_over != nullptr};
 }
 
 torch::Tensor AdamW::step(LossClosure closure) {

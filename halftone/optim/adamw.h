@@ -75,7 +75,7 @@ class AdamW : public FusedOptimizer {
   /// states are shared over processes, of a parameter that has its states in several of them this
   /// one's part, flat, as "<name>.exp_avg[BEGIN:END]" and so on (optim/state_parts.h).
   StateDict state_dict() const override;
-  /// Takes what is its own out of a state of whole tensors (whole_states()), whoever saved it.
+  /// Takes what is its own out of a state, whole or of all processes (optim/state_parts.h).
   /// Throws UserError that names a missing tensor or one of another shape, and leaves the optimizer
   /// as it was. Restores lr; the other options stay those of the constructor, the seed excepted.
   /// A state of the same layout comes back bit for bit. Another one is converted: moments through

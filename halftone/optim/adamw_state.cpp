@@ -211,8 +211,9 @@ void AdamW::load_part(std::size_t index, const AdamWPart& part, const StateDict&
   release_pages(low);
 }
 
-void AdamW::load_state_dict(const StateDict& state) {
+void AdamW::load_state_dict(const StateDict& saved) {
   const torch::NoGradGuard no_grad;
+  const StateDict state = whole_states(saved);
   const auto step = state.get<std::int64_t>(kStep);
   const auto lr = state.get<double>("lr");
   const auto seed = state.get<std::int64_t>("seed");

@@ -36,6 +36,7 @@ struct OptimizerTraits {
   bool fp32_gradients = false;                  // of weights of 16 bits
   MasterWeights master = MasterWeights::kNone;  // of bf16 weights
   MomentStorage moments = MomentStorage::kFloat32;
+  bool shards_states = false;  // over processes
 };
 
 /// An optimizer over a ParameterArena that unscales, clips and leaves steps out within its update:

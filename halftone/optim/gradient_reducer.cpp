@@ -11,8 +11,8 @@
 namespace halftone {
 
 GradientReducer::GradientReducer(std::vector<const ParameterArena*> arenas, ProcessGroup& group,
-                                 GradientTransport transport)
-    : group_(group), transport_(transport) {
+                                 GradientTransport transport, GradientTree* tree)
+    : group_(group), transport_(transport), tree_(tree) {
   for (const ParameterArena* const arena : arenas) {
     arenas_.push_back({.arena = arena, .bucket_of = std::vector<std::size_t>(arena->size())});
     add_buckets(arenas_.size() - 1, group.size());
@@ -81,6 +81,7 @@ std::unique_ptr<GradientSum> GradientReducer::send(const Bucket& bucket) {
   const Range range = bucket.place.range;
   std::vector<Range> pieces = bucket.place.pieces;
   for (Range& piece : pieces) piece = {piece.begin - range.begin, piece.end - range.begin};
+  if (tree_ != nullptr) tree_->add_to(*bucket.arena, bucket.place.buffer, range);
   const torch::Tensor& flat = bucket.arena->buffers()[bucket.place.buffer].gradients;
   return std::make_unique<GradientSum>(group_, flat.narrow(0, range.begin, range.end - range.begin),
                                        std::move(pieces), transport_);
@@ -112,6 +113,7 @@ void GradientReducer::finish() {
   release();
   thread_.join();
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  if (tree_ != nullptr) tree_->reset();
   agree_on_gradients();
 }
 

@@ -15,6 +15,7 @@
 #include "halftone/optim/grad_ready_hooks.h"
 #include "halftone/optim/gradient_buckets.h"
 #include "halftone/optim/gradient_sum.h"
+#include "halftone/optim/gradient_tree.h"
 #include "halftone/optim/parameter_arena.h"
 
 namespace halftone {
@@ -25,8 +26,11 @@ namespace halftone {
 class GradientReducer {
  public:
   /// The arenas have buffers for their gradients, and outlive it, as the group does.
+  /// `tree`: where micro-batches before the last one were set aside, if they were; it begins anew
+  /// with finish().
   GradientReducer(std::vector<const ParameterArena*> arenas, ProcessGroup& group,
-                  GradientTransport transport = GradientTransport::kExact);
+                  GradientTransport transport = GradientTransport::kExact,
+                  GradientTree* tree = nullptr);
   /// After an exception between begin() and finish() it sends what there is, so that the others do
   /// not wait for it.
   ~GradientReducer();
@@ -64,6 +68,7 @@ class GradientReducer {
 
   ProcessGroup& group_;
   GradientTransport transport_;
+  GradientTree* tree_;
   std::vector<Bucket> buckets_;
   std::vector<Arena> arenas_;
 

@@ -15,11 +15,12 @@ torch::ScalarType dtype_under_way(const torch::Tensor& gradients, GradientTransp
                                                             : gradients.scalar_type();
 }
 
-/// Row 0 becomes the sum of all rows.
-void add_rows(const torch::Tensor& rows) {
-  const std::int64_t count = rows.size(0);
-  for (std::int64_t step = 1; step < count; step *= 2)
-    for (std::int64_t i = 0; i + step < count; i += 2 * step) rows[i].add_(rows[i + step]);
+/// Row `first` becomes the sum of each step-th row from there on.
+void add_rows(const torch::Tensor& rows, std::int64_t first = 0, std::int64_t step = 1) {
+  if (first + step >= rows.size(0)) return;
+  add_rows(rows, first, 2 * step);
+  add_rows(rows, first + step, 2 * step);
+  rows[first].add_(rows[first + step]);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ enum class GradientTransport {
 };
 
 /// One flat tensor of gradients under way to its sum over all processes. Each of them adds up a
-/// piece, in fp32 (fp64 ones in fp64) and as a binary tree over the ranks, ((0 + 1) + (2 + 3)), so
+/// piece, in fp32 (fp64 ones in fp64) and as a binary tree over the ranks, ((0 + 2) + (1 + 3)), so
 /// that the sum has the same bits on all of them and in each run; then they exchange the sums. With
 /// kBFloat16 what a process sends is rounded to the nearest bf16, and so is the sum: of gradients
 /// g_r the sum is off by at most 2^-8 (sum |g_r| + |sum g_r|), the second rounding counted with its

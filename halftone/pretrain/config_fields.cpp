@@ -436,6 +436,16 @@ std::vector<ConfigField> optimization_fields() {
                          "tokens of a row; the default is no more than model.max_seq_len"),
       field<&C::accumulate>("accumulate", positive_integer(),
                             "micro-batches whose gradients make one optimizer step"),
+      changeable(field<&C::shard>("shard", one_of(shard_names()),
+                                  "what of the training state each of several processes has a "
+                                  "part of only; optimizer: moments and masters")),
+      field<&C::gradient_sum>(
+          "gradient_sum", one_of({"sequential", "tree"}),
+          "how a process adds up the gradients of a step's micro-batches; tree: "
+          "with the same bits for 1, 2, 4, ... processes"),
+      field<&C::reduce_dtype>("reduce_dtype", one_of({"fp32", "bf16"}),
+                              "how gradients travel between processes; bf16 halves the bytes and "
+                              "rounds twice"),
       field<&C::loss_average>("loss_average", one_of(loss_average_names()),
                               "what the loss of an optimizer step is the mean over; tokens: its "
                               "predicted tokens, however they are split; micro-batches: the means "

@@ -75,8 +75,11 @@ struct TrainConfig {
 
   std::int64_t batch_size = 8;  // rows of one micro-batch
   std::int64_t seq_len = 256;
-  std::int64_t accumulate = 1;          // micro-batches of one optimizer step
-  std::string loss_average = "tokens";  // or "micro-batches"
+  std::int64_t accumulate = 1;              // micro-batches of one optimizer step
+  std::string loss_average = "tokens";      // or "micro-batches"
+  std::string shard = "none";               // TrainerOptions::shard
+  std::string gradient_sum = "sequential";  // TrainerOptions::gradient_sum
+  std::string reduce_dtype = "fp32";        // TrainerOptions::reduce_dtype
   double lr = 5e-4;
   std::string schedule = "minimind";  // "cosine", "linear", "constant"
   std::int64_t warmup = 0;            // optimizer steps

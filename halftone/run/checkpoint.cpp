@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -14,6 +15,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/core/message.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/run/checkpoint_retention_impl.h"
 #include "halftone/run/verified_files_impl.h"
@@ -31,6 +33,7 @@ constexpr int kFormat = 1;
 constexpr std::string_view kFolderPrefix = "step-";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr std::string_view kShardPrefix = "optimizer-";
 constexpr const char* kTrainerFile = "trainer.json";
 constexpr const char* kNotFinite = "f64";
 constexpr const char* kChecksum = "xxh64";
@@ -108,6 +111,15 @@ void check_file(const fs::path& path, const JsonField& expected) {
   note_verified(path);
 }
 
+/// The optimizer's own, and those of other processes.
+std::vector<std::string> optimizer_files(const JsonField& files) {
+  std::vector<std::string> names{kOptimizerFile};
+  files.for_each_member([&](const std::string& name, const JsonField& /*file*/) {
+    if (name.starts_with(kShardPrefix)) names.push_back(name);
+  });
+  return names;
+}
+
 Checkpoint read_checkpoint(const fs::path& folder, Part part) {
   const JsonDocument document = read_trainer(folder / kTrainerFile);
   const JsonField trainer = document.root();
@@ -120,8 +132,11 @@ Checkpoint read_checkpoint(const fs::path& folder, Part part) {
   checkpoint.model = open_safetensors(folder / kModelFile);
   checkpoint.model.values.clear();
   if (part == Part::kAll) {
-    check_file(folder / kOptimizerFile, files[kOptimizerFile]);
-    const StateDict both = open_safetensors(folder / kOptimizerFile);
+    StateDict both;
+    for (const std::string& name : optimizer_files(files)) {
+      check_file(folder / name, files[name]);
+      both.insert("", open_safetensors(folder / name));
+    }
     checkpoint.optimizer = both.extract("optimizer.");
     checkpoint.trainer = both.extract("trainer.");
     checkpoint.trainer.read_all();
@@ -159,41 +174,110 @@ Checkpoint load_latest(const fs::path& run_dir, Part part) {
 bool is_whole(const fs::path& folder) try {
   const JsonDocument document = read_trainer(folder / kTrainerFile);
   const JsonField trainer = document.root();
-  for (const char* name : {kModelFile, kOptimizerFile})
+  std::vector<std::string> names = optimizer_files(trainer["files"]);
+  names.emplace_back(kModelFile);
+  for (const std::string& name : names)
     if (!is_verified(folder / name)) check_file(folder / name, trainer["files"][name]);
   return trainer["format"].as_integer() == kFormat;
 } catch (const std::runtime_error&) {
   return false;
 }
 
+/// What the optimizer's file of a process holds that has no trainer's state.
+std::map<std::string, torch::Tensor> optimizer_tensors(const Checkpoint& checkpoint) {
+  StateDict own;
+  own.insert("optimizer.", {.tensors = checkpoint.optimizer.tensors});
+  return own.tensors;
+}
+
+/// A checkpoint that becomes one with commit().
+class CheckpointWriter {
+ public:
+  CheckpointWriter(const fs::path& run_dir, const Checkpoint& checkpoint,
+                   const KeepCheckpoints& keep)
+      : folder_(checkpoint_folder(run_dir, checkpoint.step)),
+        checkpoint_(checkpoint),
+        retention_(run_dir, checkpoint.step, keep, is_whole) {
+    HALFTONE_CHECK(checkpoint.step >= 0, "[save_checkpoint] expected a step of 0 or more, got ",
+                   checkpoint.step);
+    remove_leftovers(run_dir / "checkpoints");
+    retention_.make_room();
+    written_.emplace(folder_);
+  }
+
+  const fs::path& staging() const { return written_->staging(); }
+
+  json write_own() const {
+    StateDict both;
+    both.insert("", {.tensors = optimizer_tensors(checkpoint_)});
+    both.insert("trainer.", {.tensors = checkpoint_.trainer.tensors});
+    return {{kModelFile, write_tensors(staging() / kModelFile, checkpoint_.model.tensors)},
+            {kOptimizerFile, write_tensors(staging() / kOptimizerFile, both.tensors)}};
+  }
+
+  void commit(const json& files) {
+    json trainer = {{"format", kFormat},
+                    {"step", checkpoint_.step},
+                    {"files", files},
+                    {"model", to_json(checkpoint_.model.values)},
+                    {"optimizer", to_json(checkpoint_.optimizer.values)},
+                    {"trainer", to_json(checkpoint_.trainer.values)}};
+    trainer[kChecksum] = hex(hash_bytes(trainer.dump()));
+    write_file_atomically(staging() / kTrainerFile, trainer.dump(2) + "\n");
+    written_->commit();
+    for (const auto& [name, file] : files.items()) note_verified(folder_ / name);
+    retention_.prune();
+  }
+
+ private:
+  fs::path folder_;
+  const Checkpoint& checkpoint_;
+  CheckpointRetention retention_;
+  std::optional<AtomicFolder> written_;
+};
+
+/// What `write` says of the files of each process, as one. Where one throws, all do.
+json write_at_once(ProcessGroup& group, const std::function<json()>& write) {
+  json own;
+  try {
+    own["files"] = write();
+  } catch (const std::exception& error) {
+    own["error"] = error_text(error);
+  }
+  json files = json::object();
+  std::int64_t rank = 0;
+  for (const std::string& text : group.all_gather(own.dump())) {
+    const json one = json::parse(text);
+    if (one.contains("error"))
+      throw SystemError(fmt::format("the checkpoint was not written: process {} of {}: {}", rank,
+                                    group.size(), one["error"].get<std::string>()));
+    files.update(one["files"]);
+    ++rank;
+  }
+  return files;
+}
+
 }  // namespace
 
 void save_checkpoint(const fs::path& run_dir, const Checkpoint& checkpoint,
                      const KeepCheckpoints& keep) {
-  HALFTONE_CHECK(checkpoint.step >= 0, "[save_checkpoint] expected a step of 0 or more, got ",
-                 checkpoint.step);
-  remove_leftovers(run_dir / "checkpoints");
-  CheckpointRetention retention(run_dir, checkpoint.step, keep, is_whole);
-  retention.make_room();
-  AtomicFolder folder(checkpoint_folder(run_dir, checkpoint.step));
-  StateDict both;
-  both.insert("optimizer.", {.tensors = checkpoint.optimizer.tensors});
-  both.insert("trainer.", {.tensors = checkpoint.trainer.tensors});
-  const json files = {
-      {kModelFile, write_tensors(folder.staging() / kModelFile, checkpoint.model.tensors)},
-      {kOptimizerFile, write_tensors(folder.staging() / kOptimizerFile, both.tensors)}};
-  json trainer = {{"format", kFormat},
-                  {"step", checkpoint.step},
-                  {"files", files},
-                  {"model", to_json(checkpoint.model.values)},
-                  {"optimizer", to_json(checkpoint.optimizer.values)},
-                  {"trainer", to_json(checkpoint.trainer.values)}};
-  trainer[kChecksum] = hex(hash_bytes(trainer.dump()));
-  write_file_atomically(folder.staging() / kTrainerFile, trainer.dump(2) + "\n");
-  folder.commit();
-  for (const char* name : {kModelFile, kOptimizerFile})
-    note_verified(checkpoint_folder(run_dir, checkpoint.step) / name);
-  retention.prune();
+  CheckpointWriter writer(run_dir, checkpoint, keep);
+  const json files = writer.write_own();
+  writer.commit(files);
+}
+
+void save_checkpoint_together(ProcessGroup& group, const fs::path& run_dir,
+                              const Checkpoint& checkpoint, const KeepCheckpoints& keep) {
+  std::optional<CheckpointWriter> writer;  // process 0's
+  on_process_zero(&group, [&] { writer.emplace(run_dir, checkpoint, keep); });
+  const fs::path staging =
+      group.all_gather(writer ? writer->staging().string() : std::string()).front();
+  json files = write_at_once(group, [&]() -> json {
+    if (writer) return writer->write_own();
+    const std::string name = fmt::format("{}{:05}.safetensors", kShardPrefix, group.rank());
+    return {{name, write_tensors(staging / name, optimizer_tensors(checkpoint))}};
+  });
+  on_process_zero(&group, [&] { writer->commit(files); });
 }
 
 bool is_checkpoint(const fs::path& folder) { return fs::exists(folder / kTrainerFile); }

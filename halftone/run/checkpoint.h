@@ -3,6 +3,9 @@
 //   model.safetensors      the model's tensors, by name
 //   optimizer.safetensors  the optimizer's tensors as "optimizer.NAME", the trainer's (such as
 //                          random states) as "trainer.NAME"
+//   optimizer-NNNNN.safetensors  where the optimizer's states are shared over processes: those of
+//                          process NNNNN, of a tensor that is divided its part
+//                          (optim/state_parts.h)
 //   trainer.json           {"format": 1, "step", "files": {FILE: {"bytes", "xxh64"}},
 //                           "model"|"optimizer"|"trainer": {NAME: VALUE}, "xxh64"}. A VALUE is a
 //                           boolean, a whole number, a number with a point (a double, whose every
@@ -18,6 +21,7 @@
 #include <optional>
 #include <vector>
 
+#include "halftone/core/process_group.h"
 #include "halftone/core/state_dict.h"
 
 namespace halftone {
@@ -43,6 +47,11 @@ struct KeepCheckpoints {
 /// when the folder can't be written; the checkpoints that stay are then as they were.
 void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& checkpoint,
                      const KeepCheckpoints& keep = {});
+/// The same by several processes at once, each of which has a part of the optimizer's states and
+/// writes that; the rest is process 0's. All call it. Where one fails, all throw, with the rank of
+/// the one that did, and nothing has changed.
+void save_checkpoint_together(ProcessGroup& group, const std::filesystem::path& run_dir,
+                              const Checkpoint& checkpoint, const KeepCheckpoints& keep);
 inline void save_checkpoint(const std::filesystem::path& run_dir, const Checkpoint& checkpoint,
                             std::int64_t keep_last) {
   save_checkpoint(run_dir, checkpoint, KeepCheckpoints{.last = keep_last});

@@ -43,6 +43,12 @@ std::vector<OptimizerSetup> configured_optimizers(TrainingModuleBase& module,
     HALFTONE_CHECK(setup.optimizer != nullptr,
                    "[trainer] expected optimizers from configure_optimizers(), got a null pointer");
     check_optimizer(*setup.optimizer, context.memory);
+    const FusedOptimizer* const fused = as_fused(std::as_const(*setup.optimizer));
+    if (context.shard_over && (fused == nullptr || !fused->traits().shards_states))
+      throw UserError(
+          "trainer: the run shares the optimizer's states over its processes, but an optimizer of "
+          "configure_optimizers() keeps all of them; build a halftone::AdamW with "
+          "context.adamw(options), or set shard to \"none\"");
   }
   return setups;
 }

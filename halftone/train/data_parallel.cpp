@@ -27,7 +27,7 @@ void broadcast(ProcessGroup& group, const torch::Tensor& tensor) {
 }  // namespace
 
 DataParallel::DataParallel(ProcessGroup& group, Optimizers optimizers, torch::nn::Module& network,
-                           GradientTransport transport)
+                           GradientTransport transport, GradientTree* tree)
     : group_(group), transport_(transport) {
   const torch::NoGradGuard no_grad;
   std::vector<const ParameterArena*> arenas;
@@ -45,7 +45,7 @@ DataParallel::DataParallel(ProcessGroup& group, Optimizers optimizers, torch::nn
   }
   for (const torch::Tensor& parameter : network.parameters()) broadcast(group_, parameter);
   for (const torch::Tensor& buffer : network.buffers()) broadcast(group_, buffer);
-  if (!arenas.empty()) reducer_.emplace(std::move(arenas), group_, transport_);
+  if (!arenas.empty()) reducer_.emplace(std::move(arenas), group_, transport_, tree);
 }
 
 void DataParallel::begin_backward() {

@@ -26,8 +26,10 @@ class DataParallel {
  public:
   /// Gives all processes process 0's parameters and buffers. `optimizers` and `group` must outlive
   /// it. Throws UserError for optimizers that apply gradients as they come.
+  /// `tree`: as in GradientReducer.
   DataParallel(ProcessGroup& group, Optimizers optimizers, torch::nn::Module& network,
-               GradientTransport transport = GradientTransport::kExact);
+               GradientTransport transport = GradientTransport::kExact,
+               GradientTree* tree = nullptr);
 
   ProcessGroup& group() const { return group_; }
 

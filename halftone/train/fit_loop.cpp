@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -39,15 +40,16 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kMebibyte = 1024.0 * 1024.0;
 constexpr const char* kMatmulPaths = "matmul_paths";
-constexpr const char* kProcesses = "processes";
-constexpr const char* kAccumulate = "accumulate";
-constexpr const char* kModule = "module.";       // its extra state
-constexpr const char* kGradients = "gradient.";  // of steps that have begun
+constexpr const char* kAccumulate = "accumulate";       // as it was asked for
+constexpr const char* kMicroBatches = "micro_batches";  // of a step, over all processes
+constexpr const char* kModule = "module.";              // its extra state
+constexpr const char* kGradients = "gradient.";         // of steps that have begun
 
-std::vector<OptimizerSetup> optimizers_for(TrainingModuleBase& module, MixedPrecision& precision) {
+std::vector<OptimizerSetup> optimizers_for(TrainingModuleBase& module, MixedPrecision& precision,
+                                           const std::shared_ptr<ProcessGroup>& shard_over) {
   precision.convert_module(module.network());
   std::vector<OptimizerSetup> setups =
-      configured_optimizers(module, {.memory = precision.memory()});
+      configured_optimizers(module, {.memory = precision.memory(), .shard_over = shard_over});
   release_free_memory();  // the weights have moved into the optimizer's buffers
   return setups;
 }
@@ -80,7 +82,9 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
     : task_(task),
       precision_(precision),
       options_(options),
-      setups_(optimizers_for(task.module(), precision)),
+      accumulate_(options.accumulate),
+      setups_(optimizers_for(task.module(), precision,
+                             options.shards_states ? options.processes : nullptr)),
       plateaus_(setups_.size()),
       length_(options.limits, epoch_length(task, setups_, options.limits), options.accumulate) {
   check_manual();
@@ -90,11 +94,25 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
     optimizers_.push_back(setup.optimizer);
     base_rates_.push_back(learning_rates(*setup.optimizer));
   }
+  if (options_.tree_sum) make_tree();
   if (options_.processes != nullptr)
-    parallel_.emplace(*options_.processes, optimizers_, task.module().network(),
-                      options_.transport);
+    parallel_.emplace(*options_.processes, optimizers_, task.module().network(), options_.transport,
+                      tree_ ? &*tree_ : nullptr);
   if (!task.module().automatic_optimization())
     manual_ = std::make_unique<ManualOptimization>(precision_, optimizers_);
+}
+
+void FitLoop::make_tree() {
+  std::vector<const ParameterArena*> arenas;
+  for (const auto& optimizer : optimizers_) {
+    const FusedOptimizer* const fused = as_fused(std::as_const(*optimizer));
+    if (fused == nullptr || fused->traits().releases_gradients || manual_)
+      throw UserError(
+          "trainer: gradient_sum tree goes with optimizers such as halftone::AdamW that keep "
+          "gradients until the step; leave it at \"sequential\"");
+    arenas.push_back(&fused->arena());
+  }
+  tree_.emplace(std::move(arenas));
 }
 
 void FitLoop::check_processes() const {
@@ -226,7 +244,11 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks
   ComputeContext context = compute_context();
   if (group > 1) context.weight_cache = std::make_shared<WeightCache>();
   const ComputeScope scope(std::move(context));
-  for (std::int64_t i = 0; i < group; ++i) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(group));
+  std::iota(order.begin(), order.end(), 0);
+  if (tree_) order = tree_order(group);
+  for (const std::int64_t i : order) {
+    const bool is_last = i == order.back();
     task_.announce(i);
     hooks.on_train_batch_start(task_.group_index() + i);
     const double weight = task_.loss_weight(i);
@@ -235,13 +257,13 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks
       if (weight > 0.0) {  // the mean over nothing may be nan
         const torch::Tensor share = loss / (static_cast<double>(group * processes()) / weight);
         hooks.on_before_backward(share);
-        backward(share, i + 1 == group);
+        backward(share, is_last);
         hooks.on_after_backward();
         total += share.detach().reshape({});
       }
     }
-    if (parallel_ && weight == 0.0 && i + 1 == group) parallel_->finish_backward();
-    if (i + 1 < group) hooks.on_train_batch_end(task_.group_index() + i);
+    end_micro_batch(is_last, weight > 0.0);
+    if (!is_last) hooks.on_train_batch_end(task_.group_index() + i);
   }
   return total;
 }
@@ -251,6 +273,17 @@ void FitLoop::backward(const torch::Tensor& share, bool is_last) {
   if (sends) parallel_->begin_backward();
   precision_.backward(share);
   if (sends) parallel_->finish_backward();
+}
+
+// Where processes wait for one another, backward() of the last one has done it.
+void FitLoop::end_micro_batch(bool is_last, bool was_computed) {
+  if (tree_ && !is_last) tree_->set_aside();
+  if (!is_last) return;
+  if (parallel_) {
+    if (!was_computed) parallel_->finish_backward();
+  } else if (tree_) {
+    tree_->finish();
+  }
 }
 
 FitLoop::Update FitLoop::update(std::int64_t group, StepHooks& hooks) {
@@ -354,7 +387,7 @@ std::int64_t FitLoop::begin_step(StepHooks& hooks) {
                 .micro_step = counters_.micro_step,
                 .seed = options_.seed};
   if (parallel_ && at_epoch_start()) parallel_->share_generators(precision_.device());
-  const std::int64_t group = task_.load_group(options_.accumulate, options_.loss_average);
+  const std::int64_t group = task_.load_group(accumulate_, options_.loss_average);
   set_learning_rates(group);
   zero_gradients(hooks);
   if (options_.detect_anomaly && !weights_were_finite_)
@@ -410,8 +443,8 @@ Checkpoint FitLoop::checkpoint() const {
                     {"updates", counters_.updates},
                     {"tokens", counters_.tokens},
                     {"seconds", counters_.seconds},
-                    {kProcesses, processes()},
                     {kAccumulate, options_.accumulate},
+                    {kMicroBatches, accumulate_ * processes()},
                     {"precision", precision_.policy().name}};
   // A run without such matmuls (on a GPU, or of foreign layers) has no ways to go on with.
   if (const std::optional<CpuGemmConfig> ways = decided_matmul_paths())
@@ -431,22 +464,22 @@ Checkpoint FitLoop::checkpoint() const {
 // A run that goes on with another number of processes keeps the micro-batches of its steps: each
 // process takes more of them, or fewer.
 void FitLoop::share_accumulation(const StateDict& trainer) {
-  if (!trainer.values.contains(kProcesses)) return;  // older runs had one
-  const auto before = trainer.get<std::int64_t>(kProcesses);
-  const auto accumulated = trainer.get<std::int64_t>(kAccumulate);
-  if (before == processes() || accumulated != options_.accumulate) return;
-  const std::int64_t all = before * accumulated;
+  if (!trainer.values.contains(kMicroBatches)) return;  // older runs had one process
+  const auto all = trainer.get<std::int64_t>(kMicroBatches);
+  if (all == accumulate_ * processes() ||
+      trainer.get<std::int64_t>(kAccumulate) != options_.accumulate)
+    return;
   if (all % processes() != 0)
     throw UserError(fmt::format(
-        "cannot resume: a step of the saved run has {} micro-batches, which {} "
-        "processes can't share evenly; resume with a number of processes that divides {}",
+        "cannot resume: a step of the saved run has {} micro-batches, which {} processes can't "
+        "share evenly; resume with a number of processes that divides {}",
         all, processes(), all));
-  options_.accumulate = all / processes();
-  length_ = TrainingLength(options_.limits, task_.batches_per_epoch(), options_.accumulate);
+  accumulate_ = all / processes();
+  length_ = TrainingLength(options_.limits, task_.batches_per_epoch(), accumulate_);
   log_note(
-      fmt::format("the run had {} processes and {} micro-batches a step in each; with {} "
-                  "processes each takes {}",
-                  before, accumulated, processes(), options_.accumulate));
+      fmt::format("a step has {} micro-batches, as the run had before: {} in each of {} "
+                  "process{}",
+                  all, accumulate_, processes(), processes() == 1 ? "" : "es"));
 }
 
 void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {

@@ -38,8 +38,11 @@ struct FitLoopOptions {
   /// an update that makes a weight so. Each step reads the weights once more.
   bool detect_anomaly = false;
   /// The processes that train together, each with its share of the data; nullptr: this one alone.
-  ProcessGroup* processes = nullptr;
+  std::shared_ptr<ProcessGroup> processes;
+  bool shards_states = false;                               // the optimizers', over those processes
   GradientTransport transport = GradientTransport::kExact;  // of gradients between them
+  /// The gradients of micro-batches are added up as a tree (optim/gradient_tree.h).
+  bool tree_sum = false;
 };
 
 /// Trains one optimizer step at a time. Everything that decides the next step (weights, moments,
@@ -119,6 +122,8 @@ class FitLoop {
   void set_learning_rates(std::int64_t group);
   std::int64_t processes() const;
   void backward(const torch::Tensor& share, bool is_last);
+  void end_micro_batch(bool is_last, bool was_computed);
+  void make_tree();
   void check_release() const;
   void check_manual() const;
   void check_processes() const;
@@ -137,8 +142,10 @@ class FitLoop {
   TrainingTask& task_;
   MixedPrecision& precision_;
   FitLoopOptions options_;
+  std::int64_t accumulate_;  // micro-batches of a step in this process
   std::vector<OptimizerSetup> setups_;
   Optimizers optimizers_;
+  std::optional<GradientTree> tree_;             // of micro-batches' gradients, if asked for
   std::optional<DataParallel> parallel_;         // over the processes, if there are several
   std::vector<std::vector<double>> base_rates_;  // of each optimizer's groups
   std::unique_ptr<ManualOptimization> manual_;   // of a module that steps them itself

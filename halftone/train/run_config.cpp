@@ -75,7 +75,8 @@ std::map<std::string, std::string> config_values(const std::string& toml) {
 std::string run_config(const TrainerOptions& options) {
   std::string toml = "# What a halftone::Trainer was told; the keys are those of docs/config.md.\n";
   toml += line("precision", options.precision) + line("device", options.accelerator);
-  toml += line("accumulate", options.accumulate_grad_batches) +
+  toml += line("accumulate", options.accumulate_grad_batches) + line("shard", options.shard) +
+          line("gradient_sum", options.gradient_sum) + line("reduce_dtype", options.reduce_dtype) +
           line("loss_average", options.loss_average) + clipping(options) + limits(options);
   if (options.val_check_interval.count())
     toml += fmt::format("# validated every {} steps\n", *options.val_check_interval.count());

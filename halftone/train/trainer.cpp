@@ -278,9 +278,11 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
                 .clip = clip_for(options_),
                 .seed = options_.seed,
                 .detect_anomaly = options_.detect_anomaly,
-                .processes = processes_.get(),
-                .transport = options_.reduce_gradients_in == "bf16" ? GradientTransport::kBFloat16
-                                                                    : GradientTransport::kExact});
+                .processes = processes_,
+                .shards_states = shards_states(),
+                .transport = options_.reduce_dtype == "bf16" ? GradientTransport::kBFloat16
+                                                             : GradientTransport::kExact,
+                .tree_sum = options_.gradient_sum == "tree"});
   check_plateaus(loop);
   loop_ = &loop;
   module_ = &task.module();
@@ -572,8 +574,11 @@ void Trainer::write_checkpoints() {
   for (const auto& logger : open_loggers_) logger->sync();
   for (const auto& request : std::exchange(save_requests_, {})) {
     const std::filesystem::path& folder = request.folder;
-    on_process_zero(processes_.get(),
-                    [&] { halftone::save_checkpoint(folder, checkpoint, request.keep); });
+    if (shards_states())
+      save_checkpoint_together(*processes_, folder, checkpoint, request.keep);
+    else
+      on_process_zero(processes_.get(),
+                      [&] { halftone::save_checkpoint(folder, checkpoint, request.keep); });
     if (run_ && folder == run_->paths().root) passed_.clear();
     call(&Callback::on_checkpoint_saved, folder);
   }

@@ -167,6 +167,7 @@ class Trainer {
     KeepCheckpoints keep;
   };
 
+  bool shards_states() const { return processes_ != nullptr && options_.shard != "none"; }
   bool overfits() const { return !options_.overfit_batches.is_none(); }
   void check_own_position(const void* train, const void* validation) const;
   void check_plateaus(const FitLoop& loop) const;

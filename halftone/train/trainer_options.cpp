@@ -2,6 +2,7 @@
 #include "halftone/train/trainer_options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -77,9 +78,13 @@ void check(const TrainerOptions& options) {
          "default_root_dir to say where `loggers` write, got none");
   expect(options.devices >= 0,
          fmt::format("devices >= 0 (0: all that were started), got {}", options.devices));
-  expect(options.reduce_gradients_in == "fp32" || options.reduce_gradients_in == "bf16",
-         fmt::format("reduce_gradients_in \"fp32\" or \"bf16\", got \"{}\"",
-                     options.reduce_gradients_in));
+  expect(options.gradient_sum == "sequential" || options.gradient_sum == "tree",
+         fmt::format("gradient_sum \"sequential\" or \"tree\", got \"{}\"", options.gradient_sum));
+  expect(options.reduce_dtype == "fp32" || options.reduce_dtype == "bf16",
+         fmt::format("reduce_dtype \"fp32\" or \"bf16\", got \"{}\"", options.reduce_dtype));
+  const std::vector<std::string>& shards = shard_names();
+  expect(std::find(shards.begin(), shards.end(), options.shard) != shards.end(),
+         fmt::format("shard to be one of {}, got \"{}\"", fmt::join(shards, ", "), options.shard));
   check_validation(options);
   check_batches("limit_train_batches", options.limit_train_batches);
   check_batches("limit_val_batches", options.limit_val_batches);
@@ -128,6 +133,11 @@ void become_fast_dev_run(TrainerOptions& options) {
 }
 
 }  // namespace
+
+const std::vector<std::string>& shard_names() {
+  static const std::vector<std::string> names{"none", "optimizer"};
+  return names;
+}
 
 TrainerOptions resolved_options(TrainerOptions options) {
   check(options);

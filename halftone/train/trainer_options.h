@@ -31,8 +31,15 @@ struct TrainerOptions {
   std::int64_t devices = 0;
   /// Of those processes, instead of the one that was started with this one.
   std::shared_ptr<ProcessGroup> process_group;
+  /// What of the training state each of those processes has a part of only: "none"; "optimizer",
+  /// the moments and masters of a halftone::AdamW. The numbers are the same.
+  std::string shard = "none";
+  /// How the gradients of an update's batches are added up in a process: "sequential", or "tree",
+  /// which gives the same bits however many processes (1, 2, 4, ...) share the batches, and takes a
+  /// copy of the gradients for each level of the tree.
+  std::string gradient_sum = "sequential";
   /// How gradients travel between them: "fp32", or "bf16", which halves the bytes and rounds twice.
-  std::string reduce_gradients_in = "fp32";
+  std::string reduce_dtype = "fp32";
   std::int64_t accumulate_grad_batches = 1;  // batches of one optimizer step
   /// Over what the loss of such a step is the mean: "tokens", or whatever else loss_weight()
   /// counts; or "micro-batches", which weigh the same.
@@ -93,6 +100,8 @@ struct TrainerOptions {
   std::uint64_t seed = 0;   // of the random rounding in int8 matmuls
   std::string config_toml;  // what the run's config.toml says; empty: run_config(), these options
 };
+
+const std::vector<std::string>& shard_names();
 
 /// `options` with aliases resolved and what fast_dev_run and overfit_batches imply. Throws
 /// UserError for values out of range.

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <limits>
 #include <set>
 
@@ -34,15 +35,12 @@ Tensor noise(std::int64_t size, std::uint64_t seed) {
   return torch::randn({size}, generator);
 }
 
-// ((0 + 1) + (2 + 3)) in fp32, whatever the number.
-Tensor tree_sum(std::vector<Tensor> terms) {
-  while (terms.size() > 1) {
-    std::vector<Tensor> next;
-    for (std::size_t i = 0; i < terms.size(); i += 2)
-      next.push_back(i + 1 < terms.size() ? terms[i] + terms[i + 1] : terms[i]);
-    terms = std::move(next);
-  }
-  return terms.front();
+// Those with even numbers, and those with odd ones: ((0 + 2) + (1 + 3)).
+Tensor tree_sum(const std::vector<Tensor>& terms) {
+  if (terms.size() == 1) return terms.front();
+  std::vector<Tensor> halves[2];
+  for (std::size_t i = 0; i < terms.size(); ++i) halves[i % 2].push_back(terms[i]);
+  return tree_sum(halves[0]) + tree_sum(halves[1]);
 }
 
 TEST(GradientBuckets, CoverEachBufferOnceFromTheLastParameterOn) {
@@ -108,6 +106,52 @@ TEST_P(Reduced, IsTheTreeOfSumsOnEachProcess) {
   });
 }
 INSTANTIATE_TEST_SUITE_P(Processes, Reduced, testing::Values(1, 2, 3, 4, 7));
+
+TEST(GradientTree, HasTheSameBitsForAnyShareOfTheMicroBatches) {
+  constexpr std::int64_t kSize = 3000;
+  std::vector<Tensor> terms;
+  for (std::uint64_t m = 0; m < 8; ++m) terms.push_back(noise(kSize, m));
+  const Tensor expected = tree_sum(terms);
+  for (const std::int64_t processes : {1, 2, 4, 8}) {
+    run_as_group(processes, [&](ProcessGroup& group) {
+      AdamW optimizer(parameters_of_sizes({kSize}));
+      GradientTree tree({&optimizer.arena()});
+      GradientReducer reducer({&optimizer.arena()}, group, GradientTransport::kExact, &tree);
+      for (int step = 0; step < 2; ++step) {
+        optimizer.zero_grad();
+        const std::vector<std::int64_t> order = tree_order(8 / processes);
+        for (const std::int64_t i : order) {
+          const auto m = static_cast<std::size_t>(i * processes + group.rank());
+          const Tensor loss = (optimizer.parameter(0) * terms[m]).sum();
+          const bool is_last = i == order.back();
+          if (is_last) reducer.begin();
+          loss.backward();
+          if (!is_last) tree.set_aside();
+        }
+        reducer.finish();
+        EXPECT_TRUE(optimizer.parameter(0).grad().equal(expected)) << processes;
+      }
+    });
+  }
+  EXPECT_FALSE(expected.equal(torch::stack(terms).sum(0))) << "the order does not matter here";
+}
+
+TEST(GradientTree, AddsAnyNumberUpInOneProcess) {
+  for (const std::int64_t count : {1, 2, 3, 5, 6, 7}) {
+    AdamW optimizer(parameters_of_sizes({4}));
+    GradientTree tree({&optimizer.arena()});
+    std::vector<std::int64_t> order = tree_order(count), sorted = order;
+    std::sort(sorted.begin(), sorted.end());
+    for (std::int64_t i = 0; i < count; ++i) EXPECT_EQ(sorted[static_cast<std::size_t>(i)], i);
+    for (const std::int64_t i : order) {
+      (optimizer.parameter(0) * static_cast<double>(i + 1)).sum().backward();
+      if (i != order.back()) tree.set_aside();
+    }
+    tree.finish();
+    const auto total = static_cast<double>(count * (count + 1) / 2);
+    EXPECT_TRUE(optimizer.parameter(0).grad().equal(torch::full({4}, total))) << count;
+  }
+}
 
 TEST(GradientReducer, GivesAllProcessesTheGradientOfOne) {
   run_as_group(3, [](ProcessGroup& group) {

@@ -75,6 +75,22 @@ TensorLoader loader_of(std::int64_t batch_size, std::int64_t samples = 46) {
                       {.batch_size = batch_size, .seed = 3});
 }
 
+/// A folder that the processes of several calls of a test know.
+class Runs {
+ public:
+  Runs() {
+    if (std::getenv(kName) == nullptr) setenv(kName, folder_.path().c_str(), /*overwrite=*/0);
+  }
+  ~Runs() { unsetenv(kName); }
+  Runs(const Runs&) = delete;
+  Runs& operator=(const Runs&) = delete;
+  fs::path operator/(const std::string& name) const { return fs::path(std::getenv(kName)) / name; }
+
+ private:
+  static constexpr const char* kName = "HALFTONE_TEST_RUNS";
+  test::TempFolder folder_;
+};
+
 struct StepCollector : Callback {
   void on_step_end(Trainer& /*trainer*/, const StepMetrics& metrics) override {
     steps.push_back(metrics);
@@ -161,6 +177,36 @@ TEST(DataParallel, GivesEachProcessTheSameBitsInEachPrecision) {
   });
 }
 
+// Of a step's four micro-batches one process computes four, two compute two each, four one each.
+// Gradients of 16 bits are left out: what a process adds up itself it rounds after each addition.
+TEST(DataParallel, HasOneResultForOneTwoAndFourProcesses) {
+  const Runs runs;
+  const auto names = {"32-true", "bf16-mixed", "16-mixed", "int8-mixed"};
+  const auto part = [&](std::int64_t processes) {
+    for (const char* precision : names) {
+      TrainerOptions options = options_of(precision);
+      options.accumulate_grad_batches = 4 / processes;
+      options.gradient_sum = "tree";
+      options.limit_train_batches = 20;
+      options.default_root_dir = runs / (precision + std::to_string(processes));
+      train("adamw", options, 2);
+    }
+  };
+  in_processes(2, [&] { part(2); });
+  in_processes(4, [&] { part(4); });
+  part(1);
+  for (const char* precision : names) {
+    const auto weights = [&](int processes) {
+      return load_latest_checkpoint(runs / (precision + std::to_string(processes))).model;
+    };
+    const StateDict one = weights(1), two = weights(2), four = weights(4);
+    for (const auto& [name, meta] : one.tensors) {
+      EXPECT_TRUE(one.tensor(name).equal(two.tensor(name))) << precision << name;
+      EXPECT_TRUE(one.tensor(name).equal(four.tensor(name))) << precision << name;
+    }
+  }
+}
+
 TEST(DataParallel, SkipsEverywhereWhatOverflowsOnOne) {
   in_processes(2, [] {
     const bool second = joined_processes()->rank() == 1;
@@ -201,11 +247,81 @@ std::vector<double> losses_of(const fs::path& run) {
   return losses;
 }
 
+/// In two processes: the run of `options` with its states shared, beside one without.
+void expect_same_sharded(const char* precision, const MemoryOptions& memory) {
+  TrainerOptions options = options_of(precision);
+  options.accumulate_grad_batches = 2;
+  options.memory = memory;
+  const Trained whole = train("adamw", options, 2);
+  options.shard = "optimizer";
+  options.default_root_dir = shared_folder() / precision;
+  options.overwrite = true;
+  options.max_steps = 5;
+  train("adamw", options, 2);
+  options.max_steps.reset();
+  const Trained rest = train("adamw", options, 2, {.resume = true});
+  EXPECT_EQ(distance(whole, rest), 0.0) << precision;
+  EXPECT_EQ(rest.steps.back().loss, whole.steps.back().loss) << precision;
+  EXPECT_EQ(*rest.steps.back().grad_norm, *whole.steps.back().grad_norm) << precision;
+}
+
+TEST(DataParallel, SharesStatesWithTheSameBitsAlsoAfterAResume) {
+  in_processes(2, [] {
+    for (const char* precision : {"32-true", "bf16-mixed", "16-mixed", "int8-mixed", "bf16-true"})
+      expect_same_sharded(precision, {});
+    expect_same_sharded("bf16-mixed", {.memory = "lean"});
+    expect_same_sharded("32-true", {.moments = "int8"});
+  });
+}
+
+// Of two sharded processes one goes on, and four.
+TEST(DataParallel, TakesSharedStatesToAnotherNumberOfProcesses) {
+  const Runs runs;
+  const auto part = [&](const char* run, const char* shard, bool resume) {
+    TrainerOptions options = options_of();
+    options.accumulate_grad_batches = 2;
+    options.shard = shard;
+    options.default_root_dir = runs / run;
+    if (!resume) options.max_steps = 4;
+    return train("adamw", options, 2, {.resume = resume});
+  };
+  in_processes(2, [&] {
+    for (const char* run : {"whole", "one", "four"}) part(run, "optimizer", false);
+    part("whole", "none", true);
+  });
+  in_processes(4, [&] { part("four", "optimizer", true); });
+  part("one", "none", true);
+  const std::vector<double> whole = losses_of(runs / "whole");
+  for (const char* run : {"one", "four"}) {
+    const std::vector<double> other = losses_of(runs / run);
+    ASSERT_EQ(other.size(), whole.size()) << run;
+    for (std::size_t i = 0; i < whole.size(); ++i)
+      EXPECT_NEAR(other[i], whole[i], 1e-6) << run << i;
+  }
+}
+
+TEST(DataParallel, NeverTakesACheckpointThatLacksAShard) {
+  in_processes(2, [] {
+    TrainerOptions options = options_of();
+    options.shard = "optimizer";
+    options.max_steps = 4;
+    const auto saving = std::make_shared<ModelCheckpoint>(
+        ModelCheckpointOptions{.every_n_steps = 2, .keep_last = 5});
+    options.callbacks = {saving};
+    options.default_root_dir = shared_folder() / "run";
+    train("adamw", options, 4);
+    const fs::path shard =
+        checkpoint_folder(options.default_root_dir, 4) / "optimizer-00001.safetensors";
+    on_process_zero(joined_processes().get(), [&] { EXPECT_TRUE(fs::remove(shard)); });
+    options.max_steps = 6;
+    const Trained rest = train("adamw", options, 4, {.resume = true});
+    EXPECT_EQ(rest.steps.front().step, 3) << "from the checkpoint before";
+  });
+}
+
 // Two processes stop; one and four go on, with as many batches a step.
 TEST(DataParallel, GoesOnWithAnotherNumberOfProcesses) {
-  const test::TempFolder folder;
-  setenv("RUNS", folder.path().c_str(), /*overwrite=*/0);  // the first program's
-  const fs::path runs = std::getenv("RUNS");
+  const Runs runs;
   const auto part = [&](const char* run, std::int64_t accumulate, bool resume) {
     TrainerOptions options = options_of();
     options.accumulate_grad_batches = accumulate;
