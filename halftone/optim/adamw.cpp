@@ -47,18 +47,25 @@ std::unique_ptr<torch::optim::AdamWOptions> group_options(const AdamWOptions& op
   return group;
 }
 
+void check_sharing(const AdamWOptions& options) {
+  HALFTONE_CHECK(!options.shard_gradients || (options.shard_over && !options.release_gradients),
+                 "[adamw] expected shard_gradients with shard_over and gradients that are kept");
+}
+
 }  // namespace
 
 AdamW::AdamW(NamedTensors named_parameters, AdamWOptions options)
     : FusedOptimizer(tensors_of(named_parameters), group_options(options)),
       options_(std::move(options)) {
   const torch::NoGradGuard no_grad;
+  check_sharing(options_);
   std::vector<TiedParameter> parameters = tied_parameters(std::move(named_parameters));
   const std::vector<AdamWBufferLayout> layouts = adamw_layout(shapes_of(parameters), options_);
   participation_.resize(parameters.size());
-  arena_ = ParameterArena(
-      std::move(parameters), {layouts.begin(), layouts.end()},
-      {.fp32_gradients = options_.fp32_gradients, .release_gradients = options_.release_gradients});
+  arena_ = ParameterArena(std::move(parameters), {layouts.begin(), layouts.end()},
+                          {.fp32_gradients = options_.fp32_gradients,
+                           .sharded_gradients = options_.shard_gradients,
+                           .release_gradients = options_.release_gradients});
   shards_ = std::make_unique<ArenaShards>(arena_, options_.shard_over);
   parts_ = adamw_parts(arena_, *shards_, layouts, options_.offload);
   for (const AdamWBufferLayout& layout : layouts)
@@ -87,7 +94,8 @@ OptimizerTraits AdamW::traits() const {
           .fp32_gradients = options_.fp32_gradients,
           .master = options_.master,
           .moments = options_.moments,
-          .shards_states = options_.shard_over != nullptr};
+          .shards_states = options_.shard_over != nullptr,
+          .shards_gradients = options_.shard_gradients};
 }
 
 torch::Tensor AdamW::step(LossClosure closure) {
@@ -217,8 +225,9 @@ AdamWPart AdamW::part_of_parameter(std::size_t index) const {
     if (part.buffer != place.buffer) continue;
     const Range range = common(part.range, place.range);
     const bool is_empty = place.range.begin == place.range.end;  // it has states all the same
-    if (range.begin < range.end || (is_empty && place.range.begin == range.begin))
-      return part_of(part, range);
+    const bool is_here =
+        part.range.begin <= place.range.begin && place.range.begin <= part.range.end;
+    if (range.begin < range.end || (is_empty && is_here)) return part_of(part, range);
   }
   return {.buffer = place.buffer, .range = {place.range.begin, place.range.begin}, .tensors = {}};
 }
@@ -230,10 +239,11 @@ OptimizerBytes AdamW::bytes() const {
   OptimizerBytes bytes;
   for (const ParameterArena::Buffer& buffer : arena_.buffers()) {
     bytes.weights += of(buffer.weights);
-    bytes.gradients += of(buffer.gradients);
+    if (!options_.shard_gradients) bytes.gradients += of(buffer.gradients);
   }
   for (const AdamWPart& part : parts_) {
     const AdamWTensors& t = part.tensors;
+    if (options_.shard_gradients) bytes.gradients += of(t.gradients);
     bytes.moments +=
         of(t.exp_avg) + of(t.exp_avg_sq) + of(t.exp_avg_scale) + of(t.exp_avg_sq_scale);
     bytes.master += of(t.master_low);

@@ -36,7 +36,8 @@ struct OptimizerTraits {
   bool fp32_gradients = false;                  // of weights of 16 bits
   MasterWeights master = MasterWeights::kNone;  // of bf16 weights
   MomentStorage moments = MomentStorage::kFloat32;
-  bool shards_states = false;  // over processes
+  bool shards_states = false;     // over processes
+  bool shards_gradients = false;  // likewise: only this process's part of them is ever complete
 };
 
 /// An optimizer over a ParameterArena that unscales, clips and leaves steps out within its update:

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/system/large_pages.h"
 
 namespace halftone {
 
@@ -82,9 +83,23 @@ std::unique_ptr<GradientSum> GradientReducer::send(const Bucket& bucket) {
   std::vector<Range> pieces = bucket.place.pieces;
   for (Range& piece : pieces) piece = {piece.begin - range.begin, piece.end - range.begin};
   if (tree_ != nullptr) tree_->add_to(*bucket.arena, bucket.place.buffer, range);
-  const torch::Tensor& flat = bucket.arena->buffers()[bucket.place.buffer].gradients;
-  return std::make_unique<GradientSum>(group_, flat.narrow(0, range.begin, range.end - range.begin),
-                                       std::move(pieces), transport_);
+  return std::make_unique<GradientSum>(group_, gradients_of(bucket), std::move(pieces), transport_);
+}
+
+torch::Tensor GradientReducer::gradients_of(const Bucket& bucket) const {
+  const Range range = bucket.place.range;
+  return bucket.arena->buffers()[bucket.place.buffer].gradients.narrow(0, range.begin,
+                                                                       range.end - range.begin);
+}
+
+void GradientReducer::drop_others(const Bucket& bucket) const {
+  const torch::Tensor flat = gradients_of(bucket);
+  const std::int64_t first = bucket.place.range.begin;
+  for (std::int64_t r = 0; r < std::ssize(bucket.place.pieces); ++r) {
+    const Range piece = bucket.place.pieces[static_cast<std::size_t>(r)];
+    if (r != group_.rank() && piece.begin < piece.end)
+      clear_pages(flat.narrow(0, piece.begin - first, piece.end - piece.begin));
+  }
 }
 
 // One bucket goes out while the sum of the one before comes in.
@@ -94,11 +109,21 @@ void GradientReducer::run() try {
   for (std::size_t b = 0; b < buckets_.size(); ++b) {
     wait_for(b);
     std::unique_ptr<GradientSum> sum = send(buckets_[b]);
+    if (keeps_own_) {
+      drop_others(buckets_[b]);  // what is sent has been copied
+      if (before) before->finish_own();
+      before = std::move(sum);
+      continue;
+    }
     if (before) before->finish();
     sum->add_up();
     before = std::move(sum);
   }
-  if (before) before->finish();
+  if (!before) return;
+  if (keeps_own_)
+    before->finish_own();
+  else
+    before->finish();
 } catch (...) {
   error_ = std::current_exception();
 }

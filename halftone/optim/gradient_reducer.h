@@ -31,6 +31,9 @@ class GradientReducer {
   GradientReducer(std::vector<const ParameterArena*> arenas, ProcessGroup& group,
                   GradientTransport transport = GradientTransport::kExact,
                   GradientTree* tree = nullptr);
+  /// Has each process keep the sums of its own pieces alone, on the CPU: the rest becomes zero and
+  /// takes no memory. Gradients of the next pass may be added to that, and are summed with it.
+  void keep_own_pieces() { keeps_own_ = true; }
   /// After an exception between begin() and finish() it sends what there is, so that the others do
   /// not wait for it.
   ~GradientReducer();
@@ -64,11 +67,14 @@ class GradientReducer {
   void run();
   void wait_for(std::size_t bucket);
   void agree_on_gradients();
+  torch::Tensor gradients_of(const Bucket& bucket) const;
   std::unique_ptr<GradientSum> send(const Bucket& bucket);
+  void drop_others(const Bucket& bucket) const;
 
   ProcessGroup& group_;
   GradientTransport transport_;
   GradientTree* tree_;
+  bool keeps_own_ = false;
   std::vector<Bucket> buckets_;
   std::vector<Arena> arenas_;
 

@@ -56,6 +56,7 @@ struct ArenaBufferLayout {
 /// How gradients are kept.
 struct ArenaOptions {
   bool fp32_gradients = false;     // of 16-bit weights: autograd adds up in fp32
+  bool sharded_gradients = false;  // most of a buffer is empty between steps: it takes no memory
   bool release_gradients = false;  // they have no buffer and stand in .grad until they are dropped
 };
 

@@ -5,6 +5,7 @@
 #include "halftone/core/device.h"
 #include "halftone/kernels/optimizer/gradient_stats.h"
 #include "halftone/optim/parameter_arena.h"
+#include "halftone/system/large_pages.h"
 
 namespace halftone {
 namespace {
@@ -111,8 +112,13 @@ void ParameterArena::clear_gradient(const Slot& slot) const {
 
 void ParameterArena::zero_grad() {
   const torch::NoGradGuard no_grad;
-  for (Buffer& buffer : buffers_)
-    if (buffer.gradients.defined()) buffer.gradients.zero_();
+  for (Buffer& buffer : buffers_) {
+    if (!buffer.gradients.defined()) continue;
+    if (options_.sharded_gradients)
+      clear_pages(buffer.gradients);
+    else
+      buffer.gradients.zero_();
+  }
   for (Slot& slot : slots_) {
     if (slot.gradient.defined()) slot.untouched = slot.gradient._version();
     for (const torch::Tensor& variable : slot.variables) preset_gradient(variable, slot);

@@ -436,9 +436,10 @@ std::vector<ConfigField> optimization_fields() {
                          "tokens of a row; the default is no more than model.max_seq_len"),
       field<&C::accumulate>("accumulate", positive_integer(),
                             "micro-batches whose gradients make one optimizer step"),
-      changeable(field<&C::shard>("shard", one_of(shard_names()),
-                                  "what of the training state each of several processes has a "
-                                  "part of only; optimizer: moments and masters")),
+      changeable(
+          field<&C::shard>("shard", one_of(shard_names()),
+                           "what of the training state each of several processes has a "
+                           "part of only; optimizer: moments and masters; gradients: these, too")),
       field<&C::gradient_sum>(
           "gradient_sum", one_of({"sequential", "tree"}),
           "how a process adds up the gradients of a step's micro-batches; tree: "

@@ -4,7 +4,9 @@
 #include <ATen/ops/from_blob.h>
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "halftone/core/error.h"
@@ -27,6 +29,25 @@ void wish_for_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::s
 }
 
 }  // namespace
+
+void clear_pages(const torch::Tensor& tensor) {
+  HALFTONE_CHECK(tensor.is_cpu() && tensor.is_contiguous(),
+                 "[clear_pages] expected a contiguous tensor on the CPU");
+  auto* const begin = static_cast<char*>(tensor.mutable_data_ptr());
+  char* const end = begin + tensor.nbytes();
+  const std::size_t page = whole_pages(1);
+  const auto up = [page](const char* at) {
+    return (reinterpret_cast<std::uintptr_t>(at) + page - 1) / page * page;
+  };
+  auto* const first = reinterpret_cast<char*>(up(begin));
+  auto* const last = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(end) / page * page);
+  if (first >= last || ::madvise(first, static_cast<std::size_t>(last - first), MADV_DONTNEED) != 0) {
+    std::memset(begin, 0, tensor.nbytes());
+    return;
+  }
+  std::memset(begin, 0, static_cast<std::size_t>(first - begin));
+  std::memset(last, 0, static_cast<std::size_t>(end - last));
+}
 
 torch::Tensor empty_on_large_pages(std::int64_t bytes) {
   HALFTONE_CHECK(bytes >= 0, "[empty_on_large_pages] expected a size of at least 0, got ", bytes);

@@ -31,6 +31,7 @@ DataParallel::DataParallel(ProcessGroup& group, Optimizers optimizers, torch::nn
     : group_(group), transport_(transport) {
   const torch::NoGradGuard no_grad;
   std::vector<const ParameterArena*> arenas;
+  bool sharded = false;
   for (const auto& optimizer : optimizers) {
     const FusedOptimizer* const fused = as_fused(std::as_const(*optimizer));
     if (fused == nullptr) {
@@ -41,11 +42,13 @@ DataParallel::DataParallel(ProcessGroup& group, Optimizers optimizers, torch::nn
       throw UserError(
           "trainer: release_gradients applies gradients before those of the other processes have "
           "come; choose memory lean, or train in one process");
+    sharded = sharded || fused->traits().shards_gradients;
     arenas.push_back(&fused->arena());
   }
   for (const torch::Tensor& parameter : network.parameters()) broadcast(group_, parameter);
   for (const torch::Tensor& buffer : network.buffers()) broadcast(group_, buffer);
   if (!arenas.empty()) reducer_.emplace(std::move(arenas), group_, transport_, tree);
+  if (sharded) reducer_->keep_own_pieces();
 }
 
 void DataParallel::begin_backward() {

@@ -46,10 +46,12 @@ constexpr const char* kModule = "module.";              // its extra state
 constexpr const char* kGradients = "gradient.";         // of steps that have begun
 
 std::vector<OptimizerSetup> optimizers_for(TrainingModuleBase& module, MixedPrecision& precision,
-                                           const std::shared_ptr<ProcessGroup>& shard_over) {
+                                           const FitLoopOptions& options) {
   precision.convert_module(module.network());
-  std::vector<OptimizerSetup> setups =
-      configured_optimizers(module, {.memory = precision.memory(), .shard_over = shard_over});
+  std::vector<OptimizerSetup> setups = configured_optimizers(
+      module, {.memory = precision.memory(),
+               .shard_over = options.shards_states ? options.processes : nullptr,
+               .shard_gradients = options.shards_gradients});
   release_free_memory();  // the weights have moved into the optimizer's buffers
   return setups;
 }
@@ -83,13 +85,13 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       precision_(precision),
       options_(options),
       accumulate_(options.accumulate),
-      setups_(optimizers_for(task.module(), precision,
-                             options.shards_states ? options.processes : nullptr)),
+      setups_(optimizers_for(task.module(), precision, options)),
       plateaus_(setups_.size()),
       length_(options.limits, epoch_length(task, setups_, options.limits), options.accumulate) {
   check_manual();
   check_release();
   check_processes();
+  check_sharded_gradients();
   for (const OptimizerSetup& setup : setups_) {
     optimizers_.push_back(setup.optimizer);
     base_rates_.push_back(learning_rates(*setup.optimizer));
@@ -125,6 +127,25 @@ void FitLoop::check_processes() const {
     throw UserError(
         "trainer: detect_anomaly looks for the cause in one process's numbers; start one process "
         "from the last checkpoint to find it");
+}
+
+// What looks at gradients as a whole sees a part of them in each process.
+void FitLoop::check_sharded_gradients() const {
+  if (!options_.shards_gradients) return;
+  const auto refuse = [](const char* what, const char* remedy) {
+    throw UserError(
+        fmt::format("trainer: shard gradients leaves each process a part of the "
+                    "gradients, and {}; {}, or choose shard optimizer",
+                    what, remedy));
+  };
+  if (!precision_.device().is_cpu())
+    refuse("gives memory back on the CPU only", "train on the CPU");
+  if (options_.clip.value > 0.0 && options_.clip.algorithm != ClipAlgorithm::kNorm)
+    refuse("clipping by value looks at all", "clip by the norm");
+  if (precision_.scaler_options().adaptive)
+    refuse("an adaptive loss scale looks at all", "choose loss_scale dynamic");
+  if (options_.tree_sum && options_.accumulate > 1)
+    refuse("they are summed after each micro-batch, not as a tree", "set gradient_sum sequential");
 }
 
 std::int64_t FitLoop::processes() const { return parallel_ ? parallel_->group().size() : 1; }
@@ -269,7 +290,7 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks
 }
 
 void FitLoop::backward(const torch::Tensor& share, bool is_last) {
-  const bool sends = parallel_ && is_last;
+  const bool sends = parallel_ && (is_last || options_.shards_gradients);
   if (sends) parallel_->begin_backward();
   precision_.backward(share);
   if (sends) parallel_->finish_backward();
@@ -278,12 +299,9 @@ void FitLoop::backward(const torch::Tensor& share, bool is_last) {
 // Where processes wait for one another, backward() of the last one has done it.
 void FitLoop::end_micro_batch(bool is_last, bool was_computed) {
   if (tree_ && !is_last) tree_->set_aside();
-  if (!is_last) return;
-  if (parallel_) {
-    if (!was_computed) parallel_->finish_backward();
-  } else if (tree_) {
-    tree_->finish();
-  }
+  if (parallel_ && !was_computed && (is_last || options_.shards_gradients))
+    parallel_->finish_backward();
+  if (tree_ && is_last && !parallel_) tree_->finish();
 }
 
 FitLoop::Update FitLoop::update(std::int64_t group, StepHooks& hooks) {

@@ -40,6 +40,7 @@ struct FitLoopOptions {
   /// The processes that train together, each with its share of the data; nullptr: this one alone.
   std::shared_ptr<ProcessGroup> processes;
   bool shards_states = false;                               // the optimizers', over those processes
+  bool shards_gradients = false;                            // likewise
   GradientTransport transport = GradientTransport::kExact;  // of gradients between them
   /// The gradients of micro-batches are added up as a tree (optim/gradient_tree.h).
   bool tree_sum = false;
@@ -127,6 +128,7 @@ class FitLoop {
   void check_release() const;
   void check_manual() const;
   void check_processes() const;
+  void check_sharded_gradients() const;
   void share_accumulation(const StateDict& trainer);
   torch::Tensor loss_of(std::int64_t i);
   torch::Tensor accumulate_gradients(std::int64_t group, StepHooks& hooks);

@@ -106,6 +106,7 @@ class MixedPrecision {
   std::optional<double> underflow_share();
   const PrecisionPolicy& policy() const { return policy_; }
   const MemoryPolicy& memory() const { return memory_; }
+  const GradScalerOptions& scaler_options() const { return scaler_.options(); }
   const torch::Device& device() const { return device_; }
   BatchPlacement batch_placement() const { return {device_, policy_.input()}; }
 

@@ -15,6 +15,7 @@ struct OptimizerContext {
   MemoryPolicy memory;
   /// Processes that keep the states of a part of the parameters each; null: this one has all.
   std::shared_ptr<ProcessGroup> shard_over = nullptr;
+  bool shard_gradients = false;  // over these, too
 
   /// The options of a halftone::AdamW that does what the run asks for: `own` ones, such as the
   /// learning rate, and the run's beside them. Throws UserError where both ask for something and
@@ -22,6 +23,7 @@ struct OptimizerContext {
   AdamWOptions adamw(AdamWOptions own = {}) const {
     own = memory.adamw(std::move(own));
     own.shard_over = shard_over;
+    own.shard_gradients = shard_gradients;
     return own;
   }
 };

@@ -280,6 +280,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
                 .detect_anomaly = options_.detect_anomaly,
                 .processes = processes_,
                 .shards_states = shards_states(),
+                .shards_gradients = shards_states() && options_.shard == "gradients",
                 .transport = options_.reduce_dtype == "bf16" ? GradientTransport::kBFloat16
                                                              : GradientTransport::kExact,
                 .tree_sum = options_.gradient_sum == "tree"});

@@ -135,7 +135,7 @@ void become_fast_dev_run(TrainerOptions& options) {
 }  // namespace
 
 const std::vector<std::string>& shard_names() {
-  static const std::vector<std::string> names{"none", "optimizer"};
+  static const std::vector<std::string> names{"none", "optimizer", "gradients"};
   return names;
 }
 

@@ -32,7 +32,9 @@ struct TrainerOptions {
   /// Of those processes, instead of the one that was started with this one.
   std::shared_ptr<ProcessGroup> process_group;
   /// What of the training state each of those processes has a part of only: "none"; "optimizer",
-  /// the moments and masters of a halftone::AdamW. The numbers are the same.
+  /// the moments and masters of a halftone::AdamW; "gradients", these as well, which are summed
+  /// after each batch then. The numbers are the same, but for the order of sums over several
+  /// batches.
   std::string shard = "none";
   /// How the gradients of an update's batches are added up in a process: "sequential", or "tree",
   /// which gives the same bits however many processes (1, 2, 4, ...) share the batches, and takes a

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -48,7 +49,14 @@ class ThreadGroupBoard {
   }
   void wait(std::int64_t number) {
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return operations_[number].done; });
+    done_.wait(lock, [&] { return broken_ || operations_[number].done; });
+    if (!operations_[number].done) throw std::runtime_error("another thread of the group failed");
+  }
+  /// Ends all waiting, now and later.
+  void break_up() {
+    const std::lock_guard lock(mutex_);
+    broken_ = true;
+    done_.notify_all();
   }
 
  private:
@@ -61,6 +69,7 @@ class ThreadGroupBoard {
   std::mutex mutex_;
   std::condition_variable done_;
   std::map<std::int64_t, Operation> operations_;
+  bool broken_ = false;
 };
 
 class ThreadGroup : public ProcessGroup {
@@ -125,7 +134,8 @@ class ThreadGroup : public ProcessGroup {
 /// Runs `part` as each process of `size`, at once. An exception of one is thrown again.
 inline void run_as_group(std::int64_t size, const std::function<void(ProcessGroup&)>& part) {
   const auto board = std::make_shared<ThreadGroupBoard>(size);
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(size));
+  std::mutex mutex;
+  std::exception_ptr error;  // the first
   std::vector<std::thread> threads;
   for (std::int64_t rank = 0; rank < size; ++rank)
     threads.emplace_back([&, rank] {
@@ -133,12 +143,13 @@ inline void run_as_group(std::int64_t size, const std::function<void(ProcessGrou
         ThreadGroup group(board, rank);
         part(group);
       } catch (...) {
-        errors[static_cast<std::size_t>(rank)] = std::current_exception();
+        const std::lock_guard lock(mutex);
+        if (!error) error = std::current_exception();
+        board->break_up();
       }
     });
   for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& error : errors)
-    if (error) std::rethrow_exception(error);
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace halftone

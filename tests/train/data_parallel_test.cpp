@@ -248,12 +248,13 @@ std::vector<double> losses_of(const fs::path& run) {
 }
 
 /// In two processes: the run of `options` with its states shared, beside one without.
-void expect_same_sharded(const char* precision, const MemoryOptions& memory) {
+void expect_same_sharded(const char* precision, const MemoryOptions& memory, const char* shard) {
   TrainerOptions options = options_of(precision);
-  options.accumulate_grad_batches = 2;
+  // Gradients that are shared are summed after each batch.
+  options.accumulate_grad_batches = std::string(shard) == "gradients" ? 1 : 2;
   options.memory = memory;
   const Trained whole = train("adamw", options, 2);
-  options.shard = "optimizer";
+  options.shard = shard;
   options.default_root_dir = shared_folder() / precision;
   options.overwrite = true;
   options.max_steps = 5;
@@ -267,10 +268,29 @@ void expect_same_sharded(const char* precision, const MemoryOptions& memory) {
 
 TEST(DataParallel, SharesStatesWithTheSameBitsAlsoAfterAResume) {
   in_processes(2, [] {
-    for (const char* precision : {"32-true", "bf16-mixed", "16-mixed", "int8-mixed", "bf16-true"})
-      expect_same_sharded(precision, {});
-    expect_same_sharded("bf16-mixed", {.memory = "lean"});
-    expect_same_sharded("32-true", {.moments = "int8"});
+    for (const char* shard : {"optimizer", "gradients"}) {
+      for (const char* precision : {"32-true", "bf16-mixed", "16-mixed", "int8-mixed", "bf16-true"})
+        expect_same_sharded(precision, {}, shard);
+      expect_same_sharded("bf16-mixed", {.memory = "lean"}, shard);
+      expect_same_sharded("32-true", {.moments = "int8"}, shard);
+    }
+  });
+}
+
+// Sums over batches are sums over processes first.
+TEST(DataParallel, SharesGradientsOfSeveralBatches) {
+  in_processes(2, [] {
+    TrainerOptions options = options_of();
+    options.accumulate_grad_batches = 2;
+    const Trained whole = train("adamw", options, 2);
+    options.shard = "gradients";
+    const Trained shared = train("adamw", options, 2);
+    ASSERT_EQ(shared.steps.size(), whole.steps.size());
+    for (std::size_t i = 0; i < whole.steps.size(); ++i) {
+      EXPECT_NEAR(shared.steps[i].loss, whole.steps[i].loss, 1e-6);
+      EXPECT_NEAR(*shared.steps[i].grad_norm, *whole.steps[i].grad_norm, 1e-6);
+    }
+    EXPECT_LE(distance(whole, shared), 2e-6);
   });
 }
 
