@@ -40,6 +40,7 @@ Checkpoint RunWeights::load() const {
 }
 
 std::optional<RunWeights> find_run_weights(const fs::path& where) {
+  if (where.empty()) return std::nullopt;
   if (is_run(where)) return RunWeights{.run = where, .checkpoint = {}};
   const fs::path folder = whole_path(where);
   const fs::path above = folder.parent_path();

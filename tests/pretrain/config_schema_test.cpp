@@ -362,6 +362,12 @@ TEST(ConfigFile, OverwriteIsNotWrittenDown) {
 }
 
 // Any bytes give assignments or a UserError.
+TEST(ConfigFile, AnEmptyInitFromIsNone) {
+  const TempFolder folder;
+  write_text(folder / "c.toml", "init_from = \"\"\ndata = [\"/a\"]\n");
+  EXPECT_EQ(resolve_config(read_config_file(folder / "c.toml")).init_from, "");
+}
+
 TEST(ConfigFile, SurvivesDamagedFiles) {
   const TempFolder folder;
   const std::string good = config_to_toml(from_flags({{"data", "/a"}, {"max_time", "3m"}}));
