@@ -4,6 +4,7 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <mutex>
 #include <set>
 
@@ -32,7 +33,13 @@ spdlog::logger& stderr_logger() {
   return logger;
 }
 
+std::atomic<LogLevel>& least_level() {
+  static std::atomic<LogLevel> least{LogLevel::kNote};
+  return least;
+}
+
 void log(LogLevel level, const std::string& message) {
+  if (level < least_level()) return;
   Sink sink;
   {
     const std::lock_guard lock(sink_mutex());
@@ -48,6 +55,8 @@ void log(LogLevel level, const std::string& message) {
 }
 
 }  // namespace
+
+void set_log_level(LogLevel least) { least_level() = least; }
 
 void log_note(const std::string& message) { log(LogLevel::kNote, message); }
 

@@ -14,6 +14,8 @@ void log_warning(const std::string& message);
 void log_warning_once(const std::string& message);
 
 enum class LogLevel { kNote, kWarning };
+/// Says nothing below `least` from now on: of several processes, one has the notes.
+void set_log_level(LogLevel least);
 /// Sends messages to `sink` instead of stderr (a host program's own log, a test); an empty one
 /// restores stderr.
 void set_log_sink(std::function<void(LogLevel, const std::string&)> sink);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "halftone/core/error.h"
+#include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/dist/join_process_group.h"
 #include "halftone/dist/process_place.h"
@@ -31,6 +32,7 @@ std::chrono::milliseconds timeout_from_environment() {
 std::shared_ptr<ProcessGroup> join() {
   const ProcessPlace place = find_process_place();
   if (place.is_alone()) return nullptr;
+  if (place.rank != 0) set_log_level(LogLevel::kWarning);  // process 0 says the same
   return join_process_group(place, {.operation_timeout = timeout_from_environment()});
 }
 
