@@ -156,6 +156,7 @@ void expect_same_as_one(const std::string& optimizer) {
   });
 }
 TEST(DataParallel, TrainsAsOneProcessWithAllBatches) { expect_same_as_one("adamw"); }
+// guide: devices, strategy="ddp"
 TEST(DataParallel, TrainsWithOptimizersOfLibTorch) { expect_same_as_one("sgd"); }
 
 TEST(DataParallel, GivesEachProcessTheSameBitsInEachPrecision) {
