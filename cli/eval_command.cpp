@@ -23,6 +23,7 @@
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/data/token_loader.h"
+#include "halftone/dist/joined_processes.h"
 #include "halftone/precision/keep_fp32.h"
 #include "halftone/pretrain/evaluate.h"
 #include "halftone/pretrain/evaluation_sets.h"
@@ -238,7 +239,7 @@ EvalResult evaluate_text(const Evaluation& evaluation, Corpus corpus,
   const TokenLoader loader =
       open_data(std::move(corpus), evaluation.config, evaluation.trained, evaluation.seq_len);
   return evaluate(evaluation.trained.model, loader, evaluation.inference.precision(),
-                  evaluation.token_bytes, on_progress);
+                  evaluation.token_bytes, on_progress, joined_processes().get());
 }
 
 void evaluate_sets(const Evaluation& evaluation, const std::vector<TextSet>& sets,
@@ -308,7 +309,10 @@ void run_eval(const EvalArguments& arguments, const ConfigArguments& flags) {
     progress.clear();
   }
   if (!questions.empty()) evaluate_choices(evaluation, questions, report);
-  print(arguments.json ? json_of(report) : text_of(report));
+  // Of several processes, which have shared the text, one says it.
+  const auto processes = joined_processes();
+  if (!processes || processes->rank() == 0)
+    print(arguments.json ? json_of(report) : text_of(report));
 }
 
 }  // namespace

@@ -16,12 +16,14 @@ namespace halftone {
 
 EvalResult evaluate(CausalLM& model, const TokenLoader& loader, const MixedPrecision& precision,
                     const std::vector<std::int64_t>& token_bytes,
-                    const std::function<void(double share)>& on_progress) {
+                    const std::function<void(double share)>& on_progress, ProcessGroup* processes) {
   const Stopwatch watch;
   const EvaluationMode mode(*model);
   const torch::Device device = model->parameters().front().device();
   TextLoss text(token_bytes);
-  for (std::int64_t i = 0; i < loader.batches_per_epoch(); ++i) {
+  const std::int64_t first = processes == nullptr ? 0 : processes->rank();
+  const std::int64_t step = processes == nullptr ? 1 : processes->size();
+  for (std::int64_t i = first; i < loader.batches_per_epoch(); i += step) {
     const TokenBatch batch = loader.batch_at(i).to(device);
     const auto forward = [&] {
       const auto region = precision.forward_context();
@@ -33,6 +35,7 @@ EvalResult evaluate(CausalLM& model, const TokenLoader& loader, const MixedPreci
     if (on_progress)
       on_progress(static_cast<double>(i + 1) / static_cast<double>(loader.batches_per_epoch()));
   }
+  if (processes != nullptr) text.add_up(*processes);
   if (text.bytes() == 0)
     throw UserError(fmt::format(
         "expected text to predict, found {} tokens that stand for none; name other data",

@@ -23,9 +23,11 @@ struct EvalResult {
 /// One pass over the loader's data without gradients, dropout or the routers' auxiliary loss.
 /// `token_bytes` (V): bytes of text that each id stands for, 0 for special tokens. `on_progress` is
 /// called with the share that is done. Throws SystemError, which names the tensor that went wrong
-/// first, for a loss that is not finite, and UserError where no text is predicted.
+/// first, for a loss that is not finite, and UserError where no text is predicted. Several
+/// `processes` share the batches; all get the result.
 EvalResult evaluate(CausalLM& model, const TokenLoader& loader, const MixedPrecision& precision,
                     const std::vector<std::int64_t>& token_bytes,
-                    const std::function<void(double share)>& on_progress = {});
+                    const std::function<void(double share)>& on_progress = {},
+                    ProcessGroup* processes = nullptr);
 
 }  // namespace halftone

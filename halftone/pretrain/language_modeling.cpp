@@ -88,18 +88,21 @@ LossOutput LanguageModeling::preference_loss(const TokenBatch& batch, const std:
 void LanguageModeling::validation_step(const TokenBatch& batch, std::int64_t index) {
   if (learns_preferences())
     return log(kValidationLoss, preference_loss(batch, "val_").cross_entropy);
-  if (index == 0) validated_ = TextLoss(options_.token_bytes);
-  if (index == 0 && dataloader_index() == 0) bad_batch_.reset();
+  const bool is_first = index == (processes() == nullptr ? 0 : processes()->rank());
+  if (is_first) validated_ = TextLoss(options_.token_bytes);
+  if (is_first && dataloader_index() == 0) bad_batch_.reset();
   const auto loss = cross_entropy(batch).item<double>();
   if (!std::isfinite(loss) && !bad_batch_) bad_batch_ = BadBatch{batch, index, loss};
   validated_.add(loss, batch);
 }
 
 void LanguageModeling::on_validation_loader_end() {
-  if (validated_.tokens() == 0) return;
-  log(kValidationLoss, validated_.loss(), 1.0);
-  log("val_perplexity", validated_.perplexity(), 1.0);
-  if (validated_.bytes() > 0) log("val_bits_per_byte", validated_.bits_per_byte(), 1.0);
+  TextLoss validated = std::exchange(validated_, TextLoss(options_.token_bytes));
+  if (processes() != nullptr) validated.add_up(*processes());
+  if (validated.tokens() == 0) return;
+  log(kValidationLoss, validated.loss(), 1.0);
+  log("val_perplexity", validated.perplexity(), 1.0);
+  if (validated.bytes() > 0) log("val_bits_per_byte", validated.bits_per_byte(), 1.0);
 }
 
 std::vector<OptimizerSetup> LanguageModeling::configure_optimizers(

@@ -25,6 +25,17 @@ void TextLoss::add(double cross_entropy, const TokenBatch& batch) {
                 .item<std::int64_t>();
 }
 
+void TextLoss::add_up(ProcessGroup& group) {
+  const std::vector<double> own{nats_, static_cast<double>(tokens_), static_cast<double>(bytes_)};
+  nats_ = 0;
+  tokens_ = bytes_ = 0;
+  for (const std::vector<double>& one : all_gather_numbers(group, own)) {
+    nats_ += one[0];
+    tokens_ += static_cast<std::int64_t>(one[1]);
+    bytes_ += static_cast<std::int64_t>(one[2]);
+  }
+}
+
 double TextLoss::loss() const { return nats_ / static_cast<double>(tokens_); }
 
 double TextLoss::perplexity() const {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "halftone/core/process_group.h"
 #include "halftone/data/token_loader.h"
 
 namespace halftone {
@@ -22,6 +23,9 @@ class TextLoss {
   /// `cross_entropy`: the mean over the predicted tokens of `batch`, in nats. May wait for the
   /// batch's device.
   void add(double cross_entropy, const TokenBatch& batch);
+
+  /// Counts what the other processes have added, too. Waits.
+  void add_up(ProcessGroup& group);
 
   std::int64_t tokens() const { return tokens_; }  ///< predicted
   std::int64_t bytes() const { return bytes_; }    ///< of text that they stand for

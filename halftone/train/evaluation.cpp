@@ -12,6 +12,7 @@ std::map<std::string, double> run_evaluation(EvaluationTask& task, const MixedPr
   const TrainingRecord record(module);
   const EvaluationMode mode(module);
   if (processes != nullptr) task.share(*processes);
+  module.set_processes(processes);
   {
     const auto region = precision.forward_context();
     task.run(precision.batch_placement(), limit);

@@ -485,7 +485,11 @@ void Trainer::tell_of(const std::exception& error) {
   save_requests_.clear();  // of a step that was not finished
   call(&Callback::on_exception, error);
   module().on_exception(error);
-  if (processes_) return;  // who knows what the others do
+  if (processes_) {  // who knows what the others do: they are told, and nothing more
+    if (dynamic_cast<const ProcessGroupError*>(&error) == nullptr)
+      processes_->report_error(error_text(error));
+    return;
+  }
   try {
     write_checkpoints();
   } catch (const std::exception& failure) {

@@ -94,7 +94,7 @@ class TrainingModuleBase : public torch::nn::Module {
   virtual void on_train_batch_end(std::int64_t /*index*/) {}
   virtual void on_validation_start() {}  // in train mode still
   /// After the last batch of each validation loader: the place to log what is no mean over batches,
-  /// with a weight of 1.
+  /// with a weight of 1. Of several processes() each has seen its own batches until then.
   virtual void on_validation_loader_end() {}
   virtual void on_validation_end() {}
   virtual void on_train_epoch_end(std::int64_t /*epoch*/) {}
@@ -121,6 +121,8 @@ class TrainingModuleBase : public torch::nn::Module {
     dataloader_ = index;
     log_suffix_ = is_one_of_several ? "/dataloader_idx_" + std::to_string(index) : "";
   }
+  /// Those that share the batches; the Trainer's part.
+  void set_processes(ProcessGroup* processes) { processes_ = processes; }
   /// In force while training_step() runs; the Trainer's part.
   void set_manual_optimization(ManualOptimization* manual) { manual_ = manual; }
   /// Goes on counting from what take_tokens() gave.
@@ -157,6 +159,8 @@ class TrainingModuleBase : public torch::nn::Module {
   }
   /// In validation, test and prediction with Loaders: which of them the batch comes from.
   std::size_t dataloader_index() const { return dataloader_; }
+  /// The processes that share the batches of a validation or test; nullptr: this one has all.
+  ProcessGroup* processes() const { return processes_; }
   /// What the present batch counts.
   const BatchWeight& batch_weight() const { return batch_weight_; }
   /// `mean`, one over the batch's samples, as a term of a loss that is a mean over something else
@@ -180,6 +184,7 @@ class TrainingModuleBase : public torch::nn::Module {
   StateDict hyper_parameters_;  // values only
   ManualOptimization* manual_ = nullptr;
   std::size_t dataloader_ = 0;
+  ProcessGroup* processes_ = nullptr;
   std::string log_suffix_;
 };
 

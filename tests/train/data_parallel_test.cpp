@@ -402,6 +402,29 @@ TEST(DataParallel, StopsAllWhereOneIsAskedTo) {
   EXPECT_EQ(load_latest_checkpoint(processes.folder() / "run").step, 3);
 }
 
+// The others have sent their gradients: no step may come of what is missing.
+TEST(DataParallel, TellsOfAnErrorThatOneProcessHas) {
+  test::Processes processes({.count = 3}, [] {
+    struct Fail : Callback {
+      void on_before_backward(Trainer& trainer, const torch::Tensor& /*loss*/) override {
+        if (trainer.loop().counters().step == 3 && trainer.processes()->rank() == 1)
+          throw SystemError("the disk of process 1 is gone");
+      }
+    };
+    TrainerOptions options = options_of();
+    options.callbacks = {
+        std::make_shared<Fail>(),
+        std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{.every_n_steps = 1})};
+    options.default_root_dir = shared_folder() / "run";
+    train("adamw", options, 2);
+  });
+  for (const test::Ended& ended : processes.wait()) {
+    EXPECT_EQ(ended.exit_code, 1);
+    EXPECT_THAT(ended.error(), HasSubstr("the disk of process 1 is gone"));
+  }
+  EXPECT_EQ(load_latest_checkpoint(processes.folder() / "run").step, 3);
+}
+
 TEST(DataParallel, NamesTheProcessThatWasKilled) {
   test::Processes processes({.count = 3}, [] {
     struct Kill : Callback {
