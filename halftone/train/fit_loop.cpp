@@ -42,8 +42,12 @@ constexpr double kMebibyte = 1024.0 * 1024.0;
 constexpr const char* kMatmulPaths = "matmul_paths";
 constexpr const char* kAccumulate = "accumulate";       // as it was asked for
 constexpr const char* kMicroBatches = "micro_batches";  // of a step, over all processes
-constexpr const char* kModule = "module.";              // its extra state
-constexpr const char* kGradients = "gradient.";         // of steps that have begun
+// What the schedule counts in: the run's first number of processes, and batches of an epoch in
+// each.
+constexpr const char* kScheduleProcesses = "schedule_processes";
+constexpr const char* kScheduleBatches = "schedule_batches";
+constexpr const char* kModule = "module.";       // its extra state
+constexpr const char* kGradients = "gradient.";  // of steps that have begun
 
 std::vector<OptimizerSetup> optimizers_for(TrainingModuleBase& module, MixedPrecision& precision,
                                            const FitLoopOptions& options) {
@@ -85,6 +89,7 @@ FitLoop::FitLoop(TrainingTask& task, MixedPrecision& precision, const FitLoopOpt
       precision_(precision),
       options_(options),
       accumulate_(options.accumulate),
+      schedule_processes_(options.processes ? options.processes->size() : 1),
       setups_(optimizers_for(task.module(), precision, options)),
       plateaus_(setups_.size()),
       length_(options.limits, epoch_length(task, setups_, options.limits), options.accumulate) {
@@ -148,6 +153,16 @@ void FitLoop::check_sharded_gradients() const {
     refuse("they are summed after each micro-batch, not as a tree", "set gradient_sum sequential");
 }
 
+std::int64_t FitLoop::in_schedule(std::int64_t batches) const {
+  return (batches * processes() + schedule_processes_ - 1) / schedule_processes_;
+}
+
+double FitLoop::progress() const {
+  RunCounters counters = counters_;
+  counters.micro_step = in_schedule(counters.micro_step);
+  return length_.progress(counters);
+}
+
 std::int64_t FitLoop::processes() const { return parallel_ ? parallel_->group().size() : 1; }
 
 void FitLoop::check_manual() const {
@@ -189,7 +204,7 @@ void FitLoop::set_learning_rates(std::int64_t group) {
   for (std::size_t i = 0; i < setups_.size(); ++i) {
     if (!setups_[i].schedule) continue;
     halftone::set_learning_rates(*optimizers_[i], base_rates_[i], [&](double base) {
-      return length_.learning_rate(*setups_[i].schedule, base, counters_, group,
+      return length_.learning_rate(*setups_[i].schedule, base, counters_, in_schedule(group),
                                    plateaus_[i].reductions);
     });
   }
@@ -386,7 +401,7 @@ StepMetrics FitLoop::step(StepHooks& hooks) {
   ++counters_.step;
   counters_.micro_step += group;
   counters_.epochs = task_.epochs();
-  if (result.stepped) counters_.schedule_step += length_.schedule_steps(group);
+  if (result.stepped) counters_.schedule_step += length_.schedule_steps(in_schedule(group));
   if (updated.applied) ++counters_.updates;
   counters_.tokens += metrics.tokens;
   metrics.grad_norm = result.grad_norm;
@@ -457,13 +472,16 @@ Checkpoint FitLoop::checkpoint() const {
   StateDict& trainer = checkpoint.trainer;
   trainer.values = {{"step", counters_.step},
                     {"micro_step", counters_.micro_step * processes()},  // over all of them
-                    {"schedule_step", counters_.schedule_step * processes()},
+                    {"schedule_step", counters_.schedule_step * schedule_processes_},
+                    {kScheduleProcesses, schedule_processes_},
                     {"updates", counters_.updates},
                     {"tokens", counters_.tokens},
                     {"seconds", counters_.seconds},
                     {kAccumulate, options_.accumulate},
                     {kMicroBatches, accumulate_ * processes()},
                     {"precision", precision_.policy().name}};
+  if (const std::optional<std::int64_t> batches = length_.batches_per_epoch())
+    trainer.values[kScheduleBatches] = *batches;
   // A run without such matmuls (on a GPU, or of foreign layers) has no ways to go on with.
   if (const std::optional<CpuGemmConfig> ways = decided_matmul_paths())
     trainer.values[kMatmulPaths] = to_string(*ways);
@@ -480,7 +498,7 @@ Checkpoint FitLoop::checkpoint() const {
 }
 
 // A run that goes on with another number of processes keeps the micro-batches of its steps: each
-// process takes more of them, or fewer.
+// process takes more of them, or fewer. Its schedule goes on counting as before.
 void FitLoop::share_accumulation(const StateDict& trainer) {
   if (!trainer.values.contains(kMicroBatches)) return;  // older runs had one process
   const auto all = trainer.get<std::int64_t>(kMicroBatches);
@@ -493,7 +511,11 @@ void FitLoop::share_accumulation(const StateDict& trainer) {
         "share evenly; resume with a number of processes that divides {}",
         all, processes(), all));
   accumulate_ = all / processes();
-  length_ = TrainingLength(options_.limits, task_.batches_per_epoch(), accumulate_);
+  schedule_processes_ = trainer.get<std::int64_t>(kScheduleProcesses);
+  std::optional<std::int64_t> batches;
+  if (trainer.values.contains(kScheduleBatches))
+    batches = trainer.get<std::int64_t>(kScheduleBatches);
+  length_ = TrainingLength(options_.limits, batches, options_.accumulate);
   log_note(
       fmt::format("a step has {} micro-batches, as the run had before: {} in each of {} "
                   "process{}",
@@ -525,7 +547,7 @@ void FitLoop::load_checkpoint(const Checkpoint& checkpoint) {
   counters_ = {.step = trainer.get<std::int64_t>("step"),
                .micro_step = trainer.get<std::int64_t>("micro_step") / processes(),
                .epochs = task_.epochs(),
-               .schedule_step = trainer.get<std::int64_t>("schedule_step") / processes(),
+               .schedule_step = trainer.get<std::int64_t>("schedule_step") / schedule_processes_,
                .updates = trainer.values.contains("updates")  // older runs lack it
                               ? trainer.get<std::int64_t>("updates")
                               : trainer.get<std::int64_t>("step"),

@@ -82,7 +82,7 @@ class FitLoop {
   void observe_validation(const std::map<std::string, double>& values);
 
   bool finished() const { return length_.finished(counters_); }
-  double progress() const { return length_.progress(counters_); }
+  double progress() const;
   const TrainingLength& length() const { return length_; }
   const RunCounters& counters() const { return counters_; }
   /// Whether the next step is the first one of an epoch.
@@ -122,6 +122,8 @@ class FitLoop {
   double gradient_factor(const Update& update) const;
   void set_learning_rates(std::int64_t group);
   std::int64_t processes() const;
+  /// What the schedule counts for so many micro-batches of each process.
+  std::int64_t in_schedule(std::int64_t batches) const;
   void backward(const torch::Tensor& share, bool is_last);
   void end_micro_batch(bool is_last, bool was_computed);
   void make_tree();
@@ -144,7 +146,8 @@ class FitLoop {
   TrainingTask& task_;
   MixedPrecision& precision_;
   FitLoopOptions options_;
-  std::int64_t accumulate_;  // micro-batches of a step in this process
+  std::int64_t accumulate_;          // micro-batches of a step in this process
+  std::int64_t schedule_processes_;  // whose micro-batches the schedule counts
   std::vector<OptimizerSetup> setups_;
   Optimizers optimizers_;
   std::optional<GradientTree> tree_;             // of micro-batches' gradients, if asked for
