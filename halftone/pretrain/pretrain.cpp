@@ -15,6 +15,7 @@
 #include "halftone/core/process_group.h"
 #include "halftone/core/text.h"
 #include "halftone/dist/joined_processes.h"
+#include "halftone/dist/process_place.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
@@ -210,6 +211,11 @@ RunData prepare_alone(const TrainConfig& config, std::optional<Tokenizer> tokeni
   return {std::move(inputs), std::move(validation)};
 }
 
+// What is missing here is said before other processes, which may be on other nodes, are waited for.
+void check_text(const TrainConfig& config) {
+  if (!find_process_place().is_alone()) static_cast<void>(open_corpus(config));
+}
+
 /// What process 0 has made, such as the tokens of a text, the others find in the cache.
 RunData prepare(const TrainConfig& config, const std::optional<Tokenizer>& tokenizer,
                 const PreparationProgress& progress) {
@@ -305,6 +311,7 @@ PretrainResult begin(const TrainConfig& config, const PretrainOptions& options,
 }  // namespace
 
 PretrainResult pretrain(const TrainConfig& config, const PretrainOptions& options) {
+  check_text(config);
   on_process_zero(joined_processes().get(), [&] {
     check_new_run(config.out, config.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse);
   });
@@ -312,12 +319,14 @@ PretrainResult pretrain(const TrainConfig& config, const PretrainOptions& option
 }
 
 PretrainResult restart_pretraining(const TrainConfig& config, const PretrainOptions& options) {
+  check_text(config);
   on_process_zero(joined_processes().get(),
                   [&] { check_new_run(config.out, ExistingRun::kRestart); });
   return begin(config, options, {.resume_or_start = true});
 }
 
 PretrainResult resume_pretraining(const TrainConfig& config, const PretrainOptions& options) {
+  check_text(config);
   const RunPaths run = find_run(config.out);
   TrainConfig goes_on = config;
   goes_on.init_from.clear();  // the checkpoint has its weights: the file may be gone
