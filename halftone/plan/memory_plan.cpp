@@ -78,36 +78,56 @@ std::uint64_t packed_bytes(const std::vector<ParameterShape>& parameters) {
 }
 
 /// What the optimizer's buffers take beyond their sizes: they lie on pages of 2 MiB.
+/// `room`: elements of each buffer's states.
 std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
-                          const AdamWOptions& options) {
+                          const std::vector<std::int64_t>& room, const AdamWOptions& options) {
   constexpr auto kPage = static_cast<std::int64_t>(kLargePageBytes);
   std::int64_t unused = 0;
   const auto add = [&](std::int64_t size, torch::ScalarType dtype) {
     const std::int64_t bytes = size * static_cast<std::int64_t>(c10::elementSize(dtype));
     unused += (kPage - bytes % kPage) % kPage;
   };
-  for (const AdamWBufferLayout& buffer : layout) {
+  for (std::size_t b = 0; b < layout.size(); ++b) {
+    const AdamWBufferLayout& buffer = layout[b];
     add(buffer.size, buffer.weights);
     if (!options.release_gradients) add(buffer.size, buffer.gradients);
     if (!options.offload.empty()) continue;
     for (int moment = 0; moment < 2; ++moment) {
-      add(buffer.size, buffer.moments);
-      if (buffer.moments == torch::kByte) add(moment_scales(buffer.size), torch::kFloat);
+      add(room[b], buffer.moments);
+      if (buffer.moments == torch::kByte) add(moment_scales(room[b]), torch::kFloat);
     }
-    if (buffer.master_low) add(buffer.size, *buffer.master_low);
+    if (buffer.master_low) add(room[b], *buffer.master_low);
   }
   return static_cast<std::uint64_t>(unused);
+}
+
+/// Of gradients that are there between two steps or on their way: all of them at the most.
+std::int64_t gradient_bytes(const AdamWShareBytes& own, const OptimizerBytes& whole) {
+  return std::min(own.optimizer.gradients + own.unsent, whole.gradients);
+}
+
+/// Of the process that takes the most.
+AdamWShareBytes largest_share(const std::vector<ParameterShape>& parameters,
+                              const AdamWOptions& options, const AdamWShare& share) {
+  std::vector<AdamWShareBytes> all = adamw_share_bytes(parameters, options, share);
+  const auto kept = [](const AdamWShareBytes& one) {
+    return one.optimizer.resident_states() + one.optimizer.gradients;
+  };
+  return *std::max_element(all.begin(), all.end(),
+                           [&](const auto& a, const auto& b) { return kept(a) < kept(b); });
 }
 
 }  // namespace
 
 MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
-                        const NumericsConfig& recipe, std::uint64_t process) {
+                        const NumericsConfig& recipe, std::uint64_t process,
+                        const AdamWShare& share) {
   const StoredParameters all = stored_parameters(model, recipe);
   const std::vector<ParameterShape>& parameters = all.learning;
   const std::uint64_t frozen = packed_bytes(all.frozen);
   const AdamWOptions options = recipe.memory.adamw();
-  const OptimizerBytes stored = adamw_bytes(parameters, options);
+  const AdamWShareBytes own = largest_share(parameters, options, share);
+  const OptimizerBytes& stored = own.optimizer;
   const StepMemory step = step_memory(model, shape, recipe);
   const double packed = packed_operand_bytes(model, shape, recipe);
   const double rows =
@@ -115,15 +135,17 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   const double batches =
       rows * kBytesOfBatchRow *
       (static_cast<double>(kBatchesAhead + 1) + static_cast<double>(shape.micro_batches));
+  const auto under_way = static_cast<double>(own.under_way);
   const MemoryBytes training{
       .weights = static_cast<std::uint64_t>(stored.weights) + frozen,
-      .gradients = static_cast<std::uint64_t>(stored.gradients),
+      .gradients =
+          static_cast<std::uint64_t>(gradient_bytes(own, adamw_bytes(parameters, options))),
       .states = static_cast<std::uint64_t>(stored.resident_states() +
                                            offload_chunk_bytes(parameters, options)),
       .activations = whole(step.activations),
-      .workspace = whole(step.workspace + packed + batches +
-                         kWaiting * (step.activations + step.workspace)) +
-                   unused_ends(adamw_layout(parameters, options), options),
+      .workspace = whole(step.workspace + packed + batches + under_way +
+                         kWaiting * (step.activations + step.workspace + under_way)) +
+                   unused_ends(adamw_layout(parameters, options), own.room, options),
       .process = process,
       .disk = static_cast<std::uint64_t>(stored.disk)};
   const MemoryBytes beginning{

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "halftone/models/model_config.h"
+#include "halftone/optim/adamw_share.h"
 #include "halftone/plan/step_memory.h"
 
 namespace halftone {
@@ -28,9 +29,13 @@ struct MemoryBytes {
 
 /// Of a training of `model`, in the phase of the run that needs the most: while weights are made in
 /// fp32 and moved to where the optimizer has them, or in a step. `process` is what the process
-/// takes besides. Throws UserError for a model that no machine could hold.
+/// takes besides. Where several processes train it together (`share`): of the one that takes most.
+/// Its gradients are then those of its part and of two buckets that are complete and not sent yet,
+/// if they are shared; the copies that travel are workspace. Throws UserError for a model that no
+/// machine could hold. REQUIRES a recipe that keeps gradients, where there are several processes.
 MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
-                        const NumericsConfig& recipe, std::uint64_t process);
+                        const NumericsConfig& recipe, std::uint64_t process,
+                        const AdamWShare& share = {});
 
 /// The bytes of a run beside its model: the resident memory of this process, plus an allowance.
 /// Call it after the process has computed something, so that its libraries are in memory. Hands

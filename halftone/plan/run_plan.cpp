@@ -41,7 +41,9 @@ std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::
   const PrecisionPolicy policy = parse_precision(precision);
   std::map<std::string, ComputeType> layers = layers_in(request, policy);
   try {
-    return NumericsConfig{policy, memory_policy(choice, policy), std::move(layers), request.lora};
+    NumericsConfig recipe{policy, memory_policy(choice, policy), std::move(layers), request.lora};
+    if (request.share.processes > 1 && recipe.memory.release_gradients) return {};
+    return recipe;
   } catch (const UserError&) {
     return {};
   }
@@ -49,11 +51,12 @@ std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::
 
 RecipePlan plan_of(const PlanRequest& request, const NumericsConfig& recipe,
                    std::uint64_t process) {
-  RecipePlan plan{.precision = recipe.precision.name,
-                  .layer_precision =
-                      recipe.layers.empty() ? std::vector<std::string>() : request.layer_precision,
-                  .memory = recipe.memory.name,
-                  .bytes = peak_memory(request.model, request.shape, recipe, process)};
+  RecipePlan plan{
+      .precision = recipe.precision.name,
+      .layer_precision =
+          recipe.layers.empty() ? std::vector<std::string>() : request.layer_precision,
+      .memory = recipe.memory.name,
+      .bytes = peak_memory(request.model, request.shape, recipe, process, request.share)};
   plan.fits = plan.bytes.total() <= request.budget_bytes;
   return plan;
 }
@@ -109,9 +112,12 @@ std::string refusal(const RecipePlan& own, const RunPlan& all) {
 
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process) {
   const PrecisionPolicy precision = parse_precision(request.precision);
-  return plan_of(request,
-                 {precision, memory_policy(request.memory, precision),
-                  layers_in(request, precision), request.lora},
+  const MemoryPolicy memory = memory_policy(request.memory, precision);
+  if (request.share.processes > 1 && memory.release_gradients)
+    throw UserError(
+        "plan: expected gradients that are kept where several processes train, got memory "
+        "leanest (release_gradients); choose memory lean, or one process");
+  return plan_of(request, {precision, memory, layers_in(request, precision), request.lora},
                  process);
 }
 

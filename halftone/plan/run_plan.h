@@ -43,14 +43,15 @@ struct PlanRequest {
   MemoryOptions memory;
   std::uint64_t budget_bytes = 0;  // the largest number: unlimited
   LoraConfig lora = {};            // adapters that are trained in the place of the weights
+  AdamWShare share = {};           // of the processes that train together, each with such a step
 };
 
 /// The recipe that `request` names; its time is not predicted.
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process);
 
 /// Every precision with every `memory`. The other keys of memory are the request's; a recipe that
-/// they exclude is left out. Formats of single layers are those of the request's precision only.
-/// `process`: process_bytes().
+/// they exclude is left out, and what applies gradients at once where there are several processes.
+/// Formats of single layers are those of the request's precision only. `process`: process_bytes().
 RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uint64_t process);
 
 /// Throws UserError, which names a recipe that would fit, if the run needs more than its budget.

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/optim/adamw_share.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "halftone/core/error.h"
+#include "halftone/kernels/optimizer/moments.h"
+#include "halftone/optim/gradient_buckets.h"
+
+namespace halftone {
+namespace {
+
+std::int64_t item_bytes(torch::ScalarType dtype) {
+  return static_cast<std::int64_t>(c10::elementSize(dtype));
+}
+
+std::int64_t elements_in(const Range& range) { return range.end - range.begin; }
+
+/// As the optimizer's own, without data.
+ParameterArena arena_without_data(const std::vector<ParameterShape>& parameters,
+                                  const std::vector<AdamWBufferLayout>& layouts,
+                                  const AdamWOptions& options) {
+  std::vector<TiedParameter> tied;
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    tied.push_back(
+        {"p" + std::to_string(i),
+         {at::empty(parameters[i].sizes, torch::dtype(parameters[i].dtype).device(torch::kMeta))
+              .set_requires_grad(true)}});
+  std::vector<ArenaBufferLayout> places(layouts.begin(), layouts.end());
+  for (ArenaBufferLayout& place : places) place.device = torch::kMeta;
+  return {std::move(tied), places, {.fp32_gradients = options.fp32_gradients}};
+}
+
+/// Of moments and master of a range, and the room for it: blocks of codes begin with a range.
+void add_states(const AdamWBufferLayout& layout, std::int64_t elements, OptimizerBytes& bytes) {
+  bytes.moments += 2 * elements * item_bytes(layout.moments);
+  if (layout.moments == torch::kByte)
+    bytes.moments += 2 * moment_scales(elements) * item_bytes(torch::kFloat);
+  if (layout.master_low) bytes.master += elements * item_bytes(*layout.master_low);
+}
+
+std::int64_t with_padding(std::int64_t elements) {
+  constexpr std::int64_t kCodeBlock = 256;
+  return (elements + kCodeBlock - 1) / kCodeBlock * kCodeBlock;
+}
+
+torch::ScalarType travelling(torch::ScalarType gradients, GradientTransport transport) {
+  const bool rounds = transport == GradientTransport::kBFloat16 && gradients == torch::kFloat;
+  return rounds ? torch::kBFloat16 : gradients;
+}
+
+/// What two GradientSums in a row hold: copies sent and received, and the sum in fp32.
+struct Transit {
+  std::int64_t copies = 0;  // of one
+  std::int64_t sum = 0;
+  std::int64_t gradients = 0;
+};
+
+Transit transit_of(const GradientBucket& bucket, const AdamWBufferLayout& layout,
+                   const AdamWShare& share) {
+  std::int64_t longest = 0;
+  for (const Range& piece : bucket.pieces) longest = std::max(longest, elements_in(piece));
+  const torch::ScalarType dtype = travelling(layout.gradients, share.transport);
+  const std::int64_t elements = share.processes * longest;
+  return {.copies = 2 * elements * item_bytes(dtype),
+          .sum = dtype == torch::kFloat ? 0 : elements * item_bytes(torch::kFloat),
+          .gradients = elements_in(bucket.range) * item_bytes(dtype)};
+}
+
+/// The same in all processes.
+AdamWShareBytes bytes_under_way(const std::vector<GradientBucket>& buckets,
+                                const std::vector<AdamWBufferLayout>& layouts,
+                                const AdamWShare& share) {
+  AdamWShareBytes bytes{.buckets = std::ssize(buckets)};
+  std::int64_t unsent_before = 0;
+  Transit before;
+  for (const GradientBucket& bucket : buckets) {
+    const AdamWBufferLayout& layout = layouts[bucket.buffer];
+    const Transit own = transit_of(bucket, layout, share);
+    const std::int64_t unsent = elements_in(bucket.range) * item_bytes(layout.gradients);
+    bytes.under_way =
+        std::max(bytes.under_way, before.copies + own.copies + std::max(before.sum, own.sum));
+    if (share.gradients) bytes.unsent = std::max(bytes.unsent, unsent_before + unsent);
+    bytes.gradients_in_transit += own.gradients;
+    bytes.last_bucket = own.gradients;
+    before = own;
+    unsent_before = unsent;
+  }
+  return bytes;
+}
+
+/// What the process of this rank keeps of the states and gradients.
+void add_own_pieces(const std::vector<GradientBucket>& buckets, std::size_t rank,
+                    const std::vector<AdamWBufferLayout>& layouts, const AdamWShare& share,
+                    AdamWShareBytes& bytes) {
+  bytes.room.assign(layouts.size(), 0);
+  bytes.optimizer.moments = bytes.optimizer.master = 0;
+  if (share.gradients) bytes.optimizer.gradients = 0;
+  for (const GradientBucket& bucket : buckets) {
+    const AdamWBufferLayout& layout = layouts[bucket.buffer];
+    const std::int64_t own = elements_in(bucket.pieces[rank]);
+    add_states(layout, own, bytes.optimizer);
+    bytes.room[bucket.buffer] += with_padding(own);
+    if (share.gradients) bytes.optimizer.gradients += own * item_bytes(layout.gradients);
+  }
+}
+
+}  // namespace
+
+std::vector<AdamWShareBytes> adamw_share_bytes(const std::vector<ParameterShape>& parameters,
+                                               const AdamWOptions& options,
+                                               const AdamWShare& share) {
+  HALFTONE_CHECK(share.processes >= 1 && (share.states || !share.gradients),
+                 "[adamw_share] expected a process or more, and gradients shared with states");
+  const std::vector<AdamWBufferLayout> layouts = adamw_layout(parameters, options);
+  AdamWShareBytes whole{.optimizer = adamw_bytes(parameters, options)};
+  for (const AdamWBufferLayout& layout : layouts) whole.room.push_back(layout.size);
+  if (share.processes == 1) return {whole};
+  HALFTONE_CHECK(!options.release_gradients,
+                 "[adamw_share] expected gradients that are kept until the step");
+  const ParameterArena arena = arena_without_data(parameters, layouts, options);
+  const std::vector<GradientBucket> buckets = gradient_buckets(arena, share.processes);
+  AdamWShareBytes common = bytes_under_way(buckets, layouts, share);
+  common.optimizer = whole.optimizer;
+  common.room = whole.room;
+  std::vector<AdamWShareBytes> all(static_cast<std::size_t>(share.processes), common);
+  for (std::size_t rank = 0; share.states && rank < all.size(); ++rank) {
+    add_own_pieces(buckets, rank, layouts, share, all[rank]);
+    OptimizerBytes& own = all[rank].optimizer;
+    if (!options.offload.empty()) own.disk = own.moments + own.master;
+  }
+  return all;
+}
+
+}  // namespace halftone
