@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Computes, on paper, how data parallel training would scale to many H100s: nothing here is measured on one.
+
+    python3 bench/scaling.py                          the table of docs/scaling.md
+    python3 bench/scaling.py --measure build          costs of this machine's loopback: alpha, beta and residuals
+
+--measure runs build/halftone launch with exchange_bench (cmake -DHALFTONE_BUILD_BENCH=ON). It fits seconds =
+(W - 1) alpha + bytes (W - 1) / W beta to the medians by least squares of relative errors.
+"""
+import argparse
+import json
+import math
+import pathlib
+import subprocess
+
+RANKS = (1, 8, 64, 1024)
+NODE = 8  # GPUs with NVLink to each other, and with a network adapter each
+
+# Published: https://glennklockwood.com/garden/processors/h100 (989.4e12 dense bf16 flop/s, 900e9 bytes/s of NVLink both ways
+# together, 80 GB) and https://alpha-one-index.github.io/ai-infra-index/specs/networking-interconnects.html (18 links of
+# 50e9 bytes/s both ways together; NDR: 400e9 bit/s each way).
+PEAK_FLOPS = 989.4e12
+NVLINK = 450e9
+INFINIBAND = 50e9
+MEMORY = 80e9
+# Assumed: the share of them that is reached, and the cost of a message.
+FLOPS_SHARE = 0.4
+LINK_SHARE = 0.8
+NVLINK_ALPHA = 1e-6
+INFINIBAND_ALPHA = 2e-6
+TOKENS = 8 * 2048  # of a rank's step: 8 rows of 2,048
+SEQ_LEN = 2048
+BUCKET = 8 << 20
+
+# name: parameters, layers, width, vocabulary
+MODELS = {
+    "minimind-26m": (25_829_888, 8, 512, 6400),
+    "minimind-104m": (104_030_976, 16, 768, 6400),
+    "minimind-1b": (1_017_202_688, 20, 2048, 6400),
+    "7b": (6_738_415_616, 32, 4096, 32000),
+}
+
+
+def compute_seconds(parameters, layers, width):
+    """Of a step without exchange: a multiply-add counts two, the backward pass twice the forward pass."""
+    per_token = 6 * parameters + 12 * layers * width * SEQ_LEN
+    return per_token * TOKENS / (FLOPS_SHARE * PEAK_FLOPS)
+
+
+def flat(ranks, size):
+    """One all_to_all, or one all_gather, over all ranks: both networks at once, each message by itself."""
+    near, far = min(NODE, ranks) - 1, max(0, ranks - NODE)
+    return max(near * NVLINK_ALPHA + size * near / ranks / (LINK_SHARE * NVLINK),
+               far * INFINIBAND_ALPHA + size * far / ranks / (LINK_SHARE * INFINIBAND))
+
+
+def hierarchical(ranks, size):
+    """The same within nodes first, then between ranks of the same number in their nodes."""
+    if ranks <= NODE:
+        return flat(ranks, size)
+    nodes = ranks // NODE
+    within = (NODE - 1) * NVLINK_ALPHA + size * (NODE - 1) / NODE / (LINK_SHARE * NVLINK)
+    between = (nodes - 1) * INFINIBAND_ALPHA + size / NODE * (nodes - 1) / nodes / (LINK_SHARE * INFINIBAND)
+    return within + between
+
+
+def step_seconds(model, ranks, shard, width_of_gradient, collective):
+    parameters, layers, width, vocabulary = MODELS[model]
+    compute = compute_seconds(parameters, layers, width)
+    if ranks == 1:
+        return compute
+    # A bucket is 8 MiB of fp32 gradients or a larger matrix; the embedding, complete last, is one by itself or more.
+    buckets = min(math.ceil(4 * parameters / BUCKET), 7 * layers + 1)
+    last = max(BUCKET / 4, vocabulary * width) * width_of_gradient
+    ways = 1 if shard == "gradients" else 2  # all_to_all of pieces; all_gather of their sums
+    gradients = ways * buckets * collective(ranks, parameters * width_of_gradient / buckets)
+    weights = 0 if shard == "none" else buckets * collective(ranks, 4 * parameters / buckets)
+    hidden_by = 2 / 3 * compute
+    return compute + max(ways * collective(ranks, last), gradients - hidden_by) + weights
+
+
+def state_bytes(parameters, ranks, shard):
+    """fp32 weights, gradients and two moments; activations are not counted."""
+    own = {"none": (1, 1), "optimizer": (1, ranks), "gradients": (ranks, ranks)}[shard]
+    return parameters * (4 + 4 / own[0] + 8 / own[1])
+
+
+def cell(model, ranks, shard, gradient):
+    parameters, layers, width, _ = MODELS[model]
+    if state_bytes(parameters, ranks, shard) > MEMORY:
+        return "too large"
+    alone = compute_seconds(parameters, layers, width)
+    one, two = (alone / step_seconds(model, ranks, shard, gradient, how) for how in (flat, hierarchical))
+    return f"{100 * one:.0f} / {100 * two:.0f} %" if ranks > NODE else f"{100 * one:.0f} %"
+
+
+def print_table():
+    print("| model | step of one, ms | shard | gradients travel in | " + " | ".join(f"{r:,}" for r in RANKS) + " |")
+    print("|---" * (4 + len(RANKS)) + "|")
+    for model, (parameters, layers, width, _) in MODELS.items():
+        for shard in ("none", "optimizer", "gradients"):
+            for name, gradient in (("fp32", 4), ("bf16", 2)):
+                cells = " | ".join(cell(model, ranks, shard, gradient) for ranks in RANKS)
+                print(f"| {model} | {1e3 * compute_seconds(parameters, layers, width):.1f} | {shard} | {name} | {cells} |")
+
+
+def fit(points, ranks):
+    """alpha, beta of the least sum of squared relative errors."""
+    rows = [((ranks - 1) / seconds, size * (ranks - 1) / ranks / seconds) for size, seconds in points]
+    aa, ab, bb = (sum(r[i] * r[j] for r in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    a, b = sum(r[0] for r in rows), sum(r[1] for r in rows)
+    determinant = aa * bb - ab * ab
+    return (a * bb - b * ab) / determinant, (b * aa - a * ab) / determinant
+
+
+def print_fit(build, processes):
+    program = pathlib.Path(build).resolve()
+    command = [program / "halftone", "launch", "--processes", str(processes), "--", program / "bench" / "exchange_bench"]
+    measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    ranks = measured["processes"]
+    for name in ("all_to_all", "all_gather"):
+        points = measured[name]
+        alpha, beta = fit(points, ranks)
+        print(f"{name}, {ranks} processes: alpha {1e6 * alpha:.0f} us, 1 / beta {1e-9 / beta:.2f} GB/s\n")
+        print("| bytes | measured, us | fitted, us | residual |\n|---|---|---|---|")
+        for size, seconds in points:
+            fitted = (ranks - 1) * alpha + size * (ranks - 1) / ranks * beta
+            print(f"| {size:,.0f} | {1e6 * seconds:.0f} | {1e6 * fitted:.0f} | {100 * (fitted / seconds - 1):+.0f} % |")
+        print()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", metavar="BUILD", help="build folder: measure the loopback instead")
+    parser.add_argument("--processes", type=int, default=2, help="that exchange, with --measure")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print_fit(arguments.measure, arguments.processes)
+    else:
+        print_table()
+
+
+if __name__ == "__main__":
+    main()
