@@ -2,17 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Computes, on paper, how data parallel training would scale to many H100s: nothing here is measured on one.
 
-    python3 bench/scaling.py                          the table of docs/scaling.md
-    python3 bench/scaling.py --measure build          costs of this machine's loopback: alpha, beta and residuals
+    python3 bench/scaling.py
 
---measure runs build/halftone launch with exchange_bench (cmake -DHALFTONE_BUILD_BENCH=ON). It fits seconds =
-(W - 1) alpha + bytes (W - 1) / W beta to the medians by least squares of relative errors.
+Prints the table of docs/scaling.md.
 """
-import argparse
-import json
 import math
-import pathlib
-import subprocess
 
 RANKS = (1, 8, 64, 1024)
 NODE = 8  # GPUs with NVLink to each other, and with a network adapter each
@@ -105,41 +99,5 @@ def print_table():
                 print(f"| {model} | {1e3 * compute_seconds(parameters, layers, width):.1f} | {shard} | {name} | {cells} |")
 
 
-def fit(points, ranks):
-    """alpha, beta of the least sum of squared relative errors."""
-    rows = [((ranks - 1) / seconds, size * (ranks - 1) / ranks / seconds) for size, seconds in points]
-    aa, ab, bb = (sum(r[i] * r[j] for r in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
-    a, b = sum(r[0] for r in rows), sum(r[1] for r in rows)
-    determinant = aa * bb - ab * ab
-    return (a * bb - b * ab) / determinant, (b * aa - a * ab) / determinant
-
-
-def print_fit(build, processes):
-    program = pathlib.Path(build).resolve()
-    command = [program / "halftone", "launch", "--processes", str(processes), "--", program / "bench" / "exchange_bench"]
-    measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    ranks = measured["processes"]
-    for name in ("all_to_all", "all_gather"):
-        points = measured[name]
-        alpha, beta = fit(points, ranks)
-        print(f"{name}, {ranks} processes: alpha {1e6 * alpha:.0f} us, 1 / beta {1e-9 / beta:.2f} GB/s\n")
-        print("| bytes | measured, us | fitted, us | residual |\n|---|---|---|---|")
-        for size, seconds in points:
-            fitted = (ranks - 1) * alpha + size * (ranks - 1) / ranks * beta
-            print(f"| {size:,.0f} | {1e6 * seconds:.0f} | {1e6 * fitted:.0f} | {100 * (fitted / seconds - 1):+.0f} % |")
-        print()
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", metavar="BUILD", help="build folder: measure the loopback instead")
-    parser.add_argument("--processes", type=int, default=2, help="that exchange, with --measure")
-    arguments = parser.parse_args()
-    if arguments.measure:
-        print_fit(arguments.measure, arguments.processes)
-    else:
-        print_table()
-
-
 if __name__ == "__main__":
-    main()
+    print_table()
