@@ -276,6 +276,8 @@ void FitLoop::zero_gradients(StepHooks& hooks) {
 
 torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks) {
   torch::Tensor total = torch::zeros({}, torch::device(precision_.device()));
+  // The scale begins with the first loss: a process that has no batch in this step needs it too.
+  if (parallel_) static_cast<void>(precision_.scaled(total));
   // The weights do not change before the update: each is rounded once for all micro-batches.
   ComputeContext context = compute_context();
   if (group > 1) context.weight_cache = std::make_shared<WeightCache>();

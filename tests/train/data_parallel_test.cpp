@@ -117,10 +117,10 @@ TrainerOptions options_of(const std::string& precision = "32-true") {
 
 /// Of the global batch size 8.
 Trained train(const std::string& optimizer, TrainerOptions options, std::int64_t batch_size,
-              const FitOptions& how = {}, bool poisoned = false) {
+              const FitOptions& how = {}, bool poisoned = false, std::int64_t samples = 46) {
   Regression module(optimizer);
   module.poisoned = poisoned;
-  TensorLoader loader = loader_of(batch_size), validation = loader_of(5, 23);
+  TensorLoader loader = loader_of(batch_size, samples), validation = loader_of(5, 23);
   const auto collector = std::make_shared<StepCollector>();
   options.callbacks.push_back(collector);
   Trainer trainer(options);
@@ -208,6 +208,21 @@ TEST(DataParallel, HasOneResultForOneTwoAndFourProcesses) {
       EXPECT_TRUE(one.tensor(name).equal(four.tensor(name))) << precision << name;
     }
   }
+}
+
+TEST(DataParallel, AProcessWithoutABatchTakesPartFromTheFirstStepOn) {
+  in_processes(4, [] {
+    for (const char* precision : {"16-mixed", "bf16-mixed"}) {
+      TrainerOptions alone = options_of(precision);
+      alone.process_group = join_process_group(ProcessPlace{});
+      const Trained one = train("adamw", alone, 8, {}, false, /*samples=*/6);
+      const Trained four = train("adamw", options_of(precision), 2, {}, false, /*samples=*/6);
+      ASSERT_EQ(four.steps.size(), 2U);
+      EXPECT_EQ(four.steps[0].tokens, one.steps[0].tokens);
+      EXPECT_NEAR(four.steps[1].loss, one.steps[1].loss, 1e-3) << precision;
+      EXPECT_FALSE(four.steps[0].skipped || four.steps[1].skipped);
+    }
+  });
 }
 
 TEST(DataParallel, SkipsEverywhereWhatOverflowsOnOne) {
