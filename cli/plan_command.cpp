@@ -159,9 +159,10 @@ void add_plan_command(CLI::App& app) {
   auto json = std::make_shared<bool>(false);
   command->add_flag("--json", *json, "One JSON document on stdout");
   auto processes = std::make_shared<std::int64_t>(1);
-  command->add_option("--processes", *processes,
-                      "Processes on this machine that train together (halftone launch): bytes of one, "
-                      "and its seconds without the exchange");
+  command->add_option(
+      "--processes", *processes,
+      "Processes on this machine that train together (halftone launch): bytes of one, "
+      "and its seconds without the exchange");
   auto arguments = std::make_shared<ConfigArguments>(*command);
   command->footer(
       "Examples:\n"

@@ -41,7 +41,8 @@ void clear_pages(const torch::Tensor& tensor) {
   };
   auto* const first = reinterpret_cast<char*>(up(begin));
   auto* const last = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(end) / page * page);
-  if (first >= last || ::madvise(first, static_cast<std::size_t>(last - first), MADV_DONTNEED) != 0) {
+  if (first >= last ||
+      ::madvise(first, static_cast<std::size_t>(last - first), MADV_DONTNEED) != 0) {
     std::memset(begin, 0, tensor.nbytes());
     return;
   }

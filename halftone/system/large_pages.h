@@ -17,8 +17,8 @@ torch::Tensor empty_on_large_pages(std::int64_t bytes);
 /// touched: until then they take no memory, and nothing is written twice.
 torch::Tensor zeros_on_large_pages(std::int64_t bytes);
 
-/// Sets a contiguous tensor of such memory, or a part of one, to zero and gives the pages that lie in
-/// it back: they take no memory until they are touched again. Of any other memory on the CPU the
+/// Sets a contiguous tensor of such memory, or a part of one, to zero and gives the pages that lie
+/// in it back: they take no memory until they are touched again. Of any other memory on the CPU the
 /// system copies what it must, and the same holds.
 void clear_pages(const torch::Tensor& tensor);
 

@@ -47,7 +47,8 @@ const std::vector<Layout>& layouts() {
 std::vector<std::pair<std::string, Tensor>> parameters(torch::ScalarType dtype) {
   auto generator = torch::make_generator<torch::CPUGeneratorImpl>(5);
   std::vector<std::pair<std::string, Tensor>> named;
-  const std::vector<std::vector<std::int64_t>> shapes{{300, 301}, {70}, {80, 90}, {1}, {128, 600}, {0}};
+  const std::vector<std::vector<std::int64_t>> shapes{{300, 301}, {70},       {80, 90},
+                                                      {1},        {128, 600}, {0}};
   for (std::size_t i = 0; i < shapes.size(); ++i)
     named.emplace_back(
         "p" + std::to_string(i),
