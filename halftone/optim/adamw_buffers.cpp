@@ -43,11 +43,7 @@ std::int64_t room_for(const State& state) {
   return static_cast<std::int64_t>(whole_pages(static_cast<std::size_t>(state.bytes())));
 }
 
-// Blocks of codes begin with a range.
-std::int64_t room_of(const Range& range) {
-  constexpr std::int64_t kCodeBlock = 256;
-  return (range.end - range.begin + kCodeBlock - 1) / kCodeBlock * kCodeBlock;
-}
+std::int64_t room_of(const Range& range) { return in_whole_code_blocks(range.end - range.begin); }
 
 std::int64_t elements_of(const std::vector<Range>& ranges) {
   if (ranges.size() == 1 && ranges.front().begin == 0) return ranges.front().end;

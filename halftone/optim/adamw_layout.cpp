@@ -9,7 +9,7 @@ namespace halftone {
 namespace {
 
 constexpr std::int64_t kAlignment = 64;       // bytes, of each parameter in its buffer
-constexpr std::int64_t kCodeAlignment = 256;  // elements: no block of codes has two parameters
+constexpr std::int64_t kCodeAlignment = 256;  // elements of a block of codes
 
 std::int64_t bytes_of(torch::ScalarType dtype) {
   return static_cast<std::int64_t>(c10::elementSize(dtype));
@@ -39,11 +39,9 @@ AdamWBufferLayout buffer_for(const ParameterShape& parameter, const AdamWOptions
 
 // Of moments and master.
 std::int64_t state_bytes(const AdamWBufferLayout& buffer, std::int64_t elements) {
-  std::int64_t bytes = 2 * elements * bytes_of(buffer.moments);
-  if (buffer.moments == torch::kByte)
-    bytes += 2 * moment_scales(elements) * bytes_of(torch::kFloat);
-  if (buffer.master_low) bytes += elements * bytes_of(*buffer.master_low);
-  return bytes;
+  OptimizerBytes bytes;
+  add_state_bytes(buffer, elements, bytes);
+  return bytes.moments + bytes.master;
 }
 
 // That one call takes: of a whole buffer, or a parameter by itself.
@@ -84,16 +82,25 @@ std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& p
   return buffers;
 }
 
+std::int64_t in_whole_code_blocks(std::int64_t elements) {
+  return (elements + kCodeAlignment - 1) / kCodeAlignment * kCodeAlignment;
+}
+
+void add_state_bytes(const AdamWBufferLayout& layout, std::int64_t elements,
+                     OptimizerBytes& bytes) {
+  bytes.moments += 2 * elements * bytes_of(layout.moments);
+  if (layout.moments == torch::kByte)
+    bytes.moments += 2 * moment_scales(elements) * bytes_of(torch::kFloat);
+  if (layout.master_low) bytes.master += elements * bytes_of(*layout.master_low);
+}
+
 OptimizerBytes adamw_bytes(const std::vector<ParameterShape>& parameters,
                            const AdamWOptions& options) {
   OptimizerBytes bytes;
   for (const AdamWBufferLayout& buffer : adamw_layout(parameters, options)) {
     bytes.weights += buffer.size * bytes_of(buffer.weights);
     if (!options.release_gradients) bytes.gradients += buffer.size * bytes_of(buffer.gradients);
-    bytes.moments += 2 * buffer.size * bytes_of(buffer.moments);
-    if (buffer.moments == torch::kByte)
-      bytes.moments += 2 * moment_scales(buffer.size) * bytes_of(torch::kFloat);
-    if (buffer.master_low) bytes.master += buffer.size * bytes_of(*buffer.master_low);
+    add_state_bytes(buffer, buffer.size, bytes);
   }
   if (!options.offload.empty()) bytes.disk = bytes.moments + bytes.master;
   return bytes;

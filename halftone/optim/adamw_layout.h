@@ -24,11 +24,18 @@ struct AdamWBufferLayout : ArenaBufferLayout {
 /// costs is nothing beside the others, so it is kept in full.
 bool is_small_parameter(at::IntArrayRef sizes);
 
+/// Elements that a range of a buffer's states takes: blocks of codes begin with a range, so that no
+/// block has two parameters.
+std::int64_t in_whole_code_blocks(std::int64_t elements);
+
 std::vector<AdamWBufferLayout> adamw_layout(const std::vector<ParameterShape>& parameters,
                                             const AdamWOptions& options);
 
 /// Elements whose states are in memory at once where they lie in a file: whole blocks of moments.
 constexpr std::int64_t kOffloadChunk = std::int64_t{1} << 22U;
+
+/// Adds the moments and masters of so many elements of a buffer.
+void add_state_bytes(const AdamWBufferLayout& layout, std::int64_t elements, OptimizerBytes& bytes);
 
 /// The bytes that an AdamW over these parameters would allocate. Pass a tied parameter once.
 OptimizerBytes adamw_bytes(const std::vector<ParameterShape>& parameters,

@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/kernels/optimizer/moments.h"
 #include "halftone/optim/gradient_buckets.h"
+#include "halftone/optim/piece_rows.h"
 
 namespace halftone {
 namespace {
@@ -35,24 +35,6 @@ ParameterArena arena_without_data(const std::vector<ParameterShape>& parameters,
   return {std::move(tied), places, {.fp32_gradients = options.fp32_gradients}};
 }
 
-/// Of moments and master of a range, and the room for it: blocks of codes begin with a range.
-void add_states(const AdamWBufferLayout& layout, std::int64_t elements, OptimizerBytes& bytes) {
-  bytes.moments += 2 * elements * item_bytes(layout.moments);
-  if (layout.moments == torch::kByte)
-    bytes.moments += 2 * moment_scales(elements) * item_bytes(torch::kFloat);
-  if (layout.master_low) bytes.master += elements * item_bytes(*layout.master_low);
-}
-
-std::int64_t with_padding(std::int64_t elements) {
-  constexpr std::int64_t kCodeBlock = 256;
-  return (elements + kCodeBlock - 1) / kCodeBlock * kCodeBlock;
-}
-
-torch::ScalarType travelling(torch::ScalarType gradients, GradientTransport transport) {
-  const bool rounds = transport == GradientTransport::kBFloat16 && gradients == torch::kFloat;
-  return rounds ? torch::kBFloat16 : gradients;
-}
-
 /// What two GradientSums in a row hold: copies sent and received, and the sum in fp32.
 struct Transit {
   std::int64_t copies = 0;  // of one
@@ -62,10 +44,8 @@ struct Transit {
 
 Transit transit_of(const GradientBucket& bucket, const AdamWBufferLayout& layout,
                    const AdamWShare& share) {
-  std::int64_t longest = 0;
-  for (const Range& piece : bucket.pieces) longest = std::max(longest, elements_in(piece));
-  const torch::ScalarType dtype = travelling(layout.gradients, share.transport);
-  const std::int64_t elements = share.processes * longest;
+  const torch::ScalarType dtype = dtype_under_way(layout.gradients, share.transport);
+  const std::int64_t elements = share.processes * longest_piece(bucket.pieces);
   return {.copies = 2 * elements * item_bytes(dtype),
           .sum = dtype == torch::kFloat ? 0 : elements * item_bytes(torch::kFloat),
           .gradients = elements_in(bucket.range) * item_bytes(dtype)};
@@ -103,8 +83,8 @@ void add_own_pieces(const std::vector<GradientBucket>& buckets, std::size_t rank
   for (const GradientBucket& bucket : buckets) {
     const AdamWBufferLayout& layout = layouts[bucket.buffer];
     const std::int64_t own = elements_in(bucket.pieces[rank]);
-    add_states(layout, own, bytes.optimizer);
-    bytes.room[bucket.buffer] += with_padding(own);
+    add_state_bytes(layout, own, bytes.optimizer);
+    bytes.room[bucket.buffer] += in_whole_code_blocks(own);
     if (share.gradients) bytes.optimizer.gradients += own * item_bytes(layout.gradients);
   }
 }

@@ -23,7 +23,6 @@ constexpr const char* kScale = "_scale";
 constexpr const char* kExpAvgScale = ".exp_avg_scale";
 constexpr const char* kExpAvgSqScale = ".exp_avg_sq_scale";
 constexpr const char* kMasterLow = ".master_low";
-constexpr std::int64_t kCodesOfScale = 256;
 constexpr const char* kStep = "step";
 constexpr const char* kOwnStep = ".step";  // of a parameter that has missed some
 
@@ -122,20 +121,26 @@ StateDict AdamW::state_dict() const {
     const AdamWPart part = part_of_parameter(i);
     if (!part.tensors.exp_avg.defined()) continue;  // another process has its states
     const Range whole = arena_.place(i).range;
-    const auto add = [&](const char* key, const torch::Tensor& flat, std::int64_t unit) {
+    const std::int64_t begin = part.range.begin - whole.begin;
+    const bool is_whole = begin == 0 && part.range.end == whole.end;
+    const auto add = [&](const char* key, const torch::Tensor& flat) {
       if (!flat.defined()) return;
-      if (part.range.begin == whole.begin && part.range.end == whole.end)
-        state.tensors[name + key] = unit > 1 ? flat : flat.view(arena_.parameter(i).sizes());
+      if (is_whole)
+        state.tensors[name + key] = flat.view(arena_.parameter(i).sizes());
       else
-        state
-            .tensors[part_name(name + key, (part.range.begin - whole.begin) / unit, flat.numel())] =
-            flat;
+        state.tensors[part_name(name + key, begin, flat.numel())] = flat;
     };
-    add(kExpAvg, part.tensors.exp_avg, 1);
-    add(kExpAvgSq, part.tensors.exp_avg_sq, 1);
-    add(kExpAvgScale, part.tensors.exp_avg_scale, kCodesOfScale);
-    add(kExpAvgSqScale, part.tensors.exp_avg_sq_scale, kCodesOfScale);
-    add(kMasterLow, part.tensors.master_low, 1);
+    const auto add_scales = [&](const char* key, const torch::Tensor& scales) {
+      if (!scales.defined()) return;
+      const std::string full = name + key;
+      state.tensors[is_whole ? full : part_name(full, moment_scales(begin), scales.numel())] =
+          scales;
+    };
+    add(kExpAvg, part.tensors.exp_avg);
+    add(kExpAvgSq, part.tensors.exp_avg_sq);
+    add_scales(kExpAvgScale, part.tensors.exp_avg_scale);
+    add_scales(kExpAvgSqScale, part.tensors.exp_avg_sq_scale);
+    add(kMasterLow, part.tensors.master_low);
   }
   const std::int64_t step = step_count();
   state.values = {{kStep, step},

@@ -10,6 +10,7 @@
 #include "halftone/core/process_group.h"
 #include "halftone/optim/gradient_buckets.h"
 #include "halftone/optim/parameter_arena.h"
+#include "halftone/optim/piece_rows.h"
 
 namespace halftone {
 
@@ -26,8 +27,6 @@ class ArenaShards {
   bool is_whole() const { return group_ == nullptr; }
   /// The process's ranges of a buffer, in order.
   const std::vector<Range>& owned(std::size_t buffer) const { return owned_.at(buffer); }
-  /// What it has of a parameter, of the buffer's elements: one range, empty where it has none.
-  Range owned_part(std::size_t parameter) const;
 
   /// Gives each process the weights that the others have updated. All call it; waits.
   void gather_weights() const;
@@ -36,7 +35,14 @@ class ArenaShards {
   GradientStats gather_stats() const;
 
  private:
-  /// Of each chunk of the own pieces: parameter, number in it, sum, elements that are not finite.
+  /// Elements that gradient_stats() sums up in one go.
+  struct Chunk {
+    std::size_t parameter;
+    std::size_t owner;  // rank
+    Range range;        // of the buffer
+  };
+  std::vector<Chunk> chunks_of(const GradientBucket& bucket) const;
+  /// Of each chunk of the own pieces: the sum, and elements that are not finite.
   std::vector<double> own_chunk_stats() const;
 
   const ParameterArena& arena_;

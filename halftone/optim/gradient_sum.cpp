@@ -1,19 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/optim/gradient_sum.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "halftone/core/error.h"
 
 namespace halftone {
 namespace {
-
-torch::ScalarType dtype_under_way(const torch::Tensor& gradients, GradientTransport transport) {
-  const bool rounds = transport == GradientTransport::kBFloat16;
-  return rounds && gradients.scalar_type() == torch::kFloat ? torch::kBFloat16
-                                                            : gradients.scalar_type();
-}
 
 /// Row `first` becomes the sum of each step-th row from there on.
 void add_rows(const torch::Tensor& rows, std::int64_t first = 0, std::int64_t step = 1) {
@@ -25,27 +18,22 @@ void add_rows(const torch::Tensor& rows, std::int64_t first = 0, std::int64_t st
 
 }  // namespace
 
-GradientSum::GradientSum(ProcessGroup& group, torch::Tensor gradients, std::vector<Range> pieces,
-                         GradientTransport transport)
-    : group_(group), gradients_(std::move(gradients)), pieces_(std::move(pieces)) {
-  const torch::NoGradGuard no_grad;
-  HALFTONE_CHECK(std::ssize(pieces_) == group.size(), "[gradient_sum] expected ", group.size(),
-                 " pieces, one for each process, got ", pieces_.size());
-  std::int64_t longest = 0;
-  for (std::size_t r = 0; r < pieces_.size(); ++r) longest = std::max(longest, length(r));
-  sent_ = torch::empty({group.size(), longest},
-                       gradients_.options().dtype(dtype_under_way(gradients_, transport)));
-  received_ = torch::empty_like(sent_);
-  for (std::size_t r = 0; r < pieces_.size(); ++r) {
-    const torch::Tensor row = sent_[static_cast<std::int64_t>(r)];
-    row.narrow(0, 0, length(r)).copy_(piece(r));
-    row.narrow(0, length(r), longest - length(r)).zero_();
-  }
-  pending_ = group_.all_to_all(received_, sent_);
+torch::ScalarType dtype_under_way(torch::ScalarType gradients, GradientTransport transport) {
+  const bool rounds = transport == GradientTransport::kBFloat16 && gradients == torch::kFloat;
+  return rounds ? torch::kBFloat16 : gradients;
 }
 
-torch::Tensor GradientSum::piece(std::size_t rank) const {
-  return gradients_.narrow(0, pieces_[rank].begin, length(rank));
+GradientSum::GradientSum(ProcessGroup& group, torch::Tensor gradients, std::vector<Range> pieces,
+                         GradientTransport transport)
+    : group_(group), gradients_(std::move(gradients)) {
+  const torch::NoGradGuard no_grad;
+  HALFTONE_CHECK(std::ssize(pieces) == group.size(), "[gradient_sum] expected ", group.size(),
+                 " pieces, one for each process, got ", pieces.size());
+  sent_ = PieceRows(gradients_, std::move(pieces),
+                    dtype_under_way(gradients_.scalar_type(), transport));
+  received_ = torch::empty_like(sent_.all());
+  for (std::int64_t r = 0; r < sent_.count(); ++r) sent_.put(gradients_, r);
+  pending_ = group_.all_to_all(received_, sent_.all());
 }
 
 torch::Tensor GradientSum::added() const {
@@ -59,24 +47,22 @@ void GradientSum::add_up() {
   const torch::NoGradGuard no_grad;
   pending_->wait();
   // What was sent is not needed any more: its place takes the sums.
-  const torch::Tensor own = sent_[group_.rank()];
+  const torch::Tensor own = sent_.row(group_.rank());
   own.copy_(added());
-  pending_ = group_.all_gather(sent_, own);
+  pending_ = group_.all_gather(sent_.all(), own);
 }
 
 void GradientSum::finish() {
   const torch::NoGradGuard no_grad;
   pending_->wait();
-  for (std::size_t r = 0; r < pieces_.size(); ++r)
-    piece(r).copy_(sent_[static_cast<std::int64_t>(r)].narrow(0, 0, length(r)));
+  for (std::int64_t r = 0; r < sent_.count(); ++r) sent_.take(sent_.row(r), gradients_, r);
 }
 
 void GradientSum::finish_own() {
   const torch::NoGradGuard no_grad;
   pending_->wait();
-  const auto rank = static_cast<std::size_t>(group_.rank());
   // Rounded as it would be if it were handed on.
-  piece(rank).copy_(added().to(received_.scalar_type()).narrow(0, 0, length(rank)));
+  sent_.take(added().to(received_.scalar_type()), gradients_, group_.rank());
 }
 
 std::vector<Range> even_pieces(std::int64_t size, std::int64_t count) {

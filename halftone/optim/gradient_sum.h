@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "halftone/core/process_group.h"
-#include "halftone/kernels/optimizer/gradient_stats.h"
+#include "halftone/optim/piece_rows.h"
 
 namespace halftone {
 
@@ -16,6 +16,9 @@ enum class GradientTransport {
   kExact,     // as they are
   kBFloat16,  // fp32 ones rounded to bf16, twice: half the bytes
 };
+
+/// The format in which gradients of that dtype travel.
+torch::ScalarType dtype_under_way(torch::ScalarType gradients, GradientTransport transport);
 
 /// One flat tensor of gradients under way to its sum over all processes. Each of them adds up a
 /// piece, in fp32 (fp64 ones in fp64) and as a binary tree over the ranks, ((0 + 2) + (1 + 3)), so
@@ -38,15 +41,12 @@ class GradientSum {
   void finish_own();
 
  private:
-  std::int64_t length(std::size_t rank) const { return pieces_[rank].end - pieces_[rank].begin; }
-  torch::Tensor piece(std::size_t rank) const;
   torch::Tensor added() const;
 
   ProcessGroup& group_;
   torch::Tensor gradients_;
-  std::vector<Range> pieces_;
-  torch::Tensor sent_;      // (processes, longest piece), in the format that travels
-  torch::Tensor received_;  // the same
+  PieceRows sent_;          // in the format that travels
+  torch::Tensor received_;  // of the same shape
   ProcessGroup::Pending pending_;
 };
 
