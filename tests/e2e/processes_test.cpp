@@ -3,54 +3,34 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-#include <map>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "halftone/run/checkpoint.h"
-#include "support/built_program.h"
-#include "support/temp_folder.h"
+#include "support/program_run.h"
 
 namespace halftone::processes_test {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
-using test::read_text;
-using test::write_text;
 using testing::HasSubstr;
 
-using Words = std::vector<std::string>;
-using Flags = std::map<std::string, std::string>;
+using test::Flags;
+using test::Words;
+using Outcome = test::RunOutcome;
 
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-};
-
-class ProgramProcesses : public testing::Test {
+class ProgramProcesses : public test::ProgramRun {
  protected:
-  ProgramProcesses() {
-    std::string lines, foreign;
-    for (int i = 0; i < 300; ++i)
-      lines += "{\"text\": \"Line " + std::to_string(i) + ": " + std::to_string(i * i % 97) +
-               " geese over the river, 春江花月夜.\"}\n";
-    for (int i = 0; i < 90; ++i) foreign += std::to_string(i * i * i) + " QUITE (other) WORDS\n";
-    write_text(folder_ / "text.jsonl", lines);
-    write_text(folder_ / "foreign.txt", foreign);
-  }
+  ProgramProcesses() : ProgramRun(90) {}
 
   /// In `processes`, started by the program itself where there are several.
   Outcome run(int processes, const Words& words) const {
     Words all;
     if (processes > 1) all = {"launch", "--processes", std::to_string(processes)};
     all.insert(all.end(), words.begin(), words.end());
-    const test::ProgramEnd end =
-        test::wait_for_program(test::start_program(all, folder_ / "out", folder_ / "err"));
-    return {end.code, read_text(folder_ / "out"), read_text(folder_ / "err")};
+    return ProgramRun::run(all);
   }
 
   Words train(const std::string& run, const Flags& more) const {
@@ -68,24 +48,12 @@ class ProgramProcesses : public testing::Test {
                    {"--schedule", "constant"},
                    {"--threads", "1"},
                    {"--out", folder_ / run}};
-    for (const auto& [flag, value] : more) flags[flag] = value;
-    Words words = {"train"};
-    for (const auto& [flag, value] : flags) words.insert(words.end(), {flag, value});
-    return words;
-  }
-
-  std::vector<json> metrics(const std::string& run) const {
-    std::vector<json> lines;
-    std::ifstream file(folder_ / run / "metrics.jsonl");
-    for (std::string line; std::getline(file, line);) lines.push_back(json::parse(line));
-    return lines;
+    return words_of("train", std::move(flags), more);
   }
 
   StateDict weights(const std::string& run) const {
     return load_latest_checkpoint(folder_ / run).model;
   }
-
-  test::TempFolder folder_;
 };
 
 TEST_F(ProgramProcesses, TrainAndValidateAsOneWithTheirBatches) {

@@ -7,15 +7,13 @@
 
 #include <chrono>
 #include <filesystem>
-#include <fstream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "support/built_program.h"
-#include "support/temp_folder.h"
+#include "support/program_run.h"
 
 namespace halftone::validation_test {
 namespace {
@@ -26,32 +24,13 @@ using test::read_text;
 using test::write_text;
 using testing::HasSubstr;
 
-using Words = std::vector<std::string>;
+using test::Flags;
+using test::Words;
+using Outcome = test::RunOutcome;
 
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-};
-
-class ProgramValidation : public testing::Test {
+class ProgramValidation : public test::ProgramRun {
  protected:
-  ProgramValidation() {
-    std::string lines, foreign;
-    for (int i = 0; i < 300; ++i)
-      lines += "{\"text\": \"Line " + std::to_string(i) + ": " + std::to_string(i * i % 97) +
-               " geese over the river, 春江花月夜.\"}\n";
-    for (int i = 0; i < 40; ++i) foreign += std::to_string(i * i * i) + " QUITE (other) WORDS\n";
-    write_text(folder_ / "text.jsonl", lines);
-    write_text(folder_ / "foreign.txt", foreign);
-  }
-
-  Outcome run(const Words& words) const {
-    const test::ProgramEnd end =
-        test::wait_for_program(test::start_program(words, folder_ / "out", folder_ / "err"));
-    return {end.code, read_text(folder_ / "out"), read_text(folder_ / "err")};
-  }
-
-  using Flags = std::map<std::string, std::string>;
+  ProgramValidation() : ProgramRun(40) {}
 
   /// `more`: flags that add to the others or take their place.
   Words train(const std::string& run, const Flags& more) const {
@@ -68,26 +47,9 @@ class ProgramValidation : public testing::Test {
                    {"--precision", "bf16-mixed"},
                    {"--threads", "2"},
                    {"--out", folder_ / run}};
-    for (const auto& [flag, value] : more) flags[flag] = value;
-    if (flags.contains("--max-epochs") || flags.contains("--max-time")) flags.erase("--max-steps");
-    Words words = {"train"};
-    for (const auto& [flag, value] : flags) words.insert(words.end(), {flag, value});
-    return words;
+    return words_of("train", std::move(flags), more);
   }
 
-  /// Without what is measured; of the lines that are whole.
-  std::vector<json> metrics(const std::string& run) const {
-    std::vector<json> lines;
-    std::ifstream file(folder_ / run / "metrics.jsonl");
-    for (std::string line; std::getline(file, line);) {
-      json parsed = json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (!parsed.is_object()) break;
-      for (const char* timing : {"tokens_per_s", "step_ms", "rss_mib", "cuda_mib", "tensors_mib"})
-        parsed.erase(timing);
-      lines.push_back(std::move(parsed));
-    }
-    return lines;
-  }
   json last_validation(const std::string& run) const {
     json last;
     for (const json& line : metrics(run))
@@ -135,8 +97,6 @@ class ProgramValidation : public testing::Test {
           << key << ' ' << words.front();
     }
   }
-
-  test::TempFolder folder_;
 };
 
 TEST_F(ProgramValidation, GivesTheNumbersOfEvalAndKeepsTheBestWeights) {
