@@ -18,6 +18,7 @@ std::map<std::string, double> run_evaluation(EvaluationTask& task, const MixedPr
     task.run(precision.batch_placement(), limit);
   }
   if (processes != nullptr) module.logged().add_up(*processes);
+  module.set_processes(nullptr);  // they need not outlive the pass
   return module.logged().take();
 }
 
