@@ -1,4 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+# halftone_find_library(target HEADER name...): an imported library without folders of headers, unless it is not there.
+# Those of pictures and sounds are found by file: their .pc files name what only static linking needs.
+function(halftone_find_library target header)
+  string(MAKE_C_IDENTIFIER "${target}" prefix)
+  string(TOUPPER "${prefix}" prefix)
+  find_path(${prefix}_DIR ${header} PATH_SUFFIXES freetype2 harfbuzz)
+  find_library(${prefix}_LIBRARY NAMES ${ARGN})
+  mark_as_advanced(${prefix}_DIR ${prefix}_LIBRARY)
+  if(${prefix}_DIR AND ${prefix}_LIBRARY AND NOT TARGET ${target})
+    add_library(${target} UNKNOWN IMPORTED)
+    set_target_properties(${target} PROPERTIES IMPORTED_LOCATION "${${prefix}_LIBRARY}")
+  endif()
+endfunction()
+
 #[[
 halftone_find_dependencies(missing)
 Finds the libraries that halftone's objects call: the build needs them, and so does whoever links the installed
@@ -29,5 +43,15 @@ function(halftone_find_dependencies missing)
       endif()
     endforeach()
   endif()
+  foreach(entry IN ITEMS "libpng-dev png png.h png16 png" "libfreetype-dev freetype ft2build.h freetype"
+                         "libharfbuzz-dev harfbuzz hb.h harfbuzz" "libexpat1-dev expat expat.h expat"
+                         "libsndfile1-dev sndfile sndfile.h sndfile" "libsamplerate0-dev samplerate samplerate.h samplerate")
+    separate_arguments(entry)
+    list(POP_FRONT entry package name)
+    halftone_find_library(halftone_media::${name} ${entry})
+    if(NOT TARGET halftone_media::${name})
+      list(APPEND absent ${package})
+    endif()
+  endforeach()
   set(${missing} "${absent}" PARENT_SCOPE)
 endfunction()

@@ -30,6 +30,7 @@ LAYERS = {
     "inspect": {"autocast"},
     "probe": {"inspect", "system"},
     "data": {"system"},
+    "media": {"data"},
     "tokenizer": {"system"},
     "io": {"system"},
     "run": {"io"},
@@ -48,7 +49,8 @@ LAYERS = {
 # Outside the library: these may include all of its headers, what is named here, and files of their own folder.
 USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}
 # Libraries that a user of the installed headers need not have.
-PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash.h", "zlib.h", "hwy/", "re2/", "protozero/", "CLI/")
+PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash.h", "zlib.h", "hwy/", "re2/", "protozero/", "CLI/",
+                     "png.h", "ft2build.h", "freetype/", "hb.h", "hb-ot.h", "expat.h", "sndfile.h", "samplerate.h")
 # at::RecordFunction has a member that only builds without NDEBUG know, and LibTorch is a release build: these files
 # are compiled as one, whatever the others are.
 RECORD_FUNCTION = "ATen/record_function.h"

@@ -45,7 +45,8 @@ if [[ -n $cross ]] && ((tests || ${#cuda[@]})); then die "--cross goes alone: it
 # Programs are looked for by name, so that one installed by other means counts; libraries by package.
 programs=(g++:g++ cmake:cmake ninja:ninja-build ccache:ccache pkg-config:pkg-config python3:python3)
 libraries=(ca-certificates libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
-  libhwy-dev libicu-dev libre2-dev libxxhash-dev libprotozero-dev zlib1g-dev libgloo-dev)
+  libhwy-dev libicu-dev libre2-dev libxxhash-dev libprotozero-dev zlib1g-dev libgloo-dev
+  libpng-dev libfreetype-dev libharfbuzz-dev libexpat1-dev libsndfile1-dev libsamplerate0-dev)
 # What a build for another processor links, in the place of this system's.
 cross_libraries=("${libraries[@]:1}" libgtest-dev libgmock-dev libbenchmark-dev libc6-dev libstdc++6 libgomp1)
 if [[ -n $cross ]]; then

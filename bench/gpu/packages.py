@@ -13,8 +13,9 @@ import tarfile
 from commands import CheckError
 
 LIBRARIES = ["libcli11-dev", "libtomlplusplus-dev", "nlohmann-json3-dev", "libspdlog-dev", "libfmt-dev", "libhwy-dev",
-             "libicu-dev", "libre2-dev", "libxxhash-dev", "libprotozero-dev", "zlib1g-dev", "libgtest-dev",
-             "libgmock-dev", "googletest"]
+             "libicu-dev", "libre2-dev", "libxxhash-dev", "libprotozero-dev", "zlib1g-dev", "libgloo-dev",
+             "libpng-dev", "libfreetype-dev", "libharfbuzz-dev", "libexpat1-dev", "libsndfile1-dev", "libsamplerate0-dev",
+             "libgtest-dev", "libgmock-dev", "googletest"]
 PROGRAMS = ["pkgconf-bin"]
 TEXTS = ["fortunes-zh"]  # what the small models are trained on: real text
 TEXT_FOLDER = "usr/share/games/fortunes"

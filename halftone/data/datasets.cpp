@@ -9,7 +9,9 @@
 #include <array>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string_view>
 #include <system_error>
@@ -25,17 +27,41 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// A package, and what of it is data: a file, or a folder with all below it.
+struct Source {
+  std::string package;
+  std::vector<fs::path> paths;
+  std::string_view folder;  // of the data set that takes them; a file keeps its name
+};
+
 struct Dataset {
   std::string_view name;
-  std::vector<std::string> packages;
-  std::string_view files;  // folder of the data files in the packages
+  std::vector<Source> sources;
 };
+
+// The names and keywords of emoji in the languages that EmojiSet reads.
+std::vector<fs::path> cldr_files(const std::string& folder) {
+  const fs::path root = "usr/share/unicode/cldr/common";
+  return {root / folder / "en.xml", root / folder / "zh.xml"};
+}
 
 const std::vector<Dataset>& datasets() {
   static const std::vector<Dataset> all = {
-      {"dataset-fashion-mnist", {"dataset-fashion-mnist"}, "usr/share/datasets/fashion-mnist"},
-      {"fortunes", {"fortunes", "fortunes-min"}, "usr/share/games/fortunes"},
-      {"fortunes-zh", {"fortunes-zh"}, "usr/share/games/fortunes"},
+      {"asterisk-sounds",
+       {{"asterisk-core-sounds-en-wav", {"usr/share/asterisk/sounds/en_US_f_Allison"}, "sounds"},
+        {"asterisk-core-sounds-en",
+         {"usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"},
+         ""}}},
+      {"dataset-fashion-mnist",
+       {{"dataset-fashion-mnist", {"usr/share/datasets/fashion-mnist"}, ""}}},
+      {"emoji",
+       {{"fonts-noto-color-emoji", {"usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"}, ""},
+        {"unicode-cldr-core", cldr_files("annotations"), "annotations"},
+        {"unicode-cldr-core", cldr_files("annotationsDerived"), "annotationsDerived"}}},
+      {"fortunes",
+       {{"fortunes", {"usr/share/games/fortunes"}, ""},
+        {"fortunes-min", {"usr/share/games/fortunes"}, ""}}},
+      {"fortunes-zh", {{"fortunes-zh", {"usr/share/games/fortunes"}, ""}}},
   };
   return all;
 }
@@ -165,13 +191,26 @@ void append_licence(const PackageFiles& files, const std::string& package, const
   if (!to.flush()) throw SystemError(fmt::format("cannot write {}", target.string()));
 }
 
+// Where the data set has the package's file; nothing unless the file is data.
+std::optional<fs::path> place_in_data(const fs::path& file, const Source& source) {
+  if (file.extension() == ".dat") return std::nullopt;  // an index of fortunes
+  for (const fs::path& path : source.paths) {
+    if (file == path) return source.folder / file.filename();
+    const fs::path below = file.lexically_relative(path);
+    if (!below.empty() && *below.begin() != "..") return source.folder / below;
+  }
+  return std::nullopt;
+}
+
 // Copies the data files among `files`; the number of them.
-std::size_t copy_data(const PackageFiles& files, const Dataset& dataset, const fs::path& target) {
+std::size_t copy_data(const PackageFiles& files, const Source& source, const fs::path& target) {
   std::size_t copied = 0;
   for (const fs::path& file : files.files) {
-    if (file.parent_path() != dataset.files || file.extension() == ".dat") continue;
+    const std::optional<fs::path> place = place_in_data(file, source);
+    if (!place) continue;
     std::error_code error;
-    fs::copy_file(files.root / file, target / file.filename(), error);
+    fs::create_directories((target / *place).parent_path(), error);
+    fs::copy_file(files.root / file, target / *place, error);
     if (error)
       throw SystemError(
           fmt::format("cannot copy {} to {}: {}", file.string(), target.string(), error.message()));
@@ -182,9 +221,9 @@ std::size_t copy_data(const PackageFiles& files, const Dataset& dataset, const f
 
 FetchedData describe(const fs::path& folder, bool was_there) {
   FetchedData result{.folder = folder, .was_there = was_there};
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().filename() == kStamp) continue;
-    result.files.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.path().filename() == kStamp || !entry.is_regular_file()) continue;
+    result.files.push_back(entry.path().lexically_relative(folder).string());
     result.bytes += entry.file_size();
   }
   std::sort(result.files.begin(), result.files.end());
@@ -198,22 +237,48 @@ bool holds_something(const fs::path& folder) {
   return fs::exists(folder, error) && !fs::is_empty(folder, error);
 }
 
-void fill(const Dataset& dataset, const fs::path& target, const fs::path& scratch) {
-  std::string stamp;
-  for (const std::string& package : dataset.packages) {
-    std::optional<PackageFiles> files = installed_files(package);
-    std::size_t copied = files ? copy_data(*files, dataset, target) : 0;
-    if (copied == 0) {
-      files = downloaded_files(package, scratch);
-      copied = copy_data(*files, dataset, target);
-    } else {
-      log_note(fmt::format("taking the installed package {}", files->title));
+/// The files of packages, each looked up or downloaded once.
+class PackageStore {
+ public:
+  explicit PackageStore(fs::path scratch) : scratch_(std::move(scratch)) {}
+
+  /// Copies what `source` names; of the installed package, unless that lacks it.
+  const PackageFiles& copy(const Source& source, const fs::path& target) {
+    std::optional<PackageFiles>& files = files_[source.package];
+    if (!files) files = installed_files(source.package);
+    const bool was_installed = files && files->root == "/";
+    std::size_t copied = files ? copy_data(*files, source, target) : 0;
+    if (copied == 0 && (!files || was_installed)) {
+      files = downloaded_files(source.package, scratch_);
+      copied = copy_data(*files, source, target);
+    } else if (copied > 0 && was_installed) {
+      note_once(files->title);
     }
     if (copied == 0)
-      throw SystemError(
-          fmt::format("the package {} holds no files in {}", files->title, dataset.files));
-    append_licence(*files, package, target / "copyright");
-    stamp += files->title + "\n";
+      throw SystemError(fmt::format("the package {} holds no files in {}", files->title,
+                                    source.paths.front().string()));
+    return *files;
+  }
+
+ private:
+  void note_once(const std::string& title) {
+    if (noted_.insert(title).second)
+      log_note(fmt::format("taking the installed package {}", title));
+  }
+
+  fs::path scratch_;
+  std::map<std::string, std::optional<PackageFiles>> files_;
+  std::set<std::string> noted_;
+};
+
+void fill(const Dataset& dataset, const fs::path& target, const fs::path& scratch) {
+  PackageStore store(scratch);
+  std::string stamp;
+  for (const Source& source : dataset.sources) {
+    const PackageFiles& files = store.copy(source, target);
+    if (stamp.find(files.title + "\n") != std::string::npos) continue;
+    append_licence(files, source.package, target / "copyright");
+    stamp += files.title + "\n";
   }
   std::ofstream to(target / kStamp);
   to << stamp;
@@ -235,7 +300,7 @@ FetchedData fetch_dataset(const std::string& name, fs::path folder) {
   if (!folder.has_filename()) folder = folder.parent_path();
   if (fs::exists(folder / kStamp)) {
     FetchedData there = describe(folder, true);
-    if (!there.packages.empty() && there.packages[0].starts_with(dataset.packages[0] + " "))
+    if (!there.packages.empty() && there.packages[0].starts_with(dataset.sources[0].package + " "))
       return there;
   }
   if (holds_something(folder))

@@ -12,13 +12,13 @@ namespace halftone {
 
 struct FetchedData {
   std::filesystem::path folder;
-  std::vector<std::string> files;     ///< names in the folder, sorted
+  std::vector<std::string> files;     ///< paths below the folder, sorted
   std::uint64_t bytes = 0;            ///< of all files
   std::vector<std::string> packages;  ///< "fortunes-zh 2.98"
   bool was_there = false;             ///< an earlier call had fetched it
 };
 
-/// "dataset-fashion-mnist", "fortunes", "fortunes-zh".
+/// "asterisk-sounds", "dataset-fashion-mnist", "emoji", "fortunes", "fortunes-zh".
 std::vector<std::string> dataset_names();
 
 /// Puts the files of the data set `name`, and its licence as `copyright`, into `folder` (empty:

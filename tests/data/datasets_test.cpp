@@ -133,6 +133,41 @@ esac
               ElementsAre("fortunes-min_9_all.deb", "fortunes_9_all.deb"));
 }
 
+// Two packages, one of which gives files of two folders; folders stay below a source that is one.
+TEST_F(FetchDataset, KeepsFoldersAndDownloadsEachPackageOnce) {
+  downloadable();
+  for (const char* folder : {"annotations", "annotationsDerived"}) {
+    const fs::path cldr = root() / "usr/share/unicode/cldr/common" / folder;
+    fs::create_directories(cldr);
+    for (const char* name : {"en.xml", "zh.xml", "fr.xml"}) write_text(cldr / name, folder);
+  }
+  const fs::path fonts = root() / "usr/share/fonts/truetype/noto";
+  fs::create_directories(fonts);
+  write_text(fonts / "NotoColorEmoji.ttf", "font");
+  write_text(fonts / "NotoSans.ttf", "another");
+  const FetchedData data = fetch_dataset("emoji", out());
+  EXPECT_THAT(data.files,
+              ElementsAre("NotoColorEmoji.ttf", "annotations/en.xml", "annotations/zh.xml",
+                          "annotationsDerived/en.xml", "annotationsDerived/zh.xml"));
+  EXPECT_EQ(read_text(out() / "annotationsDerived/zh.xml"), "annotationsDerived");
+  EXPECT_THAT(data.packages, ElementsAre("fonts-noto-color-emoji 9", "unicode-cldr-core 9"));
+  EXPECT_EQ(data.bytes, 4U + 2 * 11U + 2 * 18U);
+  EXPECT_THAT(said_, ElementsAre(HasSubstr("fonts-noto"), HasSubstr("unicode-cldr-core")));
+}
+
+TEST_F(FetchDataset, TakesWholeFolders) {
+  downloadable();
+  const fs::path sounds = root() / "usr/share/asterisk/sounds/en_US_f_Allison";
+  fs::create_directories(sounds / "digits");
+  write_text(sounds / "added.wav", "w");
+  write_text(sounds / "digits/1.wav", "w");
+  const fs::path docs = root() / "usr/share/doc/asterisk-core-sounds-en";
+  fs::create_directories(docs);
+  write_text(docs / "core-sounds-en.txt.gz", "z");
+  EXPECT_THAT(fetch_dataset("asterisk-sounds", out()).files,
+              ElementsAre("core-sounds-en.txt.gz", "sounds/added.wav", "sounds/digits/1.wav"));
+}
+
 TEST_F(FetchDataset, TakesAnInstalledPackage) {
   if (!fs::exists("/usr/share/games/fortunes/tang300")) GTEST_SKIP() << "needs fortunes-zh";
   program("apt-get", "#!/bin/sh\nexit 1\n");
@@ -152,7 +187,8 @@ TEST_F(FetchDataset, DownloadsWhereTheInstalledPackageLacksItsFiles) {
 TEST_F(FetchDataset, NamesTheNearestDataSet) {
   EXPECT_THAT(message_of<UserError>([&] { fetch_dataset("fortune-zh", out()); }),
               AllOf(HasSubstr("unknown data set 'fortune-zh', did you mean 'fortunes-zh'?"),
-                    HasSubstr("dataset-fashion-mnist, fortunes, fortunes-zh")));
+                    HasSubstr("available: asterisk-sounds, dataset-fashion-mnist, emoji, fortunes, "
+                              "fortunes-zh")));
   EXPECT_THAT(message_of<UserError>([&] { fetch_dataset("imagenet22k", out()); }),
               HasSubstr("unknown data set 'imagenet22k'; available: "));
 }
