@@ -19,7 +19,7 @@ import a torch >= 2.11. Prints the folder of LibTorch on stdout.
   --tests   what the test suite needs, too
   --cuda    LibTorch with its CUDA half (2.5 GB); the CUDA toolkit itself is yours to install
   --cross   what the preset of that processor builds with: a cross compiler and an emulator from apt, LibTorch (498 MB)
-            and Debian's libraries (34 MB) in $HALFTONE_CACHE/aarch64. Removing that folder undoes the latter two
+            and Debian's libraries (48 MB) in $HALFTONE_CACHE/aarch64. Removing that folder undoes the latter two
 EOF
 }
 
