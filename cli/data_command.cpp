@@ -50,7 +50,7 @@ void add_data_command(CLI::App& app) {
       "  halftone data fetch fortunes-zh             Tang and Song poems and sayings, 2.2 MB\n"
       "  halftone data fetch fortunes --out english  English sayings, 2.7 MB\n"
       "  halftone data fetch emoji                   A colour font and its emoji's names, 12 MB\n"
-      "  halftone data fetch asterisk-sounds         Recorded English sentences, 18 MB\n"
+      "  halftone data fetch asterisk-sounds         Recorded English sentences, 24 MB\n"
       "  halftone train --data \"$(halftone data fetch fortunes-zh)\"");
   fetch->callback([arguments] { run_fetch(*arguments); });
 }
