@@ -66,6 +66,8 @@
 #include "halftone/media/picture.h"
 #include "halftone/media/png_file.h"
 #include "halftone/media/sound.h"
+#include "halftone/media/speech_set.h"
+#include "halftone/media/spoken_names.h"
 #include "halftone/media/wav_file.h"
 #include "halftone/models/causal_lm.h"
 #include "halftone/models/generate.h"

@@ -55,8 +55,9 @@ if [[ -n $cross ]]; then
 elif ((tests)); then
   programs+=(clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14)
   libraries+=(libgtest-dev libgmock-dev libbenchmark-dev)
-  # What the examples train on, unless it was fetched before.
+  # What the examples train on and tests read, unless it was fetched before.
   [[ -e $HALFTONE_CACHE/data/dataset-fashion-mnist ]] || libraries+=(dataset-fashion-mnist)
+  [[ -e $HALFTONE_CACHE/data/emoji ]] || libraries+=(fonts-noto-color-emoji unicode-cldr-core)
 fi
 
 is_installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }

@@ -72,10 +72,7 @@ constexpr const char* kStamp = ".halftone-dataset";
 const Dataset& find_dataset(const std::string& name) {
   for (const Dataset& dataset : datasets())
     if (dataset.name == name) return dataset;
-  const auto near = nearest_match(name, dataset_names());
-  throw UserError(fmt::format("unknown data set '{}'{}; available: {}", name,
-                              near ? fmt::format(", did you mean '{}'?", *near) : "",
-                              fmt::join(dataset_names(), ", ")));
+  refuse_dataset(name, dataset_names());
 }
 
 std::string last_line(std::string text) {
@@ -291,6 +288,13 @@ std::vector<std::string> dataset_names() {
   std::vector<std::string> names;
   for (const Dataset& dataset : datasets()) names.emplace_back(dataset.name);
   return names;
+}
+
+void refuse_dataset(const std::string& name, const std::vector<std::string>& names) {
+  const auto near = nearest_match(name, names);
+  throw UserError(fmt::format("unknown data set '{}'{}; available: {}", name,
+                              near ? fmt::format(", did you mean '{}'?", *near) : "",
+                              fmt::join(names, ", ")));
 }
 
 FetchedData fetch_dataset(const std::string& name, fs::path folder) {

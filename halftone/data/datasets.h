@@ -21,6 +21,9 @@ struct FetchedData {
 /// "asterisk-sounds", "dataset-fashion-mnist", "emoji", "fortunes", "fortunes-zh".
 std::vector<std::string> dataset_names();
 
+/// Throws the UserError for a `name` that is none of `names`; the nearest one is proposed.
+[[noreturn]] void refuse_dataset(const std::string& name, const std::vector<std::string>& names);
+
 /// Puts the files of the data set `name`, and its licence as `copyright`, into `folder` (empty:
 /// `data/<name>` in cache_folder()): from the installed packages, else from `apt-get download`,
 /// and all or nothing. What is done is told with log_note. Throws UserError for an unknown name, a
