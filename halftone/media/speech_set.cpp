@@ -91,7 +91,7 @@ std::string read_packed(const fs::path& path) {
 // "at [@]" is said as "at", "[a tone]" and "(1 second of silence)" as nothing.
 std::string spoken_part(std::string_view text) {
   text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
-  text = text.substr(0, text.find_first_of(text.starts_with('(') ? "(" : "["));
+  text = text.substr(0, text.find_first_of("(["));
   while (!text.empty() && (text.back() == ' ' || text.back() == '\r')) text.remove_suffix(1);
   return std::string(text);
 }
