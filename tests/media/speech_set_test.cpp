@@ -116,7 +116,9 @@ TEST_F(AsteriskSounds, HaveTheirTexts) {
   fs::create_directories(folder_ / "sounds/letters");
   for (const char* name : {"added", "beep", "letters/at"})
     write_wav(folder_ / ("sounds/" + std::string(name) + ".wav"), {torch::ones({80}) / 4, 8'000});
-  write("; Core\n\nadded: Added.\nbeep: [a tone]\nletters/at: at [@]\nadded: (silence)\ngone: Not here.\n");
+  write(
+      "; Core\n\nadded: Added.\nbeep: [a tone]\nletters/at: at [@]\nadded: (silence)\ngone: Not "
+      "here.\n");
   const SpeechSet set = SpeechSet::asterisk_sounds(folder_.path());
   ASSERT_EQ(set.size(), 2);
   EXPECT_EQ(set[0].text, "Added.");
