@@ -6,7 +6,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
@@ -103,10 +102,7 @@ std::vector<std::string> command_line(const std::vector<std::string>& words, boo
 // Threads beyond the cores only wait for each other.
 int threads_of_each(std::int64_t processes) {
   if (std::getenv("OMP_NUM_THREADS") != nullptr) return 0;
-  const MachineSettings settings = machine_settings();
-  auto cores = static_cast<double>(std::max<std::int64_t>(1, settings.allowed_cpus));
-  if (settings.cpu_quota > 0) cores = std::min(cores, std::ceil(settings.cpu_quota));
-  return std::max(1, static_cast<int>(cores / static_cast<double>(processes)));
+  return static_cast<int>(std::max<std::int64_t>(1, usable_cpus(machine_settings()) / processes));
 }
 
 /// What is started, at first and after a death.

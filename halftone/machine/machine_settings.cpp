@@ -7,7 +7,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <sstream>
 
@@ -82,6 +84,12 @@ double tighter(double a, double b) {
 }
 
 }  // namespace
+
+std::int64_t usable_cpus(const MachineSettings& settings) {
+  auto cpus = static_cast<double>(std::max<std::int64_t>(1, settings.allowed_cpus));
+  if (settings.cpu_quota > 0) cpus = std::min(cpus, std::ceil(settings.cpu_quota));
+  return static_cast<std::int64_t>(cpus);
+}
 
 double cpu_quota_in(const std::filesystem::path& root, std::string_view groups) {
   double quota = 0;

@@ -27,6 +27,10 @@ struct MachineSettings {
 /// Of this machine and process, now.
 MachineSettings machine_settings();
 
+/// CPUs that this process and its children keep busy at most: of the two limits the tighter, 1 or
+/// more.
+std::int64_t usable_cpus(const MachineSettings& settings);
+
 /// CPUs' worth of time that this process's control groups allow it; 0 where nothing limits it.
 /// `root` is where Linux mounts them, `groups` the text of /proc/self/cgroup.
 double cpu_quota_in(const std::filesystem::path& root, std::string_view groups);

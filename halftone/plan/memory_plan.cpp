@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <vector>
 
@@ -101,9 +102,20 @@ std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
   return static_cast<std::uint64_t>(unused);
 }
 
-/// Of gradients that are there between two steps or on their way: all of them at the most.
-std::int64_t gradient_bytes(const AdamWShareBytes& own, const OptimizerBytes& whole) {
-  return std::min(own.optimizer.gradients + own.unsent, whole.gradients);
+/// Of gradients that are there between two steps or on their way: all of them at the most. The own
+/// piece of what is not sent yet is there anyway.
+std::int64_t gradient_bytes(const AdamWShareBytes& own, std::int64_t processes,
+                            const OptimizerBytes& whole) {
+  const std::int64_t others = own.unsent - own.unsent / processes;
+  return std::min(own.optimizer.gradients + others, whole.gradients);
+}
+
+/// Copies of two buckets travel once these are complete: what the forward pass has left for them is
+/// gone then, and the copies have its place.
+double copies_beside(double activations, const AdamWShareBytes& own) {
+  if (own.buckets == 0) return 0;
+  const double gone = std::min(1.0, 2.0 / static_cast<double>(own.buckets)) * activations;
+  return std::max(0.0, static_cast<double>(own.under_way) - gone);
 }
 
 /// Of the process that takes the most.
@@ -117,7 +129,19 @@ AdamWShareBytes largest_share(const std::vector<ParameterShape>& parameters,
                            [&](const auto& a, const auto& b) { return kept(a) < kept(b); });
 }
 
+/// Copies of the gradients that GradientTree holds: one for each digit of the micro-batches that
+/// are set aside, as a binary number.
+std::int64_t tree_levels(const StepShape& shape) {
+  const auto set_aside = static_cast<std::uint64_t>(shape.micro_batches - 1);
+  return shape.tree_sum ? std::bit_width(set_aside) : 0;
+}
+
 }  // namespace
+
+AdamWShareBytes largest_share(const ModelConfig& model, const NumericsConfig& recipe,
+                              const AdamWShare& share) {
+  return largest_share(stored_parameters(model, recipe).learning, recipe.memory.adamw(), share);
+}
 
 MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
                         const NumericsConfig& recipe, std::uint64_t process,
@@ -128,6 +152,8 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   const AdamWOptions options = recipe.memory.adamw();
   const AdamWShareBytes own = largest_share(parameters, options, share);
   const OptimizerBytes& stored = own.optimizer;
+  const OptimizerBytes unshared = adamw_bytes(parameters, options);
+  const auto set_aside = static_cast<double>(tree_levels(shape) * unshared.gradients);
   const StepMemory step = step_memory(model, shape, recipe);
   const double packed = packed_operand_bytes(model, shape, recipe);
   const double rows =
@@ -135,15 +161,14 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   const double batches =
       rows * kBytesOfBatchRow *
       (static_cast<double>(kBatchesAhead + 1) + static_cast<double>(shape.micro_batches));
-  const auto under_way = static_cast<double>(own.under_way);
+  const double under_way = copies_beside(step.activations, own);
   const MemoryBytes training{
       .weights = static_cast<std::uint64_t>(stored.weights) + frozen,
-      .gradients =
-          static_cast<std::uint64_t>(gradient_bytes(own, adamw_bytes(parameters, options))),
+      .gradients = static_cast<std::uint64_t>(gradient_bytes(own, share.processes, unshared)),
       .states = static_cast<std::uint64_t>(stored.resident_states() +
                                            offload_chunk_bytes(parameters, options)),
       .activations = whole(step.activations),
-      .workspace = whole(step.workspace + packed + batches + under_way +
+      .workspace = whole(step.workspace + packed + batches + under_way + set_aside +
                          kWaiting * (step.activations + step.workspace + under_way)) +
                    unused_ends(adamw_layout(parameters, options), own.room, options),
       .process = process,

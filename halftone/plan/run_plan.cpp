@@ -32,6 +32,11 @@ std::map<std::string, ComputeType> layers_in(const PlanRequest& request,
   return planned_layer_types(request.model, request.layer_precision, policy, request.lora);
 }
 
+/// Until the step, for the other processes or a tree of sums.
+bool keeps_gradients(const PlanRequest& request) {
+  return request.share.processes > 1 || request.shape.tree_sum;
+}
+
 /// The recipe of `precision` and `memory` with the other choices of `request`, unless they exclude
 /// each other.
 std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::string& precision,
@@ -42,7 +47,7 @@ std::optional<NumericsConfig> recipe_for(const PlanRequest& request, const std::
   std::map<std::string, ComputeType> layers = layers_in(request, policy);
   try {
     NumericsConfig recipe{policy, memory_policy(choice, policy), std::move(layers), request.lora};
-    if (request.share.processes > 1 && recipe.memory.release_gradients) return {};
+    if (keeps_gradients(request) && recipe.memory.release_gradients) return {};
     return recipe;
   } catch (const UserError&) {
     return {};
@@ -59,6 +64,19 @@ RecipePlan plan_of(const PlanRequest& request, const NumericsConfig& recipe,
       .bytes = peak_memory(request.model, request.shape, recipe, process, request.share)};
   plan.fits = plan.bytes.total() <= request.budget_bytes;
   return plan;
+}
+
+void add_seconds(const PlanRequest& request, const NumericsConfig& recipe,
+                 const MachineSpeed& speed, RecipePlan& plan) {
+  plan.step_s = step_seconds(request.model, request.shape, recipe, plan.bytes, speed);
+  if (request.share.processes == 1 || !request.exchange) return;
+  const BackwardPasses passes{
+      .seconds = backward_seconds(request.model, request.shape, recipe, plan.bytes, speed),
+      .micro_batches = request.shape.micro_batches};
+  plan.exchange =
+      exchange_seconds(request.share, largest_share(request.model, recipe, request.share),
+                       *request.exchange, passes);
+  plan.step_s += plan.exchange.exposed;
 }
 
 /// What clips by the norm of the step before was measured to learn less (docs/memory.md): it is
@@ -113,10 +131,11 @@ std::string refusal(const RecipePlan& own, const RunPlan& all) {
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process) {
   const PrecisionPolicy precision = parse_precision(request.precision);
   const MemoryPolicy memory = memory_policy(request.memory, precision);
-  if (request.share.processes > 1 && memory.release_gradients)
+  if (keeps_gradients(request) && memory.release_gradients)
     throw UserError(
-        "plan: expected gradients that are kept where several processes train, got memory "
-        "leanest (release_gradients); choose memory lean, or one process");
+        "plan: expected gradients that are kept where several processes train or gradient_sum is "
+        "tree, got memory leanest (release_gradients); choose memory lean, or one process and "
+        "gradient_sum sequential");
   return plan_of(request, {precision, memory, layers_in(request, precision), request.lora},
                  process);
 }
@@ -128,7 +147,7 @@ RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uin
       const std::optional<NumericsConfig> recipe = recipe_for(request, precision, memory);
       if (!recipe) continue;
       RecipePlan one = plan_of(request, *recipe, process);
-      one.step_s = step_seconds(request.model, request.shape, *recipe, one.bytes, speed);
+      add_seconds(request, *recipe, speed, one);
       plan.recipes.push_back(std::move(one));
     }
   }

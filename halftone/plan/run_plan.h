@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "halftone/models/model_config.h"
+#include "halftone/plan/exchange_time.h"
 #include "halftone/plan/memory_plan.h"
 #include "halftone/plan/step_time.h"
 #include "halftone/precision/memory_policy.h"
@@ -20,8 +21,9 @@ struct RecipePlan {
   std::vector<std::string> layer_precision;  // formats of single layers
   std::string memory;                        // "standard", "lean"
   MemoryBytes bytes;
-  double step_s = 0;  // of an optimizer step
-  bool fits = false;  // into the budget
+  double step_s = 0;         // of an optimizer step, with the exchange that is exposed
+  ExchangeSeconds exchange;  // of these, between several processes
+  bool fits = false;         // into the budget
 };
 
 struct RunPlan {
@@ -44,13 +46,16 @@ struct PlanRequest {
   std::uint64_t budget_bytes = 0;  // the largest number: unlimited
   LoraConfig lora = {};            // adapters that are trained in the place of the weights
   AdamWShare share = {};           // of the processes that train together, each with such a step
+  /// Without it the time of their exchange is not predicted.
+  std::optional<ExchangeSpeed> exchange = {};
 };
 
 /// The recipe that `request` names; its time is not predicted.
 RecipePlan plan_memory(const PlanRequest& request, std::uint64_t process);
 
 /// Every precision with every `memory`. The other keys of memory are the request's; a recipe that
-/// they exclude is left out, and what applies gradients at once where there are several processes.
+/// they exclude is left out, and what applies gradients at once where there are several processes
+/// or a tree of sums. `speed`: of one of several processes while the others of its host compute.
 /// Formats of single layers are those of the request's precision only. `process`: process_bytes().
 RunPlan plan_run(const PlanRequest& request, const MachineSpeed& speed, std::uint64_t process);
 

@@ -27,6 +27,7 @@ struct StepShape {
   std::int64_t batch_size = 1;     // rows of a micro-batch
   std::int64_t predictions = 1;    // of a row
   std::int64_t micro_batches = 1;  // of the step
+  bool tree_sum = false;           // GradientTree adds their gradients up
 };
 
 /// How a run computes and keeps things.

@@ -50,15 +50,26 @@ double attention_per_second(const NumericsConfig& recipe, const MachineSpeed& sp
   return kAttentionSpeed * speed.matmuls.at(bf16 ? ComputeType::kBFloat16 : ComputeType::kFloat32);
 }
 
+double wide(std::uint64_t count) { return static_cast<double>(count); }
+
 double micro_batch_seconds(const ModelConfig& model, const StepShape& shape,
-                           const NumericsConfig& recipe, const MachineSpeed& speed) {
+                           const NumericsConfig& recipe, const MemoryBytes& bytes,
+                           const MachineSpeed& speed) {
   const double steps = static_cast<double>(shape.predictions);
   const double rows = static_cast<double>(shape.batch_size) * steps;
   // One matmul forward, two backward; of attention two and five; the layers perhaps once more.
   const double again = recipe.memory.recompute_blocks ? 1 : 0;
   const double attention = (3.5 + again) * attention_flops(model, rows, steps);
   return products_seconds(model, rows, recipe, speed, 3 + again) +
-         attention / attention_per_second(recipe, speed);
+         attention / attention_per_second(recipe, speed) +
+         kPassesOverActivations * wide(bytes.activations) / speed.memory;
+}
+
+/// What GradientTree reads and writes of gradients' bytes for each micro-batch that it sets aside:
+/// it copies it, makes it zero, and adds it to another once.
+double tree_passes(const StepShape& shape) {
+  constexpr double kPasses = 2 + 1 + 3;
+  return shape.tree_sum ? kPasses * static_cast<double>(shape.micro_batches - 1) : 0;
 }
 
 }  // namespace
@@ -71,6 +82,13 @@ MachineSpeed measure_machine_speed() {
   return speed;
 }
 
+MachineSpeed part_of(const MachineSpeed& all, double share) {
+  MachineSpeed part = all;
+  part.memory *= share;
+  for (auto& [type, flops] : part.matmuls) flops *= share;
+  return part;
+}
+
 double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
                     const MemoryBytes& bytes, const MachineSpeed& speed) {
   const auto is_measured = [&](ComputeType type) {
@@ -81,17 +99,23 @@ double step_seconds(const ModelConfig& model, const StepShape& shape, const Nume
   HALFTONE_CHECK(speed.memory > 0 && std::all_of(types.begin(), types.end(), is_measured),
                  "[step_seconds] expected measured speeds");
   const double micro_batches = static_cast<double>(shape.micro_batches);
-  const auto wide = [](std::uint64_t count) { return static_cast<double>(count); };
-  const double activations = kPassesOverActivations * wide(bytes.activations);
   // Gradients are set to zero, added to (read and written) by each micro-batch, measured and taken
   // by the update, which reads and writes weights and states.
-  const double gradients = (3 + 2 * micro_batches) * wide(bytes.gradients);
+  const double gradients = (3 + 2 * micro_batches + tree_passes(shape)) * wide(bytes.gradients);
   // Of weights that do not learn it reads nothing; beside 16-bit gradients, adapters are small.
   const double update =
       2 * wide((recipe.lora.rank > 0 ? bytes.gradients : bytes.weights) + bytes.states);
-  return micro_batches *
-             (micro_batch_seconds(model, shape, recipe, speed) + activations / speed.memory) +
+  return micro_batches * micro_batch_seconds(model, shape, recipe, bytes, speed) +
          (gradients + update) / speed.memory;
+}
+
+double backward_seconds(const ModelConfig& model, const StepShape& shape,
+                        const NumericsConfig& recipe, const MemoryBytes& bytes,
+                        const MachineSpeed& speed) {
+  // Of the passes over the layers the first is the forward pass.
+  const double passes =
+      3 + (recipe.memory.recompute_blocks ? 1 : 0) - (recipe.lora.rank > 0 ? 1 : 0);
+  return (1 - 1 / passes) * micro_batch_seconds(model, shape, recipe, bytes, speed);
 }
 
 }  // namespace halftone

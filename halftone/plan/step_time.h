@@ -21,9 +21,17 @@ struct MachineSpeed {
 /// Measures for about a second.
 MachineSpeed measure_machine_speed();
 
+/// Of a run on `share` times less of it, such as one of several processes that have the same cores.
+MachineSpeed part_of(const MachineSpeed& all, double share);
+
 /// Seconds of an optimizer step: its matmuls at their measured speed, the activations and the
 /// optimizer's buffers at that of memory. `bytes`: peak_memory() of the step.
 double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
                     const MemoryBytes& bytes, const MachineSpeed& speed);
+
+/// Of these, one backward pass.
+double backward_seconds(const ModelConfig& model, const StepShape& shape,
+                        const NumericsConfig& recipe, const MemoryBytes& bytes,
+                        const MachineSpeed& speed);
 
 }  // namespace halftone

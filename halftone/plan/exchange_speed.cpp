@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/plan/exchange_speed.h"
+
+#include <ATen/ops/zeros.h>
+#include <c10/util/ParallelGuard.h>
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/core/stopwatch.h"
+#include "halftone/optim/gradient_buckets.h"
+#include "halftone/optim/gradient_sum.h"
+#include "halftone/optim/piece_rows.h"
+
+namespace halftone {
+namespace {
+
+using torch::Tensor;
+
+/// Process 0 of a group whose messages bring zeros and take no time that is counted.
+class SilentGroup : public ProcessGroup {
+ public:
+  explicit SilentGroup(std::int64_t size) : size_(size) {}
+
+  std::int64_t rank() const override { return 0; }
+  std::int64_t size() const override { return size_; }
+  // Whatever lay there could be slow to add: denormal numbers are.
+  Pending all_to_all(Tensor received, Tensor /*sent*/) override {
+    not_counted_ += seconds_of_call([&] { received.zero_(); });
+    return std::make_unique<Done>();
+  }
+  Pending all_gather(Tensor /*all*/, Tensor /*own*/) override { return std::make_unique<Done>(); }
+  Pending broadcast(Tensor /*tensor*/, std::int64_t /*root*/) override {
+    return std::make_unique<Done>();
+  }
+  std::vector<std::string> all_gather(const std::string& own) override {
+    return std::vector<std::string>(static_cast<std::size_t>(size_), own);
+  }
+
+  double not_counted() const { return not_counted_; }
+
+ private:
+  struct Done : Work {
+    void wait() override {}
+  };
+  std::int64_t size_;
+  double not_counted_ = 0;
+};
+
+double sum_seconds(const Tensor& gradients, const AdamWShare& share) {
+  SilentGroup group(share.processes);
+  const double all = seconds_of_call([&] {
+    GradientSum sum(group, gradients, even_pieces(gradients.numel(), share.processes),
+                    share.transport);
+    if (share.gradients) return sum.finish_own();
+    sum.add_up();
+    sum.finish();
+  });
+  return all - group.not_counted();
+}
+
+/// As ArenaShards::gather_weights() copies a bucket.
+double gather_seconds(const Tensor& weights, std::int64_t processes) {
+  return seconds_of_call([&] {
+    const PieceRows rows(weights, even_pieces(weights.numel(), processes), weights.scalar_type());
+    rows.put(weights, 0);
+    for (std::int64_t r = 1; r < processes; ++r) rows.take(rows.row(r), weights, r);
+  });
+}
+
+/// Seconds of a byte, the best of several tries, while as many threads do the same as cores of the
+/// host will.
+double seconds_of_byte(const HostShare& host, std::int64_t bytes,
+                       const std::function<double(const Tensor& bucket)>& seconds_of) {
+  constexpr int kTries = 7;
+  const std::int64_t at_once = std::min(host.processes, host.cores);
+  std::vector<double> bests(static_cast<std::size_t>(at_once));
+  const auto run = [&](double& result) {
+    const torch::NoGradGuard no_grad;
+    const c10::ParallelGuard on_this_thread(true);
+    const Tensor bucket = at::zeros({kBucketBytes / static_cast<std::int64_t>(sizeof(float))});
+    result = seconds_of(bucket);
+    for (int i = 0; i < kTries; ++i) result = std::min(result, seconds_of(bucket));
+  };
+  std::vector<std::thread> threads;
+  for (double& result : bests) threads.emplace_back(run, std::ref(result));
+  for (std::thread& thread : threads) thread.join();
+  const double mean =
+      std::accumulate(bests.begin(), bests.end(), 0.0) / static_cast<double>(at_once);
+  // Of more processes than cores each has its turn.
+  const double turns = static_cast<double>(host.processes) / static_cast<double>(at_once);
+  return turns * mean / static_cast<double>(bytes);
+}
+
+/// What each of the host's processes reaches of what two of them did.
+NetworkSpeed shared_loopback(const HostShare& host) {
+  NetworkSpeed speed = loopback_speed();
+  const double ends = static_cast<double>(std::max<std::int64_t>(2, host.cores));
+  speed.bytes_per_s *= std::min(1.0, ends / static_cast<double>(host.processes));
+  return speed;
+}
+
+}  // namespace
+
+std::int64_t HostShare::busy_cores() const {
+  return processes == 1 ? threads : std::min(cores, processes * threads);
+}
+
+ExchangeSpeed measure_exchange_speed(const AdamWShare& share, const HostShare& host,
+                                     const std::optional<NetworkSpeed>& network) {
+  HALFTONE_CHECK(share.processes > 1 && host.processes >= 1 && host.threads >= 1 && host.cores >= 1,
+                 "[exchange_speed] expected several processes on a host with cores");
+  const std::int64_t travelling =
+      kBucketBytes / static_cast<std::int64_t>(sizeof(float)) *
+      static_cast<std::int64_t>(c10::elementSize(dtype_under_way(torch::kFloat, share.transport)));
+  ExchangeSpeed speed{.network = network ? *network : shared_loopback(host)};
+  speed.sum_s = seconds_of_byte(host, travelling,
+                                [&](const Tensor& bucket) { return sum_seconds(bucket, share); });
+  if (share.states)
+    speed.gather_s = seconds_of_byte(host, kBucketBytes, [&](const Tensor& bucket) {
+      return gather_seconds(bucket, share.processes);
+    });
+  speed.is_hidden = network || host.processes * (host.threads + 1) <= host.cores;
+  return speed;
+}
+
+}  // namespace halftone
