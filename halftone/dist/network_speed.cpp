@@ -13,15 +13,16 @@
 namespace halftone {
 namespace {
 
-constexpr int kRounds = 12, kSmallInRound = 20, kLargeInRound = 2;
+// Short rounds: what else runs on the machine disturbs some of them only.
+constexpr int kSmallRounds = 50, kSmallInRound = 4, kLargeRounds = 24;
 
 /// Of one exchange, the mean of a round: in the best of several, when nothing else runs.
 double best_seconds(const TimedExchange& exchange, std::int64_t processes, std::int64_t bytes,
-                    int in_round) {
+                    int rounds, int in_round) {
   const torch::Tensor sent = at::zeros({processes, bytes}, torch::kByte);
   const torch::Tensor received = at::zeros({processes, bytes}, torch::kByte);
   double best = std::numeric_limits<double>::infinity();
-  for (int round = 0; round < kRounds; ++round)
+  for (int round = 0; round < rounds; ++round)
     best = std::min(best, seconds_of_call([&] {
                       for (int i = 0; i < in_round; ++i) exchange(received, sent);
                     }));
@@ -41,9 +42,10 @@ NetworkSpeed fitted_speed(std::int64_t processes, double small_s, double large_s
 }
 
 NetworkSpeed measured_speed(std::int64_t processes, const TimedExchange& exchange) {
-  const double small = best_seconds(exchange, processes, kSmallMessage, kSmallInRound);
+  const double small =
+      best_seconds(exchange, processes, kSmallMessage, kSmallRounds, kSmallInRound);
   return fitted_speed(processes, small,
-                      best_seconds(exchange, processes, kLargeMessage, kLargeInRound));
+                      best_seconds(exchange, processes, kLargeMessage, kLargeRounds, 1));
 }
 
 NetworkSpeed network_speed(ProcessGroup& group) {
