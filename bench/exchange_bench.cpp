@@ -27,6 +27,7 @@
 #include "halftone/optim/adamw.h"
 #include "halftone/optim/gradient_reducer.h"
 #include "halftone/plan/exchange_time.h"
+#include "halftone/system/memory.h"
 
 namespace {
 
@@ -121,6 +122,7 @@ int main(int argc, char** argv) {
     std::cerr << "usage: exchange_bench PRESET [ROUNDS], in each of several processes\n";
     return 2;
   }
+  halftone::keep_freed_memory();
   try {
     run(argv[1], argc == 3 ? std::stoi(argv[2]) : 10);
   } catch (const std::exception& error) {

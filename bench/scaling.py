@@ -3,9 +3,12 @@
 """Computes, on paper, how data parallel training would scale to many H100s: nothing here is measured on one.
 
     python3 bench/scaling.py
+    python3 bench/scaling.py --latency-us 100 --gbyte-per-s 1.5 --gflops 200 --tokens 1024
 
-Prints the table of docs/scaling.md.
+Prints the tables of docs/scaling.md. The second is of machines of one process each, of so many 1e9 flops per second that
+are reached, on a network of these alpha and 1 / beta: bench/exchange.py measures them.
 """
+import argparse
 import math
 
 RANKS = (1, 8, 64, 1024)
@@ -36,32 +39,53 @@ MODELS = {
 }
 
 
-def compute_seconds(parameters, layers, width):
+class H100s:
+    flops, tokens, seq_len = FLOPS_SHARE * PEAK_FLOPS, TOKENS, SEQ_LEN
+
+    @staticmethod
+    def flat(ranks, size):
+        """One all_to_all, or one all_gather, over all ranks: both networks at once, each message by itself."""
+        near, far = min(NODE, ranks) - 1, max(0, ranks - NODE)
+        return max(near * NVLINK_ALPHA + size * near / ranks / (LINK_SHARE * NVLINK),
+                   far * INFINIBAND_ALPHA + size * far / ranks / (LINK_SHARE * INFINIBAND))
+
+    @classmethod
+    def hierarchical(cls, ranks, size):
+        """The same within nodes first, then between ranks of the same number in their nodes."""
+        if ranks <= NODE:
+            return cls.flat(ranks, size)
+        nodes = ranks // NODE
+        within = (NODE - 1) * NVLINK_ALPHA + size * (NODE - 1) / NODE / (LINK_SHARE * NVLINK)
+        between = (nodes - 1) * INFINIBAND_ALPHA + size / NODE * (nodes - 1) / nodes / (LINK_SHARE * INFINIBAND)
+        return within + between
+
+    def collectives(self, ranks):
+        return [self.flat, self.hierarchical] if ranks > NODE else [self.flat]
+
+
+class MeasuredMachines:
+    """One rank each, with a link each."""
+
+    def __init__(self, arguments):
+        self.alpha, self.bytes_per_s = 1e-6 * arguments.latency_us, 1e9 * arguments.gbyte_per_s
+        self.flops, self.tokens = 1e9 * arguments.gflops, arguments.tokens
+        self.seq_len = min(SEQ_LEN, arguments.tokens)
+
+    def flat(self, ranks, size):
+        return (ranks - 1) * self.alpha + size * (ranks - 1) / ranks / self.bytes_per_s
+
+    def collectives(self, ranks):
+        return [self.flat]
+
+
+def compute_seconds(machines, parameters, layers, width):
     """Of a step without exchange: a multiply-add counts two, the backward pass twice the forward pass."""
-    per_token = 6 * parameters + 12 * layers * width * SEQ_LEN
-    return per_token * TOKENS / (FLOPS_SHARE * PEAK_FLOPS)
+    per_token = 6 * parameters + 12 * layers * width * machines.seq_len
+    return per_token * machines.tokens / machines.flops
 
 
-def flat(ranks, size):
-    """One all_to_all, or one all_gather, over all ranks: both networks at once, each message by itself."""
-    near, far = min(NODE, ranks) - 1, max(0, ranks - NODE)
-    return max(near * NVLINK_ALPHA + size * near / ranks / (LINK_SHARE * NVLINK),
-               far * INFINIBAND_ALPHA + size * far / ranks / (LINK_SHARE * INFINIBAND))
-
-
-def hierarchical(ranks, size):
-    """The same within nodes first, then between ranks of the same number in their nodes."""
-    if ranks <= NODE:
-        return flat(ranks, size)
-    nodes = ranks // NODE
-    within = (NODE - 1) * NVLINK_ALPHA + size * (NODE - 1) / NODE / (LINK_SHARE * NVLINK)
-    between = (nodes - 1) * INFINIBAND_ALPHA + size / NODE * (nodes - 1) / nodes / (LINK_SHARE * INFINIBAND)
-    return within + between
-
-
-def step_seconds(model, ranks, shard, width_of_gradient, collective):
+def step_seconds(compute, model, ranks, shard, width_of_gradient, collective):
     parameters, layers, width, vocabulary = MODELS[model]
-    compute = compute_seconds(parameters, layers, width)
     if ranks == 1:
         return compute
     # A bucket is 8 MiB of fp32 gradients or a larger matrix; the embedding, complete last, is one by itself or more.
@@ -71,7 +95,8 @@ def step_seconds(model, ranks, shard, width_of_gradient, collective):
     gradients = ways * buckets * collective(ranks, parameters * width_of_gradient / buckets)
     weights = 0 if shard == "none" else buckets * collective(ranks, 4 * parameters / buckets)
     hidden_by = 2 / 3 * compute
-    return compute + max(ways * collective(ranks, last), gradients - hidden_by) + weights
+    # The first bucket is complete when its part of the backward pass is over.
+    return compute + max(ways * collective(ranks, last), gradients - (1 - 1 / buckets) * hidden_by) + weights
 
 
 def state_bytes(parameters, ranks, shard):
@@ -80,24 +105,37 @@ def state_bytes(parameters, ranks, shard):
     return parameters * (4 + 4 / own[0] + 8 / own[1])
 
 
-def cell(model, ranks, shard, gradient):
+def cell(machines, model, ranks, shard, gradient):
     parameters, layers, width, _ = MODELS[model]
     if state_bytes(parameters, ranks, shard) > MEMORY:
         return "too large"
-    alone = compute_seconds(parameters, layers, width)
-    one, two = (alone / step_seconds(model, ranks, shard, gradient, how) for how in (flat, hierarchical))
-    return f"{100 * one:.0f} / {100 * two:.0f} %" if ranks > NODE else f"{100 * one:.0f} %"
+    alone = compute_seconds(machines, parameters, layers, width)
+    return " / ".join(f"{100 * alone / step_seconds(alone, model, ranks, shard, gradient, how):.0f}"
+                      for how in machines.collectives(ranks)) + " %"
 
 
-def print_table():
+def print_table(machines):
     print("| model | step of one, ms | shard | gradients travel in | " + " | ".join(f"{r:,}" for r in RANKS) + " |")
     print("|---" * (4 + len(RANKS)) + "|")
     for model, (parameters, layers, width, _) in MODELS.items():
+        alone = 1e3 * compute_seconds(machines, parameters, layers, width)
         for shard in ("none", "optimizer", "gradients"):
             for name, gradient in (("fp32", 4), ("bf16", 2)):
-                cells = " | ".join(cell(model, ranks, shard, gradient) for ranks in RANKS)
-                print(f"| {model} | {1e3 * compute_seconds(parameters, layers, width):.1f} | {shard} | {name} | {cells} |")
+                cells = " | ".join(cell(machines, model, ranks, shard, gradient) for ranks in RANKS)
+                print(f"| {model} | {alone:.1f} | {shard} | {name} | {cells} |")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("--latency-us", "--gbyte-per-s", "--gflops"):
+        parser.add_argument(name, type=float)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    arguments = parser.parse_args()
+    measured = [arguments.latency_us, arguments.gbyte_per_s, arguments.gflops]
+    if any(measured) and not all(measured):
+        parser.error("--latency-us, --gbyte-per-s and --gflops go together")
+    print_table(MeasuredMachines(arguments) if all(measured) else H100s())
 
 
 if __name__ == "__main__":
-    print_table()
+    main()

@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <functional>
-#include <numeric>
-#include <thread>
+#include <future>
+#include <limits>
+#include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -73,28 +75,39 @@ double gather_seconds(const Tensor& weights, std::int64_t processes) {
   });
 }
 
-/// Seconds of a byte, the best of several tries, while as many threads do the same as cores of the
-/// host will.
-double seconds_of_byte(const HostShare& host, std::int64_t bytes,
+/// Of the best of several rounds over `buckets` (count, numbers), a row of which travels at a time.
+double best_of_rounds(const Tensor& buckets,
+                      const std::function<double(const Tensor& bucket)>& seconds_of) {
+  constexpr int kRounds = 5;
+  const torch::NoGradGuard no_grad;
+  const c10::ParallelGuard on_this_thread(true);
+  double best = std::numeric_limits<double>::infinity();
+  for (int round = 0; round < kRounds; ++round) {
+    double seconds = 0;
+    for (std::int64_t i = 0; i < buckets.size(0); ++i) seconds += seconds_of(buckets[i]);
+    best = std::min(best, seconds);
+  }
+  return best;
+}
+
+/// Seconds of a byte, while as many threads do the same as cores of the host will: over more
+/// gradients than caches hold, as those of a model are.
+double seconds_of_byte(const HostShare& host, std::int64_t bucket_bytes,
                        const std::function<double(const Tensor& bucket)>& seconds_of) {
-  constexpr int kTries = 7;
+  constexpr std::int64_t kBuckets = 16;
   const std::int64_t at_once = std::min(host.processes, host.cores);
-  std::vector<double> bests(static_cast<std::size_t>(at_once));
-  const auto run = [&](double& result) {
-    const torch::NoGradGuard no_grad;
-    const c10::ParallelGuard on_this_thread(true);
-    const Tensor bucket = at::zeros({kBucketBytes / static_cast<std::int64_t>(sizeof(float))});
-    result = seconds_of(bucket);
-    for (int i = 0; i < kTries; ++i) result = std::min(result, seconds_of(bucket));
-  };
-  std::vector<std::thread> threads;
-  for (double& result : bests) threads.emplace_back(run, std::ref(result));
-  for (std::thread& thread : threads) thread.join();
-  const double mean =
-      std::accumulate(bests.begin(), bests.end(), 0.0) / static_cast<double>(at_once);
+  const std::int64_t of_each = (kBuckets + at_once - 1) / at_once;
+  const Tensor buckets = at::zeros(
+      {at_once, of_each, kBucketBytes / static_cast<std::int64_t>(sizeof(float))}, torch::kFloat);
+  std::vector<std::future<double>> all;
+  for (std::int64_t i = 0; i < at_once; ++i)
+    all.push_back(
+        std::async(std::launch::async, [&, i] { return best_of_rounds(buckets[i], seconds_of); }));
+  double mean = 0;
+  for (std::future<double>& one : all) mean += one.get() / static_cast<double>(at_once);
   // Of more processes than cores each has its turn.
   const double turns = static_cast<double>(host.processes) / static_cast<double>(at_once);
-  return turns * mean / static_cast<double>(bytes);
+  return turns * mean / static_cast<double>(of_each * bucket_bytes);
 }
 
 /// What each of the host's processes reaches of what two of them did.
