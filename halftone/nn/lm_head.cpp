@@ -5,6 +5,7 @@
 
 #include "halftone/core/module_scope.h"
 #include "halftone/kernels/linear/linear_cross_entropy.h"
+#include "halftone/nn/conv2d.h"
 #include "halftone/nn/embedding.h"
 #include "halftone/nn/linear.h"
 #include "halftone/nn/loss.h"
@@ -30,6 +31,7 @@ torch::Tensor LmHeadImpl::loss(const torch::Tensor& hidden, const torch::Tensor&
 
 torch::Tensor multiplied_weight(const torch::nn::Module& module) {
   if (const auto* const linear = dynamic_cast<const LinearImpl*>(&module)) return linear->weight;
+  if (const auto* const conv = dynamic_cast<const Conv2dImpl*>(&module)) return conv->weight;
   if (const auto* const head = dynamic_cast<const LmHeadImpl*>(&module)) return head->weight;
   const auto* const embedding = dynamic_cast<const EmbeddingImpl*>(&module);
   return embedding != nullptr && embedding->is_head() ? embedding->weight : torch::Tensor();

@@ -26,8 +26,8 @@ class LmHeadImpl : public torch::nn::Module {
 };
 TORCH_MODULE(LmHead);
 
-/// The weight that `module` multiplies by: of a Linear, of an LmHead, and of an Embedding that is
-/// the output head too. Undefined for any other module.
+/// The weight that `module` multiplies by: of a Linear, a Conv2d, an LmHead, and of an Embedding
+/// that is the output head too. Undefined for any other module.
 torch::Tensor multiplied_weight(const torch::nn::Module& module);
 
 }  // namespace halftone

@@ -2,6 +2,7 @@
 #include "halftone/plan/shape_functions.h"
 
 #include <ATen/ExpandUtils.h>
+#include <ATen/native/ConvUtils.h>
 #include <ATen/ops/add_meta_dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -10,8 +11,10 @@
 #include <torch/library.h>
 #include <torch/types.h>
 
+#include <array>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -69,6 +72,26 @@ Tensor joined(const Tensor& a, const Tensor& b, const at::Scalar& alpha) {
   return at::meta::add(a, b, alpha);
 }
 
+// Of a convolution; the operations are what LibTorch calls for a device that is none of its own.
+Tensor convolved(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& /*bias*/,
+                 at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                 bool transposed, at::IntArrayRef output_padding, std::int64_t groups) {
+  const std::vector<std::int64_t> shape =
+      transposed
+          ? at::native::conv_input_size(x.sizes(), weight.sizes(), padding, output_padding, stride,
+                                        dilation, groups)
+          : at::native::conv_output_size(x.sizes(), weight.sizes(), padding, stride, dilation);
+  return at::empty(shape, x.options().memory_format(x.suggest_memory_format()));
+}
+
+std::tuple<Tensor, Tensor, Tensor> convolution_gradients(
+    const Tensor& g, const Tensor& x, const Tensor& weight, at::IntArrayRef /*stride*/,
+    at::IntArrayRef /*padding*/, at::IntArrayRef /*dilation*/, bool /*transposed*/,
+    at::IntArrayRef /*output_padding*/, std::int64_t /*groups*/, std::array<bool, 3> wanted) {
+  return {wanted[0] ? at::empty_like(x) : Tensor(), wanted[1] ? at::empty_like(weight) : Tensor(),
+          wanted[2] ? at::empty({g.size(1)}, g.options()) : Tensor()};
+}
+
 class Registration {
  public:
   Registration()
@@ -76,6 +99,8 @@ class Registration {
     add("abs", like_input);
     add("abs.out", out_like_input);
     add("bernoulli_.float", random_in_place);
+    add("convolution_backward_overrideable", convolution_gradients);
+    add("convolution_overrideable", convolved);
     add("index_select", index_select);
     add("logical_or.out", out_broadcast);
     add("max", scalar_like);

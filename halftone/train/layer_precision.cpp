@@ -3,16 +3,17 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/nn/modules/linear.h>
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
 #include "halftone/core/text.h"
 #include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/nn/lm_head.h"
+#include "halftone/nn/torch_layers.h"
 #include "halftone/precision/module_pattern_impl.h"
 #include "halftone/train/precision_hints.h"
 
@@ -26,8 +27,8 @@ constexpr const char* kLayerPrecision = "layer_precision";
 /// The modules of a network, and which of them are linear layers.
 struct LinearLayers {
   std::vector<ModuleName> modules;
-  std::map<std::string, Tensor> weights;  // by the path of a layer whose format can be chosen
-  std::vector<std::string> foreign;       // paths of LibTorch's
+  std::map<std::string, Tensor> weights;      // by the path of a layer whose format can be chosen
+  std::map<std::string, TorchLayer> foreign;  // LibTorch's, by path
 };
 
 LinearLayers linear_layers(torch::nn::Module& root) {
@@ -36,8 +37,8 @@ LinearLayers linear_layers(torch::nn::Module& root) {
     layers.modules.push_back({path, module.name()});
     if (const Tensor weight = multiplied_weight(module); weight.defined())
       layers.weights[path] = weight;
-    if (dynamic_cast<const torch::nn::LinearImpl*>(&module) != nullptr)
-      layers.foreign.push_back(path);
+    if (TorchLayer layer = torch_layer(module); !layer.name.empty())
+      layers.foreign.emplace(path, std::move(layer));
   });
   return layers;
 }
@@ -68,12 +69,13 @@ std::vector<std::string> layers_of(const std::string& text, const LinearLayers& 
   for (const ModuleName& module : layers.modules)
     if (pattern.matches(module)) matched.push_back(module.path);
   if (matched.empty()) throw pattern.matches_nothing(layers.modules);
-  for (const std::string& path : layers.foreign)
+  for (const auto& [path, layer] : layers.foreign)
     if (belongs_to(path, matched))
       throw UserError(fmt::format(
-          "layer_precision: '{}' matches '{}', a torch::nn::Linear, which multiplies as the "
-          "precision says; build it of halftone::Linear, or narrow the pattern",
-          text, path));
+          "layer_precision: '{}' matches '{}', a {}, which multiplies as the precision says; "
+          "{}narrow the pattern",
+          text, path, layer.name,
+          layer.ours.empty() ? "" : fmt::format("build it of {}, or ", layer.ours)));
   for (const auto& [path, weight] : layers.weights)
     if (belongs_to(path, matched)) named.push_back(path);
   if (named.empty())

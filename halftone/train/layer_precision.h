@@ -30,10 +30,10 @@ LayerPrecision parse_layer_precision(const std::string& text);
 void check_layer_precision(const std::vector<std::string>& texts, const PrecisionPolicy& policy);
 
 /// The formats that `texts` give to layers of `root`, by the path of the layer: of all
-/// halftone::Linear that a pattern matches or that are below what it matches, and of an Embedding
-/// as the output head. Of two texts that match one layer the later one wins. Throws UserError as
-/// check_layer_precision(), for a pattern that matches no such layer, and for one that matches a
-/// torch::nn::Linear, whose format is the precision's own.
+/// halftone::Linear and Conv2d that a pattern matches or that are below what it matches, and of an
+/// Embedding as the output head. Of two texts that match one layer the later one wins. Throws
+/// UserError as check_layer_precision(), for a pattern that matches no such layer, and for one that
+/// matches a layer of torch::nn (nn/torch_layers.h), whose format is the precision's own.
 std::map<std::string, ComputeType> layer_types(torch::nn::Module& root,
                                                const std::vector<std::string>& texts,
                                                const PrecisionPolicy& policy);

@@ -2,18 +2,20 @@
 #include "halftone/train/mixed_precision.h"
 
 #include <fmt/format.h>
-#include <torch/nn/modules/linear.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
+#include "halftone/nn/conv2d.h"
 #include "halftone/nn/linear.h"
+#include "halftone/nn/torch_layers.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/optim/clip.h"
 #include "halftone/optim/optimizer_in_backward.h"
@@ -37,28 +39,36 @@ GradScalerOptions scaler_for(const PrecisionPolicy& policy, GradScalerOptions op
 }
 
 // A module on the stack can't be part of its own modules().
-template <class Layer>
-std::int64_t count_layers(const torch::nn::Module& module) {
-  const auto is_one = [](const torch::nn::Module& one) {
-    return dynamic_cast<const Layer*>(&one) != nullptr;
-  };
-  const auto below = module.modules(/*include_self=*/false);
-  return std::count_if(below.begin(), below.end(), [&](const auto& one) { return is_one(*one); }) +
-         (is_one(module) ? 1 : 0);
+template <class Visit>
+void for_each_module(const torch::nn::Module& module, const Visit& visit) {
+  visit(module);
+  for (const auto& below : module.modules(/*include_self=*/false)) visit(*below);
 }
 
 // LibTorch's layers quantize nothing: none is left as it is in silence.
 void check_quantized_layers(const torch::nn::Module& module, const PrecisionPolicy& policy) {
-  if (count_layers<LinearImpl>(module) == 0)
+  bool quantizes = false;
+  std::map<std::string, std::pair<std::int64_t, std::string>> foreign;  // count, ours
+  for_each_module(module, [&](const torch::nn::Module& one) {
+    quantizes |= dynamic_cast<const LinearImpl*>(&one) != nullptr ||
+                 dynamic_cast<const Conv2dImpl*>(&one) != nullptr;
+    const TorchLayer layer = torch_layer(one);
+    if (layer.name.empty()) return;
+    ++foreign[layer.name].first;
+    foreign[layer.name].second = layer.ours;
+  });
+  if (!quantizes)
     throw UserError(policy.name +
-                    " goes through halftone::Linear, and this module has none: build it of "
-                    "halftone::Linear, or choose another precision");
-  const std::int64_t foreign = count_layers<torch::nn::LinearImpl>(module);
-  if (foreign > 0)
-    log_warning_once(fmt::format(
-        "{}: {} torch::nn::Linear of this module stay in {}; what is to "
-        "multiply in {} must be halftone::Linear",
-        policy.name, foreign, dtype_name(policy.compute_dtype()), to_string(policy.compute)));
+                    " goes through halftone::Linear and halftone::Conv2d, and this module has "
+                    "none: build it of these, or choose another precision");
+  for (const auto& [name, found] : foreign)
+    log_warning_once(
+        fmt::format("{}: {} {} of this module stay in {}; {}", policy.name, found.first, name,
+                    dtype_name(policy.compute_dtype()),
+                    found.second.empty()
+                        ? fmt::format("halftone has no such layer in {}", to_string(policy.compute))
+                        : fmt::format("what is to multiply in {} must be {}",
+                                      to_string(policy.compute), found.second)));
 }
 
 // Module::to(dtype) of the C++ frontend casts integers, masks and complex numbers as well.

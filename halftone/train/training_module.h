@@ -96,6 +96,8 @@ class TrainingModuleBase : public torch::nn::Module {
   /// After the last batch of each validation loader: the place to log what is no mean over batches,
   /// with a weight of 1. Of several processes() each has seen its own batches until then.
   virtual void on_validation_loader_end() {}
+  /// The same in Trainer::test().
+  virtual void on_test_loader_end() {}
   virtual void on_validation_end() {}
   virtual void on_train_epoch_end(std::int64_t /*epoch*/) {}
   virtual void on_fit_end() {}

@@ -348,6 +348,7 @@ class ModuleEvaluationTask final : public EvaluationTask {
       module_.set_dataloader(i, kIsLoaders<std::remove_const_t<Loader>>);
       run_loader(loader, place, limit);
       if (kind_ == EvaluationKind::kValidation) module_.on_validation_loader_end();
+      if (kind_ == EvaluationKind::kTest) module_.on_test_loader_end();
     });
     module_.set_dataloader(0, false);
   }

@@ -184,7 +184,10 @@ void Ema::add_metrics(Trainer& trainer, StepMetrics& metrics) {
   if (std::exchange(applied_, applied) == applied || metrics.step <= options_.start_step ||
       metrics.step % options_.every_n_steps != 0)
     return;
-  update(trainer, 1.0 - options_.decay, options_.average_buffers);
+  const auto n = static_cast<double>(updates());
+  const double decay =
+      options_.warmup ? std::min(options_.decay, (1.0 + n) / (10.0 + n)) : options_.decay;
+  update(trainer, 1.0 - decay, options_.average_buffers);
 }
 
 Swa::Swa(SwaOptions options) : options_(options) {

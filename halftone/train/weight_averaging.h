@@ -52,10 +52,13 @@ struct EmaOptions {
   std::int64_t every_n_steps = 1;  // after steps n, 2n, ...; one that is skipped loses its turn
   std::int64_t start_step = 0;     // nothing is averaged up to this step
   bool average_buffers = true;     // false: buffers are copied
+  bool warmup = false;             // begins with a short memory: of n updates, about n / 9 at first
 };
 
 /// average = decay * average + (1 - decay) * weight after each step, as Lightning's
-/// EMAWeightAveraging. A skipped step does not move it.
+/// EMAWeightAveraging. A skipped step does not move it. With `warmup`, update n has the decay
+/// min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage with num_updates: the
+/// weights of the first steps, which are worth little, are soon forgotten.
 class Ema : public WeightAveraging {
  public:
   /// Throws UserError for options out of range.

@@ -12,8 +12,10 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <array>
 #include <mutex>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "support/stand_in_device.h"
@@ -221,8 +223,8 @@ Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride,
 
 Tensor empty(at::IntArrayRef size, std::optional<c10::ScalarType> dtype,
              std::optional<c10::Layout> /*layout*/, std::optional<c10::Device> /*device*/,
-             std::optional<bool> /*pin*/, std::optional<c10::MemoryFormat> /*format*/) {
-  return on_device(at::empty(size, dtype.value_or(torch::kFloat)));
+             std::optional<bool> /*pin*/, std::optional<c10::MemoryFormat> format) {
+  return on_device(at::empty(size, torch::dtype(dtype.value_or(torch::kFloat)), format));
 }
 
 Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
@@ -241,6 +243,28 @@ at::Scalar local_scalar(const Tensor& self) {
   return on_cpu(self).item();
 }
 
+// LibTorch asks devices that it does not know for these two by name.
+std::optional<Tensor> on_cpu(const std::optional<Tensor>& tensor) {
+  return tensor && tensor->defined() ? std::optional(on_cpu(*tensor)) : std::nullopt;
+}
+
+Tensor convolution(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                   at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                   bool transposed, at::IntArrayRef output_padding, std::int64_t groups) {
+  return on_device(at::convolution(on_cpu(x), on_cpu(weight), on_cpu(bias), stride, padding,
+                                   dilation, transposed, output_padding, groups));
+}
+
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(
+    const Tensor& g, const Tensor& x, const Tensor& weight, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed,
+    at::IntArrayRef output_padding, std::int64_t groups, std::array<bool, 3> wanted) {
+  const auto [d_x, d_weight, d_bias] = at::convolution_backward(
+      on_cpu(g), on_cpu(x), on_cpu(weight), at::IntArrayRef({weight.size(0)}), stride, padding,
+      dilation, transposed, output_padding, groups, wanted);
+  return {on_device(d_x), on_device(d_weight), on_device(d_bias)};
+}
+
 void register_kernels() {
   static torch::Library aten(torch::Library::IMPL, "aten", c10::DispatchKey::PrivateUse1, __FILE__,
                              __LINE__);
@@ -250,6 +274,8 @@ void register_kernels() {
   aten.impl("view", TORCH_FN(at::native::view));
   aten.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
   aten.impl("copy_", TORCH_FN(copy_));
+  aten.impl("convolution_overrideable", TORCH_FN(convolution));
+  aten.impl("convolution_backward_overrideable", TORCH_FN(convolution_backward));
   aten.impl("_local_scalar_dense", TORCH_FN(local_scalar));
   static torch::Library rest(torch::Library::IMPL, "_", c10::DispatchKey::PrivateUse1, __FILE__,
                              __LINE__);

@@ -384,6 +384,65 @@ TEST(TrainerOptions, ValidatesOnSeveralLoaders) {
   EXPECT_EQ(trainer.predict(module, Loaders(first, held)).size(), 3U);
 }
 
+/// Pairs of views of one thing, and a metric over all of them that no mean of batches gives: how
+/// often the nearest other view is the right one.
+struct Pairs : TrainingModule<> {
+  Pairs() { scale = register_parameter("scale", torch::ones({})); }
+  Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+    const Tensor apart = scale * (batch.data - batch.target).square().mean();
+    const Tensor size = 0.1 * (scale - 1).square();
+    log("apart_loss", apart.detach());
+    log("size_loss", size.detach());
+    return apart + size;
+  }
+  void validation_step(const Batch& batch, std::int64_t /*index*/) override {
+    left.push_back(batch.data);
+    right.push_back(batch.target);
+  }
+  void test_step(const Batch& batch, std::int64_t index) override { validation_step(batch, index); }
+  void on_validation_loader_end() override { log("val_recall", recall(), 1.0); }
+  void on_test_loader_end() override { log("test_recall", recall(), 1.0); }
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
+    return {std::make_shared<torch::optim::SGD>(parameters(), 0.01)};
+  }
+  double recall() {
+    const Tensor a = torch::cat(std::exchange(left, {})), b = torch::cat(std::exchange(right, {}));
+    const Tensor nearest = torch::cdist(a, b).argmin(1);
+    return nearest.eq(torch::arange(a.size(0))).to(torch::kDouble).mean().item<double>();
+  }
+  Tensor scale;
+  std::vector<Tensor> left, right;
+};
+
+// guide: on_validation_epoch_end
+TEST(TrainerOptions, LogsWhatNeedsTheWholeSetAndSeveralLossesByName) {
+  // Each view's nearest one in its own batch of two is the right one; over all four it is not.
+  const Tensor a = torch::tensor({{0.0F}, {10.0F}, {1.0F}, {11.0F}});
+  const Tensor b = torch::tensor({{0.9F}, {10.9F}, {0.2F}, {10.2F}});
+  TensorLoader train({a, b}, {.batch_size = 2, .shuffle = false});
+  TensorLoader held({a, b}, {.batch_size = 2, .shuffle = false});
+  struct Collector : Callback {
+    void on_step_end(Trainer& /*trainer*/, const StepMetrics& metrics) override { last = metrics; }
+    void on_validation_end(Trainer& /*trainer*/,
+                           const std::map<std::string, double>& found) override {
+      values = found;
+    }
+    StepMetrics last;
+    std::map<std::string, double> values;
+  };
+  const auto collector = std::make_shared<Collector>();
+  Pairs module;
+  Trainer trainer(with({.max_epochs = 1, .callbacks = {collector}}));
+  trainer.fit(module, train, held);
+  EXPECT_EQ(collector->values.at("val_recall"), 0.0);
+  EXPECT_NEAR(collector->last.logged.at("apart_loss") + collector->last.logged.at("size_loss"),
+              collector->last.loss, 1e-6);
+  EXPECT_EQ(trainer.test(module, held).at("test_recall"), 0.0);
+  TensorLoader pairs({a.narrow(0, 0, 2), b.narrow(0, 0, 2)}, {.batch_size = 1, .shuffle = false});
+  EXPECT_EQ(trainer.test(module, pairs).at("test_recall"), 1.0);
+  EXPECT_TRUE(module.left.empty());
+}
+
 // guide: errors
 TEST(TrainerOptions, ErrorsAreOneSentenceWithoutFrames) {
   struct Wrong : Line {

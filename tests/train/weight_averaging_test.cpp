@@ -150,6 +150,33 @@ TEST(WeightAveraging, SwaIsTheMeanOfTheLastEpochs) {
   EXPECT_EQ(swa->updates(), 3);
 }
 
+TEST(WeightAveraging, AnEmaThatWarmsUpForgetsTheFirstWeightsAndResumes) {
+  const TempFolder folder;
+  const auto fit = [&](const char* name, std::int64_t stop_at, bool resume) {
+    const auto module = net();
+    const auto ema = std::make_shared<Ema>(EmaOptions{.decay = 0.4, .warmup = true});
+    const auto weights = std::make_shared<Weights>();
+    weights->stop_at = stop_at;
+    TensorLoader train = loader();
+    Trainer({.max_steps = 12,
+             .accelerator = "cpu",
+             .callbacks = {ema, weights},
+             .default_root_dir = folder / name})
+        .fit(module, train, {.resume = resume});
+    return std::pair(ema->averages().at("last.weight"), weights->weights);
+  };
+  const auto [average, weights] = fit("straight", -1, false);
+  ASSERT_EQ(weights.size(), 12);
+  Tensor expected = weights.front().to(torch::kDouble);
+  for (int n = 1; n < 12; ++n) {
+    const double decay = std::min(0.4, (1.0 + n) / (10.0 + n));  // 2/11, 3/12, 4/13, 5/14, 0.4, ...
+    expected = decay * expected + (1 - decay) * weights[static_cast<std::size_t>(n)];
+  }
+  EXPECT_LT((average - expected).abs().max().item<double>(), 1e-6);
+  fit("parts", 3, false);
+  EXPECT_TRUE(fit("parts", -1, true).first.equal(average));
+}
+
 TEST(WeightAveraging, SwaComputesTheStatisticsOfBatchNormAnew) {
   const auto module = net(/*with_norm=*/true);
   TensorLoader train = loader();

@@ -12,7 +12,15 @@ namespace halftone {
 torch::Tensor causal_attention(const torch::Tensor& query, const torch::Tensor& key,
                                const torch::Tensor& value, double dropout = 0.0);
 
-/// The same in `dtype`, by LibTorch's attention.
+/// The same without a mask: every query sees every key, and there may be any number >= 1 of these.
+/// `lengths` (B) int64, or undefined: of batch entry b, the keys from lengths[b] on are padding
+/// that no query sees, finite numbers; where no key is left the result is 0 and so are the
+/// gradients.
+torch::Tensor full_attention(const torch::Tensor& query, const torch::Tensor& key,
+                             const torch::Tensor& value, const torch::Tensor& lengths = {},
+                             double dropout = 0.0);
+
+/// causal_attention() in `dtype`, by LibTorch's attention.
 torch::Tensor causal_attention_reference(const torch::Tensor& query, const torch::Tensor& key,
                                          const torch::Tensor& value, double dropout,
                                          torch::ScalarType dtype);

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Conv2d, LayerNorm and GroupNorm as modules; the kernels' tests hold their numbers.
+#include "halftone/nn/conv2d.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/nn/modules/conv.h>
+
+#include <cmath>
+#include <vector>
+
+#include "halftone/core/error.h"
+#include "halftone/nn/layer_norm.h"
+#include "halftone/nn/torch_layers.h"
+#include "support/fused_op.h"
+#include "support/message_of.h"
+
+namespace halftone::picture_layers_test {
+namespace {
+
+using testing::HasSubstr;
+using torch::Tensor;
+
+TEST(Conv2dModule, TakesTheWeightsOfLibTorchs) {
+  torch::manual_seed(1);
+  for (const std::int64_t groups : {1, 2}) {
+    Conv2d ours(Conv2dOptions{.in_channels = 6,
+                              .out_channels = 4,
+                              .kernel = {3, 2},
+                              .stride = {2, 1},
+                              .padding = {1, 0},
+                              .dilation = {1, 2},
+                              .groups = groups});
+    torch::nn::Conv2d theirs(torch::nn::Conv2dOptions(6, 4, {3, 2})
+                                 .stride({2, 1})
+                                 .padding({1, 0})
+                                 .dilation({1, 2})
+                                 .groups(groups));
+    const torch::NoGradGuard no_grad;
+    const auto from = theirs->named_parameters();
+    for (const auto& parameter : ours->named_parameters())
+      parameter.value().copy_(from[parameter.key()]);
+    const Tensor x = torch::randn({2, 6, 9, 8});
+    EXPECT_LT(test::relative_error(ours(x), theirs(x)), 1e-6);
+  }
+}
+
+TEST(Conv2dModule, IsInitialisedUniformlyWithinTheBound) {
+  torch::manual_seed(2);
+  const Conv2d conv(Conv2dOptions{.in_channels = 16, .out_channels = 200, .kernel = {2, 2}});
+  for (const Tensor& one : {conv->weight, conv->bias})
+    EXPECT_LE(one.abs().max().item<double>(), 0.125);
+  EXPECT_NEAR(conv->weight.std().item<double>(), 0.125 / std::sqrt(3.0), 0.002);
+  EXPECT_FALSE(Conv2d(Conv2dOptions{.in_channels = 1, .out_channels = 1, .has_bias = false})
+                   ->bias.defined());
+}
+
+TEST(Conv2dModule, RefusesOptionsThatGiveNoLayer) {
+  const auto made = [](const Conv2dOptions& options) {
+    return [options] { Conv2d conv(options); };
+  };
+  EXPECT_THAT(test::message_of<UserError>(made({.in_channels = 3})), HasSubstr("from 1"));
+  EXPECT_THAT(
+      test::message_of<UserError>(made({.in_channels = 3, .out_channels = 4, .padding = {-1, 0}})),
+      HasSubstr("padding from 0"));
+  EXPECT_THAT(test::message_of<UserError>(made({.in_channels = 6, .out_channels = 4, .groups = 3})),
+              HasSubstr("3 groups of 6 and 4 channels"));
+}
+
+TEST(NormModules, BeginAsTheIdentityOfWhatIsNormed) {
+  torch::manual_seed(3);
+  const Tensor x = torch::randn({4, 6, 5}) * 3 + 1;
+  const Tensor rows = LayerNorm(5)->forward(x);
+  EXPECT_LT(rows.mean(-1).abs().max().item<double>(), 1e-5);
+  EXPECT_LT((rows.var(-1, false) - 1).abs().max().item<double>(), 1e-3);
+  EXPECT_TRUE(rows.equal(LayerNorm(5, 1e-5, /*has_affine=*/false)->forward(x)));
+  const Tensor groups = GroupNorm(2, 6)->forward(x).view({4, 2, 15});
+  EXPECT_LT(groups.mean(-1).abs().max().item<double>(), 1e-5);
+  EXPECT_TRUE(LayerNorm(5, 1e-5, false)->parameters().empty());
+  EXPECT_THROW(GroupNorm(4, 6), UserError);
+  EXPECT_THROW(LayerNorm(6)->forward(x), c10::Error);
+  EXPECT_THROW(GroupNorm(2, 8)->forward(x), c10::Error);
+}
+
+TEST(TorchLayers, AreKnownByName) {
+  EXPECT_EQ(torch_layer(*torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 1, 1))).ours,
+            "halftone::Conv2d");
+  const TorchLayer transposed =
+      torch_layer(*torch::nn::ConvTranspose2d(torch::nn::ConvTranspose2dOptions(1, 1, 1)));
+  EXPECT_EQ(transposed.name, "torch::nn::ConvTranspose2d");
+  EXPECT_EQ(transposed.ours, "");
+  EXPECT_EQ(torch_layer(*GroupNorm(2, 6)).name, "");
+}
+
+}  // namespace
+}  // namespace halftone::picture_layers_test
