@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Conv2d, LayerNorm and GroupNorm as modules; the kernels' tests hold their numbers.
-#include "halftone/nn/conv2d.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/nn/modules/conv.h>
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/nn/conv2d.h"
 #include "halftone/nn/layer_norm.h"
 #include "halftone/nn/torch_layers.h"
 #include "support/fused_op.h"

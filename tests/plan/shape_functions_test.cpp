@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/plan/shape_functions.h"
 
+#include <ATen/ops/conv_transpose2d.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/nn/modules/conv.h>
 
 #include <array>
 #include <vector>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/kernels/linear/compute_context.h"
-#include "halftone/nn/conv2d.h"
+#include "halftone/kernels/linear/conv2d.h"
 
 namespace halftone::shape_functions_test {
 namespace {
@@ -23,47 +23,46 @@ struct Shapes {
   bool operator==(const Shapes&) const = default;
 };
 
-template <class Layer>
-Shapes shapes_of(Layer layer, torch::Device device) {
-  layer->to(device);
+/// Of x (2, 6, 9, 7) and a weight and bias of these shapes on `device`.
+template <class Convolution>
+Shapes shapes_of(const Convolution& convolution, const std::vector<std::int64_t>& weight,
+                 torch::Device device) {
   const Tensor x = torch::zeros({2, 6, 9, 7}, device).requires_grad_();
-  const Tensor y = layer->forward(x);
-  const auto grads =
-      torch::autograd::grad({y}, {x, layer->weight, layer->bias}, {torch::empty_like(y)});
+  const Tensor w = torch::zeros(weight, device).requires_grad_();
+  const Tensor b = torch::zeros({4}, device).requires_grad_();
+  const Tensor y = convolution(x, w, b);
+  const auto grads = torch::autograd::grad({y}, {x, w, b}, {torch::empty_like(y)});
   return {y.sizes().vec(), grads[0].sizes().vec(), grads[1].sizes().vec(), grads[2].sizes().vec(),
           y.scalar_type()};
 }
 
 TEST(ShapeFunctions, ConvolutionsHaveTheirShapesInEveryFormat) {
   register_shape_functions();
-  const auto ours = [](std::int64_t groups, std::array<std::int64_t, 2> stride) {
-    return Conv2d(Conv2dOptions{.in_channels = 6,
-                                .out_channels = 4,
-                                .kernel = {3, 2},
-                                .stride = stride,
-                                .padding = {1, 0},
-                                .dilation = {1, 2},
-                                .groups = groups});
-  };
   for (const ComputeType type : compute_types()) {
     const torch::ScalarType dtype = tensor_dtype(type);
     const Autocast autocast(torch::kCPU, dtype, dtype != torch::kFloat);
     const ComputeScope scope(compute_context_in(type));
-    for (const std::array<std::int64_t, 2>& stride : {std::array<std::int64_t, 2>{1, 1}, {2, 3}})
-      EXPECT_EQ(shapes_of(ours(1, stride), torch::kMeta), shapes_of(ours(1, stride), torch::kCPU));
-    const std::int64_t groups = is_quantized(type) ? 1 : 2;
-    EXPECT_EQ(shapes_of(ours(groups, {1, 1}), torch::kMeta),
-              shapes_of(ours(groups, {1, 1}), torch::kCPU));
+    for (const std::array<std::int64_t, 2>& stride : {std::array<std::int64_t, 2>{1, 1}, {3, 2}}) {
+      for (const std::int64_t groups : {1, is_quantized(type) ? 1 : 2}) {
+        const auto convolved = [&](const Tensor& x, const Tensor& w, const Tensor& b) {
+          const WindowGrid grid{{3, 2}, stride, {1, 0}, {1, 2}};
+          return halftone::conv2d(x, w, b, grid, groups);
+        };
+        const std::vector<std::int64_t> weight{4, 6 / groups, 3, 2};
+        EXPECT_EQ(shapes_of(convolved, weight, torch::kMeta),
+                  shapes_of(convolved, weight, torch::kCPU));
+      }
+    }
   }
 }
 
 TEST(ShapeFunctions, TransposedConvolutionsHaveTheirShapes) {
   register_shape_functions();
-  const auto layer = [] {
-    return torch::nn::ConvTranspose2d(
-        torch::nn::ConvTranspose2dOptions(6, 4, {3, 2}).stride({2, 3}).output_padding({1, 0}));
+  const auto convolved = [](const Tensor& x, const Tensor& w, const Tensor& b) {
+    return at::conv_transpose2d(x, w, b, {2, 3}, {1, 0}, {1, 0});
   };
-  EXPECT_EQ(shapes_of(layer(), torch::kMeta), shapes_of(layer(), torch::kCPU));
+  EXPECT_EQ(shapes_of(convolved, {6, 4, 3, 2}, torch::kMeta),
+            shapes_of(convolved, {6, 4, 3, 2}, torch::kCPU));
 }
 
 }  // namespace
