@@ -156,12 +156,13 @@ int main(int argc, char** argv) {
     return 2;
   }
   const fs::path folder = argv[1];
-  for (const char* target :
-       {"safetensors", "pth", "pickle", "gguf", "tokenizer", "config", "jsonl"})
+  for (const char* target : {"safetensors", "pth", "pickle", "gguf", "tokenizer", "config", "jsonl",
+                             "png", "wav", "font", "annotations"})
     fs::create_directories(folder / target);
   write_safetensors(folder / "safetensors");
   write_gguf(folder / "gguf");
   halftone::test::write_text_seeds(folder);
+  halftone::test::write_media_seeds(folder);
   for (const auto& [name, object] : objects()) {
     write_seed(folder / "pickle" / name, pickle::program(object));
     write_seed(folder / "pth" / name, torch_file(object, kStorages, {.has_checksums = false}));
