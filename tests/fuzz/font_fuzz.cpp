@@ -3,10 +3,12 @@
 // UserError.
 #include "fuzz_check.h"
 #include "halftone/media/emoji_font.h"
+#include "png_checksums.h"
 #include "support/memory_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t bytes) {
-  const halftone::test::MemoryFile file(data, bytes);
+  const std::string fixed = halftone::test::with_png_checksums(data, bytes);
+  const halftone::test::MemoryFile file(fixed.data(), fixed.size());
   halftone::test::succeeds([&] {
     const halftone::EmojiFont font(file.path());
     for (const char* text : {"😀", "❤", "😀❤", "👋🏿", "a\xFF", ""})

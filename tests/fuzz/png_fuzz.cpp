@@ -3,6 +3,7 @@
 #include "fuzz_check.h"
 #include "halftone/media/png_file.h"
 #include "memory_folder.h"
+#include "png_checksums.h"
 #include "support/memory_file.h"
 
 namespace {
@@ -19,7 +20,8 @@ void check_written(const torch::Tensor& picture) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t bytes) {
-  const halftone::test::MemoryFile file(data, bytes);
+  const std::string fixed = halftone::test::with_png_checksums(data, bytes);
+  const halftone::test::MemoryFile file(fixed.data(), fixed.size());
   torch::Tensor picture;
   if (halftone::test::succeeds([&] { picture = halftone::read_png(file.path(), kMaxPixels); }))
     halftone::test::must_succeed([&] { check_written(picture); });
