@@ -37,6 +37,9 @@ TEST_F(Program, RefusesArgumentsThatMakeNoSense) {
       {"tokenizer encode", "--tokenizer is required; see 'halftone tokenizer encode --help'"},
       {"tokenizer train --data poem.txt --out t --vocab-size many", "--vocab-size: expected"},
       {"data fetch fortune", "did you mean 'fortunes'?"},
+      {"data fetch spoken-name", "did you mean 'spoken-names'?"},
+      {"data fetch emoji --speakers 2", "--speakers is for spoken-names"},
+      {"data fetch spoken-names --speakers 13", "expected 1 to 12 speakers, got 13"},
   });
 }
 
