@@ -48,6 +48,10 @@ class ProcessGroup {
   /// Makes the tensor that of process `root`.
   virtual Pending broadcast(torch::Tensor tensor, std::int64_t root) = 0;
 
+  /// A second group of the same processes: its operations wait for none of this one's, and may be
+  /// another thread's. All call it; waits.
+  virtual std::shared_ptr<ProcessGroup> twin() = 0;
+
   /// What each process gave, of any length, in the order of ranks. Waits.
   virtual std::vector<std::string> all_gather(const std::string& own) = 0;
 

@@ -52,7 +52,7 @@ void ExchangesUnderWay::abort_all() {
 GlooExchange::GlooExchange(GlooConnections connections, std::int64_t tag,
                            const std::string& operation)
     : connections_(std::move(connections)), tag_(tag) {
-  connections_.watch->begin_operation(operation);
+  connections_.watch->begin_operation(connections_.group, operation);
 }
 
 GlooExchange::~GlooExchange() { connections_.under_way->remove(this); }
@@ -77,11 +77,11 @@ void GlooExchange::send(const Bytes& bytes, std::int64_t peer) {
 }
 
 void GlooExchange::wait() {
-  connections_.watch->begin_wait();
+  connections_.watch->begin_wait(connections_.group);
   for (const GlooMessage& message : messages_) {
     if (!has_come(message)) connections_.watch->throw_cause(message.peer);
   }
-  connections_.watch->end_wait();
+  connections_.watch->end_wait(connections_.group);
   connections_.under_way->remove(this);
   messages_.clear();
 }

@@ -47,6 +47,7 @@ struct GlooConnections {
   c10::intrusive_ptr<Gloo> gloo;
   std::shared_ptr<ProcessWatch> watch;
   std::shared_ptr<ExchangesUnderWay> under_way;
+  std::size_t group = 0;  // its number for the watch
 };
 
 /// The messages of one operation.

@@ -31,17 +31,35 @@ constexpr std::chrono::seconds kConnect{
 enum class Operation : std::int64_t { kAllToAll, kAllGather, kBroadcast, kCount };
 constexpr const char* kNames[] = {"all_to_all", "all_gather", "broadcast"};
 
+struct GlooPlace {
+  ProcessPlace place;
+  std::string own_address;
+};
+
+/// Connects all processes. Throws ProcessGroupError.
+c10::intrusive_ptr<Gloo> connected(const GlooPlace& own, ProcessWatch& watch,
+                                   const c10::intrusive_ptr<c10d::Store>& store,
+                                   Milliseconds timeout) {
+  try {
+    return connect_gloo(own.place, own.own_address, store, timeout);
+  } catch (const std::exception& error) {
+    watch.throw_fault_or(fmt::format("process {} of {} could not connect to the others: {}",
+                                     own.place.rank, own.place.size, error_text(error)));
+  }
+}
+
 class GlooGroup : public ProcessGroup {
  public:
-  GlooGroup(const ProcessPlace& place, GlooConnections connections)
-      : place_(place), connections_(std::move(connections)) {
+  GlooGroup(GlooPlace own, GlooConnections connections)
+      : own_(std::move(own)), connections_(std::move(connections)) {
+    if (connections_.group != 0) return;  // the watch looks at the first one's connections
     const auto sentinels = std::make_shared<ConnectionSentinels>(connections_.gloo, kSentinelTag);
     connections_.watch->observe({[sentinels] { return sentinels->newly_lost(); },
                                  [under_way = connections_.under_way] { under_way->abort_all(); }});
   }
 
-  std::int64_t rank() const override { return place_.rank; }
-  std::int64_t size() const override { return place_.size; }
+  std::int64_t rank() const override { return own_.place.rank; }
+  std::int64_t size() const override { return own_.place.size; }
 
   Pending all_to_all(torch::Tensor received, torch::Tensor sent) override {
     check_all_to_all(received, sent, size());
@@ -78,6 +96,15 @@ class GlooGroup : public ProcessGroup {
     return exchange;
   }
 
+  std::shared_ptr<ProcessGroup> twin() override {
+    GlooConnections connections = connections_;
+    connections.store = c10::make_intrusive<c10d::PrefixStore>(fmt::format("twin/{}", twins_++),
+                                                               connections_.store);
+    connections.gloo = connected(own_, *connections_.watch, connections.store, kConnect);
+    connections.group = connections_.watch->add_group();
+    return std::make_shared<GlooGroup>(own_, std::move(connections));
+  }
+
   std::vector<std::string> all_gather(const std::string& own) override {
     return gather_strings(*this, own);
   }
@@ -101,9 +128,10 @@ class GlooGroup : public ProcessGroup {
         fmt::format("{} of {} bytes", name, bytes.tensor.numel()));
   }
 
-  ProcessPlace place_;
+  GlooPlace own_;
   GlooConnections connections_;
   std::int64_t begun_ = 0;
+  std::int64_t twins_ = 0;
 };
 
 // What an earlier attempt left in the store, or an earlier group of these processes, stays apart.
@@ -182,15 +210,10 @@ std::shared_ptr<ProcessGroup> join_gloo_group(const ProcessPlace& place,
   connections.store = meeting.store;
   connections.watch = std::make_shared<ProcessWatch>(
       place, options, StoreConnection{opener.open(false), meeting.line});
-  try {
-    connections.gloo = connect_gloo(place, meeting.line->own_address(), meeting.store,
-                                    std::min<Milliseconds>(options.join_timeout, kConnect));
-  } catch (const std::exception& error) {
-    connections.watch->throw_fault_or(
-        fmt::format("process {} of {} could not connect to the others: {}", place.rank, place.size,
-                    error_text(error)));
-  }
-  return std::make_shared<GlooGroup>(place, connections);
+  GlooPlace own{place, meeting.line->own_address()};
+  connections.gloo = connected(own, *connections.watch, meeting.store,
+                               std::min<Milliseconds>(options.join_timeout, kConnect));
+  return std::make_shared<GlooGroup>(std::move(own), std::move(connections));
 }
 
 }  // namespace halftone

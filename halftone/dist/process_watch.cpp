@@ -89,9 +89,11 @@ void ProcessWatch::look_once(Milliseconds passed, const Connections& connections
     if (!state_->store_has_closed && !state_->to_store.line->is_open()) state_->lose_store();
     if (state_->fault.empty() && state_->store_silent >= state_->options.silence_timeout)
       state_->fault = state_->store_not_heard_of();
-    if (state_->is_waiting) state_->waited += passed;
-    if (state_->waited >= state_->options.operation_timeout) {
-      state_->propose(state_->not_come());
+    for (std::size_t g = 0; g < state_->groups.size(); ++g) {
+      WatchedGroup& group = state_->groups[g];
+      if (group.is_waiting) group.waited += passed;
+      if (group.waited < state_->options.operation_timeout) continue;
+      state_->propose(state_->not_come(g));
       state_->changed.notify_all();
     }
     has_fault = !state_->fault.empty();
@@ -99,24 +101,31 @@ void ProcessWatch::look_once(Milliseconds passed, const Connections& connections
   if (has_fault && connections.abort_waits) connections.abort_waits();
 }
 
-void ProcessWatch::begin_operation(const std::string& operation) {
+std::size_t ProcessWatch::add_group() {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->groups.emplace_back();
+  return state_->groups.size() - 1;
+}
+
+void ProcessWatch::begin_operation(std::size_t group, const std::string& operation) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   if (!state_->fault.empty()) throw ProcessGroupError(state_->fault);
   if (state_->store_has_closed) throw ProcessGroupError(state_->store_ended());
-  ++state_->begun;
-  state_->operation = operation;
+  Progress& progress = state_->groups[group].progress;
+  ++progress.begun;
+  progress.operation = operation;
 }
 
-void ProcessWatch::begin_wait() {
+void ProcessWatch::begin_wait(std::size_t group) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  state_->is_waiting = true;
-  state_->waited = Milliseconds(0);
+  state_->groups[group].is_waiting = true;
+  state_->groups[group].waited = Milliseconds(0);
 }
 
-void ProcessWatch::end_wait() {
+void ProcessWatch::end_wait(std::size_t group) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  state_->is_waiting = false;
-  state_->waited = Milliseconds(0);
+  state_->groups[group].is_waiting = false;
+  state_->groups[group].waited = Milliseconds(0);
 }
 
 void ProcessWatch::throw_cause(std::int64_t rank) {

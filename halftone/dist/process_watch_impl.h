@@ -32,11 +32,13 @@ class ProcessWatch {
   void observe(Connections connections);
   void stop();
 
-  /// Counts an operation, which must be the same everywhere. Throws ProcessGroupError when there is
-  /// a fault.
-  void begin_operation(const std::string& operation);
-  void begin_wait();
-  void end_wait();
+  /// Counts a twin of the group, which is number 0, and returns its number.
+  std::size_t add_group();
+  /// Counts an operation of a group, which must be the same everywhere. Throws ProcessGroupError
+  /// when there is a fault.
+  void begin_operation(std::size_t group, const std::string& operation);
+  void begin_wait(std::size_t group);
+  void end_wait(std::size_t group);
   /// The first cause, when waiting for `rank` has failed.
   [[noreturn]] void throw_cause(std::int64_t rank);
   /// The first cause if one is known, else `message`.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ class SingleProcess : public ProcessGroup {
   Pending all_to_all(torch::Tensor received, torch::Tensor sent) override;
   Pending all_gather(torch::Tensor all, torch::Tensor own) override;
   Pending broadcast(torch::Tensor tensor, std::int64_t root) override;
+  std::shared_ptr<ProcessGroup> twin() override { return std::make_shared<SingleProcess>(); }
   std::vector<std::string> all_gather(const std::string& own) override { return {own}; }
 };
 

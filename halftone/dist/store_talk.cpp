@@ -93,14 +93,14 @@ class Talk {
   void prepare() {
     const std::lock_guard<std::mutex> lock(state_.mutex);
     ++own_.number;
-    own_.begun = state_.begun;
-    own_.operation = state_.operation;
+    own_.groups.clear();
+    for (const WatchedGroup& group : state_.groups) own_.groups.push_back(group.progress);
     own_.has_left = state_.is_leaving;
     own_.knows_fault = !state_.fault.empty();
     proposal_ = state_.fault.empty() ? state_.proposal : "";
     watched_.clear();
     const std::int64_t size = state_.place.size;
-    const bool all = own_.has_left || state_.waited + 10 * state_.options.heartbeat >
+    const bool all = own_.has_left || state_.longest_wait() + 10 * state_.options.heartbeat >
                                           state_.options.operation_timeout;
     seen_lost_.assign(size, false);
     for (std::int64_t i = 1; i < size; ++i) {
@@ -122,12 +122,24 @@ class Talk {
     peer.silent = beat.number == peer.beat.number ? peer.silent + passed : Milliseconds(0);
     peer.beat = beat;
     // Its last words came before its connection closed.
-    const bool is_missed = peer.is_awaited || (state_.is_waiting && beat.begun < state_.begun);
-    if (beat.has_left ? is_missed : seen_lost_[rank]) state_.propose(state_.ended(rank));
-    if (beat.begun == state_.begun && beat.operation != state_.operation)
-      state_.propose(state_.not_alike(rank));
+    if (beat.has_left ? is_missed(rank) : seen_lost_[rank]) state_.propose(state_.ended(rank));
+    for (std::size_t g = 0; g < std::min(state_.groups.size(), beat.groups.size()); ++g) {
+      const Progress &own = state_.groups[g].progress, &theirs = beat.groups[g];
+      if (theirs.begun == own.begun && theirs.operation != own.operation)
+        state_.propose(state_.not_alike(rank, g));
+    }
     if (!peer.has_gone() && peer.silent >= state_.options.silence_timeout)
       state_.propose(state_.not_heard_of(rank));
+  }
+
+  /// Whether an operation needs a process.
+  bool is_missed(std::int64_t rank) const {
+    const Peer& peer = state_.peers[rank];
+    for (std::size_t g = 0; g < state_.groups.size(); ++g) {
+      const WatchedGroup& group = state_.groups[g];
+      if (group.is_waiting && peer.beat.begun(g) < group.progress.begun) return true;
+    }
+    return peer.is_awaited;
   }
 
   bool is_urgent() const {

@@ -24,14 +24,20 @@ std::string one_line(const std::string& text) {
 }  // namespace
 
 std::string Beat::text() const {
-  return fmt::format("{} {} {:d} {:d} {}", number, begun, has_left, knows_fault, operation);
+  std::string line = fmt::format("{} {:d} {:d}", number, has_left, knows_fault);
+  for (const Progress& group : groups) line += fmt::format("\n{} {}", group.begun, group.operation);
+  return line;
 }
 
 Beat Beat::parse(const std::string& text) {
   Beat beat;
   std::istringstream words(text);
-  words >> beat.number >> beat.begun >> beat.has_left >> beat.knows_fault >> std::ws;
-  std::getline(words, beat.operation);
+  words >> beat.number >> beat.has_left >> beat.knows_fault;
+  for (Progress group; words >> group.begun;) {
+    words.get();  // the blank
+    std::getline(words, group.operation);
+    beat.groups.push_back(group);
+  }
   return beat;
 }
 
@@ -56,20 +62,21 @@ std::string WatchState::not_heard_of(std::int64_t rank) const {
                      seconds_of(options.silence_timeout));
 }
 
-std::string WatchState::not_alike(std::int64_t rank) const {
-  const std::string& theirs = peers[rank].beat.operation;
+std::string WatchState::not_alike(std::int64_t rank, std::size_t group) const {
+  const auto& [begun, operation] = groups[group].progress;
+  const std::string& theirs = peers[rank].beat.groups.at(group).operation;
   const bool is_first = place.rank < rank;
   return fmt::format("processes {} and {} of {} differ in operation {}: {}, and {}",
                      std::min(place.rank, rank), std::max(place.rank, rank), place.size, begun,
                      is_first ? operation : theirs, is_first ? theirs : operation);
 }
 
-std::string WatchState::not_come() const {
-  std::int64_t last = place.rank, least = begun;
+std::string WatchState::not_come(std::size_t group) const {
+  std::int64_t last = place.rank, least = groups[group].progress.begun;
   for (std::int64_t rank = 0; rank < place.size; ++rank) {
-    if (rank == place.rank || peers[rank].beat.begun >= least) continue;
+    if (rank == place.rank || peers[rank].beat.begun(group) >= least) continue;
     last = rank;
-    least = peers[rank].beat.begun;
+    least = peers[rank].beat.begun(group);
   }
   const std::string limit = seconds_of(options.operation_timeout);
   if (last == place.rank)

@@ -2,6 +2,7 @@
 // What the threads of a ProcessWatch share.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -18,13 +19,23 @@ namespace halftone {
 
 using Milliseconds = std::chrono::milliseconds;
 
+/// How far a process is in the operations of one group, which come in one order everywhere.
+struct Progress {
+  std::int64_t begun = 0;  // operations
+  std::string operation;   // the last of them
+};
+
 /// What a process says of itself in the store.
 struct Beat {
   std::int64_t number = 0;  // of the beat
-  std::int64_t begun = 0;   // operations
   bool has_left = false;
   bool knows_fault = false;
-  std::string operation;  // the last that it has begun
+  std::vector<Progress> groups;  // the group, and its twins
+
+  /// What it has begun of a group that it may not have yet.
+  std::int64_t begun(std::size_t group) const {
+    return group < groups.size() ? groups[group].begun : 0;
+  }
 
   std::string text() const;
   static Beat parse(const std::string& text);
@@ -38,6 +49,13 @@ struct Peer {
   bool is_lost = false;     // its connection has closed
   bool is_awaited = false;  // and an operation needs it
   bool has_gone() const { return beat.has_left || is_lost; }
+};
+
+/// A group, as a process waits in it.
+struct WatchedGroup {
+  Progress progress;
+  bool is_waiting = false;  // in an operation
+  Milliseconds waited{0};   // for how long
 };
 
 /// How a watch reaches the store.
@@ -57,12 +75,9 @@ struct WatchState {
   std::mutex mutex;                 // guards all below
   std::condition_variable changed;  // somebody has something to do
   std::vector<Peer> peers;
-  std::int64_t begun = 0;   // operations of this process
-  std::string operation;    // the last of them
-  bool is_waiting = false;  // in one of them
-  Milliseconds waited{0};   // for how long
-  std::string fault;        // the first cause of the group's end, if that is known
-  std::string proposal;     // what becomes it unless another was first
+  std::vector<WatchedGroup> groups{1};  // the group, and its twins
+  std::string fault;                    // the first cause of the group's end, if that is known
+  std::string proposal;                 // what becomes it unless another was first
   Milliseconds store_silent{0};
   bool store_has_closed = false;
   bool is_leaving = false;
@@ -71,6 +86,11 @@ struct WatchState {
   /// The store has closed. That process 0 served it and left is no fault of those who need it no
   /// more.
   void lose_store();
+  Milliseconds longest_wait() const {
+    Milliseconds longest{0};
+    for (const WatchedGroup& group : groups) longest = std::max(longest, group.waited);
+    return longest;
+  }
   bool serves_store() const { return place.own_store && place.rank == 0; }
   void propose(const std::string& cause) {
     if (fault.empty() && proposal.empty()) proposal = cause;
@@ -80,8 +100,10 @@ struct WatchState {
   std::string ended(std::int64_t rank) const;
   std::string ended_with(std::int64_t rank, const std::string& error) const;
   std::string not_heard_of(std::int64_t rank) const;
-  std::string not_alike(std::int64_t rank) const;  // their last operation
-  std::string not_come() const;                    // the process that is furthest behind, if one is
+  /// Their last operation in a group.
+  std::string not_alike(std::int64_t rank, std::size_t group) const;
+  /// The process that is furthest behind in a group, if one is.
+  std::string not_come(std::size_t group) const;
   std::string store_ended() const;
   std::string store_not_heard_of() const;
 };

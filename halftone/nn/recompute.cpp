@@ -19,6 +19,7 @@
 #include "halftone/kernels/common/grad_ready_hook_impl.h"
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
+#include "halftone/kernels/linear/weight_residency.h"
 
 namespace halftone {
 namespace {
@@ -107,6 +108,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
   static variable_list forward(AutogradContext* ctx, at::TensorList inputs,
                                at::TensorList parameters, const BlockRunPtr& run) {
     variable_list results, constant;
+    const WeightsHeld held(run->context().weight_residency, parameters.vec());
     for (const Tensor& output : run->first(as_leaves(inputs))) {
       results.push_back(output.detach());
       if (!output.requires_grad()) constant.push_back(results.back());
@@ -130,6 +132,8 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     const variable_list leaves = as_leaves(variable_list(saved.begin(), first_parameter));
     const auto holder = ctx->saved_data["run"].toCapsule();
     const auto& run = static_cast<const CheckpointedRun&>(*holder);
+    const variable_list parameters(first_parameter, saved.end());
+    const WeightsHeld held(run.context().weight_residency, parameters);
     const variable_list outputs = run.again(leaves);
     Reached reached;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -139,7 +143,6 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     }
     variable_list grads(saved.size() + 1);  // the inputs, the parameters, the run
     if (reached.outputs.empty()) return grads;
-    const variable_list parameters(first_parameter, saved.end());
     if (accumulates_in_place(run.context(), parameters))
       backward_to_leaves(reached, leaves, grads);
     else
@@ -182,7 +185,10 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
 std::vector<Tensor> recompute(const CheckpointedFunction& block, const std::vector<Tensor>& inputs,
                               const std::vector<Tensor>& parameters) {
   HALFTONE_CHECK(!inputs.empty(), "[recomputed] expected at least one input, got none");
-  if (!torch::GradMode::is_enabled()) return block(inputs);
+  if (!torch::GradMode::is_enabled()) {
+    const WeightsHeld held(compute_context().weight_residency, parameters);
+    return block(inputs);
+  }
   return Recomputed::apply(at::TensorList(inputs), at::TensorList(parameters),
                            c10::make_intrusive<CheckpointedRun>(block, inputs.front().device()));
 }

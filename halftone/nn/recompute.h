@@ -18,7 +18,9 @@ using CheckpointedFunction =
 /// first, so that values and gradients are those of block(inputs) to the bit. `parameters` are all
 /// that it differentiates beside its inputs; they get their gradients as in any backward pass,
 /// autograd::grad() included. What else the block reads must stand as it is until then.
-/// Differentiable once. Where gradients are off: block(inputs).
+/// Differentiable once. Where gradients are off: block(inputs). Where processes keep a part of the
+/// weights each, those of `parameters` are in memory while the block runs, and no longer
+/// (docs/many_processes.md): whatever reads them otherwise reads zeros.
 std::vector<torch::Tensor> recompute(const CheckpointedFunction& block,
                                      const std::vector<torch::Tensor>& inputs,
                                      const std::vector<torch::Tensor>& parameters);

@@ -48,6 +48,10 @@ std::unique_ptr<torch::optim::AdamWOptions> group_options(const AdamWOptions& op
 }
 
 void check_sharing(const AdamWOptions& options) {
+  HALFTONE_CHECK(options.bucket_bytes > 0, "[adamw] expected bucket_bytes above 0, got ",
+                 options.bucket_bytes);
+  HALFTONE_CHECK(!options.shard_weights || options.shard_gradients,
+                 "[adamw] expected shard_weights with shard_gradients");
   HALFTONE_CHECK(!options.shard_gradients || (options.shard_over && !options.release_gradients),
                  "[adamw] expected shard_gradients with shard_over and gradients that are kept");
 }
@@ -65,7 +69,8 @@ AdamW::AdamW(NamedTensors named_parameters, AdamWOptions options)
   arena_ = ParameterArena(std::move(parameters), {layouts.begin(), layouts.end()},
                           {.fp32_gradients = options_.fp32_gradients,
                            .sharded_gradients = options_.shard_gradients,
-                           .release_gradients = options_.release_gradients});
+                           .release_gradients = options_.release_gradients,
+                           .bucket_bytes = options_.bucket_bytes});
   shards_ = std::make_unique<ArenaShards>(arena_, options_.shard_over);
   parts_ = adamw_parts(arena_, *shards_, layouts, options_.offload);
   for (const AdamWBufferLayout& layout : layouts)
@@ -95,7 +100,8 @@ OptimizerTraits AdamW::traits() const {
           .master = options_.master,
           .moments = options_.moments,
           .shards_states = options_.shard_over != nullptr,
-          .shards_gradients = options_.shard_gradients};
+          .shards_gradients = options_.shard_gradients,
+          .shards_weights = options_.shard_weights};
 }
 
 torch::Tensor AdamW::step(LossClosure closure) {
@@ -160,7 +166,7 @@ void AdamW::step_parameter(std::size_t index, const torch::Tensor& gradient_fact
 
 void AdamW::finish_step(const torch::Tensor& found_inf) {
   const torch::NoGradGuard no_grad;
-  shards_->gather_weights();
+  if (!options_.shard_weights) shards_->gather_weights();
   for (std::size_t b = 0; b < steps_.size(); ++b) {
     const torch::Tensor& step = steps_[b];
     const torch::Tensor counted = found_inf.to(step.device(), true).eq(0).reshape({});

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "halftone/core/process_group.h"
+#include "halftone/optim/parameter_arena.h"
 
 namespace halftone {
 
@@ -43,6 +44,11 @@ struct AdamWOptions {
   std::shared_ptr<ProcessGroup> shard_over;
   // Of gradients as well each has the sums of its part alone (GradientReducer).
   bool shard_gradients = false;
+  // Of weights as well: a step leaves each with the new weights of its part alone, and whoever
+  // computes with them brings the others' (WeightShards).
+  bool shard_weights = false;
+  // Of gradients that travel together between processes, at least.
+  std::int64_t bucket_bytes = kBucketBytes;
 };
 
 }  // namespace halftone

@@ -5,31 +5,12 @@
 #include <optional>
 #include <utility>
 
+#include "halftone/optim/pieces_under_way.h"
+
 namespace halftone {
 namespace {
 
 std::int64_t length_of(const Range& range) { return range.end - range.begin; }
-
-/// Pieces of a flat tensor under way from their owners to all.
-class PiecesUnderWay {
- public:
-  PiecesUnderWay(ProcessGroup& group, torch::Tensor flat, const std::vector<Range>& pieces)
-      : rank_(group.rank()), flat_(std::move(flat)), rows_(flat_, pieces, flat_.scalar_type()) {
-    rows_.put(flat_, rank_);
-    pending_ = group.all_gather(rows_.all(), rows_.row(rank_));
-  }
-  void finish() {
-    pending_->wait();
-    for (std::int64_t r = 0; r < rows_.count(); ++r)
-      if (r != rank_) rows_.take(rows_.row(r), flat_, r);
-  }
-
- private:
-  std::int64_t rank_;
-  torch::Tensor flat_;
-  PieceRows rows_;
-  ProcessGroup::Pending pending_;
-};
 
 }  // namespace
 

@@ -38,6 +38,7 @@ struct OptimizerTraits {
   MomentStorage moments = MomentStorage::kFloat32;
   bool shards_states = false;     // over processes
   bool shards_gradients = false;  // likewise: only this process's part of them is ever complete
+  bool shards_weights = false;    // likewise: a step updates this process's part of them alone
 };
 
 /// An optimizer over a ParameterArena that unscales, clips and leaves steps out within its update:

@@ -55,13 +55,13 @@ std::vector<Range> pieces_of(const ParameterArena& arena, const GradientBucket& 
 
 }  // namespace
 
-std::vector<GradientBucket> gradient_buckets(const ParameterArena& arena, std::int64_t processes,
-                                             std::int64_t bytes) {
+std::vector<GradientBucket> gradient_buckets(const ParameterArena& arena, std::int64_t processes) {
   std::vector<GradientBucket> buckets;
   for (std::size_t b = 0; b < arena.buffers().size(); ++b) {
     const ParameterArena::Buffer& buffer = arena.buffers()[b];
     const torch::Tensor& flat = buffer.gradients.defined() ? buffer.gradients : buffer.weights;
-    cut_buffer(arena, b, bytes / static_cast<std::int64_t>(flat.element_size()), buckets);
+    cut_buffer(arena, b, arena.bucket_bytes() / static_cast<std::int64_t>(flat.element_size()),
+               buckets);
   }
   for (GradientBucket& bucket : buckets) bucket.pieces = pieces_of(arena, bucket, processes);
   const auto first_of = [](const GradientBucket& bucket) {

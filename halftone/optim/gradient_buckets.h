@@ -18,13 +18,8 @@ struct GradientBucket {
   std::vector<Range> pieces;
 };
 
-/// Bytes of gradients in a bucket, at least: enough to keep a network busy, few enough that most of
-/// them leave before the backward pass is over.
-inline constexpr std::int64_t kBucketBytes = std::int64_t{8} << 20U;
-
 /// The arena's buffers in parts, in the order in which a backward pass completes them: the last
 /// parameters first. The cuts between them do not depend on the number of processes.
-std::vector<GradientBucket> gradient_buckets(const ParameterArena& arena, std::int64_t processes,
-                                             std::int64_t bytes = kBucketBytes);
+std::vector<GradientBucket> gradient_buckets(const ParameterArena& arena, std::int64_t processes);
 
 }  // namespace halftone

@@ -53,11 +53,16 @@ struct ArenaBufferLayout {
   std::vector<std::int64_t> offsets;    // in elements
 };
 
+/// Bytes of gradients that travel together, at least: enough to keep a network busy, few enough
+/// that most of them leave before the backward pass is over.
+inline constexpr std::int64_t kBucketBytes = std::int64_t{8} << 20U;
+
 /// How gradients are kept.
 struct ArenaOptions {
   bool fp32_gradients = false;     // of 16-bit weights: autograd adds up in fp32
   bool sharded_gradients = false;  // most of a buffer is empty between steps: it takes no memory
   bool release_gradients = false;  // they have no buffer and stand in .grad until they are dropped
+  std::int64_t bucket_bytes = kBucketBytes;
 };
 
 /// Moves parameters into flat buffers and presets their gradients to views of others. A gradient
@@ -89,6 +94,7 @@ class ParameterArena {
     return slots_.at(index).variables;
   }
   const std::vector<Buffer>& buffers() const { return buffers_; }
+  std::int64_t bucket_bytes() const { return options_.bucket_bytes; }
   Place place(std::size_t index) const;
   /// The part of a tensor as long as the parameter's buffer that is the parameter's, in its shape.
   torch::Tensor view(const torch::Tensor& flat, std::size_t index) const;

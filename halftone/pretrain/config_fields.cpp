@@ -439,7 +439,8 @@ std::vector<ConfigField> optimization_fields() {
       changeable(
           field<&C::shard>("shard", one_of(shard_names()),
                            "what of the training state each of several processes has a "
-                           "part of only; optimizer: moments and masters; gradients: these, too")),
+                           "part of only; optimizer: moments and masters; gradients: these, too; "
+                           "parameters: weights, too")),
       field<&C::gradient_sum>(
           "gradient_sum", one_of({"sequential", "tree"}),
           "how a process adds up the gradients of a step's micro-batches; tree: "

@@ -243,6 +243,12 @@ std::string tokenizer_beside(const fs::path& folder) {
 }
 
 // A default never contradicts what was given beside it.
+/// Weights of which each process keeps a part are there while a block runs.
+void adapt_recompute(TrainConfig& config) {
+  if (config.shard == "parameters" && config.memory.recompute == "auto")
+    config.memory.recompute = "blocks";
+}
+
 void adapt_defaults(TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
   ScalerConfig& scaler = config.scaler;
   if (config.out.empty()) config.out = "runs/" + config.preset;
@@ -255,6 +261,7 @@ void adapt_defaults(TrainConfig& config, const std::vector<ConfigAssignment>& as
     config.tokenizer_vocab_size = std::min(config.tokenizer_vocab_size, config.model.vocab_size);
   if (!is_given(assignments, "scaler.init_scale") && scaler.min_scale <= scaler.max_scale)
     scaler.init_scale = std::clamp(scaler.init_scale, scaler.min_scale, scaler.max_scale);
+  adapt_recompute(config);
 }
 
 std::string scaled_precisions() {
@@ -385,7 +392,16 @@ void check_lora(const TrainConfig& config, const std::vector<ConfigAssignment>& 
 }
 
 // What concerns several keys at once.
+void check_shard(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  if (config.shard == "parameters" && config.memory.recompute == "none")
+    throw UserError(fmt::format(
+        "{}: shard parameters has a block's weights in memory while it runs, in the backward pass "
+        "once more, but recompute is none; leave recompute out, or choose shard gradients",
+        place_of(assignments, "shard")));
+}
+
 void check_together(const TrainConfig& config, const std::vector<ConfigAssignment>& assignments) {
+  check_shard(config, assignments);
   check_scaler(config, assignments);
   check_keep_fp32(config, assignments);
   check_layers(config, assignments);
@@ -543,6 +559,8 @@ TrainConfig resume_config(const fs::path& run_dir,
     }
     config = std::move(changed);
   }
+  adapt_recompute(config);
+  check_shard(config, assignments);
   check_validation(config, assignments);
   return config;
 }

@@ -15,7 +15,7 @@ AdamWShare share_of(const TrainConfig& config, std::int64_t processes) {
   if (processes == 1) return {};
   return {.processes = processes,
           .states = config.shard != "none",
-          .gradients = config.shard == "gradients",
+          .gradients = config.shard == "gradients" || config.shard == "parameters",
           .transport = config.reduce_dtype == "bf16" ? GradientTransport::kBFloat16
                                                      : GradientTransport::kExact};
 }

@@ -75,6 +75,11 @@ class Callback {
   virtual void on_predict_start(Trainer& /*trainer*/) {}
   virtual void on_predict_end(Trainer& /*trainer*/) {}
 
+  /// Whether it reads gradients or weights as a whole. Where each process keeps a part of them
+  /// (TrainerOptions::shard), the Trainer refuses it.
+  virtual bool reads_gradients() const { return false; }
+  virtual bool reads_weights() const { return false; }
+
   /// The state that a resumed run needs. The key under which it is saved must not change.
   virtual std::string state_key() const { return ""; }  // empty: nothing to save
   virtual StateDict state_dict() const { return {}; }

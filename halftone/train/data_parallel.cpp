@@ -31,7 +31,7 @@ DataParallel::DataParallel(ProcessGroup& group, Optimizers optimizers, torch::nn
     : group_(group), transport_(transport) {
   const torch::NoGradGuard no_grad;
   std::vector<const ParameterArena*> arenas;
-  bool sharded = false;
+  bool sharded = false, sharded_weights = false;
   for (const auto& optimizer : optimizers) {
     const FusedOptimizer* const fused = as_fused(std::as_const(*optimizer));
     if (fused == nullptr) {
@@ -43,12 +43,19 @@ DataParallel::DataParallel(ProcessGroup& group, Optimizers optimizers, torch::nn
           "trainer: release_gradients applies gradients before those of the other processes have "
           "come; choose memory lean, or train in one process");
     sharded = sharded || fused->traits().shards_gradients;
+    sharded_weights = sharded_weights || fused->traits().shards_weights;
     arenas.push_back(&fused->arena());
   }
   for (const torch::Tensor& parameter : network.parameters()) broadcast(group_, parameter);
   for (const torch::Tensor& buffer : network.buffers()) broadcast(group_, buffer);
+  if (sharded_weights) weights_ = std::make_shared<ShardedWeights>(arenas, group_);
   if (!arenas.empty()) reducer_.emplace(std::move(arenas), group_, transport_, tree);
   if (sharded) reducer_->keep_own_pieces();
+}
+
+void DataParallel::complete_weights() {
+  if (weights_) weights_->complete();
+  weights_.reset();
 }
 
 void DataParallel::begin_backward() {

@@ -4,12 +4,14 @@
 #include <torch/nn/module.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "halftone/core/process_group.h"
 #include "halftone/optim/gradient_reducer.h"
 #include "halftone/train/mixed_precision.h"
+#include "halftone/train/sharded_weights.h"
 
 namespace halftone {
 
@@ -33,6 +35,12 @@ class DataParallel {
 
   ProcessGroup& group() const { return group_; }
 
+  /// Where the optimizers share the weights as well; else null.
+  const std::shared_ptr<ShardedWeights>& weights() const { return weights_; }
+
+  /// Ends that: each process has all weights from now on.
+  void complete_weights();
+
   /// Before the last backward pass of a step: gradients may leave while it runs.
   void begin_backward();
   /// After it: waits until all gradients are the sums over all processes.
@@ -49,6 +57,7 @@ class DataParallel {
   GradientTransport transport_;
   Optimizers loose_;  // LibTorch's: their gradients are sent when all are there
   std::optional<GradientReducer> reducer_;
+  std::shared_ptr<ShardedWeights> weights_;
 };
 
 }  // namespace halftone

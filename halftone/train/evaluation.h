@@ -33,9 +33,9 @@ class TrainingRecord {
 /// One pass over the task's data in eval mode, without gradients, in the given precision: the means
 /// of what its steps log. The module has been converted to the precision. What was logged and
 /// counted before is the next training step's, and stays. Several processes each take a share of
-/// the batches, and all get the means over all.
+/// the batches, and all get the means over all; `shared`: what they share.
 std::map<std::string, double> run_evaluation(EvaluationTask& task, const MixedPrecision& precision,
                                              const EvaluationLimit& limit = {},
-                                             ProcessGroup* processes = nullptr);
+                                             const EvaluationShare& shared = {});
 
 }  // namespace halftone

@@ -55,7 +55,8 @@ std::vector<OptimizerSetup> optimizers_for(TrainingModuleBase& module, MixedPrec
   std::vector<OptimizerSetup> setups = configured_optimizers(
       module, {.memory = precision.memory(),
                .shard_over = options.shards_states ? options.processes : nullptr,
-               .shard_gradients = options.shards_gradients});
+               .shard_gradients = options.shards_gradients,
+               .shard_weights = options.shards_weights});
   release_free_memory();  // the weights have moved into the optimizer's buffers
   return setups;
 }
@@ -226,6 +227,10 @@ void FitLoop::pass_over_data() {
     throw UserError(
         "trainer: a pass over the training data calls training_step(), which steps the optimizers "
         "of this module itself; compute what the pass is for in the module");
+  if (sharded_weights())
+    throw UserError(
+        "trainer: shard parameters leaves each process a part of the weights until the training is "
+        "over; pass over the training data in on_train_end(), or choose shard gradients");
   const torch::NoGradGuard no_grad;
   const StateDict position = task_.data_state();
   const GeneratorScope generators(precision_.device(), rng_state(precision_.device()));
@@ -280,7 +285,10 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks
   if (parallel_) static_cast<void>(precision_.scaled(total));
   // The weights do not change before the update: each is rounded once for all micro-batches.
   ComputeContext context = compute_context();
-  if (group > 1) context.weight_cache = std::make_shared<WeightCache>();
+  if (parallel_) context.weight_residency = parallel_->weights();
+  // Copies of all weights are what a process that keeps a part of them has no room for.
+  if (group > 1 && !context.weight_residency)
+    context.weight_cache = std::make_shared<WeightCache>();
   const ComputeScope scope(std::move(context));
   std::vector<std::int64_t> order(static_cast<std::size_t>(group));
   std::iota(order.begin(), order.end(), 0);
@@ -290,35 +298,39 @@ torch::Tensor FitLoop::accumulate_gradients(std::int64_t group, StepHooks& hooks
     task_.announce(i);
     hooks.on_train_batch_start(task_.group_index() + i);
     const double weight = task_.loss_weight(i);
-    if (weight > 0.0 || !parallel_) {
+    in_pass(weight > 0.0 || !parallel_, [&] {
       const torch::Tensor loss = loss_of(i);
-      if (weight > 0.0) {  // the mean over nothing may be nan
-        const torch::Tensor share = loss / (static_cast<double>(group * processes()) / weight);
-        hooks.on_before_backward(share);
-        backward(share, is_last);
-        hooks.on_after_backward();
-        total += share.detach().reshape({});
-      }
-    }
-    end_micro_batch(is_last, weight > 0.0);
+      if (weight == 0.0) return;  // the mean over nothing may be nan
+      const torch::Tensor share = loss / (static_cast<double>(group * processes()) / weight);
+      hooks.on_before_backward(share);
+      if (sends_behind(is_last)) parallel_->begin_backward();
+      precision_.backward(share);
+      total += share.detach().reshape({});
+    });
+    if (sends_behind(is_last)) parallel_->finish_backward();
+    if (weight > 0.0) hooks.on_after_backward();
+    if (tree_ && !is_last) tree_->set_aside();
     if (!is_last) hooks.on_train_batch_end(task_.group_index() + i);
   }
+  if (tree_ && !parallel_) tree_->finish();
   return total;
 }
 
-void FitLoop::backward(const torch::Tensor& share, bool is_last) {
-  const bool sends = parallel_ && (is_last || options_.shards_gradients);
-  if (sends) parallel_->begin_backward();
-  precision_.backward(share);
-  if (sends) parallel_->finish_backward();
+// Who has no batch computes nothing, but may have to bring weights to those who have.
+void FitLoop::in_pass(bool computes, const std::function<void()>& compute) {
+  if (const auto weights = sharded_weights())
+    weights->pass("training", computes, compute);
+  else if (computes)
+    compute();
 }
 
-// Where processes wait for one another, backward() of the last one has done it.
-void FitLoop::end_micro_batch(bool is_last, bool was_computed) {
-  if (tree_ && !is_last) tree_->set_aside();
-  if (parallel_ && !was_computed && (is_last || options_.shards_gradients))
-    parallel_->finish_backward();
-  if (tree_ && is_last && !parallel_) tree_->finish();
+void FitLoop::complete_weights() {
+  if (parallel_) parallel_->complete_weights();
+}
+
+// Whether gradients travel with that micro-batch.
+bool FitLoop::sends_behind(bool is_last) const {
+  return parallel_ && (is_last || options_.shards_gradients);
 }
 
 FitLoop::Update FitLoop::update(std::int64_t group, StepHooks& hooks) {
@@ -328,6 +340,10 @@ FitLoop::Update FitLoop::update(std::int64_t group, StepHooks& hooks) {
   hooks.on_before_optimizer_step();
   const torch::Tensor host_loss = start_reading(loss);
   const Update finished = finished_update(host_loss, precision_.step(optimizers_, options_.clip));
+  if (const auto weights = sharded_weights()) {
+    weights->check_use();
+    weights->refresh();
+  }
   hooks.on_train_batch_end(task_.group_index() + group - 1);
   return finished;
 }

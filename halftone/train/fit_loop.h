@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -41,6 +42,7 @@ struct FitLoopOptions {
   std::shared_ptr<ProcessGroup> processes;
   bool shards_states = false;                               // the optimizers', over those processes
   bool shards_gradients = false;                            // likewise
+  bool shards_weights = false;                              // likewise
   GradientTransport transport = GradientTransport::kExact;  // of gradients between them
   /// The gradients of micro-batches are added up as a tree (optim/gradient_tree.h).
   bool tree_sum = false;
@@ -88,6 +90,12 @@ class FitLoop {
   /// Whether the next step is the first one of an epoch.
   bool at_epoch_start() const { return task_.batch_index() == 0; }
   const std::vector<OptimizerSetup>& optimizers() const { return setups_; }
+  /// Where processes keep a part of the weights each; else null.
+  std::shared_ptr<ShardedWeights> sharded_weights() const {
+    return parallel_ ? parallel_->weights() : nullptr;
+  }
+  /// After the last step: gives each process all weights.
+  void complete_weights();
   /// Of the last step that was computed; without micro-batches before the first one.
   const StepReplay& last_step() const { return last_step_; }
 
@@ -124,8 +132,8 @@ class FitLoop {
   std::int64_t processes() const;
   /// What the schedule counts for so many micro-batches of each process.
   std::int64_t in_schedule(std::int64_t batches) const;
-  void backward(const torch::Tensor& share, bool is_last);
-  void end_micro_batch(bool is_last, bool was_computed);
+  void in_pass(bool computes, const std::function<void()>& compute);
+  bool sends_behind(bool is_last) const;
   void make_tree();
   void check_release() const;
   void check_manual() const;

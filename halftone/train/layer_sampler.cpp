@@ -83,6 +83,11 @@ void find_masters(std::vector<WatchedParameter>& all) {
   std::map<const FusedOptimizer*, StateDict> states;
   for (WatchedParameter& watched : all) {
     if (watched.fused == nullptr) continue;
+    const OptimizerTraits traits = watched.fused->traits();
+    if (traits.shards_states && traits.master != MasterWeights::kNone)
+      throw UserError(
+          "layer statistics: what an update changes stands in master weights, of which each "
+          "process keeps a part; choose shard none, or watch in one process");
     if (!states.contains(watched.fused)) states[watched.fused] = watched.fused->state_dict();
     const auto& tensors = states[watched.fused].tensors;
     const auto found =

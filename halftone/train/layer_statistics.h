@@ -79,6 +79,8 @@ class LayerStatistics : public Callback {
 
   /// Where the interval is chosen by itself: it, and what it was chosen by.
   std::string state_key() const override { return "layer_statistics"; }
+  bool reads_gradients() const override { return true; }
+  bool reads_weights() const override { return true; }
   StateDict state_dict() const override;
   void load_state_dict(const StateDict& state) override;
 

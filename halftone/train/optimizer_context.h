@@ -16,6 +16,7 @@ struct OptimizerContext {
   /// Processes that keep the states of a part of the parameters each; null: this one has all.
   std::shared_ptr<ProcessGroup> shard_over = nullptr;
   bool shard_gradients = false;  // over these, too
+  bool shard_weights = false;    // likewise
 
   /// The options of a halftone::AdamW that does what the run asks for: `own` ones, such as the
   /// learning rate, and the run's beside them. Throws UserError where both ask for something and
@@ -24,6 +25,7 @@ struct OptimizerContext {
     own = memory.adamw(std::move(own));
     own.shard_over = shard_over;
     own.shard_gradients = shard_gradients;
+    own.shard_weights = shard_weights;
     return own;
   }
 };

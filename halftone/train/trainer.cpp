@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/train/trainer.h"
 
+#include <c10/util/Type.h>
 #include <fmt/format.h>
 #include <torch/version.h>
 
@@ -249,6 +250,25 @@ void Trainer::check_agreement_of(TrainingTask& task) const {
   check_agreement(*processes_, values);
 }
 
+EvaluationShare Trainer::evaluation_share() const {
+  return {.processes = processes_.get(),
+          .weights = loop_ == nullptr ? nullptr : loop_->sharded_weights()};
+}
+
+// What reads gradients or weights in one process would see the others' parts as zeros.
+void Trainer::check_callbacks() const {
+  if (!shards_states()) return;
+  for (const auto& callback : options_.callbacks) {
+    const bool misses_gradients = options_.shard != "optimizer" && callback->reads_gradients();
+    if (!misses_gradients && !(shards_weights() && callback->reads_weights())) continue;
+    throw UserError(fmt::format(
+        "trainer: shard {} leaves each process a part of the {}, and {} reads all of them; leave "
+        "it out, or choose shard {}",
+        options_.shard, misses_gradients ? "gradients" : "weights",
+        c10::demangle(typeid(*callback).name()), misses_gradients ? "optimizer" : "gradients"));
+  }
+}
+
 void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options) {
   if (options_.limit_val_batches.is_none()) validation = nullptr;
   stop_ = false;
@@ -280,11 +300,13 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
                 .detect_anomaly = options_.detect_anomaly,
                 .processes = processes_,
                 .shards_states = shards_states(),
-                .shards_gradients = shards_states() && options_.shard == "gradients",
+                .shards_gradients = shards_states() && options_.shard != "optimizer",
+                .shards_weights = shards_weights(),
                 .transport = options_.reduce_dtype == "bf16" ? GradientTransport::kBFloat16
                                                              : GradientTransport::kExact,
                 .tree_sum = options_.gradient_sum == "tree"});
   check_plateaus(loop);
+  check_callbacks();
   loop_ = &loop;
   module_ = &task.module();
   struct Closing {
@@ -323,6 +345,7 @@ void Trainer::run_loop(TrainingTask& task, EvaluationTask* validation) {
                     "max_steps, max_epochs or max_time to go on",
                     loop_->counters().step));
   train(task, validation);
+  loop_->complete_weights();
   loop_->warn_of_warmup();
   call(&Callback::on_train_end);
   write_checkpoints();
@@ -395,7 +418,7 @@ void Trainer::check_sanity(EvaluationTask& validation) {
   call(&Callback::on_sanity_check_start);
   run_evaluation(validation, precision_,
                  {options_.limit_val_batches, batches < 0 ? std::nullopt : std::optional(batches)},
-                 processes_.get());
+                 evaluation_share());
   call(&Callback::on_sanity_check_end);
 }
 
@@ -506,7 +529,7 @@ void Trainer::validate_and_report(EvaluationTask& task) {
   call(&Callback::on_validation_start);
   task.module().on_validation_start();
   const std::map<std::string, double> values =
-      run_evaluation(task, precision_, {options_.limit_val_batches}, processes_.get());
+      run_evaluation(task, precision_, {options_.limit_val_batches}, evaluation_share());
   log_values(loop_->counters().step, values);
   loop_->observe_validation(values);
   call(&Callback::on_validation_end, values);
@@ -519,16 +542,17 @@ std::map<std::string, double> Trainer::evaluate(EvaluationTask& task, Evaluation
   if (!options.ckpt_path.empty()) load_into(task.module(), options.ckpt_path);
   const ScopedValue evaluated(module_, &task.module());
   if (kind == EvaluationKind::kValidation)
-    return run_evaluation(task, precision_, {options_.limit_val_batches}, processes_.get());
+    return run_evaluation(task, precision_, {options_.limit_val_batches}, evaluation_share());
   if (kind == EvaluationKind::kTest) {
     call(&Callback::on_test_start);
     const auto values =
-        run_evaluation(task, precision_, {options_.limit_test_batches}, processes_.get());
+        run_evaluation(task, precision_, {options_.limit_test_batches}, evaluation_share());
     call(&Callback::on_test_end, values);
     return values;
   }
   call(&Callback::on_predict_start);
-  const auto values = run_evaluation(task, precision_, {options_.limit_predict_batches});
+  const auto values = run_evaluation(task, precision_, {options_.limit_predict_batches},
+                                     {.weights = evaluation_share().weights});
   call(&Callback::on_predict_end);
   return values;
 }
@@ -569,6 +593,8 @@ void Trainer::save_checkpoint(const std::filesystem::path& folder, const KeepChe
 
 void Trainer::write_checkpoints() {
   if (save_requests_.empty()) return;
+  const auto weights = loop_->sharded_weights();
+  if (weights) weights->complete(/*root=*/0);  // it writes them
   Checkpoint checkpoint = loop_->checkpoint();
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty())
@@ -587,6 +613,7 @@ void Trainer::write_checkpoints() {
     if (run_ && folder == run_->paths().root) passed_.clear();
     call(&Callback::on_checkpoint_saved, folder);
   }
+  if (weights) weights->drop_unused();
 }
 
 }  // namespace halftone

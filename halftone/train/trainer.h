@@ -168,9 +168,12 @@ class Trainer {
   };
 
   bool shards_states() const { return processes_ != nullptr && options_.shard != "none"; }
+  bool shards_weights() const { return shards_states() && options_.shard == "parameters"; }
   bool overfits() const { return !options_.overfit_batches.is_none(); }
   void check_own_position(const void* train, const void* validation) const;
   void check_plateaus(const FitLoop& loop) const;
+  void check_callbacks() const;
+  EvaluationShare evaluation_share() const;
   void run(TrainingTask& task, EvaluationTask* validation, const FitOptions& options);
   void run_loop(TrainingTask& task, EvaluationTask* validation);
   void open_run(FitLoop& loop, const FitOptions& options, bool resumes);

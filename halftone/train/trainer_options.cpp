@@ -85,6 +85,9 @@ void check(const TrainerOptions& options) {
   const std::vector<std::string>& shards = shard_names();
   expect(std::find(shards.begin(), shards.end(), options.shard) != shards.end(),
          fmt::format("shard to be one of {}, got \"{}\"", fmt::join(shards, ", "), options.shard));
+  expect(options.shard != "parameters" || options.memory.recompute != "none",
+         "shard parameters with blocks that are computed again in the backward pass, got recompute "
+         "none; leave recompute out");
   check_validation(options);
   check_batches("limit_train_batches", options.limit_train_batches);
   check_batches("limit_val_batches", options.limit_val_batches);
@@ -135,7 +138,7 @@ void become_fast_dev_run(TrainerOptions& options) {
 }  // namespace
 
 const std::vector<std::string>& shard_names() {
-  static const std::vector<std::string> names{"none", "optimizer", "gradients"};
+  static const std::vector<std::string> names{"none", "optimizer", "gradients", "parameters"};
   return names;
 }
 
@@ -143,6 +146,7 @@ TrainerOptions resolved_options(TrainerOptions options) {
   check(options);
   options.precision = without_alias(options.precision);
   if (options.accelerator == "gpu") options.accelerator = "cuda";
+  if (options.shard == "parameters") options.memory.recompute = "blocks";
   if (!options.overfit_batches.is_none())
     options.limit_train_batches = options.limit_val_batches = options.overfit_batches;
   if (options.fast_dev_run > 0) become_fast_dev_run(options);

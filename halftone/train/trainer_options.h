@@ -33,7 +33,8 @@ struct TrainerOptions {
   std::shared_ptr<ProcessGroup> process_group;
   /// What of the training state each of those processes has a part of only: "none"; "optimizer",
   /// the moments and masters of a halftone::AdamW; "gradients", these as well, which are summed
-  /// after each batch then. The numbers are the same, but for the order of sums over several
+  /// after each batch then; "parameters", the weights as well, those of the blocks that the module
+  /// runs through recompute(). The numbers are the same, but for the order of sums over several
   /// batches.
   std::string shard = "none";
   /// How the gradients of an update's batches are added up in a process: "sequential", or "tree",

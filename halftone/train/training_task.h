@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -20,6 +23,7 @@
 #include "halftone/train/batch_placement.h"
 #include "halftone/train/batch_stream.h"
 #include "halftone/train/epoch_part.h"
+#include "halftone/train/sharded_weights.h"
 #include "halftone/train/training_module.h"
 
 namespace halftone {
@@ -72,14 +76,22 @@ struct EvaluationLimit {
   std::optional<std::int64_t> most;
 };
 
+/// What processes share in an evaluation.
+struct EvaluationShare {
+  ProcessGroup* processes = nullptr;                  // the batches; null: nothing
+  std::shared_ptr<ShardedWeights> weights = nullptr;  // where each keeps a part of them
+};
+
 class EvaluationTask {
  public:
   virtual ~EvaluationTask() = default;
   virtual TrainingModuleBase& module() = 0;
   /// Has run() take the batches of this process alone, as in TrainingTask.
   virtual void share(ProcessGroup& group) = 0;
-  /// Runs the step of every batch of the data, once, as far as `limit` says.
-  virtual void run(const BatchPlacement& place, const EvaluationLimit& limit) = 0;
+  /// Runs the step of every batch of the data, once, as far as `limit` says. `weights`: where
+  /// processes keep a part of them each; else null.
+  virtual void run(const BatchPlacement& place, const EvaluationLimit& limit,
+                   ShardedWeights* weights) = 0;
 };
 
 /// `holder` itself, or what it points to: shared_ptr, unique_ptr, ModuleHolder.
@@ -342,11 +354,18 @@ class ModuleEvaluationTask final : public EvaluationTask {
     share_ = {.rank = group.rank(), .processes = group.size()};
   }
 
-  void run(const BatchPlacement& place, const EvaluationLimit& limit) override {
+  void run(const BatchPlacement& place, const EvaluationLimit& limit,
+           ShardedWeights* weights) override {
     predictions_.clear();
     for_each_loader(loader_, [&](auto& loader, std::size_t i) {
       module_.set_dataloader(i, kIsLoaders<std::remove_const_t<Loader>>);
-      run_loader(loader, place, limit);
+      const std::string kind = std::string(name()) + " " + std::to_string(i);
+      run_loader(loader, place, limit, [&](bool computes, const std::function<void()>& compute) {
+        if (weights != nullptr)
+          weights->pass(kind, computes, compute);
+        else if (computes)
+          compute();
+      });
       if (kind_ == EvaluationKind::kValidation) module_.on_validation_loader_end();
       if (kind_ == EvaluationKind::kTest) module_.on_test_loader_end();
     });
@@ -357,8 +376,9 @@ class ModuleEvaluationTask final : public EvaluationTask {
   std::vector<typename Module::Prediction> take_predictions() { return std::move(predictions_); }
 
  private:
-  template <class One>
-  void run_loader(One& loader, const BatchPlacement& place, const EvaluationLimit& limit) {
+  template <class One, class InPass>
+  void run_loader(One& loader, const BatchPlacement& place, const EvaluationLimit& limit,
+                  const InPass& in_pass) {
     BatchStream<One> stream(loader, /*epochs=*/1);
     stream.share(share_);
     std::int64_t most = limit.most.value_or(std::numeric_limits<std::int64_t>::max());
@@ -366,9 +386,11 @@ class ModuleEvaluationTask final : public EvaluationTask {
       most = std::min(most, limit.part.batches(stream.batches_per_epoch(), name()));
     if (most < std::numeric_limits<std::int64_t>::max())
       stream.limit(std::max<std::int64_t>(most, 1), /*repeats=*/false);
-    for (std::int64_t index = 0; most > 0 && stream.epochs() == 0; ++index)
-      if (const auto batch = stream.next_turn())
-        step(*batch, index * share_.processes + share_.rank, place);
+    for (std::int64_t index = 0; most > 0 && stream.epochs() == 0; ++index) {
+      const auto batch = stream.next_turn();
+      in_pass(batch.has_value(),
+              [&] { step(*batch, index * share_.processes + share_.rank, place); });
+    }
   }
 
   template <class Loaded>

@@ -23,6 +23,7 @@ class WeightAveraging : public Callback {
   void on_exception(Trainer& trainer, const std::exception& error) override;
   void on_save_checkpoint(Trainer& trainer, Checkpoint& checkpoint) override;
   void on_fit_end(Trainer& trainer) override;
+  bool reads_weights() const override { return true; }
 
   StateDict state_dict() const override;
   void load_state_dict(const StateDict& state) override;

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <thread>
+
 #include "halftone/dist/join_process_group.h"
 #include "support/processes.h"
 
@@ -97,6 +99,26 @@ void expect_all_operations() {
   expect_all_to_all(group, 1'000'003, torch::kFloat);
   expect_several_under_way(group);
   expect_strings(group);
+}
+
+// One group on each of two threads, in orders that differ between the processes.
+TEST(GlooGroup, HasATwinForAnotherThread) {
+  test::in_processes(3, [] {
+    const auto group = join_process_group(find_process_place());
+    const auto twin = group->twin(), second = group->twin();
+    const auto exchange_often = [](ProcessGroup& one, std::int64_t base) {
+      for (std::int64_t i = 0; i < 50; ++i) {
+        torch::Tensor all = torch::zeros({one.size()}, torch::kLong);
+        one.all_gather(all, torch::tensor({base + 10 * i + one.rank()}))->wait();
+        ASSERT_TRUE(all.equal(torch::arange(one.size()) + base + 10 * i)) << base;
+      }
+    };
+    std::thread other([&] { exchange_often(*twin, 1'000'000); });
+    exchange_often(*group, 0);
+    other.join();
+    exchange_often(*second, 5'000);
+    expect_strings(*twin);
+  });
 }
 
 TEST(GlooGroup, ExchangesInTwo) { test::in_processes(2, expect_all_operations); }

@@ -141,6 +141,30 @@ TEST(ProcessFaults, NameAProcessThatDoesNotCome) {
   EXPECT_EQ(ended[0].error(), ended[2].error());
 }
 
+// One thread waits in the group, another exchanges in the twin.
+TEST(ProcessFaults, NameAProcessThatDoesNotComeToOneOfTwoGroups) {
+  test::Processes processes({.count = 2}, [] {
+    const auto group = join_process_group(
+        find_process_place(), {.operation_timeout = seconds(3), .heartbeat = milliseconds(200)});
+    const auto twin = group->twin();
+    exchange(*group);
+    const auto exchange_for_ever_in_twin = [&] {
+      while (true) exchange(*twin);
+    };
+    std::thread other([&] { EXPECT_THROW(exchange_for_ever_in_twin(), ProcessGroupError); });
+    std::string error;
+    if (group->rank() == 0) error = test::message_of<ProcessGroupError>([&] { exchange(*group); });
+    other.join();
+    if (group->rank() == 0) throw ProcessGroupError(error);
+  });
+  const std::vector<test::Ended> ended = processes.wait();
+  EXPECT_EQ(ended[0].error(),
+            "process 1 of 2 lives, but has not come to the operation for which process 0 has "
+            "waited 3 s")
+      << ended[0].output;
+  EXPECT_EQ(ended[1].exit_code, 0) << ended[1].output;
+}
+
 // The one that sees it leaves, and a busy machine may have the other see that first.
 TEST(ProcessFaults, NameOperationsThatDiffer) {
   test::Processes processes({.count = 2}, [] {

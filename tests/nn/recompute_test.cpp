@@ -10,6 +10,7 @@
 #include "halftone/kernels/linear/compute_context.h"
 #include "halftone/kernels/linear/fused_grad_accumulation.h"
 #include "halftone/kernels/linear/linear.h"
+#include "halftone/kernels/linear/weight_residency.h"
 #include "support/compute_contexts.h"
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
@@ -191,6 +192,50 @@ TEST(Recomputed, RefusesWhatItCannotDo) {
     layers.weights[0].add_(1);
   }
   EXPECT_THROW(later.backward(), c10::Error);
+}
+
+/// Writes down what is asked of it, and what the block does between.
+struct RecordedResidency : WeightResidency {
+  void hold(const Tensors& parameters) override { note("hold", parameters); }
+  void release(const Tensors& parameters) override { note("release", parameters); }
+  void note(const std::string& what, const Tensors& parameters) {
+    events.push_back(what);
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      EXPECT_EQ(parameters[i].const_data_ptr(), expected.at(i).const_data_ptr());
+    EXPECT_EQ(parameters.size(), expected.size());
+  }
+  Tensors expected;
+  std::vector<std::string> events;
+};
+
+TEST(Recomputed, HoldsItsWeightsWhileItRuns) {
+  const Layers layers;
+  const auto residency = std::make_shared<RecordedResidency>();
+  residency->expected = layers.weights;
+  const CheckpointedFunction block = [&](const Tensors& in) {
+    residency->events.emplace_back("run");
+    return layers(in);
+  };
+  const std::vector<std::string> once{"hold", "run", "release"};
+  for (const bool fused : {false, true}) {
+    ComputeContext context = compute_context();
+    context.weight_residency = residency;
+    context.fused_grad_accumulation = fused;
+    Tensor loss;
+    {
+      const ComputeScope scope(context);
+      residency->events.clear();
+      loss = recompute(block, {torch::randn({5, 8})}, layers.weights)[1];
+      EXPECT_EQ(residency->events, once);
+      const torch::NoGradGuard no_grad;
+      residency->events.clear();
+      recompute(block, {torch::randn({5, 8})}, layers.weights);
+      EXPECT_EQ(residency->events, once);
+    }
+    residency->events.clear();
+    loss.backward();
+    EXPECT_EQ(residency->events, once);
+  }
 }
 
 TEST(Recomputed, KeepsNothingButItsInputs) {

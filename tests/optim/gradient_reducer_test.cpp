@@ -44,9 +44,10 @@ Tensor tree_sum(const std::vector<Tensor>& terms) {
 }
 
 TEST(GradientBuckets, CoverEachBufferOnceFromTheLastParameterOn) {
-  AdamW optimizer(parameters_of_sizes({70000, 3, 100000, 40, 1, 65536}));
+  AdamW optimizer(parameters_of_sizes({70000, 3, 100000, 40, 1, 65536}),
+                  {.bucket_bytes = 4 * 50000});
   for (const std::int64_t processes : {1, 2, 3, 8}) {
-    const auto buckets = gradient_buckets(optimizer.arena(), processes, 4 * 50000);
+    const auto buckets = gradient_buckets(optimizer.arena(), processes);
     ASSERT_GE(buckets.size(), 3U);
     EXPECT_EQ(buckets.front().parameters.back(), 5U);
     std::int64_t end = optimizer.arena().buffers()[0].weights.numel();

@@ -52,11 +52,18 @@ class ThreadGroupBoard {
     done_.wait(lock, [&] { return broken_ || operations_[number].done; });
     if (!operations_[number].done) throw std::runtime_error("another thread of the group failed");
   }
+  /// The board of each thread's twin number `index`.
+  std::shared_ptr<ThreadGroupBoard> twin(std::size_t index) {
+    const std::lock_guard lock(mutex_);
+    while (twins_.size() <= index) twins_.push_back(std::make_shared<ThreadGroupBoard>(size_));
+    return twins_[index];
+  }
   /// Ends all waiting, now and later.
   void break_up() {
     const std::lock_guard lock(mutex_);
     broken_ = true;
     done_.notify_all();
+    for (const auto& twin : twins_) twin->break_up();
   }
 
  private:
@@ -69,6 +76,7 @@ class ThreadGroupBoard {
   std::mutex mutex_;
   std::condition_variable done_;
   std::map<std::int64_t, Operation> operations_;
+  std::vector<std::shared_ptr<ThreadGroupBoard>> twins_;
   bool broken_ = false;
 };
 
@@ -97,6 +105,9 @@ class ThreadGroup : public ProcessGroup {
     return begin({.to = std::move(tensor)}, [root](auto& parts) {
       for (auto& part : parts) part.to.copy_(parts[static_cast<std::size_t>(root)].to.clone());
     });
+  }
+  std::shared_ptr<ProcessGroup> twin() override {
+    return std::make_shared<ThreadGroup>(board_->twin(twins_++), rank_);
   }
   std::vector<std::string> all_gather(const std::string& own) override {
     std::vector<std::string> texts;
@@ -129,6 +140,7 @@ class ThreadGroup : public ProcessGroup {
   std::shared_ptr<ThreadGroupBoard> board_;
   std::int64_t rank_;
   std::int64_t next_ = 0;
+  std::size_t twins_ = 0;
 };
 
 /// Runs `part` as each process of `size`, at once. An exception of one is thrown again.

@@ -16,6 +16,7 @@ namespace halftone {
 class LayerFormats;
 class StoredWeights;
 class WeightCache;
+class WeightResidency;
 
 /// The random streams of a forward pass's stochastic rounding, one for each layer that asks. Which
 /// streams they are is a function of the seed and the pass. Copies draw from one sequence.
@@ -54,6 +55,8 @@ struct ComputeContext {
   bool fused_grad_accumulation = false;
   /// Where layers look for weights that are already in their format; none: they convert them.
   std::shared_ptr<WeightCache> weight_cache;
+  /// Brings the weights of a block that is computed (nn/recompute.h); none: all are in memory.
+  std::shared_ptr<WeightResidency> weight_residency;
   /// Whether layers leave out what their adapters add: the model is then the one that these were
   /// put beside (nn/linear.h).
   bool without_adapters = false;

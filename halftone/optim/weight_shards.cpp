@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/optim/weight_shards.h"
+
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "halftone/core/error.h"
+#include "halftone/optim/pieces_under_way.h"
+#include "halftone/system/large_pages.h"
+
+namespace halftone {
+
+WeightShards::WeightShards(const ParameterArena& arena, ProcessGroup& group)
+    : arena_(arena), group_(group), bucket_of_(arena.size()), was_resharded_(arena.size()) {
+  for (GradientBucket& place : gradient_buckets(arena, group.size())) {
+    for (const std::size_t i : place.parameters) bucket_of_[i] = buckets_.size();
+    const std::size_t users = place.parameters.size();
+    buckets_.push_back({.place = std::move(place), .users = users});
+  }
+}
+
+torch::Tensor WeightShards::weights_of(const Bucket& bucket) const {
+  const Range range = bucket.place.range;
+  return arena_.buffers()[bucket.place.buffer].weights.narrow(0, range.begin,
+                                                              range.end - range.begin);
+}
+
+std::vector<Range> WeightShards::pieces_of(const Bucket& bucket) const {
+  std::vector<Range> pieces = bucket.place.pieces;
+  const std::int64_t first = bucket.place.range.begin;
+  for (Range& piece : pieces) piece = {piece.begin - first, piece.end - first};
+  return pieces;
+}
+
+std::vector<std::size_t> WeightShards::buckets_of(
+    const std::vector<std::size_t>& parameters) const {
+  std::set<std::size_t> found;
+  for (const std::size_t i : parameters) found.insert(bucket_of_.at(i));
+  return {found.begin(), found.end()};
+}
+
+// One comes in while the one before it is put in its place.
+void WeightShards::bring(const std::vector<Bucket*>& buckets) {
+  const torch::NoGradGuard no_grad;
+  std::optional<PiecesUnderWay> before;
+  for (Bucket* const bucket : buckets) {
+    PiecesUnderWay next(group_, weights_of(*bucket), pieces_of(*bucket));
+    if (before) before->finish();
+    before.emplace(std::move(next));
+    bucket->is_complete = true;
+  }
+  if (before) before->finish();
+}
+
+void WeightShards::drop(Bucket& bucket) {
+  const torch::Tensor weights = weights_of(bucket);
+  const std::vector<Range> pieces = pieces_of(bucket);
+  for (std::int64_t r = 0; r < std::ssize(pieces); ++r) {
+    const Range piece = pieces[static_cast<std::size_t>(r)];
+    if (r == group_.rank() || piece.begin == piece.end) continue;
+    const torch::Tensor others = weights.narrow(0, piece.begin, piece.end - piece.begin);
+    if (others.is_cpu())
+      clear_pages(others);
+    else
+      others.zero_();
+  }
+  bucket.is_complete = false;
+}
+
+void WeightShards::unshard(const std::vector<std::size_t>& parameters) {
+  std::vector<Bucket*> missing;
+  for (const std::size_t b : buckets_of(parameters))
+    if (!buckets_[b].is_complete) missing.push_back(&buckets_[b]);
+  bring(missing);
+  for (const std::size_t i : parameters) ++buckets_[bucket_of_.at(i)].users;
+}
+
+void WeightShards::reshard(const std::vector<std::size_t>& parameters) {
+  for (const std::size_t i : parameters) {
+    Bucket& bucket = buckets_[bucket_of_.at(i)];
+    --bucket.users;
+    if (std::exchange(was_resharded_[i], 1) == 0) --bucket.users;
+  }
+  if (is_kept_) return;
+  for (const std::size_t b : buckets_of(parameters))
+    if (buckets_[b].users == 0 && buckets_[b].is_complete) drop(buckets_[b]);
+}
+
+void WeightShards::refresh() {
+  std::vector<Bucket*> complete;
+  for (Bucket& bucket : buckets_)
+    if (bucket.is_complete) complete.push_back(&bucket);
+  bring(complete);
+}
+
+void WeightShards::complete(std::int64_t root) {
+  is_kept_ = root < 0 || root == group_.rank();
+  for (Bucket& bucket : buckets_) {
+    if (bucket.is_complete) continue;
+    bring({&bucket});
+    if (!is_kept_) drop(bucket);
+  }
+}
+
+void WeightShards::drop_unused() {
+  is_kept_ = false;
+  for (Bucket& bucket : buckets_)
+    if (bucket.users == 0 && bucket.is_complete) drop(bucket);
+}
+
+}  // namespace halftone

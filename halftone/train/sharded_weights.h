@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "halftone/core/process_group.h"
+#include "halftone/kernels/linear/weight_residency.h"
+#include "halftone/optim/weight_shards.h"
+
+namespace halftone {
+
+/// The weights of all optimizers, of which each process keeps a part, as the passes of a run need
+/// them. A pass is all that is computed with one batch: the forward pass, and the backward pass
+/// where there is one. Each process takes part in bringing weights in all passes, also in those in
+/// which it has no batch: passes of one kind must need the same weights in the same order.
+class ShardedWeights : public WeightResidency {
+ public:
+  /// The arenas outlive it. All weights are there, the same on all processes. All call it.
+  ShardedWeights(const std::vector<const ParameterArena*>& arenas, ProcessGroup& processes);
+
+  /// A pass of the kind that a name stands for. `computes`: whether this process has a batch in it,
+  /// with which compute() does what is to be done. All call it.
+  void pass(const std::string& kind, bool computes, const std::function<void()>& compute);
+  /// After a pass: throws UserError where no weights were brought in any.
+  void check_use() const;
+
+  void hold(const std::vector<at::Tensor>& parameters) override;
+  void release(const std::vector<at::Tensor>& parameters) override;
+
+  /// As WeightShards. All call them.
+  void refresh();
+  void complete(std::int64_t root = -1);
+  void drop_unused();
+
+ private:
+  /// Parameters that were brought, or let go, together; of all arenas, in one count.
+  struct Use {
+    bool holds = false;
+    std::vector<std::size_t> parameters;
+  };
+  using Uses = std::vector<Use>;
+
+  std::vector<std::size_t> known(const std::vector<at::Tensor>& parameters) const;
+  void apply(const Use& use);
+  void first_pass(const std::string& kind, bool computes, const std::function<void()>& compute);
+  Uses recorded(const std::function<void()>& compute);
+  std::optional<Uses> shared(const std::optional<Uses>& own);
+
+  std::shared_ptr<ProcessGroup> group_;  // of its own: gradients travel at the same time
+  std::vector<std::unique_ptr<WeightShards>> shards_;  // of each arena
+  std::vector<std::size_t> first_of_;                  // the first parameter of each arena
+  std::map<const void*, std::size_t> parameter_at_;    // by the memory that its weights begin at
+  std::map<std::string, Uses> uses_;                   // of a pass of each kind
+  Uses recording_;                                     // of the pass that is under way
+};
+
+}  // namespace halftone
