@@ -244,11 +244,12 @@ OptimizerBytes AdamW::bytes() const {
   };
   OptimizerBytes bytes;
   for (const ParameterArena::Buffer& buffer : arena_.buffers()) {
-    bytes.weights += of(buffer.weights);
+    if (!options_.shard_weights) bytes.weights += of(buffer.weights);
     if (!options_.shard_gradients) bytes.gradients += of(buffer.gradients);
   }
   for (const AdamWPart& part : parts_) {
     const AdamWTensors& t = part.tensors;
+    if (options_.shard_weights) bytes.weights += of(t.weights);
     if (options_.shard_gradients) bytes.gradients += of(t.gradients);
     bytes.moments +=
         of(t.exp_avg) + of(t.exp_avg_sq) + of(t.exp_avg_scale) + of(t.exp_avg_sq_scale);

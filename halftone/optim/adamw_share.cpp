@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -80,13 +81,32 @@ void add_own_pieces(const std::vector<GradientBucket>& buckets, std::size_t rank
   bytes.room.assign(layouts.size(), 0);
   bytes.optimizer.moments = bytes.optimizer.master = 0;
   if (share.gradients) bytes.optimizer.gradients = 0;
+  if (share.weights) bytes.optimizer.weights = 0;
   for (const GradientBucket& bucket : buckets) {
     const AdamWBufferLayout& layout = layouts[bucket.buffer];
     const std::int64_t own = elements_in(bucket.pieces[rank]);
     add_state_bytes(layout, own, bytes.optimizer);
     bytes.room[bucket.buffer] += in_whole_code_blocks(own);
     if (share.gradients) bytes.optimizer.gradients += own * item_bytes(layout.gradients);
+    if (share.weights) bytes.optimizer.weights += own * item_bytes(layout.weights);
   }
+}
+
+/// What the process of this rank completes of the buckets that are in use with a block.
+std::int64_t others_in_use(const std::vector<GradientBucket>& buckets, std::size_t rank,
+                           const std::vector<AdamWBufferLayout>& layouts, const AdamWShare& share,
+                           std::int64_t block) {
+  std::int64_t bytes = 0;
+  for (const GradientBucket& bucket : buckets) {
+    const auto is_used = [&](std::size_t parameter) {
+      const std::int64_t own = share.block_of.at(parameter);
+      return own < 0 || own == block;
+    };
+    if (std::none_of(bucket.parameters.begin(), bucket.parameters.end(), is_used)) continue;
+    const std::int64_t others = elements_in(bucket.range) - elements_in(bucket.pieces[rank]);
+    bytes += others * item_bytes(layouts[bucket.buffer].weights);
+  }
+  return bytes;
 }
 
 }  // namespace
@@ -94,8 +114,10 @@ void add_own_pieces(const std::vector<GradientBucket>& buckets, std::size_t rank
 std::vector<AdamWShareBytes> adamw_share_bytes(const std::vector<ParameterShape>& parameters,
                                                const AdamWOptions& options,
                                                const AdamWShare& share) {
-  HALFTONE_CHECK(share.processes >= 1 && (share.states || !share.gradients),
-                 "[adamw_share] expected a process or more, and gradients shared with states");
+  HALFTONE_CHECK(share.processes >= 1 && (share.states || !share.gradients) &&
+                     (share.gradients || !share.weights),
+                 "[adamw_share] expected a process or more, gradients shared with states, and "
+                 "weights with gradients");
   const std::vector<AdamWBufferLayout> layouts = adamw_layout(parameters, options);
   AdamWShareBytes whole{.optimizer = adamw_bytes(parameters, options)};
   for (const AdamWBufferLayout& layout : layouts) whole.room.push_back(layout.size);
@@ -108,8 +130,13 @@ std::vector<AdamWShareBytes> adamw_share_bytes(const std::vector<ParameterShape>
   common.optimizer = whole.optimizer;
   common.room = whole.room;
   std::vector<AdamWShareBytes> all(static_cast<std::size_t>(share.processes), common);
+  std::set<std::int64_t> blocks;
+  if (share.weights) blocks.insert(share.block_of.begin(), share.block_of.end());
   for (std::size_t rank = 0; share.states && rank < all.size(); ++rank) {
     add_own_pieces(buckets, rank, layouts, share, all[rank]);
+    for (const std::int64_t block : blocks)
+      all[rank].in_use =
+          std::max(all[rank].in_use, others_in_use(buckets, rank, layouts, share, block));
     OptimizerBytes& own = all[rank].optimizer;
     if (!options.offload.empty()) own.disk = own.moments + own.master;
   }

@@ -15,6 +15,10 @@ struct AdamWShare {
   std::int64_t processes = 1;
   bool states = false;     // AdamWOptions::shard_over
   bool gradients = false;  // AdamWOptions::shard_gradients; REQUIRES states
+  bool weights = false;    // AdamWOptions::shard_weights; REQUIRES gradients
+  /// Where weights are shared: of each parameter the number of the block that runs with it, -1
+  /// for one that is in use all the time (WeightShards).
+  std::vector<std::int64_t> block_of = {};
   GradientTransport transport = GradientTransport::kExact;
 };
 
@@ -26,6 +30,9 @@ struct AdamWShareBytes {
   /// buckets at a time (gradient_buckets.h). More where the network is slower than the backward
   /// pass.
   std::int64_t unsent = 0;
+  /// Where weights are shared: the others' that are complete beside the own ones, the most at a
+  /// time.
+  std::int64_t in_use = 0;
   std::int64_t under_way = 0;  // of the buckets' copies that travel, the most at a time
   std::int64_t buckets = 0;
   std::int64_t gradients_in_transit = 0;  // all gradients, in the format in which they travel

@@ -28,6 +28,10 @@ class WeightShards {
   void unshard(const std::vector<std::size_t>& parameters);
   void reshard(const std::vector<std::size_t>& parameters);
 
+  bool is_complete(std::size_t parameter) const {
+    return buckets_[bucket_of_.at(parameter)].is_complete;
+  }
+
   /// After an update, of which each process made its part: brings the others' of what is complete.
   void refresh();
 

@@ -2,34 +2,51 @@
 #include "halftone/train/sharded_weights.h"
 
 #include <algorithm>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/train/absent_weights_impl.h"
 
 namespace halftone {
 
 ShardedWeights::ShardedWeights(const std::vector<const ParameterArena*>& arenas,
                                ProcessGroup& processes)
-    : group_(processes.twin()) {
+    : group_(processes.twin()), arenas_(arenas) {
   std::size_t first = 0;
   for (const ParameterArena* const arena : arenas) {
     shards_.push_back(std::make_unique<WeightShards>(*arena, *group_));
     first_of_.push_back(first);
     for (std::size_t i = 0; i < arena->size(); ++i)
       if (const torch::Tensor& weight = arena->parameter(i); weight.numel() > 0)
-        parameter_at_[weight.const_data_ptr()] = first + i;
+        parameter_at_[static_cast<const char*>(weight.const_data_ptr())] = {
+            .arena = shards_.size() - 1, .index = i, .number = first + i, .bytes = weight.nbytes()};
     first += arena->size();
   }
+}
+
+const ShardedWeights::Parameter* ShardedWeights::parameter_of(const at::Tensor& tensor) const {
+  if (!tensor.defined() || tensor.numel() == 0 || !tensor.has_storage()) return nullptr;
+  const auto* const data = static_cast<const char*>(tensor.const_data_ptr());
+  const auto behind = parameter_at_.upper_bound(data);
+  if (behind == parameter_at_.begin()) return nullptr;
+  const auto& [begin, parameter] = *std::prev(behind);
+  return data < begin + parameter.bytes ? &parameter : nullptr;
+}
+
+std::optional<std::string> ShardedWeights::absent(const at::Tensor& tensor) const {
+  const Parameter* const parameter = parameter_of(tensor);
+  if (parameter == nullptr || shards_[parameter->arena]->is_complete(parameter->index))
+    return std::nullopt;
+  return arenas_[parameter->arena]->names()[parameter->index];
 }
 
 std::vector<std::size_t> ShardedWeights::known(const std::vector<at::Tensor>& parameters) const {
   std::vector<std::size_t> found;
   for (const at::Tensor& parameter : parameters) {
-    if (!parameter.defined() || parameter.numel() == 0) continue;
-    const auto at = parameter_at_.find(parameter.const_data_ptr());
-    if (at != parameter_at_.end()) found.push_back(at->second);
+    if (const Parameter* const own = parameter_of(parameter)) found.push_back(own->number);
   }
   std::sort(found.begin(), found.end());
   found.erase(std::unique(found.begin(), found.end()), found.end());
@@ -37,6 +54,7 @@ std::vector<std::size_t> ShardedWeights::known(const std::vector<at::Tensor>& pa
 }
 
 void ShardedWeights::apply(const Use& use) {
+  const Unobserved unobserved;
   for (std::size_t a = 0; a < shards_.size(); ++a) {
     const bool is_last = a + 1 == shards_.size();
     std::vector<std::size_t> own;
@@ -60,9 +78,22 @@ void ShardedWeights::release(const std::vector<at::Tensor>& parameters) {
   apply(recording_.back());
 }
 
-ShardedWeights::Uses ShardedWeights::recorded(const std::function<void()>& compute) {
+// In the first pass of a kind weights are there until they are let go; the second has all uses.
+ShardedWeights::Uses ShardedWeights::recorded(const std::string& kind,
+                                              const std::function<void()>& compute) {
+  constexpr int kChecked = 2;
   recording_.clear();
-  compute();
+  if (checked_[kind]++ < kChecked) {
+    const auto reads = std::make_shared<AbsentWeights>(
+        [this](const at::Tensor& tensor) { return absent(tensor); });
+    {
+      const Observation observation(reads);
+      compute();
+    }
+    reads->check();
+  } else {
+    compute();
+  }
   return std::exchange(recording_, {});
 }
 
@@ -71,7 +102,7 @@ void ShardedWeights::pass(const std::string& kind, bool computes,
   const auto uses = uses_.find(kind);
   if (uses == uses_.end()) return first_pass(kind, computes, compute);
   if (computes)
-    uses->second = recorded(compute);
+    uses->second = recorded(kind, compute);
   else
     for (const Use& use : uses->second) apply(use);
 }
@@ -83,11 +114,11 @@ void ShardedWeights::first_pass(const std::string& kind, bool computes,
   const bool is_full =
       std::all_of(all.begin(), all.end(), [](const auto& one) { return one[0] != 0.0; });
   if (is_full) {
-    uses_[kind] = recorded(compute);
+    uses_[kind] = recorded(kind, compute);
     return;
   }
   complete();
-  const Uses own = computes ? recorded(compute) : Uses();
+  const Uses own = computes ? recorded(kind, compute) : Uses();
   const std::optional<Uses> uses = shared(computes ? std::optional(own) : std::nullopt);
   if (uses) uses_[kind] = *uses;
   if (!computes && uses)

@@ -25,7 +25,8 @@ class ShardedWeights : public WeightResidency {
   ShardedWeights(const std::vector<const ParameterArena*>& arenas, ProcessGroup& processes);
 
   /// A pass of the kind that a name stands for. `computes`: whether this process has a batch in it,
-  /// with which compute() does what is to be done. All call it.
+  /// with which compute() does what is to be done. All call it. The first passes throw UserError
+  /// where weights are read that are not there.
   void pass(const std::string& kind, bool computes, const std::function<void()>& compute);
   /// After a pass: throws UserError where no weights were brought in any.
   void check_use() const;
@@ -46,17 +47,28 @@ class ShardedWeights : public WeightResidency {
   };
   using Uses = std::vector<Use>;
 
+  struct Parameter {
+    std::size_t arena = 0;
+    std::size_t index = 0;   // in the arena
+    std::size_t number = 0;  // over all arenas
+    std::size_t bytes = 0;
+  };
+
+  const Parameter* parameter_of(const at::Tensor& tensor) const;
+  std::optional<std::string> absent(const at::Tensor& tensor) const;
   std::vector<std::size_t> known(const std::vector<at::Tensor>& parameters) const;
   void apply(const Use& use);
   void first_pass(const std::string& kind, bool computes, const std::function<void()>& compute);
-  Uses recorded(const std::function<void()>& compute);
+  Uses recorded(const std::string& kind, const std::function<void()>& compute);
   std::optional<Uses> shared(const std::optional<Uses>& own);
 
   std::shared_ptr<ProcessGroup> group_;  // of its own: gradients travel at the same time
+  std::vector<const ParameterArena*> arenas_;
   std::vector<std::unique_ptr<WeightShards>> shards_;  // of each arena
   std::vector<std::size_t> first_of_;                  // the first parameter of each arena
-  std::map<const void*, std::size_t> parameter_at_;    // by the memory that its weights begin at
+  std::map<const char*, Parameter> parameter_at_;      // by the memory that its weights begin at
   std::map<std::string, Uses> uses_;                   // of a pass of each kind
+  std::map<std::string, int> checked_;                 // passes of each kind
   Uses recording_;                                     // of the pass that is under way
 };
 

@@ -39,21 +39,27 @@ std::vector<std::pair<std::string, Tensor>> parameters(torch::ScalarType dtype) 
   return named;
 }
 
-/// Options, processes, whether gradients are shared as well, dtype.
+/// Options, processes, how much is shared beside the states, dtype.
+enum class Beside { kNothing, kGradients, kWeights };
 class Shared : public testing::TestWithParam<
-                   std::tuple<std::size_t, std::int64_t, bool, torch::ScalarType>> {};
+                   std::tuple<std::size_t, std::int64_t, Beside, torch::ScalarType>> {};
 
 TEST_P(Shared, IsWhatEachProcessAllocates) {
-  const auto& [which, processes, gradients, dtype] = GetParam();
+  const auto& [which, processes, beside, dtype] = GetParam();
   const AdamWOptions& options = options_to_try()[which];
-  const AdamWShare share{.processes = processes, .states = true, .gradients = gradients};
+  const AdamWShare share{.processes = processes,
+                         .states = true,
+                         .gradients = beside != Beside::kNothing,
+                         .weights = beside == Beside::kWeights,
+                         .block_of = std::vector<std::int64_t>(parameters(dtype).size(), -1)};
   const std::vector<AdamWShareBytes> planned =
       adamw_share_bytes(shapes_of(tied_parameters(parameters(dtype))), options, share);
   ASSERT_EQ(std::ssize(planned), processes);
   run_as_group(processes, [&](ProcessGroup& group) {
     AdamWOptions own = options;
     own.shard_over = {&group, [](ProcessGroup*) {}};
-    own.shard_gradients = gradients;
+    own.shard_gradients = share.gradients;
+    own.shard_weights = share.weights;
     const AdamW optimizer(parameters(dtype), own);
     EXPECT_EQ(planned[static_cast<std::size_t>(group.rank())].optimizer, optimizer.bytes());
   });
@@ -61,7 +67,9 @@ TEST_P(Shared, IsWhatEachProcessAllocates) {
 
 INSTANTIATE_TEST_SUITE_P(Layouts, Shared,
                          testing::Combine(testing::Values<std::size_t>(0, 1, 2, 3),
-                                          testing::Values<std::int64_t>(2, 3, 8), testing::Bool(),
+                                          testing::Values<std::int64_t>(2, 3, 8),
+                                          testing::Values(Beside::kNothing, Beside::kGradients,
+                                                          Beside::kWeights),
                                           testing::Values(torch::kFloat, torch::kBFloat16)));
 
 constexpr std::int64_t kMatrix = 4096 * 1024;  // elements: 16 MiB in fp32, a bucket by itself
@@ -92,6 +100,19 @@ TEST(SharedBytes, AreAQuarterOfTheStatesInEachOfFour) {
     EXPECT_EQ(own.optimizer.moments, 8 * kMatrix);
     EXPECT_EQ(own.optimizer.gradients, 4 * kMatrix);
     EXPECT_EQ(own.unsent, 2 * 4 * kMatrix);
+  }
+}
+
+// The first is in use all the time, the others are blocks, each with a bucket of its own.
+TEST(SharedBytes, CountTheWeightsInUse) {
+  const AdamWShare share{.processes = 4,
+                         .states = true,
+                         .gradients = true,
+                         .weights = true,
+                         .block_of = {-1, 0, 1, 2}};
+  for (const AdamWShareBytes& own : adamw_share_bytes(four_buckets(), {}, share)) {
+    EXPECT_EQ(own.optimizer.weights, 4 * kMatrix);
+    EXPECT_EQ(own.in_use, 2 * 3 * kMatrix);
   }
 }
 
