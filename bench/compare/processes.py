@@ -6,8 +6,8 @@
                                        [--steps 8] [--recipes 32-true,bf16-mixed] [--python PYTHON_WITH_TORCH]
 
 Build first:  cmake --preset release && cmake --build build
-Each turn is a run of its own: `halftone launch --processes N train`, or processes of pytorch_processes.py with DDP or
-FSDP2 over Gloo; the model, the global batch and the vocabulary are the same. The first two steps of a turn do not count.
+Each turn is a run of its own: `halftone launch --processes N train`, or processes of pytorch_processes.py with DDP,
+FSDP2 or DeepSpeed's ZeRO-2 over Gloo; the model, the global batch and the vocabulary are the same. The first two steps of a turn do not count.
 Contestants take turns, and ratios are of the medians of one round, so that what else happens on the machine meets
 both sides. "Apart": N processes at the same time with the shares of the batch that have nothing to do with each other;
 what a step takes longer together than apart is the part of the exchange that is not hidden. Prints a Markdown table.
@@ -26,7 +26,9 @@ import tomllib
 from run import ROOT, cpu_model
 
 WARM_UP = 2
-CONTESTANTS = "together,ddp,threads,apart,thread,fsdp2,pytorch-threads,pytorch-thread,all_reduce"
+CONTESTANTS = ("together,ddp,threads,apart,thread,shard-gradients,shard-parameters,fsdp2,pytorch-threads,pytorch-thread,"
+               "all_reduce")
+MORE = ",zero2"  # where PyTorch's interpreter has DeepSpeed
 PYTORCH = {"32-true": "fp32", "bf16-mixed": "bf16-autocast"}
 
 
@@ -115,6 +117,9 @@ def contestants_of(arguments, recipe):
         "threads": Ours(arguments, f"halftone, 1 process, {n} threads", recipe, n),
         "apart": Ours(arguments, f"halftone, {n} processes apart", recipe, 1, apart=n),
         "thread": Ours(arguments, "halftone, 1 process, 1 thread", recipe, 1),
+        **{f"shard-{what}": Ours(arguments, f"halftone, {n} processes, shard {what}", recipe, 1, launched=n,
+                                 more=["--shard", what]) for what in ("gradients", "parameters")},
+        "zero2": PyTorch(arguments, f"DeepSpeed ZeRO-2, {n} processes", recipe, "zero2", 1, n),
         "fsdp2": PyTorch(arguments, f"FSDP2, {n} processes", recipe, "fsdp2", 1, n),
         "pytorch-threads": PyTorch(arguments, f"PyTorch, 1 process, {n} threads", recipe, "alone", n),
         "pytorch-thread": PyTorch(arguments, "PyTorch, 1 process, 1 thread", recipe, "alone", 1),
@@ -132,15 +137,15 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="counted steps of a turn")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--contestants", default=CONTESTANTS, help="some of " + CONTESTANTS)
+    parser.add_argument("--contestants", default=CONTESTANTS, help="some of " + CONTESTANTS + MORE)
     parser.add_argument("--recipes", default="32-true,bf16-mixed")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--python", help="interpreter that can import torch; without it PyTorch is left out")
     arguments = parser.parse_args()
     if arguments.batch % arguments.processes != 0:
         parser.error(f"--batch: expected a multiple of {arguments.processes}, got {arguments.batch}")
-    if not set(CONTESTANTS.split(",")[:1]) <= set(arguments.contestants.split(",")) <= set(CONTESTANTS.split(",")):
-        parser.error(f"--contestants: expected together and some of {CONTESTANTS}, got {arguments.contestants}")
+    if not set(CONTESTANTS.split(",")[:1]) <= set(arguments.contestants.split(",")) <= set((CONTESTANTS + MORE).split(",")):
+        parser.error(f"--contestants: expected together and some of {CONTESTANTS + MORE}, got {arguments.contestants}")
     return arguments
 
 

@@ -4,7 +4,8 @@
 
     pytorch_processes.py WAY PRESET RECIPE BATCH SEQ_LEN VOCABULARY THREADS STEPS
 
-WAY: alone (no exchange), ddp, fsdp2, all_reduce (the exchange alone, of as many fp32 numbers as DDP's gradients).
+WAY: alone (no exchange), ddp, fsdp2, zero2 (DeepSpeed's), all_reduce (the exchange alone, of as many fp32 numbers as
+DDP's gradients).
 BATCH is the process's own. RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say with whom it trains, over Gloo. Process 0
 prints the seconds of its steps as a JSON array.
 """
@@ -30,8 +31,32 @@ def shard(step):
     step.optimizer = torch.optim.AdamW(step.trained, lr=1e-3, fused=True)
 
 
-def step_of(way, preset, recipe):
+class DeepSpeedStep:
+    """ZeRO stage 2, whose engine clips, scales and steps itself."""
+
+    def __init__(self, step, batch):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+        self.step = step
+        config = {"train_micro_batch_size_per_gpu": batch, "gradient_clipping": pytorch_train_step.CLIP,
+                  "zero_optimization": {"stage": 2}, "zero_allow_untested_optimizer": True,
+                  "zero_force_ds_cpu_optimizer": False, "steps_per_print": 1 << 30}
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+        self.engine = deepspeed.initialize(model=step.model, optimizer=step.optimizer, config=config)[0]
+        step.model = self.engine
+
+    def __call__(self, ids):
+        autocast = self.step.autocast
+        with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+            loss = self.step.plain_loss(ids)
+        self.engine.backward(loss)
+        self.engine.step()
+
+
+def step_of(way, preset, recipe, batch):
     step = TrainStep(preset, recipe)
+    if way == "zero2":
+        return DeepSpeedStep(step, batch)
     if way == "ddp":
         step.model = DistributedDataParallel(step.model, gradient_as_bucket_view=True)
     elif way == "fsdp2":
@@ -53,7 +78,7 @@ def main():
     torch.manual_seed(0)
     if way != "alone":
         torch.distributed.init_process_group("gloo")
-    step = all_reduce_of(preset) if way == "all_reduce" else step_of(way, preset, recipe)
+    step = all_reduce_of(preset) if way == "all_reduce" else step_of(way, preset, recipe, batch)
     torch.manual_seed(int(os.environ.get("RANK", "0")))
     ids = torch.randint(vocabulary, (batch, seq_len + 1))
     seconds = []

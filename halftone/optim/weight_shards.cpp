@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/optim/weight_shards.h"
 
-#include <optional>
 #include <set>
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/optim/pieces_under_way.h"
 #include "halftone/system/large_pages.h"
 
 namespace halftone {
@@ -16,7 +14,7 @@ WeightShards::WeightShards(const ParameterArena& arena, ProcessGroup& group)
   for (GradientBucket& place : gradient_buckets(arena, group.size())) {
     for (const std::size_t i : place.parameters) bucket_of_[i] = buckets_.size();
     const std::size_t users = place.parameters.size();
-    buckets_.push_back({.place = std::move(place), .users = users});
+    buckets_.push_back({.place = std::move(place), .users = users, .coming = {}});
   }
 }
 
@@ -40,17 +38,48 @@ std::vector<std::size_t> WeightShards::buckets_of(
   return {found.begin(), found.end()};
 }
 
+void WeightShards::begin_to_bring(Bucket& bucket) {
+  if (!bucket.coming) bucket.coming.emplace(group_, weights_of(bucket), pieces_of(bucket));
+}
+
+void WeightShards::finish_bringing(Bucket& bucket) {
+  bucket.coming->finish();
+  bucket.coming.reset();
+  bucket.is_complete = true;
+}
+
 // One comes in while the one before it is put in its place.
 void WeightShards::bring(const std::vector<Bucket*>& buckets) {
   const torch::NoGradGuard no_grad;
-  std::optional<PiecesUnderWay> before;
-  for (Bucket* const bucket : buckets) {
-    PiecesUnderWay next(group_, weights_of(*bucket), pieces_of(*bucket));
-    if (before) before->finish();
-    before.emplace(std::move(next));
-    bucket->is_complete = true;
+  for (std::size_t i = 0; i < buckets.size(); ++i) {
+    begin_to_bring(*buckets[i]);
+    if (i + 1 < buckets.size()) begin_to_bring(*buckets[i + 1]);
+    finish_bringing(*buckets[i]);
   }
-  if (before) before->finish();
+}
+
+std::vector<WeightShards::Bucket*> WeightShards::missing(
+    const std::vector<std::size_t>& parameters) {
+  std::vector<Bucket*> found;
+  for (const std::size_t b : buckets_of(parameters))
+    if (!buckets_[b].is_complete) found.push_back(&buckets_[b]);
+  return found;
+}
+
+void WeightShards::prefetch(const std::vector<std::size_t>& parameters) {
+  const torch::NoGradGuard no_grad;
+  for (Bucket* const bucket : missing(parameters)) begin_to_bring(*bucket);
+  claimed_ = buckets_of(parameters);
+  for (const std::size_t b : claimed_) ++buckets_[b].users;
+}
+
+void WeightShards::drop_prefetched() {
+  const torch::NoGradGuard no_grad;
+  for (const std::size_t b : std::exchange(claimed_, {})) {
+    Bucket& bucket = buckets_[b];
+    if (bucket.coming) finish_bringing(bucket);
+    if (--bucket.users == 0 && !is_kept_ && bucket.is_complete) drop(bucket);
+  }
 }
 
 void WeightShards::drop(Bucket& bucket) {
@@ -69,11 +98,9 @@ void WeightShards::drop(Bucket& bucket) {
 }
 
 void WeightShards::unshard(const std::vector<std::size_t>& parameters) {
-  std::vector<Bucket*> missing;
-  for (const std::size_t b : buckets_of(parameters))
-    if (!buckets_[b].is_complete) missing.push_back(&buckets_[b]);
-  bring(missing);
+  bring(missing(parameters));
   for (const std::size_t i : parameters) ++buckets_[bucket_of_.at(i)].users;
+  drop_prefetched();
 }
 
 void WeightShards::reshard(const std::vector<std::size_t>& parameters) {

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "halftone/core/process_group.h"
 #include "halftone/optim/gradient_buckets.h"
 #include "halftone/optim/parameter_arena.h"
+#include "halftone/optim/pieces_under_way.h"
 
 namespace halftone {
 
@@ -28,6 +30,12 @@ class WeightShards {
   void unshard(const std::vector<std::size_t>& parameters);
   void reshard(const std::vector<std::size_t>& parameters);
 
+  /// Begins to bring what the next unshard(), of these parameters, will complete, keeps what is
+  /// complete of it, and waits for nothing.
+  void prefetch(const std::vector<std::size_t>& parameters);
+  /// Lets go of what prefetch() has begun to bring and unshard() has not taken.
+  void drop_prefetched();
+
   bool is_complete(std::size_t parameter) const {
     return buckets_[bucket_of_.at(parameter)].is_complete;
   }
@@ -44,20 +52,25 @@ class WeightShards {
     GradientBucket place;
     std::size_t users = 0;
     bool is_complete = true;
+    std::optional<PiecesUnderWay> coming;
   };
 
   torch::Tensor weights_of(const Bucket& bucket) const;
   std::vector<Range> pieces_of(const Bucket& bucket) const;
+  void begin_to_bring(Bucket& bucket);
+  void finish_bringing(Bucket& bucket);
   void bring(const std::vector<Bucket*>& buckets);
   void drop(Bucket& bucket);
   /// Those of the parameters, each once, in the order in which all processes know them.
   std::vector<std::size_t> buckets_of(const std::vector<std::size_t>& parameters) const;
+  std::vector<Bucket*> missing(const std::vector<std::size_t>& parameters);
 
   const ParameterArena& arena_;
   ProcessGroup& group_;
   std::vector<Bucket> buckets_;
   std::vector<std::size_t> bucket_of_;       // of each parameter
   std::vector<std::uint8_t> was_resharded_;  // likewise
+  std::vector<std::size_t> claimed_;         // buckets that prefetch() keeps until unshard()
   bool is_kept_ = false;                     // all that is complete
 };
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "halftone/core/error.h"
+#include "halftone/core/scoped_value.h"
 #include "halftone/train/absent_weights_impl.h"
 
 namespace halftone {
@@ -53,36 +54,54 @@ std::vector<std::size_t> ShardedWeights::known(const std::vector<at::Tensor>& pa
   return found;
 }
 
-void ShardedWeights::apply(const Use& use) {
-  const Unobserved unobserved;
+std::vector<std::size_t> ShardedWeights::of_arena(const Use& use, std::size_t arena) const {
+  const std::size_t first = first_of_[arena], end = first + arenas_[arena]->size();
+  std::vector<std::size_t> own;
+  for (const std::size_t i : use.parameters)
+    if (i >= first && i < end) own.push_back(i - first);
+  return own;
+}
+
+void ShardedWeights::bring(const Use& use) {
   for (std::size_t a = 0; a < shards_.size(); ++a) {
-    const bool is_last = a + 1 == shards_.size();
-    std::vector<std::size_t> own;
-    for (const std::size_t i : use.parameters)
-      if (i >= first_of_[a] && (is_last || i < first_of_[a + 1])) own.push_back(i - first_of_[a]);
-    if (own.empty()) continue;
     if (use.holds)
-      shards_[a]->unshard(own);
+      shards_[a]->unshard(of_arena(use, a));
     else
-      shards_[a]->reshard(own);
+      shards_[a]->reshard(of_arena(use, a));
   }
 }
 
+// While a block runs, the weights of the next one come in, if it is the one of the last pass.
+void ShardedWeights::prefetch_behind(std::size_t use) {
+  if (before_ == nullptr) return;
+  const auto holds = [](const Use& next) { return next.holds; };
+  const auto from =
+      before_->begin() + static_cast<std::ptrdiff_t>(std::min(use + 1, before_->size()));
+  const auto next = std::find_if(from, before_->end(), holds);
+  if (next == before_->end()) return;
+  for (std::size_t a = 0; a < shards_.size(); ++a) shards_[a]->prefetch(of_arena(*next, a));
+}
+
+void ShardedWeights::apply(const Use& use) {
+  const Unobserved unobserved;
+  const std::size_t number = recording_.size();
+  recording_.push_back(use);
+  bring(use);
+  if (use.holds) prefetch_behind(number);
+}
+
 void ShardedWeights::hold(const std::vector<at::Tensor>& parameters) {
-  recording_.push_back({true, known(parameters)});
-  apply(recording_.back());
+  apply({true, known(parameters)});
 }
 
 void ShardedWeights::release(const std::vector<at::Tensor>& parameters) {
-  recording_.push_back({false, known(parameters)});
-  apply(recording_.back());
+  apply({false, known(parameters)});
 }
 
 // In the first pass of a kind weights are there until they are let go; the second has all uses.
 ShardedWeights::Uses ShardedWeights::recorded(const std::string& kind,
                                               const std::function<void()>& compute) {
   constexpr int kChecked = 2;
-  recording_.clear();
   if (checked_[kind]++ < kChecked) {
     const auto reads = std::make_shared<AbsentWeights>(
         [this](const at::Tensor& tensor) { return absent(tensor); });
@@ -97,14 +116,23 @@ ShardedWeights::Uses ShardedWeights::recorded(const std::string& kind,
   return std::exchange(recording_, {});
 }
 
+void ShardedWeights::go_through(const Uses& uses) {
+  for (const Use& use : uses) apply(use);
+  recording_.clear();
+}
+
 void ShardedWeights::pass(const std::string& kind, bool computes,
                           const std::function<void()>& compute) {
+  recording_.clear();
   const auto uses = uses_.find(kind);
   if (uses == uses_.end()) return first_pass(kind, computes, compute);
+  const Uses before = uses->second;
+  const ScopedValue known(before_, &before);
   if (computes)
     uses->second = recorded(kind, compute);
   else
-    for (const Use& use : uses->second) apply(use);
+    go_through(before);
+  for (const auto& shards : shards_) shards->drop_prefetched();
 }
 
 // Who has no batch does not know yet what the others will need: then all need everything.
@@ -121,8 +149,7 @@ void ShardedWeights::first_pass(const std::string& kind, bool computes,
   const Uses own = computes ? recorded(kind, compute) : Uses();
   const std::optional<Uses> uses = shared(computes ? std::optional(own) : std::nullopt);
   if (uses) uses_[kind] = *uses;
-  if (!computes && uses)
-    for (const Use& use : *uses) apply(use);
+  if (!computes && uses) go_through(*uses);
   drop_unused();
 }
 

@@ -58,8 +58,13 @@ class ShardedWeights : public WeightResidency {
   std::optional<std::string> absent(const at::Tensor& tensor) const;
   std::vector<std::size_t> known(const std::vector<at::Tensor>& parameters) const;
   void apply(const Use& use);
+  void bring(const Use& use);
+  void prefetch_behind(std::size_t use);
+  /// The parameters of a use that are an arena's.
+  std::vector<std::size_t> of_arena(const Use& use, std::size_t arena) const;
   void first_pass(const std::string& kind, bool computes, const std::function<void()>& compute);
   Uses recorded(const std::string& kind, const std::function<void()>& compute);
+  void go_through(const Uses& uses);
   std::optional<Uses> shared(const std::optional<Uses>& own);
 
   std::shared_ptr<ProcessGroup> group_;  // of its own: gradients travel at the same time
@@ -70,6 +75,7 @@ class ShardedWeights : public WeightResidency {
   std::map<std::string, Uses> uses_;                   // of a pass of each kind
   std::map<std::string, int> checked_;                 // passes of each kind
   Uses recording_;                                     // of the pass that is under way
+  const Uses* before_ = nullptr;                       // those of the last pass of its kind
 };
 
 }  // namespace halftone

@@ -97,6 +97,31 @@ TEST_P(Shards, BringWhatTheirOwnersHaveUpdated) {
   });
 }
 
+TEST_P(Shards, ComeBeforeTheyAreNeeded) {
+  run_as_group(GetParam(), [&](ProcessGroup& group) {
+    Weights weights(group);
+    weights.shards().unshard({0, 1, 2});
+    weights.shards().reshard({0, 1, 2});
+    weights.shards().unshard({0, 1});
+    weights.shards().prefetch({1, 2});
+    weights.shards().reshard({0, 1});
+    EXPECT_TRUE(weights.is_own_alone(0));
+    EXPECT_TRUE(weights.is_complete(1)) << "kept for those to whom it comes";
+    weights.shards().unshard({1, 2});
+    EXPECT_TRUE(weights.is_complete(1));
+    EXPECT_TRUE(weights.is_complete(2));
+    weights.shards().prefetch({0});
+    weights.shards().reshard({1, 2});
+    EXPECT_TRUE(weights.is_own_alone(1));
+    EXPECT_TRUE(weights.is_own_alone(2));
+    weights.shards().unshard({3});  // something else
+    EXPECT_TRUE(weights.is_own_alone(0));
+    weights.shards().prefetch({1});
+    weights.shards().drop_prefetched();
+    EXPECT_TRUE(weights.is_own_alone(1));
+  });
+}
+
 TEST_P(Shards, AreCompleteOnOneProcessOrOnAllUntilTheyAreDropped) {
   run_as_group(GetParam(), [&](ProcessGroup& group) {
     Weights weights(group);
