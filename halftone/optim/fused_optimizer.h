@@ -15,8 +15,8 @@
 
 namespace halftone {
 
-/// Bytes of an optimizer's buffers, by kind; the weights themselves among them. Where processes keep
-/// a part of a kind each: of this process's part.
+/// Bytes of an optimizer's buffers, by kind; the weights themselves among them. Where processes
+/// keep a part of a kind each: of this process's part.
 struct OptimizerBytes {
   std::int64_t weights = 0;
   std::int64_t gradients = 0;  // 0 when they are released
