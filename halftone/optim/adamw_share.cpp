@@ -67,6 +67,7 @@ AdamWShareBytes bytes_under_way(const std::vector<GradientBucket>& buckets,
         std::max(bytes.under_way, before.copies + own.copies + std::max(before.sum, own.sum));
     if (share.gradients) bytes.unsent = std::max(bytes.unsent, unsent_before + unsent);
     bytes.gradients_in_transit += own.gradients;
+    bytes.weights_in_transit += elements_in(bucket.range) * item_bytes(layout.weights);
     bytes.last_bucket = own.gradients;
     before = own;
     unsent_before = unsent;
@@ -92,7 +93,8 @@ void add_own_pieces(const std::vector<GradientBucket>& buckets, std::size_t rank
   }
 }
 
-/// What the process of this rank completes of the buckets that are in use with a block.
+/// What the process of this rank completes of the buckets that are in use with a block, and with
+/// the next one, whose weights come in meanwhile.
 std::int64_t others_in_use(const std::vector<GradientBucket>& buckets, std::size_t rank,
                            const std::vector<AdamWBufferLayout>& layouts, const AdamWShare& share,
                            std::int64_t block) {
@@ -100,7 +102,7 @@ std::int64_t others_in_use(const std::vector<GradientBucket>& buckets, std::size
   for (const GradientBucket& bucket : buckets) {
     const auto is_used = [&](std::size_t parameter) {
       const std::int64_t own = share.block_of.at(parameter);
-      return own < 0 || own == block;
+      return own < 0 || own == block || own == block + 1;
     };
     if (std::none_of(bucket.parameters.begin(), bucket.parameters.end(), is_used)) continue;
     const std::int64_t others = elements_in(bucket.range) - elements_in(bucket.pieces[rank]);

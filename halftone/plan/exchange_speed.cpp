@@ -40,6 +40,7 @@ class SilentGroup : public ProcessGroup {
   Pending broadcast(Tensor /*tensor*/, std::int64_t /*root*/) override {
     return std::make_unique<Done>();
   }
+  std::shared_ptr<ProcessGroup> twin() override { return std::make_shared<SilentGroup>(size_); }
   std::vector<std::string> all_gather(const std::string& own) override {
     return std::vector<std::string>(static_cast<std::size_t>(size_), own);
   }

@@ -49,15 +49,17 @@ ExchangeSeconds exchange_seconds(const AdamWShare& share, const AdamWShareBytes&
     return ways * collectives.seconds(buckets, travelling) + speed.sum_s * travelling;
   };
   const auto buckets = static_cast<double>(bytes.buckets);
-  const double gradients = sum(buckets, bytes.gradients_in_transit);
+  const auto weights = static_cast<double>(bytes.weights_in_transit);
+  const double gathered = collectives.seconds(buckets, weights) + speed.gather_s * weights;
+  const double brought = share.weights ? 2 * gathered : 0;  // for a forward and a backward pass
+  const double gradients = sum(buckets, bytes.gradients_in_transit) + brought;
   const double window = speed.is_hidden ? (1 - 1 / buckets) * passes.seconds : 0;
-  const double waited = std::max(sum(1, bytes.last_bucket), gradients - window);
+  const double waited = std::max(sum(1, bytes.last_bucket) + brought / buckets, gradients - window);
 
   const double times = share.gradients ? static_cast<double>(passes.micro_batches) : 1;
-  const auto weights = static_cast<double>(bytes.optimizer.weights);
   double behind =
       collectives.seconds(agreements(share)) + times * collectives.seconds(kAgreementsOfReduction);
-  if (share.states) behind += collectives.seconds(buckets, weights) + speed.gather_s * weights;
+  if (share.states && !share.weights) behind += gathered;
   return {.all = times * gradients + behind, .exposed = times * waited + behind};
 }
 

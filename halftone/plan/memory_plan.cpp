@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
@@ -46,7 +49,20 @@ std::vector<ParameterShape> as_stored(std::vector<NamedShape> shapes,
 struct StoredParameters {
   std::vector<ParameterShape> learning;
   std::vector<ParameterShape> frozen;
+  std::vector<std::int64_t> block_of;  // AdamWShare's, of what is learning
 };
+
+/// N of "layers.N.attention.wq.weight".
+std::int64_t block_of(const std::string& name) {
+  constexpr std::string_view kBlocks = "layers.";
+  return name.starts_with(kBlocks) ? std::stoll(name.substr(kBlocks.size())) : -1;
+}
+
+std::vector<std::int64_t> blocks_of(const std::vector<NamedShape>& shapes) {
+  std::vector<std::int64_t> blocks;
+  for (const NamedShape& shape : shapes) blocks.push_back(block_of(shape.name));
+  return blocks;
+}
 
 StoredParameters stored_parameters(const ModelConfig& model, const NumericsConfig& recipe) {
   constexpr double kMost = 0x1p50;
@@ -59,10 +75,14 @@ StoredParameters stored_parameters(const ModelConfig& model, const NumericsConfi
       throw UserError(
           fmt::format("model: expected at most 2^50 parameters, got more; choose smaller widths"));
   }
-  if (recipe.lora.rank == 0)
-    return {.learning = as_stored(std::move(shapes), recipe), .frozen = {}};
-  return {.learning = as_stored(adapter_shapes(recipe.lora, model), recipe),
-          .frozen = as_stored(std::move(shapes), recipe)};
+  if (recipe.lora.rank == 0) {
+    std::vector<std::int64_t> blocks = blocks_of(shapes);
+    return {as_stored(std::move(shapes), recipe), {}, std::move(blocks)};
+  }
+  std::vector<NamedShape> adapters = adapter_shapes(recipe.lora, model);
+  std::vector<std::int64_t> blocks = blocks_of(adapters);
+  return {as_stored(std::move(adapters), recipe), as_stored(std::move(shapes), recipe),
+          std::move(blocks)};
 }
 
 /// As pack_frozen_parameters() lays them out.
@@ -119,9 +139,10 @@ double copies_beside(double activations, const AdamWShareBytes& own) {
 }
 
 /// Of the process that takes the most.
-AdamWShareBytes largest_share(const std::vector<ParameterShape>& parameters,
-                              const AdamWOptions& options, const AdamWShare& share) {
-  std::vector<AdamWShareBytes> all = adamw_share_bytes(parameters, options, share);
+AdamWShareBytes largest_share(const StoredParameters& parameters, const AdamWOptions& options,
+                              AdamWShare share) {
+  share.block_of = parameters.block_of;
+  std::vector<AdamWShareBytes> all = adamw_share_bytes(parameters.learning, options, share);
   const auto kept = [](const AdamWShareBytes& one) {
     return one.optimizer.resident_states() + one.optimizer.gradients;
   };
@@ -140,7 +161,7 @@ std::int64_t tree_levels(const StepShape& shape) {
 
 AdamWShareBytes largest_share(const ModelConfig& model, const NumericsConfig& recipe,
                               const AdamWShare& share) {
-  return largest_share(stored_parameters(model, recipe).learning, recipe.memory.adamw(), share);
+  return largest_share(stored_parameters(model, recipe), recipe.memory.adamw(), share);
 }
 
 MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
@@ -150,7 +171,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
   const std::vector<ParameterShape>& parameters = all.learning;
   const std::uint64_t frozen = packed_bytes(all.frozen);
   const AdamWOptions options = recipe.memory.adamw();
-  const AdamWShareBytes own = largest_share(parameters, options, share);
+  const AdamWShareBytes own = largest_share(all, options, share);
   const OptimizerBytes& stored = own.optimizer;
   const OptimizerBytes unshared = adamw_bytes(parameters, options);
   const auto set_aside = static_cast<double>(tree_levels(shape) * unshared.gradients);
@@ -163,7 +184,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
       (static_cast<double>(kBatchesAhead + 1) + static_cast<double>(shape.micro_batches));
   const double under_way = copies_beside(step.activations, own);
   const MemoryBytes training{
-      .weights = static_cast<std::uint64_t>(stored.weights) + frozen,
+      .weights = static_cast<std::uint64_t>(stored.weights + own.in_use) + frozen,
       .gradients = static_cast<std::uint64_t>(gradient_bytes(own, share.processes, unshared)),
       .states = static_cast<std::uint64_t>(stored.resident_states() +
                                            offload_chunk_bytes(parameters, options)),
@@ -173,12 +194,21 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
                    unused_ends(adamw_layout(parameters, options), own.room, options),
       .process = process,
       .disk = static_cast<std::uint64_t>(stored.disk)};
+  const std::uint64_t all_weights = static_cast<std::uint64_t>(unshared.weights) + frozen;
   const MemoryBytes beginning{
-      .weights = static_cast<std::uint64_t>(stored.weights) + frozen +
-                 static_cast<std::uint64_t>(parameter_count(model)) * sizeof(float),
+      .weights = all_weights + static_cast<std::uint64_t>(parameter_count(model)) * sizeof(float),
       .process = process,
       .disk = training.disk};
-  return training.total() < beginning.total() ? beginning : training;
+  // Process 0, which writes a checkpoint, has all weights then, and no activations.
+  const MemoryBytes saving{.weights = all_weights,
+                           .gradients = static_cast<std::uint64_t>(stored.gradients),
+                           .states = training.states,
+                           .process = process,
+                           .disk = training.disk};
+  const auto takes_less = [](const MemoryBytes& a, const MemoryBytes& b) {
+    return a.total() < b.total();
+  };
+  return std::max({training, beginning, saving}, takes_less);
 }
 
 std::uint64_t process_bytes() {

@@ -28,13 +28,13 @@ struct MemoryBytes {
 };
 
 /// Of a training of `model`, in the phase of the run that needs the most: while weights are made in
-/// fp32 and moved to where the optimizer has them, or in a step. `process` is what the process
-/// takes besides. Where several processes train it together (`share`): of the one that takes most.
-/// Its gradients are then those of its part and of two buckets that are complete and not sent yet,
-/// if they are shared; the copies that travel are workspace, as far as they take more than the
-/// activations that have gone by then, and so is what GradientTree sets aside. Throws UserError for
-/// a model that no machine could hold. REQUIRES a recipe that keeps gradients, where there are
-/// several processes.
+/// fp32 and moved to where the optimizer has them, in a step, or while a checkpoint is written.
+/// `process` is what the process takes besides. Where several processes train it together
+/// (`share`): of the one that takes most. Its gradients are then those of its part and of two
+/// buckets that are complete and not sent yet, if they are shared; the copies that travel are
+/// workspace, as far as they take more than the activations that have gone by then, and so is what
+/// GradientTree sets aside. Throws UserError for a model that no machine could hold. REQUIRES a
+/// recipe that keeps gradients, where there are several processes.
 MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
                         const NumericsConfig& recipe, std::uint64_t process,
                         const AdamWShare& share = {});

@@ -16,6 +16,7 @@ AdamWShare share_of(const TrainConfig& config, std::int64_t processes) {
   return {.processes = processes,
           .states = config.shard != "none",
           .gradients = config.shard == "gradients" || config.shard == "parameters",
+          .weights = config.shard == "parameters",
           .transport = config.reduce_dtype == "bf16" ? GradientTransport::kBFloat16
                                                      : GradientTransport::kExact};
 }

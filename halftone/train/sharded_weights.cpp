@@ -9,6 +9,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/scoped_value.h"
+#include "halftone/system/memory.h"
 #include "halftone/train/absent_weights_impl.h"
 
 namespace halftone {
@@ -192,7 +193,9 @@ void ShardedWeights::refresh() {
   for (const auto& shards : shards_) shards->refresh();
 }
 
+// What the last step has freed makes room.
 void ShardedWeights::complete(std::int64_t root) {
+  release_free_memory();
   for (const auto& shards : shards_) shards->complete(root);
 }
 

@@ -17,9 +17,9 @@ ExchangeSpeed speed(bool is_hidden = true) {
 
 /// 4 MB of gradients in four buckets, the last of 1 MB, and 8 MB of weights.
 AdamWShareBytes bytes() {
-  return {.optimizer = {.weights = 8'000'000},
-          .buckets = 4,
+  return {.buckets = 4,
           .gradients_in_transit = 4'000'000,
+          .weights_in_transit = 8'000'000,
           .last_bucket = 1'000'000};
 }
 
@@ -74,6 +74,17 @@ TEST(ExchangeSeconds, AreOneWayInEachMicroBatchWhereGradientsAreShared) {
   EXPECT_NEAR(gradients.all, 3 * (kOneWay + kSums) + kWeights + (6 + 3 * 2) * kAgreement, 1e-9);
   EXPECT_NEAR(gradients.exposed, 3 * (kLastOneWay + kLastSum) + kWeights + (6 + 3 * 2) * kAgreement,
               1e-9);
+}
+
+TEST(ExchangeSeconds, HaveSharedWeightsTwiceInEachMicroBatch) {
+  const AdamWShare share{.processes = 4, .states = true, .gradients = true, .weights = true};
+  const BackwardPasses passes{.seconds = 4, .micro_batches = 3};
+  const ExchangeSeconds weights = exchange_seconds(share, bytes(), speed(), passes);
+  const double traffic = kOneWay + kSums + 2 * kWeights, agreed = (6 + 3 * 2) * kAgreement;
+  EXPECT_NEAR(weights.all, 3 * traffic + agreed, 1e-9);
+  EXPECT_NEAR(weights.exposed, 3 * (traffic - 3) + agreed, 1e-9);
+  const ExchangeSeconds hidden = exchange_seconds(share, bytes(), speed(), {.seconds = 100});
+  EXPECT_NEAR(hidden.exposed, kLastOneWay + kLastSum + 2 * kWeights / 4 + 8 * kAgreement, 1e-9);
 }
 
 TEST(ExchangeSpeed, SharesTheCoresOfAHost) {
