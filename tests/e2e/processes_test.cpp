@@ -104,7 +104,7 @@ TEST_F(ProgramProcesses, ComeToTheSameBitsInInt8) {
     return train(run, flags);
   };
   ASSERT_EQ(run(1, part("one", 4, {})).code, 0);
-  ASSERT_EQ(run(4, part("four", 1, {{"--shard", "gradients"}, {"--threads", "2"}})).code, 0);
+  ASSERT_EQ(run(4, part("four", 1, {{"--shard", "parameters"}, {"--threads", "2"}})).code, 0);
   ASSERT_EQ(run(4, part("moved", 1, {{"--shard", "optimizer"}, {"--max-steps", "4"}})).code, 0);
   const Outcome moved =
       run(2, {"train", "--resume", folder_ / "moved", "--max-steps", "8", "--shard", "none"});
