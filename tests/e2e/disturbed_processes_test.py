@@ -107,7 +107,7 @@ def kills(folder, text, number=30, *groups):
     chance = random.Random(17)
     for processes in groups or (2, 4):
         words, steps = [PROGRAM, "launch", "--processes", str(processes)], 400
-        shard = ["--shard", "optimizer"]
+        shard = ["--shard", "parameters"]
         end_well([*words, *train(text, folder / f"whole{processes}", *shard, steps=steps)])
         run, done = folder / f"killed{processes}", 0
         launcher = begin([*words, "--restarts", "1000", *train(text, run, *shard, steps=steps)], folder / "err")
