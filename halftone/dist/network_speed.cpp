@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "halftone/core/error.h"
 #include "halftone/core/stopwatch.h"
@@ -13,20 +14,30 @@
 namespace halftone {
 namespace {
 
-// Short rounds: what else runs on the machine disturbs some of them only.
-constexpr int kSmallRounds = 50, kSmallInRound = 4, kLargeRounds = 24;
+/// How often a message of `bytes` is sent, and from how many places: those of large ones are more
+/// than caches hold, as gradients are. Rounds are short: what else runs disturbs some of them only.
+struct Rounds {
+  std::int64_t bytes;
+  int count;
+  int in_round;
+  std::int64_t places;
+};
+constexpr Rounds kSmallRounds{kSmallMessage, 50, 4, 1}, kLargeRounds{kLargeMessage, 24, 1, 8};
 
 /// Of one exchange, the mean of a round: in the best of several, when nothing else runs.
-double best_seconds(const TimedExchange& exchange, std::int64_t processes, std::int64_t bytes,
-                    int rounds, int in_round) {
-  const torch::Tensor sent = at::zeros({processes, bytes}, torch::kByte);
-  const torch::Tensor received = at::zeros({processes, bytes}, torch::kByte);
+double best_seconds(const TimedExchange& exchange, std::int64_t processes, const Rounds& rounds) {
+  const std::vector<std::int64_t> sizes{rounds.places, processes, rounds.bytes};
+  const torch::Tensor sent = at::zeros(sizes, torch::kByte);
+  const torch::Tensor received = at::zeros(sizes, torch::kByte);
   double best = std::numeric_limits<double>::infinity();
-  for (int round = 0; round < rounds; ++round)
+  for (int round = 0; round < rounds.count; ++round) {
+    const std::int64_t place = round % rounds.places;
     best = std::min(best, seconds_of_call([&] {
-                      for (int i = 0; i < in_round; ++i) exchange(received, sent);
+                      for (int i = 0; i < rounds.in_round; ++i)
+                        exchange(received[place], sent[place]);
                     }));
-  return best / in_round;
+  }
+  return best / rounds.in_round;
 }
 
 }  // namespace
@@ -42,10 +53,8 @@ NetworkSpeed fitted_speed(std::int64_t processes, double small_s, double large_s
 }
 
 NetworkSpeed measured_speed(std::int64_t processes, const TimedExchange& exchange) {
-  const double small =
-      best_seconds(exchange, processes, kSmallMessage, kSmallRounds, kSmallInRound);
-  return fitted_speed(processes, small,
-                      best_seconds(exchange, processes, kLargeMessage, kLargeRounds, 1));
+  const double small = best_seconds(exchange, processes, kSmallRounds);
+  return fitted_speed(processes, small, best_seconds(exchange, processes, kLargeRounds));
 }
 
 NetworkSpeed network_speed(ProcessGroup& group) {

@@ -5,7 +5,7 @@
 #include <c10/util/ParallelGuard.h>
 
 #include <algorithm>
-#include <functional>
+#include <deque>
 #include <future>
 #include <limits>
 #include <memory>
@@ -55,37 +55,60 @@ class SilentGroup : public ProcessGroup {
   double not_counted_ = 0;
 };
 
-double sum_seconds(const Tensor& gradients, const AdamWShare& share) {
-  SilentGroup group(share.processes);
-  const double all = seconds_of_call([&] {
-    GradientSum sum(group, gradients, even_pieces(gradients.numel(), share.processes),
-                    share.transport);
-    if (share.gradients) return sum.finish_own();
-    sum.add_up();
-    sum.finish();
-  });
-  return all - group.not_counted();
-}
+/// Times what is done with a bucket, on one thread.
+class BucketTimer {
+ public:
+  explicit BucketTimer(const AdamWShare& share) : share_(share), group_(share.processes) {}
 
-/// As ArenaShards::gather_weights() copies a bucket.
-double gather_seconds(const Tensor& weights, std::int64_t processes) {
-  return seconds_of_call([&] {
-    const PieceRows rows(weights, even_pieces(weights.numel(), processes), weights.scalar_type());
-    rows.put(weights, 0);
-    for (std::int64_t r = 1; r < processes; ++r) rows.take(rows.row(r), weights, r);
-  });
-}
+  double sum(const Tensor& gradients) {
+    const double before = group_.not_counted();
+    const double all = seconds_of_call([&] {
+      const auto sum = std::make_shared<GradientSum>(
+          group_, gradients, even_pieces(gradients.numel(), share_.processes), share_.transport);
+      keep(sum);
+      if (share_.gradients) return sum->finish_own();
+      sum->add_up();
+      sum->finish();
+    });
+    return all - (group_.not_counted() - before);
+  }
+
+  /// As ArenaShards::gather_weights() copies.
+  double gather(const Tensor& weights) {
+    return seconds_of_call([&] {
+      const auto rows = std::make_shared<PieceRows>(
+          weights, even_pieces(weights.numel(), share_.processes), weights.scalar_type());
+      keep(rows);
+      rows->put(weights, 0);
+      for (std::int64_t r = 1; r < share_.processes; ++r) rows->take(rows->row(r), weights, r);
+    });
+  }
+
+ private:
+  /// The next copies lie elsewhere: in a run messages drive copies out of the caches.
+  void keep(std::shared_ptr<void> copies) {
+    constexpr std::size_t kKept = 4;
+    kept_.push_back(std::move(copies));
+    if (kept_.size() > kKept) kept_.pop_front();
+  }
+
+  const AdamWShare& share_;
+  SilentGroup group_;
+  std::deque<std::shared_ptr<void>> kept_;
+};
+
+using TimedBucket = double (BucketTimer::*)(const Tensor& bucket);
 
 /// Of the best of several rounds over `buckets` (count, numbers), a row of which travels at a time.
-double best_of_rounds(const Tensor& buckets,
-                      const std::function<double(const Tensor& bucket)>& seconds_of) {
+double best_of_rounds(const Tensor& buckets, const AdamWShare& share, TimedBucket timed) {
   constexpr int kRounds = 5;
   const torch::NoGradGuard no_grad;
   const c10::ParallelGuard on_this_thread(true);
+  BucketTimer timer(share);
   double best = std::numeric_limits<double>::infinity();
   for (int round = 0; round < kRounds; ++round) {
     double seconds = 0;
-    for (std::int64_t i = 0; i < buckets.size(0); ++i) seconds += seconds_of(buckets[i]);
+    for (std::int64_t i = 0; i < buckets.size(0); ++i) seconds += (timer.*timed)(buckets[i]);
     best = std::min(best, seconds);
   }
   return best;
@@ -93,8 +116,8 @@ double best_of_rounds(const Tensor& buckets,
 
 /// Seconds of a byte, while as many threads do the same as cores of the host will: over more
 /// gradients than caches hold, as those of a model are.
-double seconds_of_byte(const HostShare& host, std::int64_t bucket_bytes,
-                       const std::function<double(const Tensor& bucket)>& seconds_of) {
+double seconds_of_byte(const HostShare& host, const AdamWShare& share, std::int64_t bucket_bytes,
+                       TimedBucket timed) {
   constexpr std::int64_t kBuckets = 16;
   const std::int64_t at_once = std::min(host.processes, host.cores);
   const std::int64_t of_each = (kBuckets + at_once - 1) / at_once;
@@ -102,8 +125,8 @@ double seconds_of_byte(const HostShare& host, std::int64_t bucket_bytes,
       {at_once, of_each, kBucketBytes / static_cast<std::int64_t>(sizeof(float))}, torch::kFloat);
   std::vector<std::future<double>> all;
   for (std::int64_t i = 0; i < at_once; ++i)
-    all.push_back(
-        std::async(std::launch::async, [&, i] { return best_of_rounds(buckets[i], seconds_of); }));
+    all.push_back(std::async(std::launch::async,
+                             [&, i] { return best_of_rounds(buckets[i], share, timed); }));
   double mean = 0;
   for (std::future<double>& one : all) mean += one.get() / static_cast<double>(at_once);
   // Of more processes than cores each has its turn.
@@ -133,12 +156,9 @@ ExchangeSpeed measure_exchange_speed(const AdamWShare& share, const HostShare& h
       kBucketBytes / static_cast<std::int64_t>(sizeof(float)) *
       static_cast<std::int64_t>(c10::elementSize(dtype_under_way(torch::kFloat, share.transport)));
   ExchangeSpeed speed{.network = network ? *network : shared_loopback(host)};
-  speed.sum_s = seconds_of_byte(host, travelling,
-                                [&](const Tensor& bucket) { return sum_seconds(bucket, share); });
+  speed.sum_s = seconds_of_byte(host, share, travelling, &BucketTimer::sum);
   if (share.states)
-    speed.gather_s = seconds_of_byte(host, kBucketBytes, [&](const Tensor& bucket) {
-      return gather_seconds(bucket, share.processes);
-    });
+    speed.gather_s = seconds_of_byte(host, share, kBucketBytes, &BucketTimer::gather);
   speed.is_hidden = network || host.processes * (host.threads + 1) <= host.cores;
   return speed;
 }

@@ -14,6 +14,14 @@
 namespace halftone::machine_settings_test {
 namespace {
 
+TEST(UsableCpus, AreTheTighterOfTwoLimitsAndOneAtLeast) {
+  EXPECT_EQ(usable_cpus({.allowed_cpus = 8}), 8);
+  EXPECT_EQ(usable_cpus({.allowed_cpus = 8, .cpu_quota = 2.5}), 3);
+  EXPECT_EQ(usable_cpus({.allowed_cpus = 2, .cpu_quota = 16}), 2);
+  EXPECT_EQ(usable_cpus({.allowed_cpus = 8, .cpu_quota = 0.25}), 1);
+  EXPECT_EQ(usable_cpus({}), 1);
+}
+
 TEST(CpuQuota, IsTheTightestOfTheControlGroups) {
   const test::TempFolder root;
   EXPECT_EQ(cpu_quota_in(root.path(), "0::/job/step\n"), 0.0);

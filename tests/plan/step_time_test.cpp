@@ -94,6 +94,39 @@ TEST(StepSeconds, MoveTheOptimizersBuffersAtTheSpeedOfMemory) {
   EXPECT_NEAR(seconds("32-true", {}, shape, speed), expected, 0.02 * expected);
 }
 
+TEST(StepSeconds, CountWhatATreeOfSumsMoves) {
+  const StepShape flat{.batch_size = 1, .predictions = 1, .micro_batches = 4};
+  StepShape tree = flat;
+  tree.tree_sum = true;
+  MachineSpeed speed = all_at(kFast);
+  speed.memory = 1e10;
+  // Each of three that are set aside is copied, made zero and added once: six passes.
+  const double expected = 3 * 6 * 4.0 * static_cast<double>(parameter_count(model())) / 1e10;
+  EXPECT_NEAR(seconds("32-true", {}, tree, speed) - seconds("32-true", {}, flat, speed), expected,
+              1e-6 * expected);
+}
+
+TEST(StepSeconds, AreTwiceAsManyOnHalfAMachine) {
+  const StepShape shape{.batch_size = 4, .predictions = 8};
+  MachineSpeed speed = all_at(1e11);
+  speed.memory = 1e10;
+  const double whole = seconds("bf16-mixed", {}, shape, speed);
+  EXPECT_NEAR(seconds("bf16-mixed", {}, shape, part_of(speed, 0.5)), 2 * whole, 1e-9 * whole);
+}
+
+TEST(BackwardSeconds, AreTwoThirdsOfTheMatmulsOrThreeQuarters) {
+  const StepShape shape{.batch_size = 64, .predictions = 8, .micro_batches = 2};
+  const auto backward = [&](const MemoryOptions& memory) {
+    const PrecisionPolicy policy = parse_precision("32-true");
+    const NumericsConfig recipe{policy, memory_policy(memory, policy)};
+    const MemoryBytes bytes = peak_memory(model(), shape, recipe, 0);
+    const double all = step_seconds(model(), shape, recipe, bytes, all_at(1e11));
+    return 2 * backward_seconds(model(), shape, recipe, bytes, all_at(1e11)) / all;
+  };
+  EXPECT_NEAR(backward({}), 2.0 / 3, 1e-6);
+  EXPECT_NEAR(backward({.recompute = "blocks"}), 0.75, 1e-6);
+}
+
 TEST(StepSeconds, CountTheExpertsThatATokenTakes) {
   const StepShape shape{.batch_size = 64, .predictions = 8};
   ModelConfig moe = model();
