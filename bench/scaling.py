@@ -3,7 +3,7 @@
 """Computes, on paper, how data parallel training would scale to many H100s: nothing here is measured on one.
 
     python3 bench/scaling.py
-    python3 bench/scaling.py --latency-us 55 --gbyte-per-s 2.5 --gflops 200 --tokens 1024
+    python3 bench/scaling.py --latency-us 60 --gbyte-per-s 1.9 --gflops 200 --tokens 1024
 
 Prints the tables of docs/scaling.md. The second is of machines of one process each, of so many 1e9 flops per second that
 are reached, on a network of these alpha and 1 / beta: bench/exchange.py measures them.
