@@ -146,6 +146,7 @@
 #include "halftone/train/mixed_precision.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/optimizer_context.h"
+#include "halftone/train/picture_log.h"
 #include "halftone/train/precision_hints.h"
 #include "halftone/train/progress_bar.h"
 #include "halftone/train/run_report.h"

@@ -38,7 +38,7 @@ LAYERS = {
     "machine": KERNELS,
     "models": {"nn"},
     # The training framework knows no model, tokenizer or configuration file: those are pretrain's.
-    "train": {"precision", "dist", "nn", "data", "report", "inspect", "machine"},
+    "train": {"precision", "dist", "nn", "data", "media", "report", "inspect", "machine"},
     "plan": {"models", "train"},
     # One training step looked at: two precisions beside each other, its cost, its choice of precision per layer.
     "diagnostics": {"train"},

@@ -13,6 +13,7 @@
 #include "halftone/report/layer_maps.h"
 #include "halftone/report/logged_charts.h"
 #include "halftone/report/report_charts.h"
+#include "halftone/report/report_pictures.h"
 #include "halftone/report/report_style.h"
 #include "halftone/system/atomic_file.h"
 
@@ -192,8 +193,8 @@ std::string report_page(const RunHistory& history, const RunDescription& descrip
   const std::string name = html_escaped(description.name);
   std::string page = fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-      "'unsafe-inline'\">\n"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src "
+      "data:; style-src 'unsafe-inline'\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<meta name=\"color-scheme\" content=\"light dark\">\n"
       "<title>{} - halftone</title>\n<style>{}{}</style>\n</head>\n<body>\n<main>\n",
@@ -201,7 +202,8 @@ std::string report_page(const RunHistory& history, const RunDescription& descrip
   page += fmt::format("<header><p class=\"kind\">halftone run</p><h1>{}</h1><p>{}</p></header>\n",
                       name, html_escaped(description.state));
   if (!history.steps().empty()) page += tiles(history.totals());
-  page += facts(description) + notes(history, ends_torn) + charts(history) + skips(history);
+  page += facts(description) + notes(history, ends_torn) + charts(history) +
+          picture_section(description.pictures) + skips(history);
   if (!description.config.empty())
     page += "<section><h2>Configuration</h2>\n<pre>" + html_escaped(description.config) +
             "</pre></section>\n";

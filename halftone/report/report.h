@@ -2,6 +2,7 @@
 // The page about a run: RUN/report.html.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -17,10 +18,18 @@ struct RunDescription {
     std::string value;  ///< "bf16-mixed"
   };
 
+  /// What the run has drawn, in the order in which it is shown.
+  struct Picture {
+    std::string name;       ///< of its log: "samples"
+    std::int64_t step = 0;  ///< after which it was drawn
+    std::string png;        ///< the bytes of a PNG file
+  };
+
   std::string name;   ///< of the run: "poems"
   std::string state;  ///< "finished", "stopped at step 120", and when that was
   std::vector<Fact> facts;
   std::string config;  ///< its config.toml
+  std::vector<Picture> pictures;
 };
 
 /// One HTML document with pictures inside, which needs no script and no network: loss, learning

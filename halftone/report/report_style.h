@@ -24,6 +24,7 @@ h3 small { color: var(--faint); font-size: 13px; font-weight: 400; margin-left: 
 .key.box { width: 11px; height: 11px; border: 0; border-radius: 2px; background: var(--c); }
 .key.round { width: 9px; height: 9px; border: 0; border-radius: 50%; background: var(--c); }
 .key.tall { width: 2px; height: 11px; border: 0; background: var(--c); }
+figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 12px; fill: var(--faint); }
 .ytick { text-anchor: end; }

@@ -23,9 +23,9 @@ namespace {
 constexpr const char* kLockFile = "run.lock";
 
 // What a run consists of, beside the lock: nothing else is ever removed.
-constexpr std::array<std::string_view, 10> kOwnFiles = {
-    "config.toml", "metrics.jsonl",  "metrics.csv",           "tensorboard", "checkpoints",
-    "best",        "tokenizer.json", "tokenizer_config.json", "report.html", "anomaly.json"};
+constexpr std::array<std::string_view, 11> kOwnFiles = {
+    "config.toml",    "metrics.jsonl",         "metrics.csv", "tensorboard",  "checkpoints", "best",
+    "tokenizer.json", "tokenizer_config.json", "report.html", "anomaly.json", "pictures"};
 
 bool is_empty_folder(const fs::path& path) {
   std::error_code error;

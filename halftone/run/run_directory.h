@@ -18,6 +18,8 @@ struct RunPaths {
   std::filesystem::path config() const { return root / "config.toml"; }
   std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
   std::filesystem::path report() const { return root / "report.html"; }
+  /// What a PictureLog has drawn, a folder each.
+  std::filesystem::path pictures() const { return root / "pictures"; }
   /// Of a run that ended because its numbers were not finite.
   std::filesystem::path anomaly() const { return root / "anomaly.json"; }
   std::filesystem::path tokenizer() const { return root / "tokenizer.json"; }

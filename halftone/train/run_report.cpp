@@ -7,6 +7,7 @@
 
 #include <ctime>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "halftone/core/log.h"
@@ -16,6 +17,7 @@
 #include "halftone/system/atomic_file.h"
 #include "halftone/system/file.h"
 #include "halftone/system/processor.h"
+#include "halftone/train/picture_log.h"
 #include "halftone/train/trainer.h"
 
 namespace halftone {
@@ -52,6 +54,20 @@ std::string name_of(const fs::path& run) {
   return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
 }
 
+/// Those that make a page no larger than a page should be.
+std::vector<RunDescription::Picture> pictures_of(const RunPaths& run) {
+  constexpr std::size_t kOfEach = 4, kMost = 24;
+  constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 20U;
+  std::vector<RunDescription::Picture> pictures;
+  for (const LoggedPicture& picture : newest_pictures(run, kOfEach)) {
+    std::error_code error;
+    const std::uintmax_t size = fs::file_size(picture.path, error);
+    if (!error && size <= kMostBytes && pictures.size() < kMost)
+      pictures.push_back({picture.name, picture.step, read_file(picture.path, kMostBytes)});
+  }
+  return pictures;
+}
+
 std::string now() { return fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::time(nullptr))); }
 
 }  // namespace
@@ -83,7 +99,8 @@ void RunReport::write(const Trainer& trainer, const std::string& state) {
         .name = name_of(run.root),
         .state = fmt::format("{} step {}, {}", state, trainer.loop().counters().step, now()),
         .facts = facts_,
-        .config = read_file(run.config(), kMostConfigBytes)};
+        .config = read_file(run.config(), kMostConfigBytes),
+        .pictures = pictures_of(run)};
     if (facts_.empty())
       description.facts.push_back({"parameters", parameter_count_of(trainer.loop())});
     for (RunDescription::Fact& fact : facts_of(trainer))
