@@ -91,23 +91,32 @@ def step_seconds(compute, model, ranks, shard, width_of_gradient, collective):
     # A bucket is 8 MiB of fp32 gradients or a larger matrix; the embedding, complete last, is one by itself or more.
     buckets = min(math.ceil(4 * parameters / BUCKET), 7 * layers + 1)
     last = max(BUCKET / 4, vocabulary * width) * width_of_gradient
-    ways = 1 if shard == "gradients" else 2  # all_to_all of pieces; all_gather of their sums
+    ways = 1 if shard in ("gradients", "parameters") else 2  # all_to_all of pieces; all_gather of their sums
     gradients = ways * buckets * collective(ranks, parameters * width_of_gradient / buckets)
     weights = 0 if shard == "none" else buckets * collective(ranks, 4 * parameters / buckets)
+    if shard == "parameters":  # all weights twice, one block ahead, beside blocks that are computed again
+        again = 4 / 3 * compute
+        exposed = ways * collective(ranks, last) + 2 * weights / buckets
+        return again + max(exposed, gradients + 2 * weights - (1 - 1 / buckets) * again)
     hidden_by = 2 / 3 * compute
     # The first bucket is complete when its part of the backward pass is over.
     return compute + max(ways * collective(ranks, last), gradients - (1 - 1 / buckets) * hidden_by) + weights
 
 
-def state_bytes(parameters, ranks, shard):
+def state_bytes(model, ranks, shard):
     """fp32 weights, gradients and two moments; activations are not counted."""
-    own = {"none": (1, 1), "optimizer": (1, ranks), "gradients": (ranks, ranks)}[shard]
-    return parameters * (4 + 4 / own[0] + 8 / own[1])
+    parameters, layers, width, vocabulary = MODELS[model]
+    outside = vocabulary * width
+    in_use = outside + 2 * (parameters - outside) / layers  # the embedding and two blocks
+    own = {"none": (1, 1, 1), "optimizer": (1, 1, ranks), "gradients": (1, ranks, ranks),
+           "parameters": (ranks, ranks, ranks)}[shard]
+    brought = in_use if shard == "parameters" and ranks > 1 else 0
+    return parameters * (4 / own[0] + 4 / own[1] + 8 / own[2]) + 4 * brought
 
 
 def cell(machines, model, ranks, shard, gradient):
     parameters, layers, width, _ = MODELS[model]
-    if state_bytes(parameters, ranks, shard) > MEMORY:
+    if state_bytes(model, ranks, shard) > MEMORY:
         return "too large"
     alone = compute_seconds(machines, parameters, layers, width)
     return " / ".join(f"{100 * alone / step_seconds(alone, model, ranks, shard, gradient, how):.0f}"
@@ -119,7 +128,7 @@ def print_table(machines):
     print("|---" * (4 + len(RANKS)) + "|")
     for model, (parameters, layers, width, _) in MODELS.items():
         alone = 1e3 * compute_seconds(machines, parameters, layers, width)
-        for shard in ("none", "optimizer", "gradients"):
+        for shard in ("none", "optimizer", "gradients", "parameters"):
             for name, gradient in (("fp32", 4), ("bf16", 2)):
                 cells = " | ".join(cell(machines, model, ranks, shard, gradient) for ranks in RANKS)
                 print(f"| {model} | {alone:.1f} | {shard} | {name} | {cells} |")

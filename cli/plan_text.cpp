@@ -67,9 +67,10 @@ std::string budget_text(const RunPlan& plan, const AdamWShare& share) {
   std::string text = is_unlimited(plan) ? "none" : format_bytes(plan.budget_bytes);
   if (share.processes == 1) return text;
   return fmt::format("{} for each of {} processes, {}", text, share.processes,
-                     share.gradients ? "states and gradients shared"
-                     : share.states  ? "states shared"
-                                     : "nothing shared");
+                     share.weights     ? "states, gradients and weights shared"
+                     : share.gradients ? "states and gradients shared"
+                     : share.states    ? "states shared"
+                                       : "nothing shared");
 }
 
 /// "network    50 us a message and 1.2 GB/s each way; the backward pass hides what is not exposed".
