@@ -105,7 +105,7 @@ class PyTorch(Contestant):
                    a.batch // self.processes, a.seq_len, vocabulary, self.threads, a.steps + WARM_UP]
         place = {**self.environment(self.threads), "WORLD_SIZE": str(self.processes), "MASTER_ADDR": "127.0.0.1",
                  "MASTER_PORT": str(free_port())}
-        started = [begin(command, {**place, "RANK": str(rank)}) for rank in range(self.processes)]
+        started = [begin(command, {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(self.processes)]
         return json.loads(wait_for(self.name, started).splitlines()[-1])
 
 

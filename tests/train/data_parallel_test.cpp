@@ -158,7 +158,7 @@ void expect_same_as_one(const std::string& optimizer) {
   });
 }
 TEST(DataParallel, TrainsAsOneProcessWithAllBatches) { expect_same_as_one("scheduled"); }
-// guide: devices, strategy="ddp"
+// guide: devices, strategy="ddp", "fsdp"
 TEST(DataParallel, TrainsWithOptimizersOfLibTorch) { expect_same_as_one("sgd"); }
 
 TEST(DataParallel, GivesEachProcessTheSameBitsInEachPrecision) {
