@@ -27,6 +27,7 @@ namespace halftone::cli {
 namespace {
 
 constexpr std::int64_t kMostProcesses = 1024, kMostNodes = 65536, kMostRestarts = 1'000'000;
+constexpr std::int64_t kLongestWait = 10'000'000;  // seconds
 
 struct LaunchArguments {
   std::optional<std::int64_t> processes;
@@ -35,7 +36,8 @@ struct LaunchArguments {
   std::string master_addr;
   std::int64_t master_port = 0;
   std::int64_t restarts = 0;
-  std::string shown_words;  // for --help alone
+  std::int64_t timeout_s = 0;  // 0: what the environment says
+  std::string shown_words;     // for --help alone
 };
 
 void check_range(const char* flag, std::int64_t value, std::int64_t least, std::int64_t most) {
@@ -65,6 +67,7 @@ void check(const LaunchArguments& arguments) {
     throw UserError("--processes is required; see 'halftone launch --help'");
   check_range("--processes", *arguments.processes, 1, kMostProcesses);
   check_range("--restarts", arguments.restarts, 0, kMostRestarts);
+  if (arguments.timeout_s != 0) check_range("--timeout-s", arguments.timeout_s, 1, kLongestWait);
   if (arguments.master_port != 0) check_range("--master-port", arguments.master_port, 1, 65535);
   if (arguments.min_processes != 0)
     check_range("--min-processes", arguments.min_processes, 1, *arguments.processes);
@@ -133,7 +136,8 @@ Launch launch_of(const CLI::App& app, const LaunchArguments& arguments,
                .node_rank = static_cast<int>(arguments.node_rank),
                .master_addr = arguments.master_addr.empty() ? "127.0.0.1" : arguments.master_addr,
                .master_port = static_cast<int>(arguments.master_port),
-               .threads = threads_of_each(*arguments.processes)},
+               .threads = threads_of_each(*arguments.processes),
+               .timeout_s = static_cast<int>(arguments.timeout_s)},
       .argv_to_go_on = command_line(goes_on ? words_to_go_on(words) : words, !is_program),
       .restarts = static_cast<int>(arguments.restarts),
       .min_processes = static_cast<int>(arguments.min_processes),
@@ -210,6 +214,9 @@ void add_flags(CLI::App& command, LaunchArguments& arguments) {
          "Port that rank 0 listens on [a free one on one node]");
   number("--restarts", arguments.restarts,
          "When a process dies, end all and start them again, so many times at most [0]");
+  number("--timeout-s", arguments.timeout_s,
+         "Seconds that processes wait for one that lives and does not come "
+         "[HALFTONE_PROCESS_TIMEOUT, else 1800]");
   number("--min-processes", arguments.min_processes,
          "A restart takes fewer processes, the next number that divides --processes, down to this "
          "one [always --processes]");

@@ -59,6 +59,8 @@ Variables shared_variables(const LaunchPlan& plan, int restart) {
       {"TORCHELASTIC_RESTART_COUNT", std::to_string(restart)},
       {"TORCHELASTIC_USE_AGENT_STORE", ""}};  // of a torchrun around us: its store is not ours
   if (plan.threads > 0) variables.emplace_back("OMP_NUM_THREADS", std::to_string(plan.threads));
+  if (plan.timeout_s > 0)
+    variables.emplace_back("HALFTONE_PROCESS_TIMEOUT", std::to_string(plan.timeout_s));
   return variables;
 }
 

@@ -17,6 +17,7 @@ struct LaunchPlan {
   std::string master_addr;
   int master_port = 0;  // 0: a free one
   int threads = 0;      // of each process; 0: the environment says it
+  int timeout_s = 0;    // for one that lives and does not come; 0: likewise
 
   int first_rank() const { return node_rank * processes; }
   int world_size() const { return nodes * processes; }

@@ -164,6 +164,14 @@ TEST_F(Launch, RanksOfANodeFollowThoseOfTheOnesBefore) {
                                                           "[rank 3] 3 6 1 2 1 head:29500"));
 }
 
+TEST_F(Launch, SaysHowLongProcessesWait) {
+  const std::string show = "-- sh -c 'echo ${HALFTONE_PROCESS_TIMEOUT-unset}'";
+  const std::string environment = "export HALFTONE_PROCESS_TIMEOUT=7";
+  EXPECT_EQ(launch("--processes 1 --timeout-s 90 " + show, environment).out, "90\n");
+  EXPECT_EQ(launch("--processes 1 " + show, environment).out, "7\n");
+  EXPECT_EQ(launch("--processes 1 " + show, "unset HALFTONE_PROCESS_TIMEOUT").out, "unset\n");
+}
+
 TEST_F(Launch, SharesOutTheCoresUnlessTheEnvironmentSaysHow) {
   cpu_set_t cpus;
   ASSERT_EQ(sched_getaffinity(0, sizeof cpus, &cpus), 0);
@@ -419,6 +427,7 @@ TEST_F(Launch, RefusesWhatMakesNoSense) {
       {"--processes 2 --nodes 2 --node-rank 2 train", "from 0 to 1, got 2"},
       {"--processes 2 --node-rank 1 train", "--node-rank: expected --nodes as well"},
       {"--processes 2 --master-port 70000 train", "from 1 to 65535, got 70000"},
+      {"--processes 2 --timeout-s -1 train", "from 1 to 10000000, got -1"},
       {"--processes 2 --restarts 1 train --data x --overwrite", "--overwrite replaces it"},
   });
 }
