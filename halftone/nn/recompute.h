@@ -20,7 +20,8 @@ using CheckpointedFunction =
 /// autograd::grad() included. What else the block reads must stand as it is until then.
 /// Differentiable once. Where gradients are off: block(inputs). Where processes keep a part of the
 /// weights each, those of `parameters` are in memory while the block runs, and no longer
-/// (docs/many_processes.md): whatever reads them otherwise reads zeros.
+/// (docs/many_processes.md): whatever reads them otherwise reads zeros, in train and in eval mode,
+/// and each pass runs the same blocks in the same order.
 std::vector<torch::Tensor> recompute(const CheckpointedFunction& block,
                                      const std::vector<torch::Tensor>& inputs,
                                      const std::vector<torch::Tensor>& parameters);

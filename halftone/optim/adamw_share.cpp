@@ -52,6 +52,12 @@ Transit transit_of(const GradientBucket& bucket, const AdamWBufferLayout& layout
           .gradients = elements_in(bucket.range) * item_bytes(dtype)};
 }
 
+/// Whether a parameter of the bucket belongs to no block.
+bool is_in_use_always(const GradientBucket& bucket, const AdamWShare& share) {
+  return std::any_of(bucket.parameters.begin(), bucket.parameters.end(),
+                     [&](std::size_t i) { return share.block_of.at(i) < 0; });
+}
+
 /// The same in all processes.
 AdamWShareBytes bytes_under_way(const std::vector<GradientBucket>& buckets,
                                 const std::vector<AdamWBufferLayout>& layouts,
@@ -67,7 +73,9 @@ AdamWShareBytes bytes_under_way(const std::vector<GradientBucket>& buckets,
         std::max(bytes.under_way, before.copies + own.copies + std::max(before.sum, own.sum));
     if (share.gradients) bytes.unsent = std::max(bytes.unsent, unsent_before + unsent);
     bytes.gradients_in_transit += own.gradients;
-    bytes.weights_in_transit += elements_in(bucket.range) * item_bytes(layout.weights);
+    const bool stays = share.weights && is_in_use_always(bucket, share);
+    (stays ? bytes.weights_behind : bytes.weights_in_transit) +=
+        elements_in(bucket.range) * item_bytes(layout.weights);
     bytes.last_bucket = own.gradients;
     before = own;
     unsent_before = unsent;

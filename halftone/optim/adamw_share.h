@@ -36,8 +36,10 @@ struct AdamWShareBytes {
   std::int64_t under_way = 0;  // of the buckets' copies that travel, the most at a time
   std::int64_t buckets = 0;
   std::int64_t gradients_in_transit = 0;  // all gradients, in the format in which they travel
-  std::int64_t weights_in_transit = 0;    // all weights
-  std::int64_t last_bucket = 0;           // of these, what is complete only with the backward pass
+  std::int64_t weights_in_transit = 0;    // that come in each pass, or else behind the update
+  /// Where weights are shared: those that are in use all the time, and come behind the update.
+  std::int64_t weights_behind = 0;
+  std::int64_t last_bucket = 0;  // of these, what is complete only with the backward pass
 };
 
 /// In order of rank. Pass a tied parameter once. REQUIRES gradients that are not released, where

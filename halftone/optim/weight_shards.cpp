@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/optim/weight_shards.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -112,6 +113,11 @@ void WeightShards::reshard(const std::vector<std::size_t>& parameters) {
   if (is_kept_) return;
   for (const std::size_t b : buckets_of(parameters))
     if (buckets_[b].users == 0 && buckets_[b].is_complete) drop(buckets_[b]);
+}
+
+bool WeightShards::is_complete() const {
+  return std::all_of(buckets_.begin(), buckets_.end(),
+                     [](const Bucket& bucket) { return bucket.is_complete; });
 }
 
 void WeightShards::refresh() {

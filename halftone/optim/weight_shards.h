@@ -36,6 +36,7 @@ class WeightShards {
   /// Lets go of what prefetch() has begun to bring and unshard() has not taken.
   void drop_prefetched();
 
+  bool is_complete() const;
   bool is_complete(std::size_t parameter) const {
     return buckets_[bucket_of_.at(parameter)].is_complete;
   }

@@ -159,7 +159,7 @@ ExchangeSpeed measure_exchange_speed(const AdamWShare& share, const HostShare& h
   speed.sum_s = seconds_of_byte(host, share, travelling, &BucketTimer::sum);
   if (share.states)
     speed.gather_s = seconds_of_byte(host, share, kBucketBytes, &BucketTimer::gather);
-  speed.is_hidden = network || host.processes * (host.threads + 1) <= host.cores;
+  speed.is_hidden = network || host.has_spare_cores();
   return speed;
 }
 

@@ -18,6 +18,8 @@ struct HostShare {
 
   /// Cores that compute when all processes do.
   std::int64_t busy_cores() const;
+  /// Whether each process has one more than its threads, which can exchange while they compute.
+  bool has_spare_cores() const { return processes * (threads + 1) <= cores; }
 };
 
 /// Of each process, while all of its host exchange.

@@ -50,7 +50,12 @@ ExchangeSeconds exchange_seconds(const AdamWShare& share, const AdamWShareBytes&
   };
   const auto buckets = static_cast<double>(bytes.buckets);
   const auto weights = static_cast<double>(bytes.weights_in_transit);
-  const double gathered = collectives.seconds(buckets, weights) + speed.gather_s * weights;
+  const auto kept = static_cast<double>(bytes.weights_behind);
+  const auto gather = [&](double size) {
+    const double count = size > 0 ? buckets * size / (weights + kept) : 0;
+    return collectives.seconds(count, size) + speed.gather_s * size;
+  };
+  const double gathered = gather(weights);
   const double brought = share.weights ? 2 * gathered : 0;  // for a forward and a backward pass
   const double gradients = sum(buckets, bytes.gradients_in_transit) + brought;
   const double window = speed.is_hidden ? (1 - 1 / buckets) * passes.seconds : 0;
@@ -59,7 +64,7 @@ ExchangeSeconds exchange_seconds(const AdamWShare& share, const AdamWShareBytes&
   const double times = share.gradients ? static_cast<double>(passes.micro_batches) : 1;
   double behind =
       collectives.seconds(agreements(share)) + times * collectives.seconds(kAgreementsOfReduction);
-  if (share.states && !share.weights) behind += gathered;
+  if (share.states) behind += share.weights ? gather(kept) : gathered;
   return {.all = times * gradients + behind, .exposed = times * waited + behind};
 }
 

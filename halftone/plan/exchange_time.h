@@ -30,11 +30,12 @@ struct BackwardPasses {
 ///
 /// The gradients go in the last micro-batch; in each where they are shared. New weights, where
 /// states are shared, come behind the update, bucket by bucket and not hidden, and so do the small
-/// messages by which processes agree. Where weights are shared, all of them come twice in each
-/// micro-batch instead, one block ahead, and have the same backward pass to hide behind:
+/// messages by which processes agree. Where weights are shared, those of blocks come twice in each
+/// micro-batch instead, one block ahead, and have the same backward pass to hide behind; what
+/// belongs to no block comes behind the update still:
 ///
 ///   exposed = max(last bucket + 2 buckets of weights,
-///                 all buckets + 2 weights - (1 - 1 / buckets) backward pass)
+///                 all buckets + 2 weights of blocks - (1 - 1 / buckets) backward pass)
 ExchangeSeconds exchange_seconds(const AdamWShare& share, const AdamWShareBytes& bytes,
                                  const ExchangeSpeed& speed, const BackwardPasses& passes);
 

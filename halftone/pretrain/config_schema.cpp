@@ -396,7 +396,8 @@ void check_shard(const TrainConfig& config, const std::vector<ConfigAssignment>&
   if (config.shard == "parameters" && config.memory.recompute == "none")
     throw UserError(fmt::format(
         "{}: shard parameters has a block's weights in memory while it runs, in the backward pass "
-        "once more, but recompute is none; leave recompute out, or choose shard gradients",
+        "once more, but recompute is none; choose shard gradients, or leave recompute out of a new "
+        "run",
         place_of(assignments, "shard")));
 }
 
@@ -542,7 +543,8 @@ TrainConfig resume_config(const fs::path& run_dir,
   for (const ConfigAssignment& assignment : assignments) {
     const ConfigField& field = config_field(assignment.key, assignment.place);
     // The run has chosen when it began.
-    if (field.key == "precision" && assignment.value == ConfigValue(std::string(kAutoPrecision)))
+    if ((field.key == "precision" || field.key == "recompute") &&
+        assignment.value == ConfigValue(std::string(kAutoPrecision)))
       continue;
     if (field.key == "out" &&
         absolute_path(std::get<std::string>(assignment.value)) == absolute_path(config.out))

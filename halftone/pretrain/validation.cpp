@@ -70,6 +70,12 @@ void ValidationRecord::on_validation_end(Trainer& trainer,
                                          const std::map<std::string, double>& /*values*/) {
   const std::optional<LanguageModeling::BadBatch>& bad = module_.bad_batch();
   if (!bad) return;
+  if (!trainer.has_all_weights()) {
+    log_warning(fmt::format(
+        "validation at step {}: the loss of batch {} is {}; `halftone eval` finds the cause",
+        trainer.loop().counters().step, bad->index + 1, bad->loss));
+    return;
+  }
   const EvaluationMode mode(module_.network());
   const auto forward = [&] {
     const auto region = trainer.forward_context();

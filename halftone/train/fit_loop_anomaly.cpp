@@ -86,6 +86,12 @@ std::optional<NonFiniteOrigin> FitLoop::bad_weights() const {
 }
 
 void FitLoop::explain(const Update& update, Anomaly& anomaly) {
+  if (sharded_weights()) {  // a batch that is computed once more would need the others as well
+    anomaly.note =
+        "where it comes from is found in one process: resume the run without launch, with "
+        "detect_anomaly";
+    return;
+  }
   if (!anomaly.origin) {
     StepSearch(task_, precision_, manual_.get()).explain(last_step_, anomaly);
     if (anomaly.weights_changed) anomaly.note = changed_weights_note();

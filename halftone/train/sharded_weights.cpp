@@ -13,6 +13,16 @@
 #include "halftone/train/absent_weights_impl.h"
 
 namespace halftone {
+namespace {
+
+void check_alike(bool are_alike) {
+  if (!are_alike)
+    throw UserError(
+        "trainer: with shard parameters each pass runs the same blocks in the same order, on all "
+        "processes, but this one has run others; choose shard gradients");
+}
+
+}  // namespace
 
 ShardedWeights::ShardedWeights(const std::vector<const ParameterArena*>& arenas,
                                ProcessGroup& processes)
@@ -99,11 +109,14 @@ void ShardedWeights::release(const std::vector<at::Tensor>& parameters) {
   apply({false, known(parameters)});
 }
 
-// In the first pass of a kind weights are there until they are let go; the second has all uses.
+// A pass that begins with all weights shows only some of the wrong uses.
 ShardedWeights::Uses ShardedWeights::recorded(const std::string& kind,
                                               const std::function<void()>& compute) {
   constexpr int kChecked = 2;
-  if (checked_[kind]++ < kChecked) {
+  const bool begins_whole = std::all_of(shards_.begin(), shards_.end(),
+                                        [](const auto& one) { return one->is_complete(); });
+  if (checked_[kind] < kChecked) {
+    if (!begins_whole) ++checked_[kind];
     const auto reads = std::make_shared<AbsentWeights>(
         [this](const at::Tensor& tensor) { return absent(tensor); });
     {
@@ -130,7 +143,7 @@ void ShardedWeights::pass(const std::string& kind, bool computes,
   const Uses before = uses->second;
   const ScopedValue known(before_, &before);
   if (computes)
-    uses->second = recorded(kind, compute);
+    check_alike(recorded(kind, compute) == before);
   else
     go_through(before);
   for (const auto& shards : shards_) shards->drop_prefetched();
@@ -143,13 +156,16 @@ void ShardedWeights::first_pass(const std::string& kind, bool computes,
   const bool is_full =
       std::all_of(all.begin(), all.end(), [](const auto& one) { return one[0] != 0.0; });
   if (is_full) {
-    uses_[kind] = recorded(kind, compute);
+    const Uses own = recorded(kind, compute);
+    uses_[kind] = *shared(own);
+    check_alike(own == uses_[kind]);
     return;
   }
   complete();
   const Uses own = computes ? recorded(kind, compute) : Uses();
   const std::optional<Uses> uses = shared(computes ? std::optional(own) : std::nullopt);
   if (uses) uses_[kind] = *uses;
+  if (computes) check_alike(own == *uses);
   if (!computes && uses) go_through(*uses);
   drop_unused();
 }

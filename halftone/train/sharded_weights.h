@@ -18,15 +18,17 @@ namespace halftone {
 /// The weights of all optimizers, of which each process keeps a part, as the passes of a run need
 /// them. A pass is all that is computed with one batch: the forward pass, and the backward pass
 /// where there is one. Each process takes part in bringing weights in all passes, also in those in
-/// which it has no batch: passes of one kind must need the same weights in the same order.
+/// which it has no batch: passes of one kind need the same weights in the same order, on all
+/// processes.
 class ShardedWeights : public WeightResidency {
  public:
   /// The arenas outlive it. All weights are there, the same on all processes. All call it.
   ShardedWeights(const std::vector<const ParameterArena*>& arenas, ProcessGroup& processes);
 
   /// A pass of the kind that a name stands for. `computes`: whether this process has a batch in it,
-  /// with which compute() does what is to be done. All call it. The first passes throw UserError
-  /// where weights are read that are not there.
+  /// with which compute() does what is to be done. All call it. Throws UserError where a pass
+  /// needs other weights than those before it; the first passes, where weights are read that are
+  /// not there.
   void pass(const std::string& kind, bool computes, const std::function<void()>& compute);
   /// After a pass: throws UserError where no weights were brought in any.
   void check_use() const;
@@ -44,6 +46,7 @@ class ShardedWeights : public WeightResidency {
   struct Use {
     bool holds = false;
     std::vector<std::size_t> parameters;
+    bool operator==(const Use&) const = default;
   };
   using Uses = std::vector<Use>;
 
@@ -73,7 +76,7 @@ class ShardedWeights : public WeightResidency {
   std::vector<std::size_t> first_of_;                  // the first parameter of each arena
   std::map<const char*, Parameter> parameter_at_;      // by the memory that its weights begin at
   std::map<std::string, Uses> uses_;                   // of a pass of each kind
-  std::map<std::string, int> checked_;                 // passes of each kind
+  std::map<std::string, int> checked_;                 // passes of each kind, with weights absent
   Uses recording_;                                     // of the pass that is under way
   const Uses* before_ = nullptr;                       // those of the last pass of its kind
 };

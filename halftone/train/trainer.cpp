@@ -603,7 +603,8 @@ void Trainer::write_checkpoints() {
   // A step that a checkpoint counts must have its line, also when the power goes.
   if (metrics_log_) metrics_log_->sync();
   for (const auto& logger : open_loggers_) logger->sync();
-  for (const auto& request : std::exchange(save_requests_, {})) {
+  const std::vector<SaveRequest> requests = std::exchange(save_requests_, {});
+  for (const SaveRequest& request : requests) {
     const std::filesystem::path& folder = request.folder;
     if (shards_states())
       save_checkpoint_together(*processes_, folder, checkpoint, request.keep);
@@ -611,9 +612,9 @@ void Trainer::write_checkpoints() {
       on_process_zero(processes_.get(),
                       [&] { halftone::save_checkpoint(folder, checkpoint, request.keep); });
     if (run_ && folder == run_->paths().root) passed_.clear();
-    call(&Callback::on_checkpoint_saved, folder);
   }
   if (weights) weights->drop_unused();
+  for (const SaveRequest& request : requests) call(&Callback::on_checkpoint_saved, request.folder);
 }
 
 }  // namespace halftone

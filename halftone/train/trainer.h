@@ -127,6 +127,9 @@ class Trainer {
   const PrecisionPolicy& policy() const { return precision_.policy(); }
   /// The region of the Trainer's precision, for a forward pass of a callback's own.
   ForwardContext forward_context() const { return precision_.forward_context(); }
+  /// Whether this process has all weights: not within fit() with shard parameters, until the last
+  /// step is done. Elsewhere than in a step and an evaluation the others' are zero then.
+  bool has_all_weights() const { return loop_ == nullptr || loop_->sharded_weights() == nullptr; }
   /// The processes that train together; nullptr: this one alone.
   ProcessGroup* processes() const { return processes_.get(); }
   /// Whether this is process 0, the one that writes, logs and shows progress.

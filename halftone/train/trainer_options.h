@@ -34,8 +34,9 @@ struct TrainerOptions {
   /// What of the training state each of those processes has a part of only: "none"; "optimizer",
   /// the moments and masters of a halftone::AdamW; "gradients", these as well, which are summed
   /// after each batch then; "parameters", the weights as well, those of the blocks that the module
-  /// runs through recompute(). The numbers are the same, but for the order of sums over several
-  /// batches.
+  /// runs through recompute(). Within fit() all processes then call validate(), test() and
+  /// predict(), and on_save_checkpoint() calls none of them; after an error each has its part of
+  /// the weights alone. The numbers are the same, but for the order of sums over several batches.
   std::string shard = "none";
   /// How the gradients of an update's batches are added up in a process: "sequential", or "tree",
   /// which gives the same bits however many processes (1, 2, 4, ...) share the batches, and takes a

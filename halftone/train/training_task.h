@@ -12,7 +12,7 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
+#include <sstream>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -359,10 +359,11 @@ class ModuleEvaluationTask final : public EvaluationTask {
     predictions_.clear();
     for_each_loader(loader_, [&](auto& loader, std::size_t i) {
       module_.set_dataloader(i, kIsLoaders<std::remove_const_t<Loader>>);
-      const std::string kind = std::string(name()) + " " + std::to_string(i);
+      std::ostringstream kind;  // of this module: a callback may evaluate another
+      kind << name() << ' ' << i << ' ' << static_cast<const void*>(&module_);
       run_loader(loader, place, limit, [&](bool computes, const std::function<void()>& compute) {
         if (weights != nullptr)
-          weights->pass(kind, computes, compute);
+          weights->pass(kind.str(), computes, compute);
         else if (computes)
           compute();
       });

@@ -87,6 +87,18 @@ TEST(ExchangeSeconds, HaveSharedWeightsTwiceInEachMicroBatch) {
   EXPECT_NEAR(hidden.exposed, kLastOneWay + kLastSum + 2 * kWeights / 4 + 8 * kAgreement, 1e-9);
 }
 
+// A quarter of the weights, a bucket, belongs to no block.
+TEST(ExchangeSeconds, HaveSharedWeightsOfNoBlockBehindTheUpdate) {
+  const AdamWShare share{.processes = 4, .states = true, .gradients = true, .weights = true};
+  AdamWShareBytes own = bytes();
+  own.weights_in_transit = 6'000'000;
+  own.weights_behind = 2'000'000;
+  const ExchangeSeconds weights = exchange_seconds(share, own, speed(), {.seconds = 4});
+  const double behind = kWeights / 4 + 8 * kAgreement;
+  EXPECT_NEAR(weights.all, kOneWay + kSums + 2 * 3 * kWeights / 4 + behind, 1e-9);
+  EXPECT_NEAR(weights.all - weights.exposed, 3, 1e-9);
+}
+
 TEST(ExchangeSpeed, SharesTheCoresOfAHost) {
   EXPECT_EQ((HostShare{.processes = 1, .threads = 3, .cores = 2}).busy_cores(), 3);
   EXPECT_EQ((HostShare{.processes = 2, .threads = 1, .cores = 8}).busy_cores(), 2);
@@ -94,6 +106,9 @@ TEST(ExchangeSpeed, SharesTheCoresOfAHost) {
 }
 
 TEST(ExchangeSpeed, IsHiddenWhereItsThreadsHaveCoresOfTheirOwn) {
+  EXPECT_TRUE((HostShare{.processes = 2, .threads = 1, .cores = 4}).has_spare_cores());
+  EXPECT_FALSE((HostShare{.processes = 2, .threads = 1, .cores = 3}).has_spare_cores());
+  EXPECT_FALSE((HostShare{.processes = 1, .threads = 2, .cores = 2}).has_spare_cores());
   const NetworkSpeed given{.latency_s = 1e-5, .bytes_per_s = 1e9};
   const AdamWShare share{.processes = 2, .states = true};
   const ExchangeSpeed far =

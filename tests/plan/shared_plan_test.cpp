@@ -114,6 +114,8 @@ TEST(SharedBytes, CountTheWeightsInUse) {
   for (const AdamWShareBytes& own : adamw_share_bytes(four_buckets(), {}, share)) {
     EXPECT_EQ(own.optimizer.weights, 4 * kMatrix);
     EXPECT_EQ(own.in_use, 3 * 3 * kMatrix);
+    EXPECT_EQ(own.weights_behind, 4 * kMatrix);
+    EXPECT_EQ(own.weights_in_transit, 3 * 4 * kMatrix);
   }
 }
 

@@ -417,6 +417,16 @@ TEST_F(ResumeConfig, TakesTheRunsOwnAndItsPlace) {
   EXPECT_EQ(config.out, run_.path().string());
 }
 
+// The file that the run began with may still leave the choice to the program.
+TEST_F(ResumeConfig, TakesRecomputeAsTheRunHasChosenIt) {
+  EXPECT_EQ(resume("shard", "parameters").memory.recompute, "blocks");
+  write_text(run_ / "config.toml",
+             config_to_toml(from_flags({{"data", "a.txt"}, {"shard", "parameters"}})));
+  EXPECT_EQ(resume("recompute", "auto").memory.recompute, "blocks");
+  EXPECT_THAT(message_of<UserError>([&] { resume("recompute", "none"); }),
+              HasSubstr("recompute is \"blocks\" in the run"));
+}
+
 TEST_F(ResumeConfig, LimitsLoggingAndSavingMayChange) {
   EXPECT_EQ(resume("max_steps", "20").max_steps, 20);
   EXPECT_EQ(resume("max_epochs", "2").max_epochs, 2);

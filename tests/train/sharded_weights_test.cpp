@@ -36,7 +36,7 @@ constexpr std::size_t kBlocks = 3;
 /// A layer before and behind blocks that are computed again. Each weight is a bucket.
 class Blocks : public TrainingModule<> {
  public:
-  enum class Use { kInBlocks, kWithoutRecompute, kElsewhereToo };
+  enum class Use { kInBlocks, kWithoutRecompute, kElsewhereToo, kOnlyInTraining, kInAnyOrder };
   explicit Blocks(Use use = Use::kInBlocks) : use_(use) {
     torch::manual_seed(7);
     in_ = register_module("in", Linear(8, kWidth));
@@ -47,12 +47,15 @@ class Blocks : public TrainingModule<> {
 
   Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
     Tensor x = in_(batch.data);
+    if (use_ == Use::kInAnyOrder && is_training() && ++passes_ == 3)
+      std::swap(blocks_.front(), blocks_.back());
     for (Linear& block : blocks_) {
       const auto run = [&block](const std::vector<Tensor>& in) {
         return std::vector<Tensor>{in[0] + block(in[0].tanh())};
       };
-      x = use_ != Use::kWithoutRecompute ? recompute(run, {x}, block->parameters())[0]
-                                         : run({x})[0];
+      const bool again =
+          use_ != Use::kWithoutRecompute && (use_ != Use::kOnlyInTraining || is_training());
+      x = again ? recompute(run, {x}, block->parameters())[0] : run({x})[0];
     }
     if (use_ == Use::kElsewhereToo) x = x + blocks_[0](x);
     const Tensor prediction = out_(x).to(torch::kFloat);
@@ -81,6 +84,7 @@ class Blocks : public TrainingModule<> {
   }
 
   Use use_;
+  int passes_ = 0;
   Linear in_{nullptr}, out_{nullptr};
   std::vector<Linear> blocks_;
 };
@@ -252,14 +256,53 @@ void expect_refusal(Blocks::Use use, const std::string& what) {
   in_processes(2, [&] {
     Blocks module(use);
     TensorLoader loader = loader_of(2, 20);
-    Trainer trainer({.max_steps = 1, .accelerator = "cpu", .shard = "parameters"});
-    EXPECT_THAT(test::message_of<UserError>([&] { trainer.fit(module, loader); }), HasSubstr(what));
+    Trainer trainer({.max_epochs = 1, .accelerator = "cpu", .shard = "parameters"});
+    EXPECT_THAT(test::message_of<UserError>([&] { trainer.fit(module, loader, loader); }),
+                HasSubstr(what));
   });
 }
 TEST(ShardedWeights, NeedBlocks) {
   expect_refusal(Blocks::Use::kWithoutRecompute,
                  "no part of this module is run through halftone::recompute()");
 }
+TEST(ShardedWeights, NeedBlocksInEvaluationsToo) {
+  expect_refusal(Blocks::Use::kOnlyInTraining, "when its weights were not in memory");
+}
+TEST(ShardedWeights, NeedTheSameBlocksInEachPass) {
+  expect_refusal(Blocks::Use::kInAnyOrder, "runs the same blocks in the same order");
+}
+
+// All weights are there for the checkpoint alone.
+TEST(ShardedWeights, CanBeEvaluatedWhenACheckpointIsSaved) {
+  in_processes(2, [] {
+    struct Validating : Callback {
+      void on_checkpoint_saved(Trainer& trainer, const fs::path& /*folder*/) override {
+        if (trainer.has_all_weights()) return;  // behind the last step
+        TensorLoader loader = loader_of(5, 23);
+        losses.push_back(trainer.validate(*module, loader).at("val_loss"));
+      }
+      void on_validation_end(Trainer& /*trainer*/,
+                             const std::map<std::string, double>& values) override {
+        expected.push_back(values.at("val_loss"));
+      }
+      Blocks* module = nullptr;
+      std::vector<double> losses, expected;
+    };
+    Blocks module;
+    const auto validating = std::make_shared<Validating>();
+    validating->module = &module;
+    TensorLoader loader = loader_of(2, 46), validation = loader_of(5, 23);
+    Trainer trainer({.max_epochs = 2,
+                     .accelerator = "cpu",
+                     .shard = "parameters",
+                     .callbacks = {validating},
+                     .default_root_dir = shared_folder() / "run"});
+    trainer.fit(module, loader, validation);
+    ASSERT_FALSE(validating->losses.empty());
+    EXPECT_EQ(validating->losses.front(), validating->expected.front());
+  });
+}
+
 TEST(ShardedWeights, AreNeverReadWhenTheyAreNotThere) {
   expect_refusal(Blocks::Use::kElsewhereToo, "has read 'block0.weight' when its weights were not");
 }
