@@ -99,16 +99,17 @@ Tensor LogMelSpectrogramImpl::forward(const Tensor& samples) {
         options_.n_fft / 2, samples.size(1)));
   const std::int64_t frames = samples.size(1) / options_.hop_length;
   if (samples.size(0) == 0 || frames == 0)
-    return at::zeros({0, options_.n_mels, frames}, samples.options().dtype(torch::kFloat));
+    return at::zeros({samples.size(0), options_.n_mels, frames},
+                     samples.options().dtype(torch::kFloat));
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  window_ = window_.to(samples.device());
-  filters_ = filters_.to(samples.device());
+  // Not kept: a loader's workers call this at once.
+  const Tensor window = window_.to(samples.device()), filters = filters_.to(samples.device());
   const Tensor spectrum =
       at::stft(samples.to(torch::kFloat), options_.n_fft, options_.hop_length, options_.n_fft,
-               window_, /*center=*/true, "reflect", /*normalized=*/false, /*onesided=*/true,
+               window, /*center=*/true, "reflect", /*normalized=*/false, /*onesided=*/true,
                /*return_complex=*/true);
   const Tensor power = spectrum.narrow(2, 0, frames).abs().square();
-  const Tensor mel = filters_.matmul(power).clamp_min(1e-10).log10();
+  const Tensor mel = filters.matmul(power).clamp_min(1e-10).log10();
   return (at::maximum(mel, mel.amax({1, 2}, /*keepdim=*/true) - 8.0) + 4.0) / 4.0;
 }
 

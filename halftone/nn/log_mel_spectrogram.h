@@ -33,7 +33,7 @@ class LogMelSpectrogramImpl : public torch::nn::Module {
   explicit LogMelSpectrogramImpl(const LogMelOptions& options = {});
 
   /// samples (B, N) floating, in -1..1, N above n_fft / 2; returns (B, n_mels, N / hop_length)
-  /// fp32. Throws UserError for shorter clips.
+  /// fp32. Threads may call it at once. Throws UserError for shorter clips.
   torch::Tensor forward(const torch::Tensor& samples);
 
  private:

@@ -20,7 +20,8 @@ torch::Tensor sinusoidal_embedding(const torch::Tensor& t, std::int64_t size,
 
 /// The embedding of a step or time of diffusion as DiT has it (Peebles and Xie 2023): w2 silu(w1 s)
 /// of the sinusoidal embedding s, with biases. Times in 0..1 are to be multiplied, by 1000 say: the
-/// longest wavelengths would not tell them apart.
+/// longest wavelengths would not tell them apart. In a true 16-bit precision the Trainer rounds a
+/// batch's floating times: give int64 steps, or draw times inside training_step().
 class TimestepEmbeddingImpl : public torch::nn::Module {
  public:
   explicit TimestepEmbeddingImpl(std::int64_t dim, std::int64_t sinusoidal_size = 256,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/nn/torch_layers.h"
 
+#include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/modules/rnn.h>
@@ -24,6 +25,8 @@ TorchLayer torch_layer(const torch::nn::Module& module) {
   static const TorchLayerKind kinds[] = {
       {is_layer<torch::nn::LinearImpl>, {"torch::nn::Linear", "halftone::Linear"}},
       {is_layer<torch::nn::Conv2dImpl>, {"torch::nn::Conv2d", "halftone::Conv2d"}},
+      {is_layer<torch::nn::MultiheadAttentionImpl>,
+       {"torch::nn::MultiheadAttention", "halftone::MultiHeadAttention"}},
       {is_layer<torch::nn::BilinearImpl>, {"torch::nn::Bilinear", ""}},
       {is_layer<torch::nn::Conv1dImpl>, {"torch::nn::Conv1d", ""}},
       {is_layer<torch::nn::Conv3dImpl>, {"torch::nn::Conv3d", ""}},

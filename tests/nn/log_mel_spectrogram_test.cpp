@@ -6,6 +6,8 @@
 
 #include <cmath>
 #include <limits>
+#include <thread>
+#include <vector>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/core/error.h"
@@ -84,6 +86,27 @@ TEST(LogMelSpectrogram, ClipsStandAloneAndSilenceIsFlat) {
   EXPECT_LT(largest_difference(all[1], torch::full({80, 10}, (-10.0 + 4.0) / 4.0)), 1e-6);
   EXPECT_FALSE(all[2].isfinite().all().item<bool>());
   EXPECT_EQ(spectrogram(clips.narrow(0, 0, 0)).sizes(), (std::vector<std::int64_t>{0, 80, 10}));
+}
+
+TEST(LogMelSpectrogram, ClipsShorterThanAHopHaveNoFrames) {
+  LogMelSpectrogram spectrogram(LogMelOptions{.hop_length = 500});
+  EXPECT_EQ(spectrogram(torch::ones({3, 499})).sizes(), (std::vector<std::int64_t>{3, 80, 0}));
+  EXPECT_EQ(spectrogram(torch::ones({3, 500})).sizes(), (std::vector<std::int64_t>{3, 80, 1}));
+}
+
+TEST(LogMelSpectrogram, WorkersMayShareIt) {
+  torch::manual_seed(3);
+  LogMelSpectrogram spectrogram;
+  const Tensor clips = torch::randn({2, 1600}) * 0.1;
+  const Tensor expected = spectrogram(clips);
+  std::vector<Tensor> found(4);
+  std::vector<std::thread> workers;
+  for (Tensor& one : found)
+    workers.emplace_back([&spectrogram, &clips, &one] {
+      for (int i = 0; i < 20; ++i) one = spectrogram(clips);
+    });
+  for (std::thread& worker : workers) worker.join();
+  for (const Tensor& one : found) EXPECT_LT(largest_difference(one, expected), 1e-6);
 }
 
 TEST(LogMelSpectrogram, RefusesClipsAndOptionsThatGiveNone) {

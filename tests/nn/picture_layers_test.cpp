@@ -2,6 +2,7 @@
 // Conv2d, LayerNorm and GroupNorm as modules; the kernels' tests hold their numbers.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/conv.h>
 
 #include <cmath>
@@ -88,6 +89,9 @@ TEST(TorchLayers, AreKnownByName) {
       torch_layer(*torch::nn::ConvTranspose2d(torch::nn::ConvTranspose2dOptions(1, 1, 1)));
   EXPECT_EQ(transposed.name, "torch::nn::ConvTranspose2d");
   EXPECT_EQ(transposed.ours, "");
+  const torch::nn::MultiheadAttention attention(torch::nn::MultiheadAttentionOptions(4, 2));
+  EXPECT_EQ(torch_layer(*attention).name, "torch::nn::MultiheadAttention");
+  EXPECT_EQ(torch_layer(*attention).ours, "halftone::MultiHeadAttention");
   EXPECT_EQ(torch_layer(*GroupNorm(2, 6)).name, "");
 }
 

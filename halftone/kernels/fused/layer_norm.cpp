@@ -4,12 +4,14 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/group_norm.h>
 #include <ATen/ops/layer_norm.h>
+#include <ATen/ops/ones.h>
 
 #include <optional>
 #include <vector>
 
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
+#include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
 #include "halftone/kernels/common/operator_impl.h"
 
@@ -31,22 +33,28 @@ ScalarType affine_dtype(const Tensor& x, const Tensor& weight) {
   return c10::promoteTypes(x.scalar_type(), weight.scalar_type());
 }
 
-Tensor upcast_if_defined(const Tensor& x) { return x.defined() ? upcast(x) : x; }
+Tensor to_if_defined(const Tensor& x, ScalarType dtype) { return x.defined() ? x.to(dtype) : x; }
 
-/// Devices on which LibTorch's kernels have fp32 statistics and round once, where all operands are
-/// of one dtype. On others it composes norms of operations that round each.
-bool has_norm_kernels(const Tensor& x) { return x.is_cpu() || x.is_cuda(); }
-
-NormOperands operands_of(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+NormOperands upcast_operands(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const ScalarType result = affine_dtype(x, weight);
-  const auto has_dtype_of_x = [&](const Tensor& one) {
-    return !one.defined() || one.scalar_type() == x.scalar_type();
-  };
-  if (has_norm_kernels(x) && result == x.scalar_type() && has_dtype_of_x(weight) &&
-      has_dtype_of_x(bias))
-    return {x, weight, bias, result};
-  return {upcast(x), upcast_if_defined(weight), upcast_if_defined(bias), result};
+  const ScalarType wide = result == torch::kDouble ? torch::kDouble : torch::kFloat;
+  return {x.to(wide), to_if_defined(weight, wide), to_if_defined(bias, wide), result};
 }
+
+/// Whether LibTorch's kernels give x's own 16-bit dtype: without a copy of x, they have fp32
+/// statistics beside an fp32 weight alone, and on the CPU.
+bool stays_half(const Tensor& x, const Tensor& weight) {
+  return x.is_cpu() && is_half(x.scalar_type()) && affine_dtype(x, weight) == x.scalar_type();
+}
+
+NormOperands half_operands(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                           std::int64_t size) {
+  const Tensor wide = weight.defined() ? weight.to(torch::kFloat)
+                                       : at::ones({size}, x.options().dtype(torch::kFloat));
+  return {x, wide, to_if_defined(bias, torch::kFloat), x.scalar_type()};
+}
+
+bool learns(const Tensor& one) { return one.defined() && one.requires_grad(); }
 
 /// Over the last dimension of `x`, in fp32 or double.
 Tensor standardized(const Tensor& x, double eps) {
@@ -76,7 +84,10 @@ void check_affine(const char* name, const Tensor& weight, const Tensor& bias, st
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
   HALFTONE_CHECK(x.dim() >= 1, "[layer_norm] expected x (..., dim), got a scalar");
   check_affine("layer_norm", weight, bias, x.size(-1));
-  const NormOperands in = operands_of(x, weight, bias);
+  // LibTorch adds the gradients of weight and bias up in the dtype of x.
+  const bool halves = stays_half(x, weight) && !learns(weight) && !learns(bias);
+  const NormOperands in =
+      halves ? half_operands(x, weight, bias, x.size(-1)) : upcast_operands(x, weight, bias);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   return at::layer_norm(in.x, {x.size(-1)}, if_defined(in.weight), if_defined(in.bias), eps)
       .to(in.result);
@@ -88,7 +99,8 @@ Tensor group_norm(const Tensor& x, std::int64_t groups, const Tensor& weight, co
                  "[group_norm] expected x (B, C, ...) with C a multiple of ", groups, ", got ",
                  x.sizes());
   check_affine("group_norm", weight, bias, x.size(1));
-  const NormOperands in = operands_of(x, weight, bias);
+  const NormOperands in = stays_half(x, weight) ? half_operands(x, weight, bias, x.size(1))
+                                                : upcast_operands(x, weight, bias);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   return at::group_norm(in.x, groups, if_defined(in.weight), if_defined(in.bias), eps)
       .to(in.result);

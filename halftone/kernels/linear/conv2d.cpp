@@ -339,10 +339,11 @@ const Operator<ConvolutionSignature> conv2d_operator(
     {.reference = convolution, .autograd = convolution, .cpu = convolution, .meta = convolution});
 
 /// Whether the windows of a layer are worth moving pixels for: a window of one pixel is not, where
-/// LibTorch's convolution takes them as they lie.
-bool is_tiled(const Tensor& x, const WindowGrid& grid, std::int64_t groups) {
-  if (groups != 1 || !grid.tiles() || grid.places(x.size(2), 0) < 1 ||
-      grid.places(x.size(3), 1) < 1)
+/// LibTorch's convolution takes them as they lie. The gradient of a view of the weight would be
+/// rounded to the weight's dtype.
+bool is_tiled(const Tensor& x, const Tensor& weight, const WindowGrid& grid, std::int64_t groups) {
+  if (groups != 1 || weight_grad_dtype(weight) != weight.scalar_type() || !grid.tiles() ||
+      grid.places(x.size(2), 0) < 1 || grid.places(x.size(3), 1) < 1)
     return false;
   const std::optional<ComputeType> type = linear_type(x);
   return grid.kernel != std::array<std::int64_t, 2>{1, 1} || (type && is_quantized(*type));
@@ -357,7 +358,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const W
                  "[conv2d] expected x and weight of four dimensions and the weight's window, got ",
                  x.sizes(), ", ", weight.sizes(), " and a window of ", grid.kernel[0], " x ",
                  grid.kernel[1]);
-  if (is_tiled(x, grid, groups)) {
+  if (is_tiled(x, weight, grid, groups)) {
     check(x, weight, bias, grid, groups);
     return tiled_convolution(x, weight, bias, grid);
   }

@@ -17,10 +17,11 @@ struct WindowGrid {
   std::array<std::int64_t, 2> padding{0, 0};   // at either edge
   std::array<std::int64_t, 2> dilation{1, 1};  // from one pixel of the window to the next
 
-  /// How many places the window has along side 0 (height) or 1 (width) of `size` pixels; less than
-  /// 1 where it does not fit.
+  /// How many places the window has along side 0 (height) or 1 (width) of `size` pixels; 0 where
+  /// it does not fit.
   std::int64_t places(std::int64_t size, std::size_t side) const {
-    return (size + 2 * padding[side] - dilation[side] * (kernel[side] - 1) - 1) / stride[side] + 1;
+    const std::int64_t room = size + 2 * padding[side] - dilation[side] * (kernel[side] - 1) - 1;
+    return room < 0 ? 0 : room / stride[side] + 1;  // division rounds towards 0
   }
   /// Whether the windows tile the picture: each pixel is in one of them at most.
   bool tiles() const {

@@ -191,6 +191,29 @@ TEST(Conv2d, SixteenBitsTakeEitherPathOfTheCpu) {
   }
 }
 
+// Windows that tile the picture too.
+TEST(Conv2d, AddsTheWeightGradientUpInTheDtypeOfGrad) {
+  torch::manual_seed(4);
+  const test::GemmConfigScope ways("upcast");
+  const Case c{3, 8, 9, 12, {.kernel = {4, 3}, .stride = {4, 3}}};
+  std::vector<Tensor> inputs = inputs_of(c);
+  for (Tensor& input : inputs) input = input.to(torch::kBFloat16);
+  const Tensor expected = exact(inputs, c.grid).grads[1];
+  for (const ComputeType type : {ComputeType::kBFloat16, ComputeType::kInt8}) {
+    const Autocast autocast(torch::kCPU, torch::kBFloat16);
+    const ComputeScope scope(test::computing_in(type, 3));
+    Tensor weight = inputs[1].detach().clone().requires_grad_();
+    weight.set_grad_dtype(torch::kFloat);
+    const Tensor y = halftone::conv2d(inputs[0], weight, inputs[2], c.grid);
+    const Tensor g = torch::arange(y.numel(), torch::kDouble).mul(0.7).sin().view(y.sizes());
+    y.backward(g.to(torch::kBFloat16));
+    const Tensor grad = weight.grad();
+    ASSERT_EQ(grad.scalar_type(), torch::kFloat);
+    EXPECT_GT(relative_error(grad.to(torch::kBFloat16), grad), 1e-4) << "rounded to bf16";
+    EXPECT_LE(relative_error(grad, expected), errors_of(type).most);
+  }
+}
+
 TEST_P(Conv2dOn, EqualsLinearOfUnfoldedRowsToTheBit) {
   const Case c{6, 9, 8, 5, {.kernel = {3, 3}, .padding = {1, 1}}};
   const std::vector<Tensor> inputs = here(inputs_of(c));
@@ -363,6 +386,18 @@ TEST(Conv2d, RefusesWhatDoesNotFitTogether) {
   EXPECT_THROW(halftone::conv2d(x, weight, {}, {.kernel = {3, 2}}), c10::Error);
   EXPECT_THROW(halftone::conv2d(x, weight, {}, {.kernel = {3, 3}, .dilation = {2, 2}}), c10::Error);
   EXPECT_THROW(halftone::conv2d(x.to(torch::kHalf), weight, {}, grid), c10::Error);
+}
+
+// Two pixels less than nothing is not a place, however far the window moves.
+TEST(Conv2d, RefusesPicturesThatTheWindowDoesNotFitInto) {
+  const Tensor x = torch::zeros({1, 3, 2, 2}), weight = torch::zeros({2, 3, 3, 3});
+  for (const ComputeType type : {ComputeType::kFloat32, ComputeType::kInt8}) {
+    const ComputeScope scope(test::computing_in(type, 3));
+    for (const std::int64_t stride : {1, 2, 3})
+      EXPECT_THROW(halftone::conv2d(x, weight, {}, {.kernel = {3, 3}, .stride = {stride, stride}}),
+                   c10::Error)
+          << stride;
+  }
 }
 
 }  // namespace

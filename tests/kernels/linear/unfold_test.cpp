@@ -155,12 +155,23 @@ TEST(Unfold, FoldingDoesNotDependOnTheNumberOfThreads) {
   EXPECT_TRUE(sums[0].equal(sums[1]));
 }
 
+TEST(Unfold, HasNoPlaceWhereTheWindowDoesNotFit) {
+  for (const std::int64_t stride : {1, 2, 3, 7}) {
+    const WindowGrid grid{.kernel = {3, 3}, .stride = {stride, stride}};
+    EXPECT_EQ(grid.places(1, 0), 0);
+    EXPECT_EQ(grid.places(2, 1), 0);
+    EXPECT_EQ(grid.places(3, 0), 1);
+    EXPECT_EQ(grid.places(3 + stride, 1), 2);
+  }
+}
+
 TEST(Unfold, RefusesPartsThatAreNotThere) {
   const WindowGrid grid{.kernel = {3, 3}};
   const Tensor x = torch::zeros({2, 1, 5, 5});
   EXPECT_THROW(unfold_rows(x, grid, {1, 2, 0, 3}), c10::Error);
   EXPECT_THROW(unfold_rows(x, grid, {0, 2, 1, 3}), c10::Error);
   EXPECT_THROW(unfold_rows(x, {.kernel = {6, 1}}, {0, 2, 0, 0}), c10::Error);
+  EXPECT_THROW(unfold_rows(x, {.kernel = {6, 1}, .stride = {2, 1}}, {0, 2, 0, 1}), c10::Error);
   EXPECT_THROW(fold_rows_(x, torch::zeros({5, 9}), grid, {0, 2, 0, 3}), c10::Error);
   EXPECT_THROW(unfold_rows(x[0], grid, {0, 1, 0, 3}), c10::Error);
 }
