@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxFontBytes = std::uint64_t{256} << 20U;
-constexpr std::int64_t kMaxFontSide = 1'024;
+constexpr unsigned kMaxFontSide = 1'024;
 
 template <auto kDestroy>
 struct Destroyer {
@@ -75,11 +75,13 @@ struct EmojiFont::State {
                     path.string(), what));
   }
 
+  // Before FreeType takes memory for it, which may be 4 GiB. REQUIRES `one_reader` is held.
   bool has_picture(std::uint32_t glyph) const {
-    const std::scoped_lock lock(one_reader);
+    const FT_Bitmap& bitmap = face->glyph->bitmap;
     return FT_Load_Glyph(face.get(), glyph, FT_LOAD_COLOR | FT_LOAD_BITMAP_METRICS_ONLY) == 0 &&
            face->glyph->format == FT_GLYPH_FORMAT_BITMAP &&
-           face->glyph->bitmap.pixel_mode == FT_PIXEL_MODE_BGRA;
+           bitmap.pixel_mode == FT_PIXEL_MODE_BGRA && bitmap.rows >= 1 && bitmap.width >= 1 &&
+           bitmap.rows <= kMaxFontSide && bitmap.width <= kMaxFontSide;
   }
 
   fs::path path;
@@ -108,6 +110,7 @@ std::optional<std::uint32_t> EmojiFont::find(std::string_view text) const {
   const hb_glyph_info_t* glyphs = hb_buffer_get_glyph_infos(buffer.get(), &count);
   constexpr std::uint32_t kMissing = 0;
   if (count != 1 || glyphs[0].codepoint == kMissing) return std::nullopt;
+  const std::scoped_lock lock(state_->one_reader);
   if (!state_->has_picture(glyphs[0].codepoint)) return std::nullopt;
   return glyphs[0].codepoint;
 }
@@ -115,20 +118,24 @@ std::optional<std::uint32_t> EmojiFont::find(std::string_view text) const {
 torch::Tensor EmojiFont::picture(std::uint32_t glyph) const {
   const std::scoped_lock lock(state_->one_reader);
   FT_Face face = state_->face.get();
+  if (!state_->has_picture(glyph))
+    state_->fail(fmt::format("glyph {} has no picture of at most {} x {} pixels", glyph,
+                             kMaxFontSide, kMaxFontSide));
   if (const FT_Error error = FT_Load_Glyph(face, glyph, FT_LOAD_COLOR))
     state_->fail(fmt::format("glyph {}: {}", glyph, freetype_error(error)));
   const FT_Bitmap& bitmap = face->glyph->bitmap;
   const std::int64_t height = bitmap.rows;
   const std::int64_t width = bitmap.width;
   constexpr std::int64_t kChannels = 4;
-  if (bitmap.pixel_mode != FT_PIXEL_MODE_BGRA || height < 1 || width < 1 || height > kMaxFontSide ||
-      width > kMaxFontSide || bitmap.pitch < width * kChannels)
-    state_->fail(fmt::format("glyph {} has no picture of at most {} x {} pixels", glyph,
-                             kMaxFontSide, kMaxFontSide));
+  if (bitmap.pixel_mode != FT_PIXEL_MODE_BGRA || bitmap.pitch < width * kChannels)
+    state_->fail(fmt::format("glyph {} is drawn in other pixels than it says", glyph));
   const torch::Tensor pixels = at::empty({height, width, kChannels}, torch::kByte);
   for (std::int64_t y = 0; y < height; ++y)
     std::memcpy(pixels.data_ptr<std::uint8_t>() + y * width * kChannels,
                 bitmap.buffer + y * bitmap.pitch, static_cast<std::size_t>(width * kChannels));
+  if (!pixels.select(2, kChannels - 1).any().item<bool>())  // FreeType calls it no error
+    state_->fail(fmt::format("glyph {} is blank, or its PNG is not of {} x {} pixels", glyph, width,
+                             height));
   return pixels.permute({2, 0, 1}).index_select(0, torch::tensor({2, 1, 0, 3})).contiguous();
 }
 

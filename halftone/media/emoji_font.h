@@ -26,7 +26,7 @@ class EmojiFont {
   std::optional<std::uint32_t> find(std::string_view text) const;
 
   /// The glyph's picture: uint8 (4, H, W), red, green, blue, alpha, with alpha multiplied into the
-  /// colours. Throws UserError when the picture is damaged.
+  /// colours. Throws UserError when the picture is damaged, blank, or larger than 1,024 pixels.
   torch::Tensor picture(std::uint32_t glyph) const;
 
  private:

@@ -55,8 +55,10 @@ void give_bytes(png_structp png, png_bytep out, png_size_t count) {
   reading.at += count;
 }
 
+// Texts and profiles are skipped: unpacked, a small file's take gigabytes.
 bool read_start(PngReading& reading) {
   if (setjmp(png_jmpbuf(reading.png)) != 0) return false;
+  png_set_keep_unknown_chunks(reading.png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
   png_set_read_fn(reading.png, &reading, give_bytes);
   png_read_info(reading.png, reading.info);
   png_set_expand(reading.png);

@@ -191,6 +191,11 @@ void write_wav(const fs::path& path, const Sound& sound) {
                  "[write_wav] expected samples that are finite");
   const torch::Tensor frames =
       pcm_of(sound.samples.cpu().reshape({-1, sound.samples.size(-1)})).t().contiguous();
+  if (sound.rate < kLeastWavRate || sound.rate > kMostWavRate || frames.size(1) > kMostChannels)
+    throw UserError(fmt::format(
+        "cannot write '{}': expected {} to {} samples per second and at most {} "
+        "channels, got {} and {}",
+        path.string(), kLeastWavRate, kMostWavRate, kMostChannels, sound.rate, frames.size(1)));
   SF_INFO info{};
   info.samplerate = static_cast<int>(sound.rate);
   info.channels = static_cast<int>(frames.size(1));
@@ -201,10 +206,7 @@ void write_wav(const fs::path& path, const Sound& sound) {
   SoundHandle handle(sf_open_virtual(&io, SFM_WRITE, &info, &written), &sf_close);
   if (!handle || sf_writef_short(handle.get(), frames.const_data_ptr<std::int16_t>(),
                                  frames.size(0)) != frames.size(0))
-    throw UserError(fmt::format(
-        "cannot write '{}': {}; expected {} to {} samples per second and at "
-        "most {} channels",
-        path.string(), sf_strerror(handle.get()), kLeastWavRate, kMostWavRate, kMostChannels));
+    throw UserError(fmt::format("cannot write '{}': {}", path.string(), sf_strerror(handle.get())));
   handle.reset();  // writes the sizes
   write_file_atomically(path, written.bytes);
 }

@@ -4,6 +4,7 @@
 python tests/golden/make_font_golden.py
 U+1F600 is 4 x 3 pixels of opaque red, U+2764 of green with an alpha of 128, and both together, a ligature of GSUB, of
 blue with an alpha that grows from 0 in steps of 20.
+emoji_sbix.ttf is Apple's kind: the same red, and for U+2764 a PNG that says 32767 x 32767 pixels and has none.
 """
 from __future__ import annotations
 
@@ -42,6 +43,17 @@ def bitmaps() -> tuple[bytes, bytes]:
     return data, struct.pack(">HHI", 3, 0, 1) + size + array + index
 
 
+def sbix() -> bytes:
+    header = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 32767, 32767, 8, 6, 0, 0, 0))
+    huge = header + png_chunk(b"IDAT", zlib.compress(b"", 9)) + png_chunk(b"IEND", b"")
+    glyphs = [b"", *(struct.pack(">hh4s", 0, 0, b"png ") + picture for picture in (png(lambda i: (255, 0, 0, 255)), huge)), b""]
+    offsets = [4 + 4 * (GLYPHS + 1)]
+    for glyph in glyphs:
+        offsets.append(offsets[-1] + len(glyph))
+    strike = struct.pack(">HH", HEIGHT, 72) + struct.pack(f">{len(offsets)}I", *offsets) + b"".join(glyphs)
+    return struct.pack(">HHII", 1, 1, 1, 12) + strike
+
+
 def ligature() -> bytes:
     """GSUB: glyphs 1 and 2 become 3."""
     script = struct.pack(">H4sHHHHHHH", 1, b"DFLT", 8, 4, 0, 0, 0xFFFF, 1, 0)
@@ -78,4 +90,7 @@ if __name__ == "__main__":
         "cmap": struct.pack(">HHHHI", 0, 1, 3, 10, 12) + struct.pack(">HHIII", 12, 0, 16 + len(groups), 0, 2) + groups,
         "CBDT": cbdt, "CBLC": cblc, "GSUB": ligature(),
     }
-    (pathlib.Path(__file__).parent / "emoji.ttf").write_bytes(font(tables))
+    folder = pathlib.Path(__file__).parent
+    (folder / "emoji.ttf").write_bytes(font(tables))
+    del tables["CBDT"], tables["CBLC"]
+    (folder / "emoji_sbix.ttf").write_bytes(font({**tables, "sbix": sbix()}))

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <filesystem>
 #include <string>
@@ -24,6 +25,9 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 fs::path golden_font() { return fs::path(test::kGoldenDir) / "emoji.ttf"; }
+
+/// Its heart says 32767 x 32767 pixels.
+fs::path sbix_font() { return fs::path(test::kGoldenDir) / "emoji_sbix.ttf"; }
 
 torch::Tensor even_picture(const std::vector<int>& pixel) {
   return torch::tensor(pixel, torch::kByte).reshape({4, 1, 1}).expand({4, 3, 4});
@@ -48,6 +52,16 @@ TEST(EmojiFont, GivesPicturesWithAlphaMultipliedIn) {
   EXPECT_TRUE(both[3].equal(steps));
   EXPECT_TRUE(both[2].equal(steps));
   EXPECT_EQ(both.slice(0, 0, 2).max().item<int>(), 0);
+}
+
+// An sbix font has no other place for a picture's size than the picture.
+TEST(EmojiFont, RefusesAPictureThatTakesGigabytes) {
+  const EmojiFont font(sbix_font());
+  EXPECT_EQ(font.find("😀"), 1U);
+  EXPECT_TRUE(font.picture(1).equal(even_picture({255, 0, 0, 255})));
+  EXPECT_EQ(font.find("❤"), std::nullopt);
+  EXPECT_THAT(message_of<UserError>([&] { font.picture(2); }),
+              HasSubstr("glyph 2 has no picture of at most 1024 x 1024 pixels"));
 }
 
 class DamagedFont : public testing::Test {
@@ -79,6 +93,19 @@ TEST_F(DamagedFont, IsRefusedOrUsed) {
                               HasSubstr("halftone data fetch emoji")));
     }
   for (std::size_t bytes = 0; bytes < whole_.size(); ++bytes) use(whole_.substr(0, bytes));
+}
+
+TEST_F(DamagedFont, WhosePictureHasAnotherSizeThanItsMetricsIsRefused) {
+  const std::size_t header = whole_.find("IHDR");
+  for (const char width : {3, 5}) {
+    std::string damaged = whole_;
+    damaged[header + 7] = width;
+    const auto* const bytes = reinterpret_cast<const Bytef*>(damaged.data() + header);
+    const auto crc = static_cast<std::uint32_t>(crc32(0, bytes, 17));
+    for (unsigned i = 0; i < 4; ++i)
+      damaged[header + 17 + i] = static_cast<char>(crc >> (24 - 8 * i));
+    EXPECT_THAT(use(damaged), HasSubstr("glyph 1 is blank, or its PNG is not of 4 x 3 pixels"));
+  }
 }
 
 TEST_F(DamagedFont, IsNamed) {

@@ -16,6 +16,7 @@
 #include "halftone/media/emoji_family.h"
 #include "halftone/media/emoji_font.h"
 #include "halftone/media/png_file.h"
+#include "halftone/system/hash.h"
 #include "halftone/system/paths.h"
 #include "support/temp_folder.h"
 
@@ -173,7 +174,7 @@ TEST_F(FetchedEmoji, KeepAFamilyOnOneSide) {
   EXPECT_EQ(std::ssize(set()->part({})), set()->size());
 }
 
-// Without a tone of skin in the name, a name is of one side only; so is a picture, pixel by pixel.
+// Without a tone of skin in the name, a name is of one family only.
 TEST_F(FetchedEmoji, LeakNoNameIntoTheOtherSide) {
   const auto stem = [](const std::string& name) {
     const std::size_t tone = name.find(" skin tone");
@@ -188,6 +189,24 @@ TEST_F(FetchedEmoji, LeakNoNameIntoTheOtherSide) {
   }
   EXPECT_GT(family_of_stem.size(), 100U);
   EXPECT_EQ((*set())[set()->find("🇳🇴")].family, (*set())[set()->find("🇧🇻")].family);
+}
+
+// So is a picture, pixel by pixel.
+TEST_F(FetchedEmoji, LeakNoPictureIntoTheOtherSide) {
+  const EmojiFont font(fetched() / "NotoColorEmoji.ttf");
+  std::set<std::uint32_t> glyphs;
+  std::map<std::uint64_t, std::int64_t> first_of_picture;
+  for (std::int64_t i = 0; i < set()->size(); ++i) {
+    const Emoji& emoji = (*set())[i];
+    if (!glyphs.insert(emoji.glyph).second) continue;  // KeepAFamilyOnOneSide compares glyphs
+    const torch::Tensor picture = font.picture(emoji.glyph);
+    const auto hash = hash_bytes({reinterpret_cast<const char*>(picture.const_data_ptr()),
+                                  static_cast<std::size_t>(picture.numel())});
+    const auto [place, is_new] = first_of_picture.try_emplace(hash, i);
+    const Emoji& first = (*set())[place->second];
+    EXPECT_EQ(first.family, emoji.family) << first.code << " looks like " << emoji.code;
+  }
+  EXPECT_GT(first_of_picture.size(), 3'000U);
 }
 
 TEST_F(FetchedEmoji, AreBatchesOfALoader) {

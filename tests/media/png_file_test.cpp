@@ -4,6 +4,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <zlib.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -127,6 +129,55 @@ TEST_F(PngFile, OfAHugeSizeIsRefusedBeforeMemoryIsTaken) {
               HasSubstr("900000 x 900000 pixels, more than it holds (byte "));
   EXPECT_THAT(error_of(with_size(whole, 12, 9)), HasSubstr("is not a whole PNG file"));
   EXPECT_THAT(error_of(whole, 98), HasSubstr("expected at most 98"));
+}
+
+std::string big_endian(std::uint32_t value) {
+  std::string bytes;
+  for (unsigned shift = 24; shift < 32; shift -= 8) bytes += static_cast<char>(value >> shift);
+  return bytes;
+}
+
+std::string chunk_of(const std::string& named) {
+  const auto* const bytes = reinterpret_cast<const Bytef*>(named.data());
+  const auto size = static_cast<std::uint32_t>(named.size());
+  return big_endian(size - 4) + named +
+         big_endian(static_cast<std::uint32_t>(crc32(0, bytes, size)));
+}
+
+std::string packed_zeros(std::size_t count) {
+  const std::string zeros(count, '\0');
+  uLongf size = compressBound(count);
+  std::string packed(size, '\0');
+  EXPECT_EQ(compress(reinterpret_cast<Bytef*>(packed.data()), &size,
+                     reinterpret_cast<const Bytef*>(zeros.data()), count),
+            Z_OK);
+  return packed.substr(0, size);
+}
+
+std::int64_t most_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1'024;
+}
+
+TEST_F(PngFile, IsReadWithoutUnpackingItsTexts) {
+  constexpr std::size_t kTextBytes = 7'000'000;  // libpng takes at most 8 MB
+  constexpr int kTexts = 100;
+  const std::string packed = packed_zeros(kTextBytes);
+  std::string texts;
+  for (int i = 0; i < kTexts; ++i)
+    texts += chunk_of(std::string("zTXta\0\0", 7) + packed) +
+             chunk_of(std::string("iCCPa\0\0", 7) + packed) +
+             chunk_of(std::string("iTXta\0\1\0\0\0", 10) + packed);
+  std::string whole = read_text(golden("palette8_alpha.png"));
+  constexpr std::size_t kStart = 33;  // the mark and IHDR
+  whole.insert(kStart, texts);
+  whole.insert(whole.size() - 12, texts);  // before IEND
+  write_text(path(), whole);
+  const torch::Tensor expected = read_png(golden("palette8_alpha.png"));
+  const std::int64_t before = most_memory();
+  EXPECT_TRUE(read_png(path()).equal(expected));
+  EXPECT_LT(most_memory() - before, std::int64_t{100} << 20);
 }
 
 TEST_F(PngFile, ThatIsNoneIsRefused) {

@@ -145,6 +145,25 @@ TEST_F(WavFile, IsWrittenInSixteenBits) {
   EXPECT_THROW(write_wav(folder_ / "none/a.wav", both), UserError);
 }
 
+TEST_F(WavFile, IsWrittenAtARateThatCanBeRead) {
+  const torch::Tensor samples = torch::zeros({4});
+  for (const std::int64_t rate : {1'000, 768'000}) {
+    write_wav(path(), {samples, rate});
+    EXPECT_EQ(read_wav(path(), {.rate = 0}).rate, rate);
+  }
+  for (const std::int64_t rate : {-1LL, 0LL, 999LL, 768'001LL, (1LL << 32) + 16'000})
+    EXPECT_THAT(
+        message_of<UserError>([&] {
+          write_wav(path(), {samples, rate});
+        }),
+        HasSubstr("expected 1000 to 768000 samples per second and at most 64 channels, got " +
+                  std::to_string(rate) + " and 1"));
+  EXPECT_THAT(message_of<UserError>([&] {
+                write_wav(path(), {torch::zeros({65, 4}), 8'000});
+              }),
+              HasSubstr("got 8000 and 65"));
+}
+
 TEST_F(WavFile, ThatIsCutOffIsRefused) {
   const std::string whole = wav({}, std::string(100, '\1'));
   for (std::size_t bytes = 0; bytes < whole.size(); ++bytes)
