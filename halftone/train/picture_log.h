@@ -24,11 +24,11 @@ struct PictureLogOptions {
 };
 
 /// Has pictures drawn while a model trains: what a generator makes, what a decoder gets back. They
-/// go to RUN/pictures/NAME/step-00000100.png as one grid, and the newest stand in the report. They
-/// are drawn in eval mode, without gradients and in the run's precision, with the same random
-/// numbers each time, which the training does not miss. In a list of callbacks before Ema or Swa,
-/// what is drawn after a validation is drawn with the average. Without a default_root_dir nothing
-/// is drawn.
+/// go to RUN/pictures/NAME/step-00000100.png as one grid, and the newest four of each name stand in
+/// the report: up to 24 in all, of at most 1 MiB each. They are drawn in eval mode, without
+/// gradients and in the run's precision, with the same random numbers each time, which the training
+/// does not miss. In a list of callbacks before Ema or Swa, what is drawn after a validation is
+/// drawn with the average. Without a default_root_dir nothing is drawn.
 class PictureLog : public Callback {
  public:
   /// A batch of pictures (N, C, H, W), as write_png_grid() takes it (media/png_file.h). Every

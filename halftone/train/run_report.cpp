@@ -54,6 +54,12 @@ std::string name_of(const fs::path& run) {
   return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
 }
 
+/// Names the log and no step: once for all that it draws.
+void warn_left_out(const LoggedPicture& picture, const std::string& limit) {
+  log_warning_once(fmt::format("report.html leaves out pictures of {}, for it takes {}",
+                               picture.path.parent_path().string(), limit));
+}
+
 /// Those that make a page no larger than a page should be.
 std::vector<RunDescription::Picture> pictures_of(const RunPaths& run) {
   constexpr std::size_t kOfEach = 4, kMost = 24;
@@ -62,7 +68,12 @@ std::vector<RunDescription::Picture> pictures_of(const RunPaths& run) {
   for (const LoggedPicture& picture : newest_pictures(run, kOfEach)) {
     std::error_code error;
     const std::uintmax_t size = fs::file_size(picture.path, error);
-    if (!error && size <= kMostBytes && pictures.size() < kMost)
+    if (error) continue;
+    if (size > kMostBytes)
+      warn_left_out(picture, "files of at most 1 MiB");
+    else if (pictures.size() >= kMost)
+      warn_left_out(picture, fmt::format("at most {} pictures", kMost));
+    else
       pictures.push_back({picture.name, picture.step, read_file(picture.path, kMostBytes)});
   }
   return pictures;

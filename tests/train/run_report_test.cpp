@@ -23,6 +23,9 @@ namespace {
 namespace fs = std::filesystem;
 using test::read_text;
 using test::TempFolder;
+using test::write_text;
+using testing::AllOf;
+using testing::Contains;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -139,6 +142,34 @@ TEST_F(RunReportTest, OneThatCannotBeWrittenIsAWarning) {
   set_log_sink(nullptr);
   EXPECT_THAT(said, testing::Contains(HasSubstr("goes on without its report")).Times(1));
   EXPECT_TRUE(fs::exists(run() / "checkpoints" / "step-00000006"));
+}
+
+TEST_F(RunReportTest, APictureThatItLeavesOutIsAWarning) {
+  constexpr std::size_t kMostBytes = 1U << 20U;
+  const auto draw = [&](const std::string& name, int step, std::size_t bytes) {
+    fs::create_directories(run() / "pictures" / name);
+    write_text(run() / "pictures" / name / ("step-" + std::to_string(step) + ".png"),
+               std::string(bytes, '?'));
+  };
+  const auto draw_all = [&](Trainer& /*trainer*/) {
+    for (const char* name : {"b", "c", "d", "e", "f"})
+      for (int step = 1; step <= 4; ++step) draw(name, step, 1);
+    for (int step = 1; step <= 4; ++step) draw("g", step, step == 4 ? kMostBytes : 1);
+    for (int step = 1; step <= 2; ++step) draw("a", step, kMostBytes + 1);
+    for (int step = 1; step <= 2; ++step) draw("h", step, 1);
+  };
+  std::vector<std::string> said;
+  set_log_sink([&](LogLevel, const std::string& message) { said.push_back(message); });
+  fit({std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{.every_n_steps = 2}),
+       std::make_shared<AtStep>(1, draw_all)});
+  set_log_sink(nullptr);
+  const std::string page = read_text(report());
+  EXPECT_TRUE(page.find("g after step 4") != std::string::npos);
+  for (const char* absent : {"\"a after step", "\"h after step"})
+    EXPECT_EQ(page.find(absent), std::string::npos) << absent;
+  EXPECT_THAT(said, Contains(AllOf(HasSubstr("pictures/a"), HasSubstr("at most 1 MiB"))).Times(1));
+  EXPECT_THAT(said,
+              Contains(AllOf(HasSubstr("pictures/h"), HasSubstr("at most 24 pictures"))).Times(1));
 }
 
 }  // namespace
