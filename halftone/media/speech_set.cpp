@@ -24,6 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{64} << 20U;
+constexpr std::size_t kMaxUtterances = 1'000'000;  // in memory each takes many times its line
 
 /// A text file with one record in each line.
 class LineFile {
@@ -34,6 +35,10 @@ class LineFile {
   bool next(std::string& line) {
     ++number_;
     return static_cast<bool>(std::getline(text_, line));
+  }
+  void check_room(std::size_t utterances) const {
+    if (utterances >= kMaxUtterances)
+      fail(fmt::format("at most {} utterances in all", kMaxUtterances));
   }
   [[noreturn]] void fail(const std::string& expected) const {
     throw UserError(
@@ -49,8 +54,11 @@ class LineFile {
 
 std::vector<std::string> fields_of(const std::string& line) {
   std::vector<std::string> fields;
-  std::istringstream stream(line);
-  for (std::string field; std::getline(stream, field, '\t');) fields.push_back(field);
+  for (std::size_t from = 0; from < line.size();) {
+    const std::size_t to = std::min(line.find('\t', from), line.size());
+    fields.push_back(line.substr(from, to - from));
+    from = to + 1;
+  }
   return fields;
 }
 
@@ -110,14 +118,17 @@ SpeechSet SpeechSet::spoken_names(const fs::path& folder) {
     std::string line;
     if (!file.next(line) || line != kSpokenNamesHeader)
       file.fail(fmt::format("'{}'", kSpokenNamesHeader));
+    set.files_.push_back(fs::path(path).replace_extension(".wav"));
+    const std::string speaker = path.stem().string();
     while (file.next(line)) {
+      file.check_room(set.entries_.size());
       const std::vector<std::string> fields = fields_of(line);
       if (fields.size() != 5) file.fail(fmt::format("5 fields, got {}", fields.size()));
       set.entries_.push_back({.utterance = {.text = fields[4],
-                                            .speaker = path.stem().string(),
+                                            .speaker = speaker,
                                             .language = fields[3],
                                             .emoji = fields[0]},
-                              .file = fs::path(path).replace_extension(".wav"),
+                              .file = set.files_.size() - 1,
                               .first = count_in(fields[1], file),
                               .frames = count_in(fields[2], file)});
     }
@@ -142,10 +153,12 @@ SpeechSet SpeechSet::asterisk_sounds(const fs::path& folder) {
     if (!stays_below(name)) file.fail("a path below sounds/");
     std::string text = spoken_part(std::string_view(line).substr(colon + 1));
     const fs::path sound = folder / "sounds" / name;
-    if (!text.empty() && fs::exists(sound))
-      set.entries_.push_back(
-          {.utterance = {.text = std::move(text), .speaker = "Allison", .language = "en"},
-           .file = sound});
+    if (text.empty() || !fs::exists(sound)) continue;
+    file.check_room(set.entries_.size());
+    set.files_.push_back(sound);
+    set.entries_.push_back(
+        {.utterance = {.text = std::move(text), .speaker = "Allison", .language = "en"},
+         .file = set.files_.size() - 1});
   }
   if (set.entries_.empty())
     throw UserError(
@@ -162,7 +175,7 @@ const Utterance& SpeechSet::operator[](std::int64_t index) const {
 torch::Tensor SpeechSet::sound(std::int64_t index) const {
   (*this)[index];  // checks it
   const Entry& entry = entries_[static_cast<std::size_t>(index)];
-  return read_wav(entry.file, {.rate = kRate, .first = entry.first, .frames = entry.frames})
+  return read_wav(files_[entry.file], {.rate = kRate, .first = entry.first, .frames = entry.frames})
       .samples;
 }
 
@@ -189,7 +202,7 @@ std::string SpeechSet::fingerprint() const {
                                      &entry.utterance.language, &entry.utterance.emoji})
       hasher.update_field(*field);
     hasher.update_field(
-        fmt::format("{} {} {}", entry.file.filename().string(), entry.first, entry.frames));
+        fmt::format("{} {} {}", files_[entry.file].filename().string(), entry.first, entry.frames));
   }
   return fmt::format("{} utterances {:016x}", size(), hasher.digest());
 }

@@ -30,7 +30,8 @@ class SpeechSet {
   static constexpr std::int64_t kRate = 16'000;
 
   /// Reads what make_spoken_names() wrote: each SPEAKER.tsv of `folder`, in the order of their
-  /// names, whose sounds lie in SPEAKER.wav. Throws UserError that names the file and the line.
+  /// names, whose sounds lie in SPEAKER.wav. Throws UserError that names the file and the line,
+  /// also where there are more than 1,000,000 utterances in all.
   static SpeechSet spoken_names(const std::filesystem::path& folder);
   /// Reads core-sounds-en.txt.gz of `folder` (fetch_dataset("asterisk-sounds") returns it); noises
   /// and silence, whose texts stand in brackets, and texts without a file in sounds/ are left out.
@@ -52,10 +53,11 @@ class SpeechSet {
  private:
   struct Entry {
     Utterance utterance;
-    std::filesystem::path file;
+    std::size_t file = 0;      // of files_
     std::int64_t first = 0;    // frame of the file
     std::int64_t frames = -1;  // -1: all
   };
+  std::vector<std::filesystem::path> files_;  // each once: their paths may be long
   std::vector<Entry> entries_;
 };
 

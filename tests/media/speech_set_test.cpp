@@ -85,6 +85,12 @@ TEST_F(SpokenNames, OfADamagedIndexAreRefusedByLine) {
   for (const char* number : {"-1", "x", "", "9999999999999999999", "1e3", "1 "})
     EXPECT_THAT(error_of(kHeader + "1\t" + number + "\t9\ten\ta\n"),
                 HasSubstr(std::string("a number of frames, got '") + number + "'"));
+  const std::string row = "1\t0\t9\ten\ta\n";
+  std::string rows = kHeader;
+  for (int i = 0; i < 600'000; ++i) rows += row;
+  write_text(folder_ / "b.tsv", rows);
+  EXPECT_THAT(error_of(rows), HasSubstr("b.tsv', line 400002: expected at most 1000000 utter"));
+  fs::remove(folder_ / "b.tsv");
   fs::remove(folder_ / "a.tsv");
   EXPECT_THAT(message_of<UserError>([&] { SpeechSet::spoken_names(folder_.path()); }),
               HasSubstr("has no SPEAKER.tsv; 'halftone data fetch spoken-names'"));
