@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "halftone/system/large_pages.h"
+
 namespace halftone {
 namespace {
 
@@ -70,6 +72,18 @@ std::vector<GradientBucket> gradient_buckets(const ParameterArena& arena, std::i
   std::stable_sort(buckets.begin(), buckets.end(),
                    [&](const auto& a, const auto& b) { return first_of(a) > first_of(b); });
   return buckets;
+}
+
+void clear_others(const torch::Tensor& flat, const GradientBucket& bucket, std::int64_t rank) {
+  for (std::int64_t r = 0; r < std::ssize(bucket.pieces); ++r) {
+    const Range piece = bucket.pieces[static_cast<std::size_t>(r)];
+    if (r == rank || piece.begin == piece.end) continue;
+    const torch::Tensor others = flat.narrow(0, piece.begin, piece.end - piece.begin);
+    if (others.is_cpu())
+      clear_pages(others);
+    else
+      others.zero_();
+  }
 }
 
 }  // namespace halftone

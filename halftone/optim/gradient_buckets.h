@@ -22,4 +22,8 @@ struct GradientBucket {
 /// parameters first. The cuts between them do not depend on the number of processes.
 std::vector<GradientBucket> gradient_buckets(const ParameterArena& arena, std::int64_t processes);
 
+/// Sets the pieces of all processes but `rank` in one of the arena's flat tensors to zero; on the
+/// CPU they take no memory then.
+void clear_others(const torch::Tensor& flat, const GradientBucket& bucket, std::int64_t rank);
+
 }  // namespace halftone

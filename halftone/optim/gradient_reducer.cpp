@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "halftone/core/error.h"
-#include "halftone/system/large_pages.h"
 
 namespace halftone {
 
@@ -92,16 +91,6 @@ torch::Tensor GradientReducer::gradients_of(const Bucket& bucket) const {
                                                                        range.end - range.begin);
 }
 
-void GradientReducer::drop_others(const Bucket& bucket) const {
-  const torch::Tensor flat = gradients_of(bucket);
-  const std::int64_t first = bucket.place.range.begin;
-  for (std::int64_t r = 0; r < std::ssize(bucket.place.pieces); ++r) {
-    const Range piece = bucket.place.pieces[static_cast<std::size_t>(r)];
-    if (r != group_.rank() && piece.begin < piece.end)
-      clear_pages(flat.narrow(0, piece.begin - first, piece.end - piece.begin));
-  }
-}
-
 // One bucket goes out while the sum of the one before comes in.
 void GradientReducer::run() try {
   const c10::ParallelGuard on_this_thread(true);  // the others compute
@@ -110,7 +99,9 @@ void GradientReducer::run() try {
     wait_for(b);
     std::unique_ptr<GradientSum> sum = send(buckets_[b]);
     if (keeps_own_) {
-      drop_others(buckets_[b]);  // what is sent has been copied
+      const Bucket& sent = buckets_[b];
+      clear_others(sent.arena->buffers()[sent.place.buffer].gradients, sent.place,
+                   group_.rank());  // what is sent has been copied
       if (before) before->finish_own();
       before = std::move(sum);
       continue;

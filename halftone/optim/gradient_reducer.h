@@ -69,7 +69,6 @@ class GradientReducer {
   void agree_on_gradients();
   torch::Tensor gradients_of(const Bucket& bucket) const;
   std::unique_ptr<GradientSum> send(const Bucket& bucket);
-  void drop_others(const Bucket& bucket) const;
 
   ProcessGroup& group_;
   GradientTransport transport_;

@@ -5,9 +5,6 @@
 #include <set>
 #include <utility>
 
-#include "halftone/core/error.h"
-#include "halftone/system/large_pages.h"
-
 namespace halftone {
 
 WeightShards::WeightShards(const ParameterArena& arena, ProcessGroup& group)
@@ -19,17 +16,8 @@ WeightShards::WeightShards(const ParameterArena& arena, ProcessGroup& group)
   }
 }
 
-torch::Tensor WeightShards::weights_of(const Bucket& bucket) const {
-  const Range range = bucket.place.range;
-  return arena_.buffers()[bucket.place.buffer].weights.narrow(0, range.begin,
-                                                              range.end - range.begin);
-}
-
-std::vector<Range> WeightShards::pieces_of(const Bucket& bucket) const {
-  std::vector<Range> pieces = bucket.place.pieces;
-  const std::int64_t first = bucket.place.range.begin;
-  for (Range& piece : pieces) piece = {piece.begin - first, piece.end - first};
-  return pieces;
+const torch::Tensor& WeightShards::flat_of(const Bucket& bucket) const {
+  return arena_.buffers()[bucket.place.buffer].weights;
 }
 
 std::vector<std::size_t> WeightShards::buckets_of(
@@ -40,7 +28,7 @@ std::vector<std::size_t> WeightShards::buckets_of(
 }
 
 void WeightShards::begin_to_bring(Bucket& bucket) {
-  if (!bucket.coming) bucket.coming.emplace(group_, weights_of(bucket), pieces_of(bucket));
+  if (!bucket.coming) bucket.coming.emplace(group_, flat_of(bucket), bucket.place.pieces);
 }
 
 void WeightShards::finish_bringing(Bucket& bucket) {
@@ -84,17 +72,7 @@ void WeightShards::drop_prefetched() {
 }
 
 void WeightShards::drop(Bucket& bucket) {
-  const torch::Tensor weights = weights_of(bucket);
-  const std::vector<Range> pieces = pieces_of(bucket);
-  for (std::int64_t r = 0; r < std::ssize(pieces); ++r) {
-    const Range piece = pieces[static_cast<std::size_t>(r)];
-    if (r == group_.rank() || piece.begin == piece.end) continue;
-    const torch::Tensor others = weights.narrow(0, piece.begin, piece.end - piece.begin);
-    if (others.is_cpu())
-      clear_pages(others);
-    else
-      others.zero_();
-  }
+  clear_others(flat_of(bucket), bucket.place, group_.rank());
   bucket.is_complete = false;
 }
 

@@ -56,8 +56,7 @@ class WeightShards {
     std::optional<PiecesUnderWay> coming;
   };
 
-  torch::Tensor weights_of(const Bucket& bucket) const;
-  std::vector<Range> pieces_of(const Bucket& bucket) const;
+  const torch::Tensor& flat_of(const Bucket& bucket) const;
   void begin_to_bring(Bucket& bucket);
   void finish_bringing(Bucket& bucket);
   void bring(const std::vector<Bucket*>& buckets);
