@@ -55,10 +55,22 @@ Tensor CausalLMImpl::rotations_behind(const KvCache* cache, std::int64_t steps,
 
 HiddenOutput CausalLMImpl::hidden(const Tensor& ids, KvCache* cache) {
   const ModuleScope scope(*this);
+  return hidden_of_rows(embedded(ids), cache);
+}
+
+Tensor CausalLMImpl::embedded(const Tensor& ids) {
+  const ModuleScope scope(*this);
   HALFTONE_CHECK(ids.dim() == 2, "[causal_lm] expected ids (B, T), got ", ids.sizes());
-  const std::int64_t steps = ids.size(1);
-  const Tensor rotations = rotations_behind(cache, steps, ids.device());
-  Tensor x = tok_embeddings_(ids);
+  return tok_embeddings_(ids);
+}
+
+HiddenOutput CausalLMImpl::hidden_of_rows(const Tensor& rows, KvCache* cache) {
+  const ModuleScope scope(*this);
+  HALFTONE_CHECK(rows.dim() == 3 && rows.size(2) == config_.dim,
+                 "[causal_lm] expected rows (B, T, ", config_.dim, "), got ", rows.sizes());
+  const std::int64_t steps = rows.size(1);
+  const Tensor rotations = rotations_behind(cache, steps, rows.device());
+  Tensor x = rows;
   if (is_training() && config_.dropout > 0.0) x = at::dropout(x, config_.dropout, /*train=*/true);
   LayerOutput stream{.x = x};
   Tensor aux_loss;
@@ -71,7 +83,7 @@ HiddenOutput CausalLMImpl::hidden(const Tensor& ids, KvCache* cache) {
       aux_loss = aux_loss.defined() ? aux_loss + stream.aux_loss : stream.aux_loss;
   }
   if (cache != nullptr) cache->advance(steps);
-  if (!aux_loss.defined()) aux_loss = at::zeros({}, ids.options().dtype(torch::kFloat));
+  if (!aux_loss.defined()) aux_loss = at::zeros({}, rows.options().dtype(torch::kFloat));
   return {norm_->add(stream.x, stream.branch).normed, aux_loss};
 }
 
@@ -91,9 +103,13 @@ Tensor CausalLMImpl::next_logits(const Tensor& ids, KvCache* cache) {
 
 LossOutput CausalLMImpl::loss(const Tensor& ids, const Tensor& targets, const Tensor& mask) {
   const HiddenOutput output = hidden(ids);
-  return {output_ ? output_->loss(output.hidden, targets, mask)
-                  : tok_embeddings_->loss(output.hidden, targets, mask),
-          output.aux_loss};
+  return {cross_entropy(output.hidden, targets, mask), output.aux_loss};
+}
+
+Tensor CausalLMImpl::cross_entropy(const Tensor& hidden, const Tensor& targets,
+                                   const Tensor& mask) {
+  return output_ ? output_->loss(hidden, targets, mask)
+                 : tok_embeddings_->loss(hidden, targets, mask);
 }
 
 KvCache CausalLMImpl::make_cache(std::int64_t capacity) const {

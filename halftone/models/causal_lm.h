@@ -61,8 +61,20 @@ class CausalLMImpl : public torch::nn::Module {
   /// forward() up to the output head, of which a caller may want a few positions only.
   HiddenOutput hidden(const torch::Tensor& ids, KvCache* cache = nullptr);
 
+  /// The rows of ids (B, T) that hidden() begins with: (B, T, dim). A caller may put others before
+  /// them, such as what an encoder says of a picture.
+  torch::Tensor embedded(const torch::Tensor& ids);
+
+  /// hidden() of rows (B, T, dim) in the dtype of embedded(), one for each position.
+  HiddenOutput hidden_of_rows(const torch::Tensor& rows, KvCache* cache = nullptr);
+
   /// The logits of what hidden() gave (..., dim): (..., V).
   torch::Tensor logits(const torch::Tensor& hidden);
+
+  /// masked_cross_entropy() of these logits, without ever holding all of them. targets (...) int64,
+  /// mask (...).
+  torch::Tensor cross_entropy(const torch::Tensor& hidden, const torch::Tensor& targets,
+                              const torch::Tensor& mask);
 
   /// The loss of forward(ids), without ever holding all logits. ids and targets (B, T) int64, mask
   /// (B, T); targets are ignored where masked.

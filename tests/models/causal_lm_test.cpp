@@ -118,6 +118,51 @@ TEST(CausalLM, LossIsThatOfItsLogits) {
   }
 }
 
+TEST(CausalLM, RowsStandInForIdsToTheBit) {
+  for (const bool use_moe : {false, true})
+    for (const bool tied : {false, true}) {
+      torch::manual_seed(4);
+      ModelConfig config = small_config(use_moe);
+      config.tie_embeddings = tied;
+      if (!tied) config.generation = "v3", config.n_shared_experts = 0;
+      CausalLM model(config);
+      model->eval();
+      const Tensor ids = torch::randint(config.vocab_size, {2, 13});
+      const Tensor mask = torch::rand({2, 12}) > 0.3;
+      const Tensor x = ids.narrow(1, 0, 12), targets = ids.narrow(1, 1, 12);
+      const Tensor rows = model->embedded(x);
+      const HiddenOutput output = model->hidden_of_rows(rows);
+      EXPECT_TRUE(output.hidden.equal(model->hidden(x).hidden));
+      EXPECT_TRUE(model->cross_entropy(output.hidden, targets, mask)
+                      .equal(model->loss(x, targets, mask).cross_entropy));
+      const torch::NoGradGuard no_grad;
+      KvCache of_ids = model->make_cache(16), of_rows = model->make_cache(16);
+      for (const auto& [begin, count] : {std::pair(0, 5), std::pair(5, 1)})
+        EXPECT_TRUE(model->hidden_of_rows(rows.narrow(1, begin, count), &of_rows)
+                        .hidden.equal(model->hidden(x.narrow(1, begin, count), &of_ids).hidden));
+      EXPECT_EQ(of_rows.length(), 6);
+    }
+}
+
+TEST(CausalLM, APrefixOfRowsConditionsWhatFollows) {
+  torch::manual_seed(5);
+  CausalLM model(small_config(false));
+  const Tensor ids = torch::randint(model->config().vocab_size, {2, 6});
+  const Tensor prefix = torch::randn({2, 3, model->config().dim}).set_requires_grad(true);
+  const auto said = [&](const Tensor& before) {
+    return model->hidden_of_rows(torch::cat({before, model->embedded(ids)}, 1)).hidden;
+  };
+  const Tensor hidden = said(prefix);
+  EXPECT_TRUE(hidden.sizes().equals({2, 9, model->config().dim}));
+  const Tensor other = torch::cat({prefix.narrow(1, 0, 2), prefix.narrow(1, 2, 1) + 1}, 1);
+  const Tensor difference = (said(other) - hidden).abs().amax(-1);
+  EXPECT_TRUE(difference.narrow(1, 0, 2).eq(0).all().item<bool>());
+  EXPECT_TRUE(difference.narrow(1, 2, 7).gt(0).all().item<bool>());
+  model->cross_entropy(hidden.narrow(1, 2, 6), ids, torch::ones_like(ids)).backward();
+  EXPECT_TRUE(prefix.grad().abs().amax(-1).gt(0).all().item<bool>());
+  EXPECT_THROW(model->hidden_of_rows(torch::randn({2, 3, model->config().dim + 1})), c10::Error);
+}
+
 class CausalLMGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(CausalLMGolden, LogitsLossAndGradientsEqualPyTorchs) {
