@@ -47,7 +47,7 @@ LAYERS = {
     "export": {"pretrain"},
 }
 # Outside the library: these may include all of its headers, what is named here, and files of their own folder.
-USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ()}
+USERS = {"cli": ("cli/",), "tests": ("cli/", "support/"), "bench": ("bench/",), "examples": ("examples/",)}
 # Libraries that a user of the installed headers need not have.
 PRIVATE_LIBRARIES = ("fmt/", "spdlog/", "nlohmann/", "toml", "unicode/", "xxhash.h", "zlib.h", "hwy/", "re2/", "protozero/", "CLI/",
                      "png.h", "ft2build.h", "freetype/", "hb.h", "hb-ot.h", "expat.h", "sndfile.h", "samplerate.h")

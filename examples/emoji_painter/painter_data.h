@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "../emoji_captions.h"
+#include "examples/emoji_captions.h"
 
 struct PainterBatch {
   torch::Tensor ids;       // (B, T) int64, of the captions
