@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The painter of examples/emoji_painter in PyTorch: seconds of a picture beside those of halftone.
+
+    bench/compare/emoji_painter.py RUN [--rounds 5] [--text "blue heart"]
+
+Both paint the same picture, with the same weights and noise; `measure` of the example is started again for each round,
+between PyTorch's. PyTorch computes in fp32 and under its autocast in bf16. The PSNR between its fp32 picture and that of
+the example (32-true) says that the models are the same.
+"""
+import argparse
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn import functional as F
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+class Norm(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.wq, self.wk, self.wv, self.wo = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.q_norm, self.k_norm = Norm(width // heads), Norm(width // heads)
+
+    def split(self, x):
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, x, context=None, mask=None):
+        context = x if context is None else context
+        q, k = self.q_norm(self.split(self.wq(x))), self.k_norm(self.split(self.wk(context)))
+        mixed = F.scaled_dot_product_attention(q, k, self.split(self.wv(context)), attn_mask=mask)
+        return self.wo(mixed.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        hidden = width * 8 // 3 // 64 * 64
+        self.w1, self.w3 = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x):
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, has_context: bool):
+        super().__init__()
+        heads = width // 64 + (width % 64 != 0)
+        self.norm, self.attention = Norm(width), Attention(width, heads)
+        self.ffn_norm, self.ffn = Norm(width), FeedForward(width)
+        if has_context:
+            self.look_norm, self.look = Norm(width), Attention(width, heads)
+            self.shifts = nn.Parameter(torch.zeros(6, width))
+
+    def read(self, x, mask):
+        x = x + self.attention(self.norm(x), mask=mask)
+        return x + self.ffn(self.ffn_norm(x))
+
+    def forward(self, x, condition, text, mask):
+        m = (condition + self.shifts).unsqueeze(2).unbind(1)
+        x = x + (1 + m[2]) * self.attention(m[0] + (1 + m[1]) * self.norm(x))
+        x = x + self.look(self.look_norm(x), text, mask)
+        return x + (1 + m[5]) * self.ffn(m[3] + (1 + m[4]) * self.ffn_norm(x))
+
+
+class Time(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.w1, self.w2 = nn.Linear(256, width), nn.Linear(width, width)
+
+    def forward(self, t):
+        angles = t[:, None] * torch.exp(-math.log(10000.0) / 128 * torch.arange(128))
+        return self.w2(F.silu(self.w1(torch.cat([angles.cos(), angles.sin()], 1))))
+
+
+class Painter(nn.Module):
+    def __init__(self, side: int, patch: int, width: int, depth: int, vocabulary: int):
+        super().__init__()
+        self.side, self.patch, self.across = side, patch, side // patch
+        numbers = 3 * patch * patch
+        self.tokens, self.order = nn.Embedding(vocabulary, width), nn.Parameter(torch.zeros(32, width))
+        self.readers = nn.ModuleList(Block(width, False) for _ in range(2))
+        self.read_norm, self.time = Norm(width), Time(width)
+        self.shifts = nn.Linear(width, 6 * width, bias=False)
+        self.patches, self.pixels = nn.Linear(numbers, width), nn.Linear(width, numbers)
+        self.places = nn.Parameter(torch.zeros(self.across**2, width))
+        self.painters = nn.ModuleList(Block(width, True) for _ in range(depth))
+        self.norm = Norm(width)
+
+    def read(self, ids, lengths):
+        counts = torch.arange(ids.shape[1]) < lengths[:, None]
+        x = self.tokens(ids) + self.order[: ids.shape[1]]
+        for block in self.readers:
+            x = block.read(x, counts[:, None, None])
+        x = self.read_norm(x)
+        return x, counts[:, None, None], (x * counts[..., None]).sum(1) / lengths[:, None]
+
+    def guess(self, z, t, text, mask, mean):
+        a, p = self.across, self.patch
+        x = (z / (self.side / 64)).view(-1, 3, a, p, a, p).permute(0, 2, 4, 1, 3, 5).reshape(len(z), a * a, -1)
+        x = self.patches(x) + self.places
+        condition = self.shifts(F.silu(self.time(t * 1000) + mean)).unflatten(1, (6, -1))
+        for block in self.painters:
+            x = block(x, condition, text, mask)
+        x = self.pixels(self.norm(x)).float().view(-1, a, a, 3, p, p)
+        return x.permute(0, 3, 1, 4, 2, 5).reshape(z.shape)
+
+    def paint(self, ids, lengths, steps=30, guidance=3.0, seed=1):
+        text = self.read(ids, lengths)
+        noise = torch.randn(3, self.side, self.side, generator=torch.Generator().manual_seed(seed))
+        z = self.side / 64 * noise[None]
+        for i in range(steps):
+            wanted, any_ = self.guess(torch.cat([z, z]), torch.full((2,), i / steps), *text).chunk(2)
+            z = torch.lerp(z, torch.lerp(any_, wanted, guidance), 1 / (steps - i))
+        return z.clamp(-1, 1).add(1).div(2)
+
+
+def load(run: pathlib.Path):
+    folder = max((run / "checkpoints").glob("step-*"))
+    found = json.loads((folder / "trainer.json").read_text())["model"]
+    tokenizer = Tokenizer.from_str(found["tokenizer"])
+    weights = load_file(folder / "model.safetensors")
+    model = Painter(found["side"], found["patch"], found["width"], found["depth"], weights["tokens.weight"].shape[0])
+    model.load_state_dict(weights)
+    return model.eval(), tokenizer
+
+
+def caption_rows(tokenizer, text: str):
+    first, last = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
+    rows = [[first, *tokenizer.encode(one).ids[:30], last] for one in (text, "")]
+    width = max(map(len, rows))
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows]), torch.tensor([len(row) for row in rows])
+
+
+def ours(program: str, run: str, precisions: str, threads: int) -> dict:
+    text = subprocess.run([program, "--threads", str(threads), "measure", run, "--precisions", precisions,
+                           "--pictures", "1", "--rounds", "1"], check=True, capture_output=True, text=True).stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    return {row[0]: float(row[1]) for row in rows}
+
+
+def picture_of(program: str, run: str, text: str):
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/one.png"
+        subprocess.run([program, "paint", run, text, "--precision", "32-true", "--out", out], check=True,
+                       capture_output=True)
+        return torch.from_numpy(numpy.asarray(Image.open(out).convert("RGB"), dtype=numpy.float32) / 255).permute(2, 0, 1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--text", default="red heart")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precisions", default="32-true,bf16-mixed,int8-mixed")
+    parser.add_argument("--program", default=str(ROOT / "build/examples/emoji_painter"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model, tokenizer = load(pathlib.Path(arguments.run))
+    ids, lengths = caption_rows(tokenizer, arguments.text)
+    seconds: dict = {}
+    with torch.inference_mode():
+        picture = model.paint(ids, lengths)[0]
+        error = picture.mul(255).round().div(255) - picture_of(arguments.program, arguments.run, arguments.text)
+        print(f"PSNR between PyTorch's picture and halftone's: {-10 * error.square().mean().log10():.1f} dB")
+        for _ in range(arguments.rounds):
+            for name, is_low in (("PyTorch fp32", False), ("PyTorch bf16 autocast", True)):
+                with torch.autocast("cpu", torch.bfloat16, enabled=is_low):
+                    start = time.perf_counter()
+                    model.paint(ids, lengths)
+                    seconds.setdefault(name, []).append(time.perf_counter() - start)
+            for name, value in ours(arguments.program, arguments.run, arguments.precisions, arguments.threads).items():
+                seconds.setdefault(f"halftone {name}", []).append(value)
+    first = seconds["PyTorch fp32"]
+    for name, values in seconds.items():
+        ratios = sorted(base / value for base, value in zip(first, values))
+        print(f"{name:24} {statistics.median(values):7.3f} s   {statistics.median(ratios):5.2f} times PyTorch fp32 "
+              f"({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
