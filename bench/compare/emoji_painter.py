@@ -134,8 +134,9 @@ class Painter(nn.Module):
         noise = torch.randn(3, self.side, self.side, generator=torch.Generator().manual_seed(seed))
         z = self.side / 64 * noise[None]
         for i in range(steps):
-            wanted, any_ = self.guess(torch.cat([z, z]), torch.full((2,), i / steps), *text).chunk(2)
-            z = torch.lerp(z, torch.lerp(any_, wanted, guidance), 1 / (steps - i))
+            t, after = (i / steps) ** 2, ((i + 1) / steps) ** 2
+            wanted, any_ = self.guess(torch.cat([z, z]), torch.full((2,), t), *text).chunk(2)
+            z = torch.lerp(z, torch.lerp(any_, wanted, guidance), (after - t) / (1 - t))
         return z.clamp(-1, 1).add(1).div(2)
 
 

@@ -12,6 +12,7 @@
 #include <halftone/diagnostics/compare/compare_summary.h>
 #include <halftone/media/picture_quality.h>
 #include <halftone/media/png_file.h>
+#include <halftone/train/model_checkpoint.h>
 #include <halftone/train/picture_log.h>
 #include <halftone/train/trainer.h>
 #include <halftone/train/weight_averaging.h>
@@ -127,6 +128,7 @@ void train(Arguments arguments) {
         [&painter, wish](halftone::Trainer&) { return painter.paint(wish.ids, wish.lengths); },
         halftone::PictureLogOptions{.name = name, .columns = 8});
   };
+  const std::int64_t tenth = std::max<std::int64_t>(1, arguments.steps / 10);
   halftone::Trainer trainer(
       {.max_steps = arguments.steps,
        .precision = arguments.precision,
@@ -134,10 +136,13 @@ void train(Arguments arguments) {
        .callbacks = {log_of("names_it_has_seen", names(*set, some(seen, 16))),
                      log_of("names_held_out", names(*set, some(held_out, 16))),
                      std::make_shared<halftone::Ema>(
-                         halftone::EmaOptions{.decay = 0.999, .warmup = true})},
+                         halftone::EmaOptions{.decay = 0.999, .warmup = true}),
+                     // An epoch may be a few steps.
+                     std::make_shared<halftone::ModelCheckpoint>(halftone::ModelCheckpointOptions{
+                         .every_n_steps = tenth, .every_n_epochs = 0})},
        .enable_progress_bar = true,
        .default_root_dir = arguments.run,
-       .val_check_interval = std::max<std::int64_t>(1, arguments.steps / 10),
+       .val_check_interval = tenth,
        .num_sanity_val_steps = 0});
   trainer.fit(painter, loader, validation, {.resume = arguments.resume});
 }

@@ -191,11 +191,14 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
             .and_each(read(nothing.ids.to(ids.device()), nothing.lengths.to(ids.device())));
     torch::Tensor z = noise_of(count).to(ids.device());
     for (std::int64_t i = 0; i < how.steps; ++i) {
-      const double t = static_cast<double>(i) / static_cast<double>(how.steps);
-      const torch::Tensor times = torch::full({2 * count}, t, z.options());
+      // Small steps at first, where it is decided what the picture shows.
+      const auto time = [&](std::int64_t step) {
+        return std::pow(static_cast<double>(step) / static_cast<double>(how.steps), 2);
+      };
+      const torch::Tensor times = torch::full({2 * count}, time(i), z.options());
       const auto guesses = guess(torch::cat({z, z}), times, text).chunk(2);
       const torch::Tensor x = torch::lerp(guesses[1], guesses[0], how.guidance);
-      z = torch::lerp(z, x, 1.0 / static_cast<double>(how.steps - i));
+      z = torch::lerp(z, x, (time(i + 1) - time(i)) / (1 - time(i)));
     }
     return z.clamp(-1, 1).add(1).div(2);
   }
@@ -235,10 +238,8 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
     return noise() * torch::stack(rows);
   }
 
-  // Logit-normal: noise is learnt from more often than what is almost a picture.
-  static torch::Tensor time_of(const torch::Tensor& normal) {
-    return torch::sigmoid(0.8 * normal - 0.8);
-  }
+  // Logit-normal, most often small: there the caption alone tells what will become of the noise.
+  static torch::Tensor time_of(const torch::Tensor& normal) { return torch::sigmoid(normal - 1.2); }
 
   // The error of the direction dz/dt.
   torch::Tensor loss_of(const Batch& batch, const torch::Tensor& t, const torch::Tensor& noises) {
