@@ -48,6 +48,7 @@ struct Arguments {
   std::vector<std::string> texts;
   std::string out = "painted.png";
   std::vector<std::string> precisions{"32-true", "bf16-mixed", "int8-mixed"};
+  std::vector<std::string> keep_fp32;
   std::int64_t pictures = 32;
   std::int64_t rounds = 5;
 };
@@ -221,7 +222,8 @@ void compare(const Arguments& arguments) {
                              {.batch_size = 8, .seed = 2}, {painter->tokenizer});
   const PainterBatch batch = loader.batch_at(0);
   const auto found = halftone::compare_precisions(halftone::training_step_on(*painter, batch),
-                                                  {.precision = arguments.precision});
+                                                  {.precision = arguments.precision,
+                                                   .keep_fp32 = arguments.keep_fp32});
   std::printf("%s\n", halftone::verdict_sentence(found).c_str());
   const auto worst = halftone::worst_first(found);
   for (const auto* tensor :
@@ -304,6 +306,7 @@ int main(int argc, char** argv) {
   CLI::App& compare_command = *app.add_subcommand("compare", "what a precision gets wrong");
   run_of(compare_command);
   precision_of(compare_command);
+  compare_command.add_option("--keep-fp32", arguments.keep_fp32, "modules that stay in fp32");
   number(compare_command, "--tensors", arguments.pictures, "lines, the worst first");
   compare_command.callback([&] { compare(arguments); });
 

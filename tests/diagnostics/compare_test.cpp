@@ -16,6 +16,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/models/causal_lm.h"
+#include "halftone/nn/rms_norm.h"
 #include "halftone/train/training_module.h"
 #include "support/golden_file.h"
 #include "support/message_of.h"
@@ -25,6 +26,7 @@ namespace {
 
 namespace F = torch::nn::functional;
 using testing::AllOf;
+using testing::Contains;
 using testing::Each;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -179,6 +181,43 @@ TEST(Compare, NamesALayerThatOverflows) {
   EXPECT_TRUE(found.judgement.verified);
   const Comparison wide = compare_precisions(golden.step(), {.precision = "bf16-mixed"});
   EXPECT_EQ(wide.judgement.verdict, Verdict::kSafe) << wide.judgement.reason;
+}
+
+/// Predictions near 1 that bf16 rounds the same way: their errors, which all point one way, add up
+/// in the gradients of what is before.
+struct Backgrounds : TrainingModule<> {
+  Backgrounds() {
+    norm = register_module("norm", RmsNorm(64, 1e-6));
+    last = register_module("last", torch::nn::Linear(64, 32));
+    const torch::NoGradGuard no_grad;
+    last->weight.fill_(1e-5);
+    last->bias.fill_(1.003);
+    // So that no gradient of its own names it.
+    for (Tensor& parameter : last->parameters()) parameter.requires_grad_(false);
+  }
+  Tensor training_step(const Example& batch, std::int64_t /*index*/) override {
+    return (last(norm(batch.data)).to(torch::kFloat) - batch.target).square().mean();
+  }
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& /*context*/) override {
+    return {std::make_shared<torch::optim::SGD>(parameters(), 0.1)};
+  }
+  RmsNorm norm{nullptr};
+  torch::nn::Linear last{nullptr};
+};
+
+TEST(Compare, NamesTheLayerWhoseRoundingComesBack) {
+  torch::manual_seed(3);
+  Backgrounds module;
+  const Example batch(1 + 0.1 * torch::randn({64, 64}), torch::ones({64, 32}));
+  const TrainingStep step = training_step_on(module, batch);
+  const Comparison found = compare_precisions(step, {.precision = "bf16-mixed"});
+  EXPECT_EQ(found.judgement.verdict, Verdict::kKeepFp32) << found.judgement.reason;
+  EXPECT_TRUE(found.judgement.verified);
+  EXPECT_THAT(found.judgement.keep_fp32, Contains("^last$"));
+  EXPECT_NE(find(found, ComparedKind::kGradient, "norm.weight").verdict, TensorVerdict::kFine);
+  const Comparison kept =
+      compare_precisions(step, {.precision = "bf16-mixed", .keep_fp32 = found.judgement.keep_fp32});
+  EXPECT_EQ(kept.judgement.verdict, Verdict::kSafe) << kept.judgement.reason;
 }
 
 TEST(Compare, RefusesWhatHasNoMeaning) {

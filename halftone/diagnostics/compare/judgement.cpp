@@ -33,12 +33,45 @@ bool has_underflow(const Comparison& comparison) {
                      });
 }
 
+bool has_module(const Mend& mend, const std::string& module) {
+  return std::find(mend.modules.begin(), mend.modules.end(), module) != mend.modules.end();
+}
+
 bool add_module(Mend& mend, const std::string& module) {
-  if (module.empty()) return false;
-  const auto& modules = mend.modules;
-  if (std::find(modules.begin(), modules.end(), module) != modules.end()) return false;
+  if (module.empty() || has_module(mend, module)) return false;
   mend.modules.push_back(module);
   return true;
+}
+
+/// The module that computes next in the forward pass: where the gradients of `module` come from.
+/// Those of the mend are passed over; empty: none is left.
+std::string module_behind(const Comparison& comparison, const Mend& mend,
+                          const std::string& module) {
+  const auto& tensors = comparison.tensors;
+  const auto is_activation = [](const TensorComparison& tensor) {
+    return tensor.kind == ComparedKind::kActivation && !tensor.module.empty();
+  };
+  const auto last = std::find_if(tensors.rbegin(), tensors.rend(), [&](const auto& tensor) {
+    return is_activation(tensor) && tensor.module == module;
+  });
+  if (last == tensors.rend()) return "";
+  const auto next = std::find_if(last.base(), tensors.end(), [&](const auto& tensor) {
+    return is_activation(tensor) && !has_module(mend, tensor.module);
+  });
+  return next == tensors.end() ? "" : next->module;
+}
+
+/// The first module whose gradients go wrong; where all of those stay in fp32 already, one behind
+/// them, whose rounding comes back to them.
+bool add_module_of_gradients(Mend& mend, const Comparison& comparison) {
+  std::vector<std::string> modules;
+  for (const TensorComparison& tensor : comparison.tensors)
+    if (has_trouble(tensor) && !tensor.module.empty()) modules.push_back(tensor.module);
+  for (const std::string& module : modules)
+    if (add_module(mend, module)) return true;
+  for (const std::string& module : modules)
+    if (add_module(mend, module_behind(comparison, mend, module))) return true;
+  return false;
 }
 
 /// The gradients that no common scale suits: those that need more than the others can have.
@@ -140,10 +173,7 @@ bool add_to_mend(Mend& mend, const Comparison& comparison, const NumberFormat& f
       return true;
     }
   }
-  const auto backward = std::find_if(tensors.begin(), tensors.end(), [](const auto& tensor) {
-    return has_trouble(tensor) && (!is_of_range(tensor) || !tensor.module.empty());
-  });
-  return backward != tensors.end() && add_module(mend, backward->module);
+  return add_module_of_gradients(mend, comparison);
 }
 
 }  // namespace halftone
