@@ -53,7 +53,7 @@ if [[ -n $cross ]]; then
   programs+=(aarch64-linux-gnu-g++:g++-aarch64-linux-gnu qemu-aarch64:qemu-user)
   libraries=(ca-certificates)
 elif ((tests)); then
-  programs+=(clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14)
+  programs+=(clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14 espeak-ng:espeak-ng)
   libraries+=(libgtest-dev libgmock-dev libbenchmark-dev)
   # What the examples train on and tests read, unless it was fetched before.
   [[ -e $HALFTONE_CACHE/data/dataset-fashion-mnist ]] || libraries+=(dataset-fashion-mnist)
