@@ -104,6 +104,7 @@
 #include "halftone/optim/lr_shapes.h"
 #include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/optim/parameter_arena.h"
+#include "halftone/plan/module_plan.h"
 #include "halftone/precision/adaptive_scale.h"
 #include "halftone/precision/grad_scaler.h"
 #include "halftone/precision/gradient_region.h"

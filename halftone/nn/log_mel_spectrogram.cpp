@@ -68,7 +68,8 @@ Tensor mel_filters(const LogMelOptions& options) {
   check_options(options);
   const std::vector<double> corner = corners(options);
   const std::int64_t bins = options.n_fft / 2 + 1;
-  Tensor filters = at::zeros({options.n_mels, bins}, torch::kFloat);
+  const auto fp32 = torch::dtype(torch::kFloat).device(torch::kCPU);
+  Tensor filters = at::zeros({options.n_mels, bins}, fp32);
   auto* weights = filters.data_ptr<float>();
   for (std::int64_t m = 0; m < options.n_mels; ++m) {
     const auto i = static_cast<std::size_t>(m);

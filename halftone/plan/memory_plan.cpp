@@ -17,6 +17,7 @@
 #include "halftone/kernels/optimizer/moments.h"
 #include "halftone/machine/machine.h"
 #include "halftone/optim/adamw_layout.h"
+#include "halftone/plan/memory_plan_impl.h"
 #include "halftone/system/block_pool.h"
 #include "halftone/system/memory.h"
 #include "halftone/system/system_pages.h"
@@ -98,30 +99,6 @@ std::uint64_t packed_bytes(const std::vector<ParameterShape>& parameters) {
   return static_cast<std::uint64_t>((bytes + kPage - 1) / kPage * kPage);
 }
 
-/// What the optimizer's buffers take beyond their sizes: they lie on pages of 2 MiB.
-/// `room`: elements of each buffer's states.
-std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
-                          const std::vector<std::int64_t>& room, const AdamWOptions& options) {
-  constexpr auto kPage = static_cast<std::int64_t>(kLargePageBytes);
-  std::int64_t unused = 0;
-  const auto add = [&](std::int64_t size, torch::ScalarType dtype) {
-    const std::int64_t bytes = size * static_cast<std::int64_t>(c10::elementSize(dtype));
-    unused += (kPage - bytes % kPage) % kPage;
-  };
-  for (std::size_t b = 0; b < layout.size(); ++b) {
-    const AdamWBufferLayout& buffer = layout[b];
-    add(buffer.size, buffer.weights);
-    if (!options.release_gradients) add(buffer.size, buffer.gradients);
-    if (!options.offload.empty()) continue;
-    for (int moment = 0; moment < 2; ++moment) {
-      add(room[b], buffer.moments);
-      if (buffer.moments == torch::kByte) add(moment_scales(room[b]), torch::kFloat);
-    }
-    if (buffer.master_low) add(room[b], *buffer.master_low);
-  }
-  return static_cast<std::uint64_t>(unused);
-}
-
 /// Of gradients that are there between two steps or on their way: all of them at the most. The own
 /// piece of what is not sent yet is there anyway.
 std::int64_t gradient_bytes(const AdamWShareBytes& own, std::int64_t processes,
@@ -159,6 +136,30 @@ std::int64_t tree_levels(const StepShape& shape) {
 
 }  // namespace
 
+std::uint64_t unused_ends(const std::vector<AdamWBufferLayout>& layout,
+                          const std::vector<std::int64_t>& room, const AdamWOptions& options) {
+  constexpr auto kPage = static_cast<std::int64_t>(kLargePageBytes);
+  std::int64_t unused = 0;
+  const auto add = [&](std::int64_t size, torch::ScalarType dtype) {
+    const std::int64_t bytes = size * static_cast<std::int64_t>(c10::elementSize(dtype));
+    unused += (kPage - bytes % kPage) % kPage;
+  };
+  for (std::size_t b = 0; b < layout.size(); ++b) {
+    const AdamWBufferLayout& buffer = layout[b];
+    add(buffer.size, buffer.weights);
+    if (!options.release_gradients) add(buffer.size, buffer.gradients);
+    if (!options.offload.empty()) continue;
+    for (int moment = 0; moment < 2; ++moment) {
+      add(room[b], buffer.moments);
+      if (buffer.moments == torch::kByte) add(moment_scales(room[b]), torch::kFloat);
+    }
+    if (buffer.master_low) add(room[b], *buffer.master_low);
+  }
+  return static_cast<std::uint64_t>(unused);
+}
+
+double waiting_bytes(double bytes) { return kWaiting * bytes; }
+
 AdamWShareBytes largest_share(const ModelConfig& model, const NumericsConfig& recipe,
                               const AdamWShare& share) {
   return largest_share(stored_parameters(model, recipe), recipe.memory.adamw(), share);
@@ -190,7 +191,7 @@ MemoryBytes peak_memory(const ModelConfig& model, const StepShape& shape,
                                            offload_chunk_bytes(parameters, options)),
       .activations = whole(step.activations),
       .workspace = whole(step.workspace + packed + batches + under_way + set_aside +
-                         kWaiting * (step.activations + step.workspace + under_way)) +
+                         waiting_bytes(step.activations + step.workspace + under_way)) +
                    unused_ends(adamw_layout(parameters, options), own.room, options),
       .process = process,
       .disk = static_cast<std::uint64_t>(stored.disk)};

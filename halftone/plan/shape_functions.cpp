@@ -11,6 +11,7 @@
 #include <torch/library.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
@@ -20,6 +21,7 @@
 
 #include "halftone/autocast/suppress_override_warning.h"
 #include "halftone/plan/tensor_tally.h"
+#include "halftone/plan/without_data_mode_impl.h"
 
 namespace halftone {
 namespace {
@@ -27,6 +29,10 @@ namespace {
 using torch::Tensor;
 
 Tensor like_input(const Tensor& x) { return at::empty_like(x); }
+
+Tensor magnitudes(const Tensor& x) {
+  return at::empty_like(x, x.options().dtype(c10::toRealValueType(x.scalar_type())));
+}
 
 Tensor& out_like_input(const Tensor& x, Tensor& out) { return out.resize_(x.sizes()), out; }
 
@@ -62,8 +68,10 @@ Tensor& random_in_place(Tensor& x, double /*p*/, std::optional<at::Generator> /*
 /// Autograd adds the second gradient of a tensor into the first if nobody else has that. For
 /// tensors without data it does not; here it does.
 Tensor joined(const Tensor& a, const Tensor& b, const at::Scalar& alpha) {
-  const auto is_alone = [](const Tensor& x) {
-    return x.use_count() == 1 && x.storage().use_count() == 1;
+  // A kernel in front of all others holds the arguments, too.
+  const std::size_t holders = WithoutDataMode::is_on() ? 2 : 1;
+  const auto is_alone = [&](const Tensor& x) {
+    return x.use_count() <= holders && x.storage().use_count() == 1;
   };
   const bool in_backward = torch::autograd::get_current_graph_task_id() != -1;
   if (TensorTally::is_counting() && in_backward && !torch::GradMode::is_enabled() && is_alone(a) &&
@@ -92,18 +100,118 @@ std::tuple<Tensor, Tensor, Tensor> convolution_gradients(
           wanted[2] ? at::empty({g.size(1)}, g.options()) : Tensor()};
 }
 
+// ---- those of LibTorch's fused kernels for the CPU
+
+using Pair = std::tuple<Tensor, Tensor>;
+using Triple = std::tuple<Tensor, Tensor, Tensor>;
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor& in_place(Tensor& x) { return x; }
+
+Tensor loss_gradient(const Tensor& /*g*/, const Tensor& x, const Tensor& /*target*/,
+                     std::int64_t /*reduction*/) {
+  return at::empty_like(x);
+}
+
+Tensor embedding_gradient(const Tensor& g, const Tensor& /*ids*/, c10::SymInt rows,
+                          c10::SymInt /*padding*/, bool /*by_frequency*/) {
+  return at::empty({rows.expect_int(), g.size(-1)}, g.options());
+}
+
+/// Heads beside each other in memory, as the kernel leaves them.
+Tensor heads_like(const Tensor& x) {
+  return at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options()).transpose(1, 2);
+}
+
+Pair attended(const Tensor& query, const Tensor& /*key*/, const Tensor& /*value*/,
+              double /*dropout*/, bool /*is_causal*/, const OptionalTensor& /*mask*/,
+              std::optional<double> /*scale*/) {
+  return {heads_like(query), at::empty({query.size(0), query.size(1), query.size(2)},
+                                       query.options().dtype(torch::kFloat))};
+}
+
+Triple attention_gradients(const Tensor& /*g*/, const Tensor& query, const Tensor& key,
+                           const Tensor& value, const Tensor& /*out*/, const Tensor& /*log_sums*/,
+                           double /*dropout*/, bool /*is_causal*/, const OptionalTensor& /*mask*/,
+                           std::optional<double> /*scale*/) {
+  return {heads_like(query), heads_like(key), heads_like(value)};
+}
+
+Triple layer_normed(const Tensor& x, c10::SymIntArrayRef shape, const OptionalTensor& /*weight*/,
+                    const OptionalTensor& /*bias*/, double /*eps*/) {
+  std::vector<std::int64_t> rows = x.sizes().vec();
+  std::fill(rows.end() - static_cast<std::ptrdiff_t>(shape.size()), rows.end(), 1);
+  const auto fp32 = x.options().dtype(torch::kFloat);
+  return {at::empty_like(x), at::empty(rows, fp32), at::empty(rows, fp32)};
+}
+
+Tensor like_if(bool wanted, const OptionalTensor& x) {
+  return wanted && x && x->defined() ? at::empty_like(*x) : Tensor();
+}
+
+Triple layer_norm_gradients(const Tensor& /*g*/, const Tensor& x, c10::SymIntArrayRef /*shape*/,
+                            const Tensor& /*mean*/, const Tensor& /*rstd*/,
+                            const OptionalTensor& weight, const OptionalTensor& bias,
+                            std::array<bool, 3> wanted) {
+  return {like_if(wanted[0], x), like_if(wanted[1], weight), like_if(wanted[2], bias)};
+}
+
+Triple group_normed(const Tensor& x, const OptionalTensor& /*weight*/,
+                    const OptionalTensor& /*bias*/, c10::SymInt count, c10::SymInt /*channels*/,
+                    c10::SymInt /*places*/, std::int64_t groups, double /*eps*/) {
+  const auto fp32 = x.options().dtype(torch::kFloat);
+  const std::vector<std::int64_t> rows{count.expect_int(), groups};
+  return {at::empty_like(x), at::empty(rows, fp32), at::empty(rows, fp32)};
+}
+
+Triple group_norm_gradients(const Tensor& /*g*/, const Tensor& x, const Tensor& /*mean*/,
+                            const Tensor& /*rstd*/, const OptionalTensor& weight,
+                            c10::SymInt /*count*/, c10::SymInt /*channels*/, c10::SymInt /*places*/,
+                            std::int64_t /*groups*/, std::array<bool, 3> wanted) {
+  return {like_if(wanted[0], x), like_if(wanted[1], weight), like_if(wanted[2], weight)};
+}
+
+Triple batch_normed(const Tensor& x, const OptionalTensor& /*weight*/,
+                    const OptionalTensor& /*bias*/, const OptionalTensor& /*mean*/,
+                    const OptionalTensor& /*variance*/, bool training, double /*momentum*/,
+                    double /*eps*/) {
+  const auto fp32 = x.options().dtype(torch::kFloat);
+  const std::int64_t channels = training ? x.size(1) : 0;
+  return {at::empty_like(x), at::empty({channels}, fp32), at::empty({channels}, fp32)};
+}
+
+Triple batch_norm_gradients(const Tensor& /*g*/, const Tensor& x, const OptionalTensor& weight,
+                            const OptionalTensor& /*mean*/, const OptionalTensor& /*variance*/,
+                            const OptionalTensor& /*saved_mean*/,
+                            const OptionalTensor& /*saved_deviation*/, bool /*training*/,
+                            double /*eps*/, std::array<bool, 3> wanted) {
+  return {like_if(wanted[0], x), like_if(wanted[1], weight), like_if(wanted[2], weight)};
+}
+
 class Registration {
  public:
   Registration()
       : library_(torch::Library::IMPL, "aten", c10::DispatchKey::Meta, __FILE__, __LINE__) {
-    add("abs", like_input);
+    add("_scaled_dot_product_flash_attention_for_cpu", attended);
+    add("_scaled_dot_product_flash_attention_for_cpu_backward", attention_gradients);
+    add("abs", magnitudes);
     add("abs.out", out_like_input);
     add("bernoulli_.float", random_in_place);
     add("convolution_backward_overrideable", convolution_gradients);
     add("convolution_overrideable", convolved);
+    add("embedding_dense_backward", embedding_gradient);
     add("index_select", index_select);
     add("logical_or.out", out_broadcast);
     add("max", scalar_like);
+    add("mse_loss_backward", loss_gradient);
+    add("native_batch_norm", batch_normed);
+    add("native_batch_norm_backward", batch_norm_gradients);
+    add("native_group_norm", group_normed);
+    add("native_group_norm_backward", group_norm_gradients);
+    add("native_layer_norm", layer_normed);
+    add("native_layer_norm_backward", layer_norm_gradients);
+    add("relu", like_input);
+    add("relu_", in_place);
     add("where.self", where);
     add("where.self_out", where_out);
     const QuietOverride quiet;

@@ -15,6 +15,7 @@
 #include "halftone/core/error.h"
 #include "halftone/core/message.h"
 #include "halftone/kernels/common/fused_kernels.h"
+#include "halftone/kernels/common/without_data.h"
 #include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/kernels/linear/weight_cache.h"
 #include "halftone/models/causal_lm.h"
@@ -23,7 +24,10 @@
 #include "halftone/optim/optimizer_in_backward.h"
 #include "halftone/plan/layer_plan.h"
 #include "halftone/plan/shape_functions.h"
+#include "halftone/plan/step_count_impl.h"
 #include "halftone/plan/tensor_tally.h"
+#include "halftone/plan/without_data_mode_impl.h"
+#include "halftone/plan/work_tally_impl.h"
 #include "halftone/train/layer_precision.h"
 
 namespace halftone {
@@ -38,12 +42,29 @@ double parameter_bytes(const torch::nn::Module& module) {
   return bytes;
 }
 
-void check_without_data(const torch::nn::Module& module) {
+double buffer_bytes(const torch::nn::Module& module) {
+  double bytes = 0;
+  for (const Tensor& buffer : module.buffers())
+    if (buffer.defined()) bytes += static_cast<double>(buffer.nbytes());
+  return bytes;
+}
+
+double gradient_bytes(const torch::nn::Module& module) {
+  double bytes = 0;
+  for (const Tensor& parameter : module.parameters())
+    if (parameter.grad().defined()) bytes += static_cast<double>(parameter.grad().nbytes());
+  return bytes;
+}
+
+/// Takes the data of what was made of numbers (torch::tensor({...})) for this plan.
+void take_data(const torch::nn::Module& module) {
+  for (const Tensor& buffer : module.buffers())
+    if (buffer.defined()) WithoutDataMode::take_data_of(buffer);
   for (const auto& parameter : module.named_parameters())
-    if (!parameter.value().is_meta())
+    if (!parameter.value().is_meta() && !WithoutDataMode::take_data_of(parameter.value()))
       throw UserError(fmt::format(
-          "cannot plan this module: its parameter '{}' has data already; build it of this "
-          "library's layers, or make its parameters by new_parameter()",
+          "cannot plan this module: its parameter '{}' has data already; build the whole module "
+          "inside the function that makes it, from tensors that name no device",
           parameter.key()));
 }
 
@@ -55,34 +76,65 @@ class CountedStep {
         layers_(numerics.layers),
         precision_(numerics.precision, {}, torch::kMeta, in_memory(numerics.memory)) {}
 
-  StepMemory run(std::int64_t micro_batches, TensorTally& tally) {
+  StepCount run(std::int64_t micro_batches, TensorTally& tally) {
     const c10::InferenceMode no_inference(false);
     const torch::AutoGradMode with_grad(true);
-    check_without_data(*planned_.module);
-    precision_.convert_module(*planned_.module);
-    if (!layers_.empty()) precision_.set_layer_formats(layer_formats(*planned_.module, layers_));
-    StepMemory memory{.weights = parameter_bytes(*planned_.module)};
-    const std::int64_t before = tally.live();
-    optimizers_ = planned_.optimizers({.memory = precision_.memory()});
-    // An AdamW moves the weights into a buffer of its own.
-    memory.optimizer = static_cast<double>(tally.live() - before);
-    for (const auto& optimizer : optimizers_)
-      if (FusedOptimizer* const fused = as_fused(*optimizer)) fused->zero_grad();
+    StepCount count = prepare(tally);
     start_ = tally.live();
     tally.reset_peak();
+    const WorkTally work;
     if (precision_.memory().release_gradients)
       release(micro_batches, tally);
     else
       accumulate(micro_batches, tally);
-    memory.activations = static_cast<double>(kept_);
-    memory.workspace = static_cast<double>(tally.peak() - start_ - kept_);
-    return memory;
+    count.memory.activations = static_cast<double>(kept_);
+    count.memory.workspace = static_cast<double>(tally.peak() - start_ - kept_);
+    count.gradients = gradient_bytes(*planned_.module);
+    if (!count.has_fused_optimizer) count.memory.optimizer += states_of_first_step(tally);
+    count.work = work.work();
+    return count;
   }
 
  private:
   static MemoryPolicy in_memory(MemoryPolicy memory) {
     memory.offload.clear();
     return memory;
+  }
+
+  /// The module with its dtypes, its batch and its optimizers.
+  StepCount prepare(const TensorTally& tally) {
+    take_data(*planned_.module);
+    StepCount count;
+    for (const Tensor& parameter : planned_.module->parameters())
+      count.numbers += static_cast<double>(parameter.numel());
+    precision_.convert_module(*planned_.module);
+    if (planned_.layer_types) layers_ = planned_.layer_types();
+    if (!layers_.empty()) precision_.set_layer_formats(layer_formats(*planned_.module, layers_));
+    count.memory.weights = parameter_bytes(*planned_.module) + buffer_bytes(*planned_.module);
+    for (const Tensor& parameter : planned_.module->parameters())
+      if (parameter.requires_grad())
+        count.learning.push_back({parameter.sizes().vec(), parameter.scalar_type()});
+    std::int64_t before = tally.live();
+    if (planned_.make_batch) planned_.make_batch(precision_.batch_placement());
+    count.batch = static_cast<double>(tally.live() - before);
+    before = tally.live();
+    optimizers_ = planned_.optimizers({.memory = precision_.memory()});
+    // An AdamW moves the weights into a buffer of its own.
+    count.memory.optimizer = static_cast<double>(tally.live() - before);
+    for (const auto& optimizer : optimizers_)
+      if (FusedOptimizer* const fused = as_fused(*optimizer)) {
+        count.has_fused_optimizer = true;
+        fused->zero_grad();
+      }
+    return count;
+  }
+
+  /// LibTorch's optimizers make theirs when they step first, and keep them. Its work counts.
+  double states_of_first_step(const TensorTally& tally) {
+    const std::int64_t before = tally.live();
+    const torch::NoGradGuard no_grad;
+    for (const auto& optimizer : optimizers_) optimizer->step();
+    return static_cast<double>(tally.live() - before);
   }
 
   Tensor forward(std::int64_t micro_batches, const TensorTally& tally) {
@@ -100,8 +152,10 @@ class CountedStep {
     if (micro_batches > 1) context.weight_cache = std::make_shared<WeightCache>();
     const ComputeScope scope(std::move(context));
     // All after the second are like it.
-    for (std::int64_t i = 0; i < std::min<std::int64_t>(micro_batches, 2); ++i)
+    for (std::int64_t i = 0; i < std::min<std::int64_t>(micro_batches, 2); ++i) {
+      const StandsForScope rest(i == 1 ? static_cast<double>(micro_batches - 1) : 1.0);
       forward(1, tally).backward();
+    }
   }
 
   void release(std::int64_t micro_batches, const TensorTally& tally) {
@@ -170,16 +224,22 @@ bool multiplies_in(const RoleOfLayer& role, ComputeType type, const ModelConfig&
 
 }  // namespace
 
-StepMemory step_memory(const std::function<PlannedModule()>& make, std::int64_t micro_batches,
-                       const NumericsConfig& numerics) {
+StepCount count_step(const std::function<PlannedModule()>& make, std::int64_t micro_batches,
+                     const NumericsConfig& numerics) {
   register_shape_functions();
   try {
     TensorTally tally;
-    const ParameterDeviceScope without_data(torch::kMeta);
+    const WithoutDataMode without_data;
+    const ParameterDeviceScope device(torch::kMeta);
     return CountedStep(make(), numerics).run(micro_batches, tally);
   } catch (const c10::Error& error) {
     throw UserError(fmt::format("cannot plan this step: {}", error_text(error)));
   }
+}
+
+StepMemory step_memory(const std::function<PlannedModule()>& make, std::int64_t micro_batches,
+                       const NumericsConfig& numerics) {
+  return count_step(make, micro_batches, numerics).memory;
 }
 
 StepMemory step_memory(const ModelConfig& model, const StepShape& shape,

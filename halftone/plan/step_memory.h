@@ -54,14 +54,21 @@ struct PlannedModule {
   std::function<Optimizers(const OptimizerContext& context)> optimizers;
   /// The loss of `micro_batches` of the step's micro-batches, joined to one.
   std::function<torch::Tensor(std::int64_t micro_batches)> loss;
+  /// Called once, before the optimizers are made, if it is there, with where the step takes its
+  /// batches: they are not of the step.
+  std::function<void(const BatchPlacement& place)> make_batch = {};
+  /// Formats of single layers in the place of NumericsConfig::layers, of a module that has its
+  /// dtypes; if it is there.
+  std::function<std::map<std::string, ComputeType>()> layer_types = {};
 };
 
-/// Of the step of what `make` makes, where this library's layers make their parameters without
-/// data (nn/new_parameter.h). LibTorch's own layers make theirs with data and can't be planned.
+/// Of the step of what `make` makes. Tensors that it and the step make without naming a device have
+/// no data there: parameters of this library's layers, of torch::nn, of torch::randn(). Tables that
+/// are computed from numbers alone (torch::arange() and its like, torch::tensor()) have.
 /// Matmuls go the ways of cpu_gemm_config(), a router is taken to be fair, gradients to be clipped
 /// exactly. Not counted: memory that an operation of LibTorch takes and frees inside itself.
-/// Throws UserError where an operation knows no shapes without data, and for sizes that no machine
-/// could hold.
+/// Throws UserError where an operation knows no shapes without data, where the step asks for
+/// numbers (item()), and for sizes that no machine could hold.
 StepMemory step_memory(const std::function<PlannedModule()>& make, std::int64_t micro_batches,
                        const NumericsConfig& numerics);
 
@@ -70,8 +77,8 @@ StepMemory step_memory(const std::function<PlannedModule()>& make, std::int64_t 
 StepMemory step_memory(const ModelConfig& model, const StepShape& shape,
                        const NumericsConfig& numerics);
 
-/// Of a step of one batch of a TrainingModule that `make` builds of this library's layers. The
-/// tensors of `batch` are on the device meta.
+/// Of a step of one batch of a TrainingModule that `make` builds. The tensors of `batch` are on the
+/// device meta. module_plan.h has more of it.
 template <class Batch>
 StepMemory step_memory(const std::function<std::shared_ptr<TrainingModule<Batch>>()>& make,
                        const Batch& batch, const NumericsConfig& numerics) {

@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/plan/step_time.h"
 
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/linspace.h>
+#include <ATen/ops/ones.h>
+#include <torch/csrc/autograd/autograd.h>
+
 #include <algorithm>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/core/stopwatch.h"
 #include "halftone/machine/speed.h"
 #include "halftone/optim/adamw_layout.h"
 #include "halftone/plan/layer_plan.h"
@@ -72,6 +80,58 @@ double tree_passes(const StepShape& shape) {
   return shape.tree_sum ? kPasses * static_cast<double>(shape.micro_batches - 1) : 0;
 }
 
+/// Layers that have so much of the flops are measured.
+constexpr double kMeasuredShare = 0.98;
+
+double layer_flops_per_s(const LayerProduct& product) {
+  constexpr std::int64_t kRows = 4096;
+  constexpr int kRounds = 5;
+  const LayerShape shape{
+      .tokens = std::min(product.rows, kRows), .in = product.in, .out = product.out};
+  return 1e9 * layer_speeds(shape, kRounds, {product.type}).front().gflops;
+}
+
+/// Forward and backward operations on few numbers, with autograd.
+double seconds_of_an_operation() {
+  constexpr int kOperations = 100, kTries = 5;
+  // Each a multiplication, and one backward for one input.
+  constexpr double kSteps = 2.0 * kOperations;
+  const torch::AutoGradMode with_gradients(true);
+  const torch::Tensor x = at::ones({16}).requires_grad_();
+  double best = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < kTries; ++i)
+    best = std::min(best, seconds_of_call([&] {
+                      torch::Tensor y = x;
+                      for (int k = 0; k < kOperations; ++k) y = y * 0.5;
+                      torch::autograd::grad({y.sum()}, {x});
+                    }));
+  return best / kSteps;
+}
+
+/// GELU by tanh, forward and backward, on numbers that stay in a core's cache.
+double seconds_of_a_function() {
+  constexpr int kTries = 5;
+  constexpr std::int64_t kNumbers = std::int64_t{1} << 18U;
+  const torch::AutoGradMode with_gradients(true);
+  const torch::Tensor x = at::linspace(-4, 4, kNumbers).requires_grad_();
+  const torch::Tensor g = at::ones({kNumbers});
+  double best = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < kTries; ++i)
+    best = std::min(
+        best, seconds_of_call([&] { torch::autograd::grad({at::gelu(x, "tanh")}, {x}, {g}); }));
+  return best / (2.0 * kNumbers);
+}
+
+void check(const MachineSpeed& speed) {
+  const auto is_measured = [&](ComputeType type) {
+    const auto found = speed.matmuls.find(type);
+    return found != speed.matmuls.end() && found->second > 0;
+  };
+  const std::vector<ComputeType>& types = compute_types();
+  HALFTONE_CHECK(speed.memory > 0 && std::all_of(types.begin(), types.end(), is_measured),
+                 "[step_seconds] expected measured speeds");
+}
+
 }  // namespace
 
 MachineSpeed measure_machine_speed() {
@@ -82,22 +142,39 @@ MachineSpeed measure_machine_speed() {
   return speed;
 }
 
+MachineSpeed measure_machine_speed(const StepWork& work) {
+  MachineSpeed speed = measure_machine_speed();
+  speed.function_s = seconds_of_a_function();
+  speed.operation_s = seconds_of_an_operation();
+  std::vector<std::pair<double, LayerProduct>> layers;
+  double all = 0;
+  for (const auto& [product, flops] : work.layer_flops) {
+    layers.emplace_back(flops, product);
+    all += flops;
+  }
+  std::sort(layers.rbegin(), layers.rend());
+  double measured = 0;
+  for (const auto& [flops, product] : layers) {
+    if (measured >= kMeasuredShare * all) break;
+    measured += flops;
+    speed.layers[product] = layer_flops_per_s(product);
+  }
+  return speed;
+}
+
 MachineSpeed part_of(const MachineSpeed& all, double share) {
   MachineSpeed part = all;
   part.memory *= share;
   for (auto& [type, flops] : part.matmuls) flops *= share;
+  for (auto& [product, flops] : part.layers) flops *= share;
+  part.function_s /= share;
+  part.operation_s /= share;
   return part;
 }
 
 double step_seconds(const ModelConfig& model, const StepShape& shape, const NumericsConfig& recipe,
                     const MemoryBytes& bytes, const MachineSpeed& speed) {
-  const auto is_measured = [&](ComputeType type) {
-    const auto found = speed.matmuls.find(type);
-    return found != speed.matmuls.end() && found->second > 0;
-  };
-  const std::vector<ComputeType>& types = compute_types();
-  HALFTONE_CHECK(speed.memory > 0 && std::all_of(types.begin(), types.end(), is_measured),
-                 "[step_seconds] expected measured speeds");
+  check(speed);
   const double micro_batches = static_cast<double>(shape.micro_batches);
   // Gradients are set to zero, added to (read and written) by each micro-batch, measured and taken
   // by the update, which reads and writes weights and states.
@@ -116,6 +193,20 @@ double backward_seconds(const ModelConfig& model, const StepShape& shape,
   const double passes =
       3 + (recipe.memory.recompute_blocks ? 1 : 0) - (recipe.lora.rank > 0 ? 1 : 0);
   return (1 - 1 / passes) * micro_batch_seconds(model, shape, recipe, bytes, speed);
+}
+
+double work_seconds(const StepWork& work, const MachineSpeed& speed) {
+  check(speed);
+  double seconds = work.bytes / speed.memory + work.functions * speed.function_s +
+                   work.operations * speed.operation_s;
+  for (const auto& [product, flops] : work.layer_flops) {
+    const auto own = speed.layers.find(product);
+    seconds += flops / (own != speed.layers.end() ? own->second : speed.matmuls.at(product.type));
+  }
+  for (const auto& [type, flops] : work.matmul_flops) seconds += flops / speed.matmuls.at(type);
+  for (const auto& [type, flops] : work.attention_flops)
+    seconds += flops / (kAttentionSpeed * speed.matmuls.at(type));
+  return seconds;
 }
 
 }  // namespace halftone

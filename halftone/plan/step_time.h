@@ -8,6 +8,7 @@
 #include "halftone/models/model_config.h"
 #include "halftone/plan/memory_plan.h"
 #include "halftone/plan/step_memory.h"
+#include "halftone/plan/step_work.h"
 
 namespace halftone {
 
@@ -16,10 +17,18 @@ struct MachineSpeed {
   /// Flops per second of a layer's matmuls with all that their operands need (layer_speeds()).
   std::map<ComputeType, double> matmuls;
   double memory = 0;  // bytes per second, read or written (triad_bytes_per_s())
+  /// The same flops of layers of single shapes, where they were measured.
+  std::map<LayerProduct, double> layers = {};
+  double function_s = 0;   // of a value of exp() and its like, beside reading and writing it
+  double operation_s = 0;  // what an operation takes besides, however small its tensors are
 };
 
 /// Measures for about a second.
 MachineSpeed measure_machine_speed();
+
+/// And the layers of a step that have most of its flops, in their own shapes, of up to 4096 rows:
+/// for some seconds.
+MachineSpeed measure_machine_speed(const StepWork& work);
 
 /// Of a run on `share` times less of it, such as one of several processes that have the same cores.
 MachineSpeed part_of(const MachineSpeed& all, double share);
@@ -33,5 +42,8 @@ double step_seconds(const ModelConfig& model, const StepShape& shape, const Nume
 double backward_seconds(const ModelConfig& model, const StepShape& shape,
                         const NumericsConfig& recipe, const MemoryBytes& bytes,
                         const MachineSpeed& speed);
+
+/// Seconds of what a step computes. REQUIRES measured speeds.
+double work_seconds(const StepWork& work, const MachineSpeed& speed);
 
 }  // namespace halftone

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -52,6 +53,41 @@ TEST(Guide, ReplacesTheProductsOfTheProcess) {
   const torch::Tensor before = torch::mm(x, x);
   halftone::use_fast_cpu_gemms();  // halftone/kernels/gemm/fast_cpu_gemms.h
   EXPECT_TRUE(torch::mm(x, x).allclose(before, 0.02, 0.1));
+}
+
+class Painter : public halftone::TrainingModule<torch::Tensor> {
+ public:
+  Painter() { register_module("patches", patches); }
+  torch::Tensor training_step(const torch::Tensor& pictures, std::int64_t /*index*/) override {
+    const torch::Tensor x = pictures.to(torch::kFloat) / 127.5 - 1;
+    return (patches(x + torch::randn(x.sizes())) - torch::randn({x.size(0), 64, 8, 8}))
+        .square()
+        .mean();
+  }
+  std::vector<halftone::OptimizerSetup> configure_optimizers(
+      const halftone::OptimizerContext& context) override {
+    return {std::make_shared<halftone::AdamW>(parameters(), context.adamw())};
+  }
+  halftone::Conv2d patches{halftone::Conv2dOptions{
+      .in_channels = 3, .out_channels = 64, .kernel = {4, 4}, .stride = {4, 4}}};
+};
+
+TEST(Guide, PlansAModule) {
+  testing::internal::CaptureStdout();
+  const halftone::PlannedTraining training =
+      halftone::planned_training([] { return std::make_shared<Painter>(); },
+                                 [](std::int64_t n) {
+                                   return torch::randint(256, {n, 3, 32, 32}, torch::kUInt8);
+                                 });
+  const std::uint64_t process = halftone::process_bytes(), budget = halftone::budget_bytes("1GiB");
+  std::vector<halftone::ModulePlan> plans =
+      halftone::plan_precisions(training, {"32-true", "bf16-mixed", "int8-mixed"}, {}, 64, process);
+  if (const auto largest =
+          halftone::largest_batch(training, {.precision = "int8-mixed"}, {budget}, process))
+    plans.push_back(*largest);
+  std::cout << halftone::module_plans_text(plans, 3700, halftone::measure_machine_speed(plans));
+  EXPECT_NE(testing::internal::GetCapturedStdout().find("int8-mixed"), std::string::npos);
+  EXPECT_EQ(plans.size(), 4U);
 }
 
 class Classifier : public halftone::TrainingModule<> {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch.utils.flop_counter counts, for tests/diagnostics/operation_work_test.cpp.
+"""What torch.utils.flop_counter counts, for tests/inspect/operation_work_test.cpp.
 
     pip install torch==2.15.0 numpy
     python make_flop_golden.py

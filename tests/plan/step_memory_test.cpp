@@ -255,9 +255,8 @@ TEST(StepMemoryOfAModule, IsThatOfItsTensors) {
 }
 
 TEST(StepMemoryOfAModule, RefusesLayersThatHaveData) {
-  const auto make = [] {
-    return PlannedModule{.module = std::make_shared<torch::nn::LinearImpl>(2, 2)};
-  };
+  const auto made = std::make_shared<torch::nn::LinearImpl>(2, 2);
+  const auto make = [&] { return PlannedModule{.module = made}; };
   const PrecisionPolicy precision = parse_precision("32-true");
   EXPECT_THAT(test::message_of<UserError>([&] {
                 step_memory(make, 1, {precision, memory_policy({}, precision)});

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "halftone/autocast/cast_policy.h"
-#include "halftone/diagnostics/profile/operation_work_impl.h"
 #include "halftone/inspect/operation_observer_impl.h"
+#include "halftone/inspect/operation_work_impl.h"
 #include "halftone/inspect/site.h"
 #include "halftone/precision/policy.h"
 

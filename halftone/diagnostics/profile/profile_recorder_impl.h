@@ -17,9 +17,9 @@
 #include "halftone/diagnostics/profile/fp32_reason_impl.h"
 #include "halftone/diagnostics/profile/live_tensors_impl.h"
 #include "halftone/diagnostics/profile/module_ranges_impl.h"
-#include "halftone/diagnostics/profile/operation_work_impl.h"
 #include "halftone/diagnostics/profile/repeated_step.h"
 #include "halftone/diagnostics/profile/step_profile.h"
+#include "halftone/inspect/operation_work_impl.h"
 #include "halftone/inspect/recorder_impl.h"
 
 namespace halftone {

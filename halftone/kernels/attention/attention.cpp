@@ -34,7 +34,7 @@ struct AttentionCall {
 
 /// In `dtype`; where cpu_gemm_config() says so, on operands upcast to fp32.
 Tensor libtorch_attention(const AttentionCall& call, torch::ScalarType dtype) {
-  const bool widen = is_half(dtype) && call.query.is_cpu() &&
+  const bool widen = is_half(dtype) && (call.query.is_cpu() || call.query.is_meta()) &&
                      cpu_gemm_config().of(dtype).attention != GemmBackend::kNative;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto input = [&](const Tensor& t) {
@@ -54,7 +54,7 @@ Tensor libtorch_attention(const AttentionCall& call, torch::ScalarType dtype) {
 constexpr std::int64_t kShortRow = 16;
 
 bool hides_nan(const AttentionCall& call) {
-  return call.query.is_cpu() && call.key.size(2) < kShortRow;
+  return (call.query.is_cpu() || call.query.is_meta()) && call.key.size(2) < kShortRow;
 }
 
 /// Without a mask of causality, in fp32 (or double), rounded once.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/kernels/gemm/compute_type.h"
 
+#include <utility>
+
 #include "halftone/core/error.h"
+#include "halftone/kernels/gemm/matmul_format_scope.h"
 
 namespace halftone {
 
@@ -74,7 +77,14 @@ const Facts& facts_of(ComputeType type) {
   HALFTONE_CHECK(false, "[compute_type] expected a known format, got ", static_cast<int>(type));
 }
 
+thread_local MatmulFormatScope::StandIn stand_in_format = nullptr;
+
 }  // namespace
+
+MatmulFormatScope::MatmulFormatScope(StandIn stand_in)
+    : before_(std::exchange(stand_in_format, stand_in)) {}
+
+MatmulFormatScope::~MatmulFormatScope() { stand_in_format = before_; }
 
 const std::vector<ComputeType>& compute_types() {
   static const std::vector<ComputeType> types = [] {
@@ -92,7 +102,10 @@ std::optional<ComputeType> compute_type_of(torch::ScalarType dtype) {
 }
 
 std::string_view to_string(ComputeType type) { return facts_of(type).name; }
-const MatmulFormat& matmul_format(ComputeType type) { return facts_of(type).format(); }
+const MatmulFormat& library_format(ComputeType type) { return facts_of(type).format(); }
+const MatmulFormat& matmul_format(ComputeType type) {
+  return stand_in_format != nullptr ? stand_in_format(type) : library_format(type);
+}
 torch::ScalarType tensor_dtype(ComputeType type) { return facts_of(type).tensor_dtype; }
 bool is_quantized(ComputeType type) { return facts_of(type).quantized; }
 ComputeType lm_head_type(ComputeType type) { return facts_of(type).lm_head; }

@@ -267,7 +267,7 @@ Tensor wide_convolution(const Tensor& x, const Tensor& weight, const Tensor& bia
 Tensor half_convolution(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const CallPtr& call, std::int64_t groups) {
   const ScalarType dtype = tensor_dtype(call->type);
-  if (x.is_cpu() && x.numel() > 0 && upcasts_any(dtype))
+  if ((x.is_cpu() || x.is_meta()) && x.numel() > 0 && upcasts_any(dtype))
     return HalfConvolution::apply(x, weight, if_defined(bias), call, groups);
   return convolved(x.to(dtype), weight.to(dtype), bias.defined() ? bias.to(dtype) : bias,
                    call->grid, groups)

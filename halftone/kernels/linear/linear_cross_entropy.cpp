@@ -20,6 +20,7 @@
 #include "halftone/kernels/common/fused_kernels.h"
 #include "halftone/kernels/common/host_value_impl.h"
 #include "halftone/kernels/common/operator_impl.h"
+#include "halftone/kernels/common/without_data.h"
 #include "halftone/kernels/fused/cross_entropy.h"
 #include "halftone/kernels/gemm/compute_type.h"
 #include "halftone/kernels/gemm/gemm_half.h"
@@ -77,8 +78,13 @@ class ChunkPass {
     const std::int64_t rows = hidden_.size(0);
     // Without data all chunks after the second are like it.
     const std::int64_t end = hidden_.is_meta() ? std::min(rows, 2 * problem_.chunk_rows) : rows;
-    for (std::int64_t first = 0; first < end; first += problem_.chunk_rows)
-      chunk(first, std::min(problem_.chunk_rows, rows - first));
+    for (std::int64_t first = 0; first < end; first += problem_.chunk_rows) {
+      const std::int64_t count = std::min(problem_.chunk_rows, rows - first);
+      const bool stands_for_rest = end < rows && first + problem_.chunk_rows >= end;
+      const StandsForScope scope(
+          stands_for_rest ? static_cast<double>(rows - first) / static_cast<double>(count) : 1.0);
+      chunk(first, count);
+    }
     if (wanted_.weight && !solution_.d_weight.defined())
       solution_.d_weight = at::zeros_like(weight_, fp32());
     solution_.loss = weighted_mean(losses_, problem_.weights);

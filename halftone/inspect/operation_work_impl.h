@@ -2,9 +2,10 @@
 // The multiply-adds of one operation, from its shapes.
 #pragma once
 
+#include <string_view>
 #include <vector>
 
-#include "halftone/diagnostics/profile/tensor_cores.h"
+#include "halftone/inspect/matmul_shape.h"
 #include "halftone/inspect/operation_observer_impl.h"
 
 namespace halftone {
@@ -20,5 +21,8 @@ struct OperationWork {
 /// calls other operations has the flops of the whole, which those it calls may have as well. int8
 /// matmuls count whole groups of four terms.
 OperationWork operation_work(const OperationCall& call);
+
+/// Whether operations of this name ("aten::mm") have any.
+bool multiplies(std::string_view operation);
 
 }  // namespace halftone

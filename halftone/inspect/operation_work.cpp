@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "halftone/diagnostics/profile/operation_work_impl.h"
+#include "halftone/inspect/operation_work_impl.h"
 #include "halftone/inspect/recorder_impl.h"
 
 namespace halftone {
@@ -107,10 +107,11 @@ OperationWork convolution_kernel(const OperationCall& call) {
 }
 
 /// The gradients of the input and of the weight are as much work as the layer itself, each.
-template <bool says_transposed>
+/// `transposed`: the argument that says so; 0: none.
+template <std::size_t transposed>
 OperationWork convolution_backward(const OperationCall& call) {
   OperationWork work = convolved(argument(call, 1), argument(call, 2), argument(call, 0),
-                                 says_transposed && flag(call, 7));
+                                 transposed > 0 && flag(call, transposed));
   work.flops *= (result(call, 0).defined() ? 1 : 0) + (result(call, 1).defined() ? 1 : 0);
   return work;
 }
@@ -247,8 +248,9 @@ const Formulas& libtorch_formulas() {
       {"slow_conv_transpose2d", convolution_kernel<true>},
       {"slow_conv_transpose3d", convolution_kernel<true>},
       {"cudnn_convolution_transpose", convolution_kernel<true>},
-      {"convolution_backward", convolution_backward<true>},
-      {"_slow_conv2d_backward", convolution_backward<false>},
+      {"convolution_backward", convolution_backward<7>},
+      {"convolution_backward_overrideable", convolution_backward<6>},
+      {"_slow_conv2d_backward", convolution_backward<0>},
       {"_scaled_dot_product_flash_attention_for_cpu", attention_of<0, 4, false>},
       {"_scaled_dot_product_flash_attention_for_cpu_backward", attention_of<1, 7, true>},
       {"_scaled_dot_product_flash_attention", attention_of<0, 4, false>},
@@ -273,16 +275,23 @@ const Formulas& own_formulas() {
   return formulas;
 }
 
+Formula formula_of(std::string_view name) {
+  const std::size_t colons = name.find("::");
+  if (colons == std::string_view::npos) return nullptr;
+  const Formulas& formulas = is_own_operation(name) ? own_formulas() : libtorch_formulas();
+  if (!is_own_operation(name) && !name.starts_with("aten::")) return nullptr;
+  const auto formula = formulas.find(name.substr(colons + 2));
+  return formula != formulas.end() ? formula->second : nullptr;
+}
+
 }  // namespace
 
 OperationWork operation_work(const OperationCall& call) {
-  const std::string_view name = call.name;
-  const std::size_t colons = name.find("::");
-  if (call.is_backward || colons == std::string_view::npos) return {};
-  const Formulas& formulas = is_own_operation(name) ? own_formulas() : libtorch_formulas();
-  if (!is_own_operation(name) && !name.starts_with("aten::")) return {};
-  const auto formula = formulas.find(name.substr(colons + 2));
-  return formula != formulas.end() ? formula->second(call) : OperationWork{};
+  if (call.is_backward) return {};
+  const Formula formula = formula_of(call.name);
+  return formula != nullptr ? formula(call) : OperationWork{};
 }
+
+bool multiplies(std::string_view operation) { return formula_of(operation) != nullptr; }
 
 }  // namespace halftone

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "halftone/diagnostics/profile/operation_tensors_impl.h"
-#include "halftone/diagnostics/profile/operation_work_impl.h"
 #include "halftone/diagnostics/profile/tensor_cores.h"
+#include "halftone/inspect/operation_work_impl.h"
 #include "halftone/kernels/attention/rotary_attention.h"
 #include "halftone/kernels/gemm/int8_gemm.h"
 #include "halftone/kernels/linear/linear.h"
