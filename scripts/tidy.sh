@@ -25,4 +25,7 @@ if ((${#files[@]} == 0)); then
   exit 0
 fi
 say "clang-tidy: ${#files[@]} sources"
-printf '%s\0' "${files[@]}" | xargs -0 -n 1 -P "$(build_jobs)" clang-tidy-14 -p "$build/tidy" --quiet 2> >(grep -v 'warnings\? generated\|^Suppressed\|^Use -header' >&2 || true)
+# A source in which it found nothing is not looked at again until a byte of what it reads has changed.
+cache=$HALFTONE_CACHE/tidy
+find "$cache" -type f -mtime +30 -delete 2>/dev/null || true
+printf '%s\0' "${files[@]}" | xargs -0 -n 1 -P "$(build_jobs)" python3 scripts/tidy_cached.py "$build/tidy" "$cache" 2> >(grep -v 'warnings\? generated\|^Suppressed\|^Use -header' >&2 || true)

@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "cli/served_program.h"
 #include "support/paths.h"
 #include "support/temp_folder.h"
 
@@ -45,6 +46,8 @@ class Program : public testing::Test {
   static void SetUpTestSuite() {
     place_ = std::make_unique<TempFolder>();
     fs::create_directories(*place_ / "work");
+    setenv("XDG_CACHE_HOME", (*place_ / "cache").c_str(), 1);
+    served_ = std::make_unique<ServedProgram>();
     make_data();
     ASSERT_EQ(halftone("tokenizer train --data poem.txt --vocab-size 270 --out tok").code, 0);
     const Outcome run = halftone(std::string("train --data poem.txt --tokenizer tok --out run") +
@@ -52,18 +55,31 @@ class Program : public testing::Test {
     ASSERT_EQ(run.code, 0) << run.err;
     ASSERT_EQ(run.out, "run\n");
   }
-  static void TearDownTestSuite() { place_.reset(); }
+  static void TearDownTestSuite() {
+    served_.reset();
+    place_.reset();
+  }
 
   static fs::path work() { return *place_ / "work"; }
 
   /// `before` is what the shell does first, such as a limit.
   static Outcome halftone(const std::string& words, const std::string& before = "true") {
-    const std::string command =
-        "{ cd " + work().string() + " && export XDG_CACHE_HOME=" + (*place_ / "cache").string() +
-        " && { " + before + "; } && " + test::kBuildDir + "/halftone " + words + "\n} >" +
-        (*place_ / "out").string() + " 2>" + (*place_ / "err").string() + " </dev/null";
+    const std::string command = "{ cd " + work().string() + " && { " + before + "; } && " +
+                                test::kBuildDir + "/halftone " + words + "\n} >" +
+                                (*place_ / "out").string() + " 2>" + (*place_ / "err").string() +
+                                " </dev/null";
     const int status = std::system(command.c_str());
     return {WEXITSTATUS(status), read_text(*place_ / "out"), read_text(*place_ / "err")};
+  }
+
+  /// The same without a start of the program, unless a shell is needed.
+  static Outcome served_halftone(const std::string& words) {
+    const std::optional<std::vector<std::string>> arguments = shell_words(words);
+    if (!arguments) return halftone(words);
+    std::vector<std::string> request = {work(), *place_ / "out", *place_ / "err"};
+    request.insert(request.end(), arguments->begin(), arguments->end());
+    const int code = served_->run(request);
+    return {code, read_text(*place_ / "out"), read_text(*place_ / "err")};
   }
 
   static std::map<fs::path, std::string> files() {
@@ -73,11 +89,13 @@ class Program : public testing::Test {
     return found;
   }
 
-  // One line that says what is wrong, and no file has come, gone or changed.
+  // One line that says what is wrong, and no file has come, gone or changed. The first of them by a
+  // program that is started for it, the others by one that is loaded already.
   static void expect_refused(const std::vector<Mistake>& mistakes) {
     const auto before = files();
     for (const Mistake& mistake : mistakes) {
-      const Outcome outcome = halftone(mistake.words);
+      const bool is_first = &mistake == &mistakes.front();
+      const Outcome outcome = is_first ? halftone(mistake.words) : served_halftone(mistake.words);
       EXPECT_EQ(outcome.code, mistake.code) << mistake.words << '\n' << outcome.err;
       EXPECT_EQ(outcome.out, "") << mistake.words;
       ASSERT_TRUE(outcome.err.ends_with('\n')) << mistake.words;
@@ -126,6 +144,7 @@ class Program : public testing::Test {
   }
 
   static inline std::unique_ptr<TempFolder> place_;
+  static inline std::unique_ptr<ServedProgram> served_;
 };
 
 inline std::string training(const std::string& more) {

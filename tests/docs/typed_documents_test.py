@@ -22,6 +22,7 @@ Commands and flags in running text (`halftone eval RUN --data PATH`) must be tho
 """
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import re
@@ -180,6 +181,12 @@ class Reader:
             else:
                 kind()
 
+    @functools.cache
+    def flags_of(self, command: tuple[str, ...]) -> set[str]:
+        """Those that the help of a command names, --help among them; none where there is no such command."""
+        done = self.run([str(self.build / "halftone"), *command, "--help"])
+        return set(re.findall(r"--[a-z][a-z0-9.-]*", done.stdout.decode())) if done.returncode == 0 else set()
+
     def check_inline(self, document: str) -> None:
         """Commands in running text: the program knows them, and each of their flags."""
         for span in INLINE.findall((self.source / document).read_text(encoding="utf-8")):
@@ -187,12 +194,9 @@ class Reader:
             command = [word for word in words[1:3] if re.fullmatch(r"[a-z]+", word)]
             if words[1].isupper() or span in NO_COMMANDS:
                 continue  # halftone COMMAND
-            done = self.run([str(self.build / "halftone"), *command, "--help"])
-            if done.returncode != 0:
-                done = self.run([str(self.build / "halftone"), command[0], "--help"])
-            known = set(re.findall(r"--[a-z][a-z0-9.-]*", done.stdout.decode()))
+            known = self.flags_of(tuple(command)) or self.flags_of(tuple(command[:1]))
             wrong = [flag for flag in re.findall(r"--[a-z][a-z0-9.-]*", span) if flag not in known]
-            if done.returncode != 0 or wrong:
+            if not known or wrong:
                 self.problems.append(f"{document}: `{span}`: the program knows no {' '.join(wrong) or words[1]}")
 
     def read(self, document: str) -> None:
