@@ -225,6 +225,8 @@ void compare(const Arguments& arguments) {
                                                   {.precision = arguments.precision,
                                                    .keep_fp32 = arguments.keep_fp32});
   std::printf("%s\n", halftone::verdict_sentence(found).c_str());
+  for (const std::string& module : found.judgement.keep_fp32)
+    std::printf("in fp32: %s\n", module.c_str());
   const auto worst = halftone::worst_first(found);
   for (const auto* tensor :
        std::span(worst).first(std::min(worst.size(), static_cast<std::size_t>(arguments.pictures))))
