@@ -24,8 +24,8 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
-#include <limits>
 #include <span>
+#include <string>
 
 #include "painter_module.h"
 #include "picture_scores.h"
@@ -36,13 +36,13 @@ using halftone::EmojiSet;
 using torch::Tensor;
 
 struct Arguments {
-  PainterOptions model{.warmup = 200};
+  PainterOptions model;
   PaintOptions paint;
   std::string run = "runs/painter";
   std::string precision = "bf16-mixed";
-  std::int64_t steps = 10000;
-  std::int64_t batch_size = 64;
-  std::int64_t limit = std::numeric_limits<std::int64_t>::max();
+  std::int64_t steps = 6500;
+  std::int64_t batch_size = 32;
+  std::int64_t limit = 0;  // 0: all
   std::string from;
   bool resume = false;
   std::vector<std::string> texts;
@@ -73,7 +73,8 @@ std::vector<std::string> names(const EmojiSet& set, const std::vector<std::int64
 }
 
 std::vector<std::int64_t> trained_on(const EmojiSet& set, std::int64_t limit) {
-  return some(emoji_part(set, /*held_out=*/false), limit);
+  const std::vector<std::int64_t> all = emoji_part(set, /*held_out=*/false);
+  return limit > 0 ? some(all, limit) : all;
 }
 
 std::shared_ptr<Painter> painter_of(const halftone::SavedModel& saved) {
@@ -110,10 +111,15 @@ void begin_from(Painter& painter, const std::string& run) {
 }
 
 void train(Arguments arguments) {
+  if (arguments.model.side % arguments.model.patch != 0)
+    throw halftone::UserError("expected a --side that is a multiple of --patch, got " +
+                              std::to_string(arguments.model.side) + " and " +
+                              std::to_string(arguments.model.patch));
   const auto set = read_emoji();
   const std::vector<std::int64_t> seen = trained_on(*set, arguments.limit);
   const std::vector<std::int64_t> held_out = emoji_part(*set, /*held_out=*/true);
   arguments.model.tokenizer = learn_caption_tokens(*set).json();
+  arguments.model.warmup = std::min<std::int64_t>(200, arguments.steps / 10);
   torch::manual_seed(1);
   Painter painter(arguments.model);
   if (!arguments.from.empty()) begin_from(painter, arguments.from);
@@ -221,9 +227,9 @@ void compare(const Arguments& arguments) {
   const PainterLoader loader({set, trained_on(*set, arguments.limit), painter->options.side, false},
                              {.batch_size = 8, .seed = 2}, {painter->tokenizer});
   const PainterBatch batch = loader.batch_at(0);
-  const auto found = halftone::compare_precisions(halftone::training_step_on(*painter, batch),
-                                                  {.precision = arguments.precision,
-                                                   .keep_fp32 = arguments.keep_fp32});
+  const auto found = halftone::compare_precisions(
+      halftone::training_step_on(*painter, batch),
+      {.precision = arguments.precision, .keep_fp32 = arguments.keep_fp32});
   std::printf("%s\n", halftone::verdict_sentence(found).c_str());
   for (const std::string& module : found.judgement.keep_fp32)
     std::printf("in fp32: %s\n", module.c_str());
@@ -256,6 +262,11 @@ int main(int argc, char** argv) {
   const auto precision_of = [&](CLI::App& command) {
     command.add_option("--precision", arguments.precision)->capture_default_str();
   };
+  const auto limit_of = [&](CLI::App& command, const char* what) {
+    command.add_option("--limit", arguments.limit, what)
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+  };
   const auto paint_of = [&](CLI::App& command) {
     command.add_option("--steps", arguments.paint.steps, "from noise to picture")
         ->capture_default_str()
@@ -268,19 +279,20 @@ int main(int argc, char** argv) {
   };
 
   CLI::App& train_command = *app.add_subcommand("train", "learns to paint");
-  precision_of(train_command);
   const auto number = [](CLI::App& command, const char* name, auto& value, const char* what) {
-    command.add_option(name, value, what)->capture_default_str()->check(CLI::PositiveNumber);
+    return command.add_option(name, value, what)->capture_default_str()->check(CLI::PositiveNumber);
   };
+  precision_of(train_command);
   train_command.add_option("--out", arguments.run, "folder of the run")->capture_default_str();
   number(train_command, "--steps", arguments.steps, "optimizer steps");
   number(train_command, "--batch-size", arguments.batch_size, "pictures of a step");
   number(train_command, "--lr", arguments.model.lr, "learning rate");
-  number(train_command, "--side", arguments.model.side, "pixels of a picture's side");
+  number(train_command, "--side", arguments.model.side, "pixels of a picture's side")
+      ->check(CLI::Range(16, 1024));
   number(train_command, "--patch", arguments.model.patch, "pixels of a token's side");
   number(train_command, "--width", arguments.model.width, "numbers of a token");
   number(train_command, "--depth", arguments.model.depth, "blocks");
-  number(train_command, "--limit", arguments.limit, "emoji to learn from");
+  limit_of(train_command, "emoji to learn from; 0: all");
   train_command.add_option("--from", arguments.from,
                            "begins with this run's weights, whose pictures may be smaller");
   train_command.add_flag("--resume", arguments.resume, "goes on with the run");
@@ -301,7 +313,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   number(measure_command, "--pictures", arguments.pictures, "of names seen, and of names held out");
   number(measure_command, "--rounds", arguments.rounds, "that a picture's time is the median of");
-  number(measure_command, "--limit", arguments.limit, "emoji that the run has learnt from");
+  limit_of(measure_command, "emoji that the run has learnt from; 0: all");
   paint_of(measure_command);
   measure_command.callback([&] { measure(arguments); });
 

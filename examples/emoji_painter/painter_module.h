@@ -30,7 +30,7 @@ struct PainterOptions {
   std::int64_t side = 64;  // pixels
   std::int64_t patch = 8;  // pixels of a side of a token
   std::int64_t width = 256;
-  std::int64_t depth = 8;
+  std::int64_t depth = 6;
   double lr = 1e-3;
   std::int64_t warmup = 0;  // steps
   std::string tokenizer;    // tokenizer.json
