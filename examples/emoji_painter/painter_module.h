@@ -239,7 +239,9 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
   }
 
   // Logit-normal, most often small: there the caption alone tells what will become of the noise.
-  static torch::Tensor time_of(const torch::Tensor& normal) { return torch::sigmoid(normal - 1.2); }
+  static torch::Tensor time_of(const torch::Tensor& normal) {
+    return torch::sigmoid(1.2 * normal - 2);
+  }
 
   // The error of the direction dz/dt.
   torch::Tensor loss_of(const Batch& batch, const torch::Tensor& t, const torch::Tensor& noises) {
