@@ -7,11 +7,14 @@
 //   emoji_painter measure runs/painter --precisions 32-true,bf16-mixed,int8-mixed
 #include <halftone/core/error.h>
 #include <halftone/core/message.h>
+#include <halftone/core/text.h>
 #include <halftone/data/datasets.h>
 #include <halftone/diagnostics/compare/compare.h>
 #include <halftone/diagnostics/compare/compare_summary.h>
 #include <halftone/media/picture_quality.h>
 #include <halftone/media/png_file.h>
+#include <halftone/plan/module_plan.h>
+#include <halftone/system/memory.h>
 #include <halftone/train/model_checkpoint.h>
 #include <halftone/train/picture_log.h>
 #include <halftone/train/trainer.h>
@@ -51,6 +54,7 @@ struct Arguments {
   std::vector<std::string> keep_fp32;
   std::int64_t pictures = 32;
   std::int64_t rounds = 5;
+  std::string budget;
 };
 
 std::shared_ptr<const EmojiSet> read_emoji() {
@@ -152,6 +156,8 @@ void train(Arguments arguments) {
        .val_check_interval = tenth,
        .num_sanity_val_steps = 0});
   trainer.fit(painter, loader, validation, {.resume = arguments.resume});
+  std::printf("at most %s in memory\n",
+              halftone::format_bytes(halftone::peak_resident_bytes()).c_str());
 }
 
 /// A trained painter in a precision.
@@ -241,6 +247,34 @@ void compare(const Arguments& arguments) {
                 halftone::shown_ratio(*tensor).c_str());
 }
 
+/// Memory and seconds of a training in each precision, and the largest batch that a budget holds.
+void plan(Arguments arguments) {
+  const auto set = read_emoji();
+  arguments.model.tokenizer = learn_caption_tokens(*set).json();
+  const PainterOptions& model = arguments.model;
+  const auto training = halftone::planned_training(
+      [model] { return std::make_shared<Painter>(model); },
+      [side = model.side](std::int64_t count) {
+        constexpr std::int64_t kTokens = 24;  // of the longest caption of most batches
+        return PainterBatch{torch::zeros({count, kTokens}, torch::kLong),
+                            torch::full({count}, kTokens, torch::kLong),
+                            torch::zeros({count, 3, side, side}, torch::kUInt8)};
+      });
+  const std::uint64_t process = halftone::process_bytes();
+  std::vector<halftone::ModulePlan> plans =
+      halftone::plan_precisions(training, arguments.precisions, {}, arguments.batch_size, process);
+  for (const std::string& precision : arguments.precisions)
+    if (!arguments.budget.empty())
+      if (const auto largest =
+              halftone::largest_batch(training, {.precision = precision},
+                                      {halftone::budget_bytes(arguments.budget)}, process))
+        plans.push_back(*largest);
+  std::printf("%s",
+              halftone::module_plans_text(plans, std::ssize(trained_on(*set, arguments.limit)),
+                                          halftone::measure_machine_speed(plans))
+                  .c_str());
+}
+
 /// The text of an error and the exit code that goes with it.
 int tell(const std::exception& error) {
   std::fprintf(stderr, "error: %s\n", halftone::error_text(error).c_str());
@@ -250,14 +284,23 @@ int tell(const std::exception& error) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  halftone::keep_freed_memory();
   Arguments arguments;
   CLI::App app("Paints emoji from words.");
   app.require_subcommand(1);
   std::int64_t threads = 0;
   app.add_option("--threads", threads, "nothing: as many as LibTorch takes")
       ->check(CLI::PositiveNumber);
+  const auto number = [](CLI::App& command, const char* name, auto& value, const char* what) {
+    return command.add_option(name, value, what)->capture_default_str()->check(CLI::PositiveNumber);
+  };
   const auto run_of = [&](CLI::App& command) {
     command.add_option("RUN", arguments.run, "what train wrote")->required();
+  };
+  const auto precisions_of = [&](CLI::App& command) {
+    command.add_option("--precisions", arguments.precisions, "the first is the reference")
+        ->delimiter(',')
+        ->capture_default_str();
   };
   const auto precision_of = [&](CLI::App& command) {
     command.add_option("--precision", arguments.precision)->capture_default_str();
@@ -278,21 +321,22 @@ int main(int argc, char** argv) {
     command.add_option("--seed", arguments.paint.seed)->capture_default_str();
   };
 
-  CLI::App& train_command = *app.add_subcommand("train", "learns to paint");
-  const auto number = [](CLI::App& command, const char* name, auto& value, const char* what) {
-    return command.add_option(name, value, what)->capture_default_str()->check(CLI::PositiveNumber);
+  const auto model_of = [&](CLI::App& command) {
+    number(command, "--batch-size", arguments.batch_size, "pictures of a step");
+    number(command, "--side", arguments.model.side, "pixels of a picture's side")
+        ->check(CLI::Range(16, 1024));
+    number(command, "--patch", arguments.model.patch, "pixels of a token's side");
+    number(command, "--width", arguments.model.width, "numbers of a token");
+    number(command, "--depth", arguments.model.depth, "blocks");
+    limit_of(command, "emoji to learn from; 0: all");
   };
+
+  CLI::App& train_command = *app.add_subcommand("train", "learns to paint");
   precision_of(train_command);
   train_command.add_option("--out", arguments.run, "folder of the run")->capture_default_str();
   number(train_command, "--steps", arguments.steps, "optimizer steps");
-  number(train_command, "--batch-size", arguments.batch_size, "pictures of a step");
   number(train_command, "--lr", arguments.model.lr, "learning rate");
-  number(train_command, "--side", arguments.model.side, "pixels of a picture's side")
-      ->check(CLI::Range(16, 1024));
-  number(train_command, "--patch", arguments.model.patch, "pixels of a token's side");
-  number(train_command, "--width", arguments.model.width, "numbers of a token");
-  number(train_command, "--depth", arguments.model.depth, "blocks");
-  limit_of(train_command, "emoji to learn from; 0: all");
+  model_of(train_command);
   train_command.add_option("--from", arguments.from,
                            "begins with this run's weights, whose pictures may be smaller");
   train_command.add_flag("--resume", arguments.resume, "goes on with the run");
@@ -308,14 +352,19 @@ int main(int argc, char** argv) {
 
   CLI::App& measure_command = *app.add_subcommand("measure", "what each precision costs");
   run_of(measure_command);
-  measure_command.add_option("--precisions", arguments.precisions, "the first is the reference")
-      ->delimiter(',')
-      ->capture_default_str();
+  precisions_of(measure_command);
   number(measure_command, "--pictures", arguments.pictures, "of names seen, and of names held out");
   number(measure_command, "--rounds", arguments.rounds, "that a picture's time is the median of");
   limit_of(measure_command, "emoji that the run has learnt from; 0: all");
   paint_of(measure_command);
   measure_command.callback([&] { measure(arguments); });
+
+  CLI::App& plan_command = *app.add_subcommand("plan", "memory and seconds of a training");
+  model_of(plan_command);
+  precisions_of(plan_command);
+  plan_command.add_option("--budget", arguments.budget,
+                          "also the largest batch that such memory holds: 2GiB, available");
+  plan_command.callback([&] { plan(arguments); });
 
   CLI::App& compare_command = *app.add_subcommand("compare", "what a precision gets wrong");
   run_of(compare_command);
