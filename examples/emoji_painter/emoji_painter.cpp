@@ -252,6 +252,7 @@ void plan(Arguments arguments) {
   const auto set = read_emoji();
   arguments.model.tokenizer = learn_caption_tokens(*set).json();
   const PainterOptions& model = arguments.model;
+  const CaptionedEmoji samples(set, trained_on(*set, arguments.limit), model.side, false);
   const auto training = halftone::planned_training(
       [model] { return std::make_shared<Painter>(model); },
       [side = model.side](std::int64_t count) {
@@ -260,7 +261,9 @@ void plan(Arguments arguments) {
                             torch::full({count}, kTokens, torch::kLong),
                             torch::zeros({count, 3, side, side}, torch::kUInt8)};
       });
-  const std::uint64_t process = halftone::process_bytes();
+  halftone::measure_machine_speed();  // so that the process has what any that computes has
+  const std::uint64_t average = halftone::plan_module(training, {}, 1, 0).bytes.weights;  // Ema's
+  const std::uint64_t process = halftone::process_bytes() + average;
   std::vector<halftone::ModulePlan> plans =
       halftone::plan_precisions(training, arguments.precisions, {}, arguments.batch_size, process);
   for (const std::string& precision : arguments.precisions)
@@ -269,10 +272,9 @@ void plan(Arguments arguments) {
               halftone::largest_batch(training, {.precision = precision},
                                       {halftone::budget_bytes(arguments.budget)}, process))
         plans.push_back(*largest);
-  std::printf("%s",
-              halftone::module_plans_text(plans, std::ssize(trained_on(*set, arguments.limit)),
-                                          halftone::measure_machine_speed(plans))
-                  .c_str());
+  std::printf("%s", halftone::module_plans_text(plans, samples.size(),
+                                                halftone::measure_machine_speed(plans))
+                        .c_str());
 }
 
 /// The text of an error and the exit code that goes with it.
