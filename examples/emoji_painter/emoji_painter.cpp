@@ -72,6 +72,7 @@ std::vector<std::int64_t> some(const std::vector<std::int64_t>& indices, std::in
 
 std::vector<std::string> names(const EmojiSet& set, const std::vector<std::int64_t>& indices) {
   std::vector<std::string> texts;
+  texts.reserve(indices.size());
   for (const std::int64_t i : indices) texts.push_back(set[i].english.name);
   return texts;
 }

@@ -26,7 +26,8 @@ void check_pairs(const Tensor& pictures, const Tensor& reference) {
 
 /// The weighted means of all windows of each channel.
 Tensor window_means(const Tensor& planes) {
-  const Tensor at = at::arange(kWindow, planes.options()) - static_cast<double>(kWindow / 2);
+  constexpr std::int64_t kMiddle = kWindow / 2;
+  const Tensor at = at::arange(kWindow, planes.options()) - kMiddle;
   Tensor weights = (at.square() / (-2 * kDeviation * kDeviation)).exp();
   weights = weights / weights.sum();
   const Tensor across = at::conv2d(planes, weights.view({1, 1, 1, kWindow}));
