@@ -2,7 +2,7 @@
 // What emoji_painter and emoji_trio share: emoji as samples with a split, and captions as tokens.
 #pragma once
 
-#include <halftone/core/error.h>
+#include <halftone/core/log.h>
 #include <halftone/data/sample_seed.h>
 #include <halftone/media/emoji_set.h>
 #include <halftone/tokenizer/bpe_trainer.h>
@@ -46,15 +46,20 @@ inline halftone::Tokenizer caption_tokens(const std::string& json) {
   return halftone::Tokenizer::from_json(json, "", "the checkpoint's tokenizer");
 }
 
+/// Tokens of a caption at most, with the two that mark its ends.
+inline constexpr std::int64_t kLongestCaption = 32;
+
 /// B captions as rows of tokens, between <s> and </s> and filled up with <unk>.
 struct Captions {
   torch::Tensor ids;      // (B, T) int64, T that of the longest
   torch::Tensor lengths;  // (B) int64
 };
 
-/// Of each caption at most `longest` tokens are kept, <s> and </s> among them.
+/// Of each caption at most `longest` tokens are kept, <s> and </s> among them. REQUIRES 2 <=
+/// longest.
 inline Captions encode_captions(const halftone::Tokenizer& tokenizer,
-                                const std::vector<std::string>& texts, std::int64_t longest = 32) {
+                                const std::vector<std::string>& texts,
+                                std::int64_t longest = kLongestCaption) {
   const halftone::SpecialTokens special = tokenizer.special_tokens();
   std::vector<std::vector<std::int64_t>> rows;
   std::size_t width = 2;

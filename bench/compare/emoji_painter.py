@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,15 @@ from torch import nn
 from torch.nn import functional as F
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def split_mix(seed: int) -> int:
+    """The first word of the stream `seed`, SplitMix64, which seeds the noise of a first picture."""
+    mask = (1 << 64) - 1
+    z = (seed + 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
 
 
 class Norm(nn.Module):
@@ -73,17 +83,17 @@ class Block(nn.Module):
         self.norm, self.attention = Norm(width), Attention(width, heads)
         self.ffn_norm, self.ffn = Norm(width), FeedForward(width)
         if has_context:
-            self.look_norm, self.look = Norm(width), Attention(width, heads)
-            self.shifts = nn.Parameter(torch.zeros(6, width))
+            self.cross_norm, self.cross_attention = Norm(width), Attention(width, heads)
+            self.modulation = nn.Parameter(torch.zeros(6, width))
 
     def read(self, x, mask):
         x = x + self.attention(self.norm(x), mask=mask)
         return x + self.ffn(self.ffn_norm(x))
 
     def forward(self, x, condition, text, mask):
-        m = (condition + self.shifts).unsqueeze(2).unbind(1)
+        m = (condition + self.modulation).unsqueeze(2).unbind(1)
         x = x + (1 + m[2]) * self.attention(m[0] + (1 + m[1]) * self.norm(x))
-        x = x + self.look(self.look_norm(x), text, mask)
+        x = x + self.cross_attention(self.cross_norm(x), text, mask)
         return x + (1 + m[5]) * self.ffn(m[3] + (1 + m[4]) * self.ffn_norm(x))
 
 
@@ -102,50 +112,54 @@ class Painter(nn.Module):
         super().__init__()
         self.side, self.patch, self.across = side, patch, side // patch
         numbers = 3 * patch * patch
-        self.tokens, self.order = nn.Embedding(vocabulary, width), nn.Parameter(torch.zeros(32, width))
-        self.readers = nn.ModuleList(Block(width, False) for _ in range(2))
-        self.read_norm, self.time = Norm(width), Time(width)
-        self.shifts = nn.Linear(width, 6 * width, bias=False)
-        self.patches, self.pixels = nn.Linear(numbers, width), nn.Linear(width, numbers)
-        self.places = nn.Parameter(torch.zeros(self.across**2, width))
-        self.painters = nn.ModuleList(Block(width, True) for _ in range(depth))
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.token_positions = nn.Parameter(torch.zeros(32, width))
+        self.text_blocks = nn.ModuleList(Block(width, False) for _ in range(2))
+        self.text_norm, self.time = Norm(width), Time(width)
+        self.modulation = nn.Linear(width, 6 * width, bias=False)
+        self.patch_embedding, self.to_pixels = nn.Linear(numbers, width), nn.Linear(width, numbers)
+        self.patch_positions = nn.Parameter(torch.zeros(self.across**2, width))
+        self.picture_blocks = nn.ModuleList(Block(width, True) for _ in range(depth))
         self.norm = Norm(width)
 
-    def read(self, ids, lengths):
+    def encode(self, ids, lengths):
         counts = torch.arange(ids.shape[1]) < lengths[:, None]
-        x = self.tokens(ids) + self.order[: ids.shape[1]]
-        for block in self.readers:
+        x = self.token_embedding(ids) + self.token_positions[: ids.shape[1]]
+        for block in self.text_blocks:
             x = block.read(x, counts[:, None, None])
-        x = self.read_norm(x)
+        x = self.text_norm(x)
         return x, counts[:, None, None], (x * counts[..., None]).sum(1) / lengths[:, None]
 
-    def guess(self, z, t, text, mask, mean):
+    def predict_x(self, z, t, text, mask, mean):
         a, p = self.across, self.patch
         x = (z / (self.side / 64)).view(-1, 3, a, p, a, p).permute(0, 2, 4, 1, 3, 5).reshape(len(z), a * a, -1)
-        x = self.patches(x) + self.places
-        condition = self.shifts(F.silu(self.time(t * 1000) + mean)).unflatten(1, (6, -1))
-        for block in self.painters:
+        x = self.patch_embedding(x) + self.patch_positions
+        condition = self.modulation(F.silu(self.time(t * 1000) + mean)).unflatten(1, (6, -1))
+        for block in self.picture_blocks:
             x = block(x, condition, text, mask)
-        x = self.pixels(self.norm(x)).float().view(-1, a, a, 3, p, p)
+        x = self.to_pixels(self.norm(x)).float().view(-1, a, a, 3, p, p)
         return x.permute(0, 3, 1, 4, 2, 5).reshape(z.shape)
 
     def paint(self, ids, lengths, steps=30, guidance=3.0, seed=1):
-        text = self.read(ids, lengths)
-        noise = torch.randn(3, self.side, self.side, generator=torch.Generator().manual_seed(seed))
+        text = self.encode(ids, lengths)
+        noise = torch.randn(3, self.side, self.side, generator=torch.Generator().manual_seed(split_mix(seed)))
         z = self.side / 64 * noise[None]
         for i in range(steps):
             t, after = (i / steps) ** 2, ((i + 1) / steps) ** 2
-            wanted, any_ = self.guess(torch.cat([z, z]), torch.full((2,), t), *text).chunk(2)
+            wanted, any_ = self.predict_x(torch.cat([z, z]), torch.full((2,), t), *text).chunk(2)
             z = torch.lerp(z, torch.lerp(any_, wanted, guidance), (after - t) / (1 - t))
         return z.clamp(-1, 1).add(1).div(2)
 
 
 def load(run: pathlib.Path):
-    folder = max((run / "checkpoints").glob("step-*"))
+    folders = [path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d{8}", path.name)]
+    if not folders:
+        sys.exit(f"no checkpoint in {run}/checkpoints")
+    folder = max(folders)
     found = json.loads((folder / "trainer.json").read_text())["model"]
     tokenizer = Tokenizer.from_str(found["tokenizer"])
     weights = load_file(folder / "model.safetensors")
-    model = Painter(found["side"], found["patch"], found["width"], found["depth"], weights["tokens.weight"].shape[0])
+    model = Painter(found["side"], found["patch"], found["width"], found["depth"], weights["token_embedding.weight"].shape[0])
     model.load_state_dict(weights)
     return model.eval(), tokenizer
 
@@ -157,9 +171,16 @@ def caption_rows(tokenizer, text: str):
     return torch.tensor([row + [0] * (width - len(row)) for row in rows]), torch.tensor([len(row) for row in rows])
 
 
-def ours(program: str, run: str, precisions: str, threads: int) -> dict:
-    text = subprocess.run([program, "--threads", str(threads), "measure", run, "--precisions", precisions,
-                           "--pictures", "1", "--rounds", "1"], check=True, capture_output=True, text=True).stdout
+def said_by(command: list) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{command[0]} {command[1]}: {done.stderr}")
+    return done.stdout
+
+
+def ours(arguments) -> dict:
+    text = said_by([arguments.program, "measure", arguments.run, "--threads", arguments.threads, "--precisions",
+                    arguments.precisions, "--pictures", "1", "--rounds", "1", "--text", arguments.text])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
     return {row[0]: float(row[1]) for row in rows}
 
@@ -167,8 +188,7 @@ def ours(program: str, run: str, precisions: str, threads: int) -> dict:
 def picture_of(program: str, run: str, text: str):
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/one.png"
-        subprocess.run([program, "paint", run, text, "--precision", "32-true", "--out", out], check=True,
-                       capture_output=True)
+        said_by([program, "paint", run, text, "--precision", "32-true", "--out", out])
         return torch.from_numpy(numpy.asarray(Image.open(out).convert("RGB"), dtype=numpy.float32) / 255).permute(2, 0, 1)
 
 
@@ -186,7 +206,9 @@ def main() -> int:
     ids, lengths = caption_rows(tokenizer, arguments.text)
     seconds: dict = {}
     with torch.inference_mode():
-        picture = model.paint(ids, lengths)[0]
+        picture = model.paint(ids, lengths)[0]  # warms up, too
+        with torch.autocast("cpu", torch.bfloat16):
+            model.paint(ids, lengths)
         error = picture.mul(255).round().div(255) - picture_of(arguments.program, arguments.run, arguments.text)
         print(f"PSNR between PyTorch's picture and halftone's: {-10 * error.square().mean().log10():.1f} dB")
         for _ in range(arguments.rounds):
@@ -195,7 +217,7 @@ def main() -> int:
                     start = time.perf_counter()
                     model.paint(ids, lengths)
                     seconds.setdefault(name, []).append(time.perf_counter() - start)
-            for name, value in ours(arguments.program, arguments.run, arguments.precisions, arguments.threads).items():
+            for name, value in ours(arguments).items():
                 seconds.setdefault(f"halftone {name}", []).append(value)
     first = seconds["PyTorch fp32"]
     for name, values in seconds.items():

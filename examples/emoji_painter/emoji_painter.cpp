@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Paints emoji from words: trains the diffusion transformer of painter_module.h on the emoji of the
-// system's font, paints what one asks for, and measures what each precision costs.
+// Paints emoji from words: trains the diffusion transformer of painter_module.h on the emoji of a
+// Debian package, paints what one asks for, and says what each precision costs. README.md has
+// pictures and times.
 //
-//   emoji_painter train --out runs/painter
-//   emoji_painter paint runs/painter "blue heart" "cat with sunglasses" --out hearts.png
-//   emoji_painter measure runs/painter --precisions 32-true,bf16-mixed,int8-mixed
+//   emoji_painter train --out runs/painter --limit 600       an hour; --resume goes on
+//   emoji_painter paint runs/painter "red heart" "cat face" --out painted.png
+//   emoji_painter measure runs/painter                       seconds and fidelity by precision
+//   emoji_painter compare runs/painter                       which tensors a precision gets wrong
+//   emoji_painter plan --budget 2GiB                         memory and seconds of a training
 #include <halftone/core/error.h>
+#include <halftone/core/log.h>
+#include <halftone/core/median.h>
 #include <halftone/core/message.h>
 #include <halftone/core/text.h>
 #include <halftone/data/datasets.h>
@@ -27,8 +32,10 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "painter_module.h"
 #include "picture_scores.h"
@@ -45,7 +52,6 @@ struct Arguments {
   std::string precision = "bf16-mixed";
   std::int64_t steps = 6500;
   std::int64_t batch_size = 32;
-  std::int64_t limit = 0;  // 0: all
   std::string from;
   bool resume = false;
   std::vector<std::string> texts;
@@ -61,13 +67,17 @@ std::shared_ptr<const EmojiSet> read_emoji() {
   return std::make_shared<const EmojiSet>(halftone::fetch_dataset("emoji").folder);
 }
 
-/// `count` of `indices`, at equal distances.
-std::vector<std::int64_t> some(const std::vector<std::int64_t>& indices, std::int64_t count) {
+std::vector<std::int64_t> evenly_spaced(const std::vector<std::int64_t>& all, std::int64_t count) {
   std::vector<std::int64_t> chosen;
-  count = std::min(count, std::ssize(indices));
+  count = std::min(count, std::ssize(all));
   for (std::int64_t i = 0; i < count; ++i)
-    chosen.push_back(indices[static_cast<std::size_t>(i * std::ssize(indices) / count)]);
+    chosen.push_back(all[static_cast<std::size_t>(i * std::ssize(all) / count)]);
   return chosen;
+}
+
+std::vector<std::int64_t> trained_on(const EmojiSet& set, std::int64_t limit) {
+  const std::vector<std::int64_t> all = emoji_part(set, /*held_out=*/false);
+  return limit > 0 ? evenly_spaced(all, limit) : all;
 }
 
 std::vector<std::string> names(const EmojiSet& set, const std::vector<std::int64_t>& indices) {
@@ -77,24 +87,29 @@ std::vector<std::string> names(const EmojiSet& set, const std::vector<std::int64
   return texts;
 }
 
-std::vector<std::int64_t> trained_on(const EmojiSet& set, std::int64_t limit) {
-  const std::vector<std::int64_t> all = emoji_part(set, /*held_out=*/false);
-  return limit > 0 ? some(all, limit) : all;
+void check(const PainterOptions& model) {
+  if (model.side % model.patch != 0 || model.width % 64 != 0)
+    throw halftone::UserError(
+        "expected a --side that is a multiple of --patch and a --width that "
+        "is one of 64, got " +
+        std::to_string(model.side) + ", " + std::to_string(model.patch) + " and " +
+        std::to_string(model.width));
 }
 
 std::shared_ptr<Painter> painter_of(const halftone::SavedModel& saved) {
+  const auto number = [&](const char* name) { return saved.hyper_parameter<std::int64_t>(name); };
   return std::make_shared<Painter>(
-      PainterOptions{.side = saved.hyper_parameter<std::int64_t>("side"),
-                     .patch = saved.hyper_parameter<std::int64_t>("patch"),
-                     .width = saved.hyper_parameter<std::int64_t>("width"),
-                     .depth = saved.hyper_parameter<std::int64_t>("depth"),
+      PainterOptions{.side = number("side"),
+                     .patch = number("patch"),
+                     .width = number("width"),
+                     .depth = number("depth"),
+                     .limit = number("limit"),
                      .tokenizer = saved.hyper_parameter<std::string>("tokenizer")});
 }
 
 /// A painter of small pictures as one of large ones, in as many patches: a large patch goes in as
 /// the mean of its squares, and comes out as the small one, smoothed.
-void begin_from(Painter& painter, const std::string& run) {
-  halftone::SavedModel saved = halftone::load_saved_model(run);
+void begin_from(Painter& painter, halftone::SavedModel saved) {
   const auto patch = saved.hyper_parameter<std::int64_t>("patch");
   const double times = static_cast<double>(painter.options.patch) / static_cast<double>(patch);
   const auto enlarged = [&](const Tensor& weight) {  // (N, 3 patch patch)
@@ -106,52 +121,61 @@ void begin_from(Painter& painter, const std::string& run) {
                               .align_corners(false))
         .flatten(1);
   };
-  halftone::StateDict& weights = saved.weights;
-  weights.read_all();
-  auto& tensors = weights.tensors;
-  tensors["patches.weight"] = enlarged(tensors["patches.weight"]) / times;
-  tensors["pixels.weight"] = enlarged(tensors["pixels.weight"].t().contiguous()).t().contiguous();
-  tensors["pixels.bias"] = enlarged(tensors["pixels.bias"].unsqueeze(0)).flatten();
+  saved.weights.read_all();
+  auto& tensors = saved.weights.tensors;
+  tensors["patch_embedding.weight"] = enlarged(tensors["patch_embedding.weight"]) / times;
+  tensors["to_pixels.weight"] =
+      enlarged(tensors["to_pixels.weight"].t().contiguous()).t().contiguous();
+  tensors["to_pixels.bias"] = enlarged(tensors["to_pixels.bias"].unsqueeze(0)).flatten();
   halftone::load_weights(painter, saved);
 }
 
+std::shared_ptr<halftone::Callback> picture_log(Painter& painter, const std::string& name,
+                                                const std::vector<std::string>& texts) {
+  const PainterBatch batch =
+      caption_batches(painter.tokenizer, texts, painter.options.side, /*seed=*/1).front();
+  return std::make_shared<halftone::PictureLog>(
+      [&painter, batch](halftone::Trainer& trainer) {
+        const auto there = [&](const Tensor& part) { return part.to(trainer.device()); };
+        return painter.paint({there(batch.ids), there(batch.lengths), there(batch.noise), {}, {}});
+      },
+      halftone::PictureLogOptions{.name = name, .columns = 8});
+}
+
 void train(Arguments arguments) {
-  if (arguments.model.side % arguments.model.patch != 0)
-    throw halftone::UserError("expected a --side that is a multiple of --patch, got " +
-                              std::to_string(arguments.model.side) + " and " +
-                              std::to_string(arguments.model.patch));
+  check(arguments.model);
   const auto set = read_emoji();
-  const std::vector<std::int64_t> seen = trained_on(*set, arguments.limit);
+  const std::vector<std::int64_t> seen = trained_on(*set, arguments.model.limit);
   const std::vector<std::int64_t> held_out = emoji_part(*set, /*held_out=*/true);
   arguments.model.tokenizer = learn_caption_tokens(*set).json();
   arguments.model.warmup = std::min<std::int64_t>(200, arguments.steps / 10);
+  halftone::SavedModel from;
+  if (!arguments.from.empty()) {
+    from = halftone::load_saved_model(arguments.from);
+    arguments.model.tokenizer = from.hyper_parameter<std::string>("tokenizer");
+  }
   torch::manual_seed(1);
   Painter painter(arguments.model);
-  if (!arguments.from.empty()) begin_from(painter, arguments.from);
+  if (!arguments.from.empty()) begin_from(painter, std::move(from));
+
   const std::int64_t side = arguments.model.side;
   PainterLoader loader({set, seen, side, false}, {.batch_size = arguments.batch_size, .seed = 1},
                        {painter.tokenizer});
-  PainterLoader validation({set, some(held_out, 128), side, true},
-                           {.batch_size = 64, .shuffle = false}, {painter.tokenizer});
-
-  const auto log_of = [&](const char* name, const std::vector<std::string>& texts) {
-    const PainterBatch wish = wishes(painter.tokenizer, texts, texts.size()).front();
-    return std::make_shared<halftone::PictureLog>(
-        [&painter, wish](halftone::Trainer&) { return painter.paint(wish.ids, wish.lengths); },
-        halftone::PictureLogOptions{.name = name, .columns = 8});
-  };
+  PainterLoader validation({set, evenly_spaced(held_out, 128), side, true},
+                           {.batch_size = 64, .shuffle = false},
+                           {painter.tokenizer, /*even_times=*/true});
   const std::int64_t tenth = std::max<std::int64_t>(1, arguments.steps / 10);
   halftone::Trainer trainer(
       {.max_steps = arguments.steps,
        .precision = arguments.precision,
        .gradient_clip_val = 1.0,
-       .callbacks = {log_of("names_it_has_seen", names(*set, some(seen, 16))),
-                     log_of("names_held_out", names(*set, some(held_out, 16))),
-                     std::make_shared<halftone::Ema>(
-                         halftone::EmaOptions{.decay = 0.999, .warmup = true}),
-                     // An epoch may be a few steps.
-                     std::make_shared<halftone::ModelCheckpoint>(halftone::ModelCheckpointOptions{
-                         .every_n_steps = tenth, .every_n_epochs = 0})},
+       .callbacks =
+           {picture_log(painter, "names_it_has_seen", names(*set, evenly_spaced(seen, 16))),
+            picture_log(painter, "names_held_out", names(*set, evenly_spaced(held_out, 16))),
+            std::make_shared<halftone::Ema>(halftone::EmaOptions{.decay = 0.999, .warmup = true}),
+            // An epoch may be a few steps.
+            std::make_shared<halftone::ModelCheckpoint>(
+                halftone::ModelCheckpointOptions{.every_n_steps = tenth, .every_n_epochs = 0})},
        .enable_progress_bar = true,
        .default_root_dir = arguments.run,
        .val_check_interval = tenth,
@@ -162,41 +186,48 @@ void train(Arguments arguments) {
 }
 
 /// A trained painter in a precision.
-struct Ready {
-  explicit Ready(const Arguments& arguments, const std::string& precision)
+struct LoadedPainter {
+  LoadedPainter(const Arguments& arguments, const std::string& precision)
       : painter(painter_of(halftone::load_saved_model(arguments.run))),
-        trainer({.precision = precision, .enable_progress_bar = false}) {
+        trainer({.precision = precision, .enable_progress_bar = false}),
+        seed(arguments.paint.seed) {
     trainer.load(arguments.run, painter);
-    painter->how = arguments.paint;
+    painter->paint_options = arguments.paint;
   }
   Tensor paint(const std::vector<std::string>& texts) {
-    return torch::cat(trainer.predict(painter, wishes(painter->tokenizer, texts, 8)));
+    return torch::cat(trainer.predict(
+        painter, caption_batches(painter->tokenizer, texts, painter->options.side, seed)));
   }
   std::shared_ptr<Painter> painter;
   halftone::Trainer trainer;
-  std::vector<double> seconds;  // of a picture
+  std::uint64_t seed;
+  std::vector<double> seconds;  // of one picture
 };
 
 void paint(const Arguments& arguments) {
-  halftone::write_png_grid(arguments.out,
-                           Ready(arguments, arguments.precision).paint(arguments.texts));
+  LoadedPainter loaded(arguments, arguments.precision);
+  for (const std::string& text : arguments.texts)
+    if (std::ssize(loaded.painter->tokenizer.encode(text)) > kLongestCaption - 2)
+      halftone::log_warning("only the first words are read: '" + text + "' is too long");
+  halftone::write_png_grid(arguments.out, loaded.paint(arguments.texts));
   std::printf("%s\n", arguments.out.c_str());
 }
 
 /// A table of what each precision costs and changes: seconds of one picture, taken in turn, and how
-/// far pictures of the same seeds are from those of the first precision.
+/// far pictures of the same noise are from those of the first precision.
 void measure(const Arguments& arguments) {
   const auto set = read_emoji();
-  const std::vector<std::int64_t> all = trained_on(*set, arguments.limit);
-  const std::vector<std::int64_t> seen = some(all, arguments.pictures);
-  const std::vector<std::int64_t> held_out =
-      some(emoji_part(*set, /*held_out=*/true), arguments.pictures);
-  std::vector<Ready> ready;
+  std::vector<LoadedPainter> painters;
   for (const std::string& precision : arguments.precisions)
-    ready.emplace_back(arguments, precision);
-  const std::vector<std::string> one = names(*set, {seen.front()});
+    painters.emplace_back(arguments, precision);
+  const std::vector<std::int64_t> all = trained_on(*set, painters.front().painter->options.limit);
+  const std::vector<std::int64_t> seen = evenly_spaced(all, arguments.pictures);
+  const std::vector<std::int64_t> held_out =
+      evenly_spaced(emoji_part(*set, /*held_out=*/true), arguments.pictures);
+  const std::vector<std::string> one =
+      arguments.texts.empty() ? names(*set, {seen.front()}) : arguments.texts;
   for (std::int64_t round = -1; round < arguments.rounds; ++round)
-    for (Ready& each : ready) {  // the first round warms up
+    for (LoadedPainter& each : painters) {  // the first round warms up
       const auto start = std::chrono::steady_clock::now();
       each.paint(one);
       const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
@@ -205,23 +236,22 @@ void measure(const Arguments& arguments) {
   std::printf(
       "| precision | seconds | times faster | PSNR | SSIM | own emoji | a word | chance |\n"
       "|---|---|---|---|---|---|---|---|\n");
+  const NearestEmoji nearest(set, all);
   Tensor reference;
-  for (std::size_t i = 0; i < ready.size(); ++i) {
-    const auto median = [&](std::vector<double> values) {
-      std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
-      return values[values.size() / 2];
-    };
-    const Tensor known = ready[i].paint(names(*set, seen));
-    const Tensor unknown = ready[i].paint(names(*set, held_out));
+  for (std::size_t i = 0; i < painters.size(); ++i) {
+    const Tensor known = painters[i].paint(names(*set, seen));
+    const Tensor unknown = painters[i].paint(names(*set, held_out));
     const Tensor both = torch::cat({known, unknown});
     if (i == 0) reference = both;
-    const SharedWord shared = shared_word(unknown, *set, held_out, all);
+    const auto shared = nearest.shared_word(unknown, held_out);
+    // Of the mean squared error over all: one picture that is equal would make a mean infinite.
+    const double psnr =
+        -10 * (both - reference).to(torch::kDouble).square().mean().log10().item<double>();
     std::printf("| %s | %.3f | %.2f | %.1f | %.4f | %.2f | %.2f | %.2f |\n",
-                arguments.precisions[i].c_str(), median(ready[i].seconds),
-                median(ready[0].seconds) / median(ready[i].seconds),
-                halftone::peak_signal_to_noise(both, reference).mean().item<double>(),
+                arguments.precisions[i].c_str(), halftone::median(painters[i].seconds),
+                halftone::median(painters[0].seconds) / halftone::median(painters[i].seconds), psnr,
                 halftone::structural_similarity(both, reference).mean().item<double>(),
-                own_family_share(known, *set, seen, all), shared.nearest, shared.chance);
+                nearest.own_family(known, seen), shared.nearest, shared.chance);
     std::fflush(stdout);
   }
 }
@@ -229,9 +259,11 @@ void measure(const Arguments& arguments) {
 /// Which tensors of a training step a precision gets wrong.
 void compare(const Arguments& arguments) {
   const auto set = read_emoji();
-  const auto painter = painter_of(halftone::load_saved_model(arguments.run));
-  halftone::load_weights(*painter, halftone::load_saved_model(arguments.run));
-  const PainterLoader loader({set, trained_on(*set, arguments.limit), painter->options.side, false},
+  const halftone::SavedModel saved = halftone::load_saved_model(arguments.run);
+  const auto painter = painter_of(saved);
+  halftone::load_weights(*painter, saved);
+  const PainterOptions& options = painter->options;
+  const PainterLoader loader({set, trained_on(*set, options.limit), options.side, false},
                              {.batch_size = 8, .seed = 2}, {painter->tokenizer});
   const PainterBatch batch = loader.batch_at(0);
   const auto found = halftone::compare_precisions(
@@ -250,141 +282,170 @@ void compare(const Arguments& arguments) {
 
 /// Memory and seconds of a training in each precision, and the largest batch that a budget holds.
 void plan(Arguments arguments) {
+  check(arguments.model);
   const auto set = read_emoji();
   arguments.model.tokenizer = learn_caption_tokens(*set).json();
   const PainterOptions& model = arguments.model;
-  const CaptionedEmoji samples(set, trained_on(*set, arguments.limit), model.side, false);
+  // Drawn as in a run, so that process_bytes() counts them.
+  const CaptionedEmoji samples(set, trained_on(*set, model.limit), model.side, false);
   const auto training = halftone::planned_training(
       [model] { return std::make_shared<Painter>(model); },
       [side = model.side](std::int64_t count) {
         constexpr std::int64_t kTokens = 24;  // of the longest caption of most batches
         return PainterBatch{torch::zeros({count, kTokens}, torch::kLong),
                             torch::full({count}, kTokens, torch::kLong),
-                            torch::zeros({count, 3, side, side}, torch::kUInt8)};
+                            torch::zeros({count, 3, side, side}),
+                            torch::zeros({count, 3, side, side}, torch::kUInt8),
+                            torch::zeros({count}, torch::kLong)};
       });
   halftone::measure_machine_speed();  // so that the process has what any that computes has
   const std::uint64_t average = halftone::plan_module(training, {}, 1, 0).bytes.weights;  // Ema's
   const std::uint64_t process = halftone::process_bytes() + average;
   std::vector<halftone::ModulePlan> plans =
       halftone::plan_precisions(training, arguments.precisions, {}, arguments.batch_size, process);
-  for (const std::string& precision : arguments.precisions)
-    if (!arguments.budget.empty())
+  if (!arguments.budget.empty()) {
+    const std::uint64_t budget = halftone::budget_bytes(arguments.budget);
+    for (const std::string& precision : arguments.precisions)
       if (const auto largest =
-              halftone::largest_batch(training, {.precision = precision},
-                                      {halftone::budget_bytes(arguments.budget)}, process))
+              halftone::largest_batch(training, {.precision = precision}, {budget}, process))
         plans.push_back(*largest);
+      else
+        std::printf("%s: not even one picture fits into %s\n", precision.c_str(),
+                    halftone::format_bytes(budget).c_str());
+  }
   std::printf("%s", halftone::module_plans_text(plans, samples.size(),
                                                 halftone::measure_machine_speed(plans))
                         .c_str());
 }
 
-/// The text of an error and the exit code that goes with it.
-int tell(const std::exception& error) {
-  std::fprintf(stderr, "error: %s\n", halftone::error_text(error).c_str());
-  return dynamic_cast<const halftone::UserError*>(&error) != nullptr ? 2 : 1;
-}
+/// The flags of all commands, each an option of the commands that have it.
+class CommandLine {
+ public:
+  explicit CommandLine(Arguments& arguments) : to_(arguments) {
+    app.require_subcommand(1);
+    add_train();
+    add_paint();
+    add_measure();
+    add_compare();
+    add_plan();
+  }
+
+  CLI::App app{"Paints emoji from words."};
+
+ private:
+  template <class Work>
+  CLI::App& command(const char* name, const char* what, Work work) {
+    CLI::App& added = *app.add_subcommand(name, what);
+    added.add_option("--threads", threads_, "that LibTorch computes with")
+        ->check(CLI::PositiveNumber);
+    added.callback([this, work] {
+      if (threads_ > 0) torch::set_num_threads(threads_);
+      work(to_);
+    });
+    return added;
+  }
+  template <class Value>
+  static CLI::Option* number(CLI::App& command, const char* name, Value& value, const char* what) {
+    return command.add_option(name, value, what)->capture_default_str()->check(CLI::PositiveNumber);
+  }
+  void add_run(CLI::App& command) {
+    command.add_option("RUN", to_.run, "what train wrote")->required();
+  }
+  void add_precision(CLI::App& command) {
+    command.add_option("--precision", to_.precision)->capture_default_str();
+  }
+  void add_precisions(CLI::App& command) {
+    command.add_option("--precisions", to_.precisions, "the first is the reference")
+        ->delimiter(',')
+        ->capture_default_str();
+  }
+  void add_sampling(CLI::App& command) {
+    number(command, "--steps", to_.paint.steps, "from noise to picture");
+    command
+        .add_option("--guidance", to_.paint.guidance,
+                    "how much the words weigh; 1: as they were learned")
+        ->capture_default_str();
+    command.add_option("--seed", to_.paint.seed, "of the noise")->capture_default_str();
+  }
+  void add_model(CLI::App& command) {
+    number(command, "--batch-size", to_.batch_size, "pictures of a step");
+    number(command, "--side", to_.model.side, "pixels of a picture's side")
+        ->check(CLI::Range(16, 1024));
+    number(command, "--patch", to_.model.patch, "pixels of a patch's side");
+    number(command, "--width", to_.model.width, "of the transformer, a multiple of 64");
+    number(command, "--depth", to_.model.depth, "blocks of the painter");
+    command.add_option("--limit", to_.model.limit, "emoji to learn from; 0: all")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+  }
+
+  void add_train() {
+    CLI::App& added = command("train", "learns to paint", train);
+    added.add_option("--out", to_.run, "folder of the run")->capture_default_str();
+    add_precision(added);
+    number(added, "--steps", to_.steps, "optimizer steps");
+    number(added, "--lr", to_.model.lr, "learning rate");
+    add_model(added);
+    added.add_option("--from", to_.from,
+                     "begins with this run's weights, whose pictures may be smaller");
+    added.add_flag("--resume", to_.resume, "goes on with the run");
+  }
+  void add_paint() {
+    CLI::App& added = command("paint", "paints what one says", paint);
+    add_run(added);
+    added.add_option("TEXT", to_.texts, "\"blue heart\"")->required();
+    added.add_option("--out", to_.out, "PNG, a grid")->capture_default_str();
+    add_precision(added);
+    add_sampling(added);
+  }
+  void add_measure() {
+    CLI::App& added = command("measure", "what each precision costs", measure);
+    add_run(added);
+    add_precisions(added);
+    number(added, "--pictures", to_.pictures, "of names it has seen, and of names held out");
+    number(added, "--rounds", to_.rounds, "that a picture's time is the median of");
+    added.add_option("--text", to_.texts, "of the picture that is timed; the first name otherwise")
+        ->expected(1);
+    add_sampling(added);
+  }
+  void add_compare() {
+    CLI::App& added = command("compare", "which tensors a precision gets wrong", compare);
+    add_run(added);
+    add_precision(added);
+    added.add_option("--keep-fp32", to_.keep_fp32, "modules that stay in fp32");
+    number(added, "--tensors", to_.pictures, "lines, the worst first");
+  }
+  void add_plan() {
+    CLI::App& added = command("plan", "memory and seconds of a training", plan);
+    add_model(added);
+    add_precisions(added);
+    added
+        .add_option("--budget", to_.budget,
+                    "also the largest batch that such memory holds: 2GiB, available")
+        ->check([](const std::string& text) {
+          const bool known = text == "available" || text == "unlimited";
+          return known || halftone::parse_bytes(text) ? std::string()
+                                                      : "expected 2GiB or available, got " + text;
+        });
+  }
+
+  Arguments& to_;
+  int threads_ = 0;  // 0: as many as LibTorch takes
+};
 
 }  // namespace
 
 int main(int argc, char** argv) {
   halftone::keep_freed_memory();
   Arguments arguments;
-  CLI::App app("Paints emoji from words.");
-  app.require_subcommand(1);
-  std::int64_t threads = 0;
-  app.add_option("--threads", threads, "nothing: as many as LibTorch takes")
-      ->check(CLI::PositiveNumber);
-  const auto number = [](CLI::App& command, const char* name, auto& value, const char* what) {
-    return command.add_option(name, value, what)->capture_default_str()->check(CLI::PositiveNumber);
-  };
-  const auto run_of = [&](CLI::App& command) {
-    command.add_option("RUN", arguments.run, "what train wrote")->required();
-  };
-  const auto precisions_of = [&](CLI::App& command) {
-    command.add_option("--precisions", arguments.precisions, "the first is the reference")
-        ->delimiter(',')
-        ->capture_default_str();
-  };
-  const auto precision_of = [&](CLI::App& command) {
-    command.add_option("--precision", arguments.precision)->capture_default_str();
-  };
-  const auto limit_of = [&](CLI::App& command, const char* what) {
-    command.add_option("--limit", arguments.limit, what)
-        ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
-  };
-  const auto paint_of = [&](CLI::App& command) {
-    command.add_option("--steps", arguments.paint.steps, "from noise to picture")
-        ->capture_default_str()
-        ->check(CLI::PositiveNumber);
-    command
-        .add_option("--guidance", arguments.paint.guidance,
-                    "how much the words weigh; 1: as they were learnt")
-        ->capture_default_str();
-    command.add_option("--seed", arguments.paint.seed)->capture_default_str();
-  };
-
-  const auto model_of = [&](CLI::App& command) {
-    number(command, "--batch-size", arguments.batch_size, "pictures of a step");
-    number(command, "--side", arguments.model.side, "pixels of a picture's side")
-        ->check(CLI::Range(16, 1024));
-    number(command, "--patch", arguments.model.patch, "pixels of a token's side");
-    number(command, "--width", arguments.model.width, "numbers of a token");
-    number(command, "--depth", arguments.model.depth, "blocks");
-    limit_of(command, "emoji to learn from; 0: all");
-  };
-
-  CLI::App& train_command = *app.add_subcommand("train", "learns to paint");
-  precision_of(train_command);
-  train_command.add_option("--out", arguments.run, "folder of the run")->capture_default_str();
-  number(train_command, "--steps", arguments.steps, "optimizer steps");
-  number(train_command, "--lr", arguments.model.lr, "learning rate");
-  model_of(train_command);
-  train_command.add_option("--from", arguments.from,
-                           "begins with this run's weights, whose pictures may be smaller");
-  train_command.add_flag("--resume", arguments.resume, "goes on with the run");
-  train_command.callback([&] { train(arguments); });
-
-  CLI::App& paint_command = *app.add_subcommand("paint", "paints what one says");
-  run_of(paint_command);
-  paint_command.add_option("TEXT", arguments.texts, "\"blue heart\"")->required();
-  paint_command.add_option("--out", arguments.out, "PNG, a grid")->capture_default_str();
-  precision_of(paint_command);
-  paint_of(paint_command);
-  paint_command.callback([&] { paint(arguments); });
-
-  CLI::App& measure_command = *app.add_subcommand("measure", "what each precision costs");
-  run_of(measure_command);
-  precisions_of(measure_command);
-  number(measure_command, "--pictures", arguments.pictures, "of names seen, and of names held out");
-  number(measure_command, "--rounds", arguments.rounds, "that a picture's time is the median of");
-  limit_of(measure_command, "emoji that the run has learnt from; 0: all");
-  paint_of(measure_command);
-  measure_command.callback([&] { measure(arguments); });
-
-  CLI::App& plan_command = *app.add_subcommand("plan", "memory and seconds of a training");
-  model_of(plan_command);
-  precisions_of(plan_command);
-  plan_command.add_option("--budget", arguments.budget,
-                          "also the largest batch that such memory holds: 2GiB, available");
-  plan_command.callback([&] { plan(arguments); });
-
-  CLI::App& compare_command = *app.add_subcommand("compare", "what a precision gets wrong");
-  run_of(compare_command);
-  precision_of(compare_command);
-  compare_command.add_option("--keep-fp32", arguments.keep_fp32, "modules that stay in fp32");
-  number(compare_command, "--tensors", arguments.pictures, "lines, the worst first");
-  compare_command.callback([&] { compare(arguments); });
-
-  app.parse_complete_callback([&] {
-    if (threads > 0) torch::set_num_threads(static_cast<int>(threads));
-  });
+  CommandLine line(arguments);
   try {
-    app.parse(argc, argv);
+    line.app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return line.app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
-    return tell(error);
+    std::fprintf(stderr, "error: %s\n", halftone::error_text(error).c_str());
+    return dynamic_cast<const halftone::UserError*>(&error) != nullptr ? 2 : 1;
   }
   return 0;
 }

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Emoji and what they are called, as samples.
+// Emoji, what they are called, and the noise that they are mixed with, as batches.
 #pragma once
 
+#include <halftone/core/random.h>
 #include <halftone/data/collate.h>
 #include <halftone/data/data_loader.h>
 #include <halftone/media/emoji_set.h>
+#include <torch/special.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -14,12 +19,17 @@
 
 #include "examples/emoji_captions.h"
 
+/// What is to be painted has neither `pictures` nor `times`: both are (0).
 struct PainterBatch {
+  static constexpr std::int64_t kTimes = 1 << 16;
+
   torch::Tensor ids;       // (B, T) int64, of the captions
   torch::Tensor lengths;   // (B) int64
-  torch::Tensor pictures;  // (B, 3, side, side) uint8; what is to be painted has none: (0)
+  torch::Tensor noise;     // (B, 3, side, side), normal
+  torch::Tensor pictures;  // (B, 3, side, side) uint8
+  torch::Tensor times;     // (B) int64, in 1 / kTimes: a true 16-bit precision rounds fractions
 
-  auto tensors() { return std::tie(ids, lengths, pictures); }
+  auto tensors() { return std::tie(ids, lengths, noise, pictures, times); }
 };
 
 struct CaptionedPicture {
@@ -31,24 +41,26 @@ struct CaptionedPicture {
 /// `only_names`, by its English name.
 class CaptionedEmoji {
  public:
-  CaptionedEmoji(std::shared_ptr<const halftone::EmojiSet> set, std::vector<std::int64_t> indices,
-                 std::int64_t side, bool only_names)
-      : set_(std::move(set)), indices_(std::move(indices)), only_names_(only_names) {
-    how_.side = side;
-    if (side > kKept) return;  // these would take too much memory
-    drawn_ = set_->pictures(indices_, how_);
+  CaptionedEmoji(const std::shared_ptr<const halftone::EmojiSet>& set,
+                 const std::vector<std::int64_t>& indices, std::int64_t side, bool only_names)
+      : set_(set),
+        indices_(indices),
+        pictures_(set, indices, {.side = side}),
+        only_names_(only_names) {
+    if (side <= kKept) drawn_ = set->pictures(indices, {.side = side});
   }
 
-  std::int64_t size() const { return std::ssize(indices_); }
+  std::int64_t size() const { return pictures_.size(); }
   CaptionedPicture get(std::int64_t index, halftone::SampleSeed seed) const {
-    const std::int64_t emoji = indices_[static_cast<std::size_t>(index)];
-    return {caption((*set_)[emoji], seed),
-            drawn_.defined() ? drawn_[index] : set_->picture(emoji, how_)};
+    const halftone::Emoji& emoji = (*set_)[indices_[static_cast<std::size_t>(index)]];
+    return {caption(emoji, seed), drawn_.defined() ? drawn_[index] : pictures_.get(index).data};
   }
-  std::string fingerprint() const { return set_->fingerprint(); }
+  std::string fingerprint() const {
+    return pictures_.fingerprint() + (only_names_ ? ", names" : ", captions");
+  }
 
  private:
-  static constexpr std::int64_t kKept = 128;
+  static constexpr std::int64_t kKept = 128;  // pixels of a side: larger ones take too much memory
 
   std::string caption(const halftone::Emoji& emoji, halftone::SampleSeed seed) const {
     if (only_names_) return emoji.english.name;
@@ -57,35 +69,58 @@ class CaptionedEmoji {
 
   std::shared_ptr<const halftone::EmojiSet> set_;
   std::vector<std::int64_t> indices_;
-  halftone::EmojiPicture how_;
+  halftone::EmojiPictures pictures_;
   bool only_names_;
-  torch::Tensor drawn_;
+  torch::Tensor drawn_;  // or undefined
 };
 
-struct CollateCaptions {
-  PainterBatch operator()(const std::vector<CaptionedPicture>& samples) const {
+/// Captions as tokens, with noise and times that the batch's seed fixes. Times are logit-normal
+/// (Esser et al. 2024), most often small: there the caption alone tells what will become of the
+/// noise.
+struct CollatePainter {
+  PainterBatch operator()(const std::vector<CaptionedPicture>& samples,
+                          halftone::SampleSeed seed) const {
+    constexpr double kMean = -2.0;
+    constexpr double kDeviation = 1.2;
     const Captions captions = encode_captions(
         tokenizer, halftone::column_of(samples, [](const auto& one) { return one.caption; }));
-    return {captions.ids, captions.lengths,
-            halftone::stack_samples(
-                halftone::column_of(samples, [](const auto& one) { return one.picture; }))};
+    const torch::Tensor pictures = halftone::stack_samples(
+        halftone::column_of(samples, [](const auto& one) { return one.picture; }));
+    torch::Generator random = seed.generator();
+    const std::int64_t count = pictures.size(0);
+    const torch::Tensor shares =
+        even_times ? (torch::arange(count, torch::kDouble) + 0.5) / static_cast<double>(count)
+                   : torch::rand({count}, random, torch::kDouble);
+    const torch::Tensor times = torch::sigmoid(kDeviation * torch::special::ndtri(shares) + kMean);
+    return {captions.ids, captions.lengths, torch::randn(pictures.sizes(), random), pictures,
+            (times * PainterBatch::kTimes).to(torch::kLong)};
   }
+
   halftone::Tokenizer tokenizer;
+  bool even_times = false;  // quantiles, so that validations have less noise
 };
 
-using PainterLoader = halftone::DataLoader<CaptionedEmoji, CollateCaptions>;
+using PainterLoader = halftone::DataLoader<CaptionedEmoji, CollatePainter>;
 
-/// What is to be painted, as the batches that Trainer::predict() takes.
-inline std::vector<PainterBatch> wishes(const halftone::Tokenizer& tokenizer,
-                                        const std::vector<std::string>& texts,
-                                        std::size_t batch_size) {
+/// What is to be painted, as the batches that Trainer::predict() takes. Each picture has noise of
+/// its own, which `seed` and its place among `texts` fix.
+inline std::vector<PainterBatch> caption_batches(const halftone::Tokenizer& tokenizer,
+                                                 const std::vector<std::string>& texts,
+                                                 std::int64_t side, std::uint64_t seed) {
+  constexpr std::size_t kBatch = 16;
   std::vector<PainterBatch> batches;
-  for (std::size_t i = 0; i < texts.size(); i += batch_size) {
-    const auto first = texts.begin() + static_cast<std::ptrdiff_t>(i);
-    const auto count = std::min(batch_size, texts.size() - i);
-    const Captions captions =
-        encode_captions(tokenizer, {first, first + static_cast<std::ptrdiff_t>(count)});
-    batches.push_back({captions.ids, captions.lengths, torch::empty({0}, torch::kUInt8)});
+  for (std::size_t first = 0; first < texts.size(); first += kBatch) {
+    const std::size_t last = std::min(first + kBatch, texts.size());
+    std::vector<std::string> part;
+    std::vector<torch::Tensor> noise;
+    for (std::size_t i = first; i < last; ++i) {
+      torch::Generator random = halftone::SampleSeed{halftone::random_word(seed, i)}.generator();
+      noise.push_back(torch::randn({3, side, side}, random));
+      part.push_back(texts[i]);
+    }
+    const Captions captions = encode_captions(tokenizer, part);
+    batches.push_back({captions.ids, captions.lengths, torch::stack(noise),
+                       torch::empty({0}, torch::kUInt8), torch::empty({0}, torch::kLong)});
   }
   return batches;
 }

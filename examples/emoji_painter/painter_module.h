@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The model that emoji_painter.cpp trains: a diffusion transformer (Peebles and Xie 2023) that
 // paints what a caption says. It learns by flow matching (Lipman et al. 2023): a picture x and
-// noise e are mixed to z = t x + (1 - t) e, and the model guesses x from z, t and the caption (Li
-// and He 2025). To paint, one begins with noise and follows dz/dt = (x - z) / (1 - t).
+// normal noise e are mixed to z = t x + (1 - t) s e, where s = side / 64, and the model predicts x
+// from z, t and the caption (Li and He 2025). To paint, one begins with noise and follows dz/dt =
+// (x - z) / (1 - t).
 #pragma once
 
 #include <halftone/kernels/linear/compute_context.h>
@@ -27,10 +28,11 @@
 #include "painter_data.h"
 
 struct PainterOptions {
-  std::int64_t side = 64;  // pixels
-  std::int64_t patch = 8;  // pixels of a side of a token
-  std::int64_t width = 256;
+  std::int64_t side = 64;    // pixels
+  std::int64_t patch = 8;    // pixels of a side of a token; divides `side`
+  std::int64_t width = 256;  // a multiple of 64
   std::int64_t depth = 6;
+  std::int64_t limit = 0;  // emoji that it learns from; 0: all but those held out
   double lr = 1e-3;
   std::int64_t warmup = 0;  // steps
   std::string tokenizer;    // tokenizer.json
@@ -42,7 +44,8 @@ struct PaintOptions {
   std::uint64_t seed = 1;
 };
 
-/// Attention, a look at `context` where there is one, and a feed-forward layer.
+/// A block of the text encoder, or, with `has_context`, of the painter: that one attends to the
+/// text as well, and its other branches are modulated.
 struct PainterBlockImpl : torch::nn::Module {
   PainterBlockImpl(std::int64_t width, bool has_context)
       : norm(register_module("norm", halftone::RmsNorm(width, 1e-6))),
@@ -50,14 +53,14 @@ struct PainterBlockImpl : torch::nn::Module {
         ffn_norm(register_module("ffn_norm", halftone::RmsNorm(width, 1e-6))),
         ffn(register_module("ffn", halftone::FeedForward(width, width * 8 / 3 / 64 * 64, 0.0))) {
     if (!has_context) return;
-    look_norm = register_module("look_norm", halftone::RmsNorm(width, 1e-6));
-    look = register_module("look", attention_of(width));
-    shifts = register_parameter("shifts", halftone::new_parameter({6, width}).zero_());
+    cross_norm = register_module("cross_norm", halftone::RmsNorm(width, 1e-6));
+    cross_attention = register_module("cross_attention", attention_of(width));
+    modulation = register_parameter("modulation", halftone::new_parameter({6, width}).zero_());
   }
 
   static halftone::MultiHeadAttention attention_of(std::int64_t width) {
     return halftone::MultiHeadAttention(halftone::MultiHeadAttentionOptions{
-        .dim = width, .n_heads = width / 64 + (width % 64 != 0), .has_qk_norm = true});
+        .dim = width, .n_heads = width / 64, .has_qk_norm = true});
   }
 
   /// Of a text: x (B, T, width), of which `lengths` count.
@@ -65,12 +68,12 @@ struct PainterBlockImpl : torch::nn::Module {
     x = x + attention(norm(x), torch::Tensor(), lengths);
     return x + ffn(ffn_norm(x));
   }
-  /// Of a picture: each branch is scaled and shifted by `condition` (B, 6, width).
+  /// Of a picture: two branches are scaled and shifted by `condition` (B, 6, width).
   torch::Tensor forward(torch::Tensor x, const torch::Tensor& condition, const torch::Tensor& text,
                         const torch::Tensor& lengths) {
-    const auto m = (condition + shifts).unsqueeze(2).unbind(1);  // each (B, 1, width)
+    const auto m = (condition + modulation).unsqueeze(2).unbind(1);  // each (B, 1, width)
     x = torch::addcmul(x, attention->forward(torch::addcmul(m[0], norm(x), 1 + m[1])), 1 + m[2]);
-    x = x + look(look_norm(x), text, lengths);
+    x = x + cross_attention(cross_norm(x), text, lengths);
     return torch::addcmul(x, ffn(torch::addcmul(m[3], ffn_norm(x), 1 + m[4])), 1 + m[5]);
   }
 
@@ -78,20 +81,20 @@ struct PainterBlockImpl : torch::nn::Module {
   halftone::MultiHeadAttention attention;
   halftone::RmsNorm ffn_norm;
   halftone::FeedForward ffn;
-  halftone::RmsNorm look_norm{nullptr};
-  halftone::MultiHeadAttention look{nullptr};
-  torch::Tensor shifts;
+  halftone::RmsNorm cross_norm{nullptr};
+  halftone::MultiHeadAttention cross_attention{nullptr};
+  torch::Tensor modulation;
 };
 TORCH_MODULE(PainterBlock);
 
 /// The tokens of captions, and one vector for each of them all.
-struct Text {
+struct EncodedText {
   torch::Tensor tokens;   // (B, T, width)
   torch::Tensor lengths;  // (B) int64
   torch::Tensor mean;     // (B, width)
 
   /// These, and `other`, which has one row, for each of them once more.
-  Text and_each(const Text& other) const {
+  EncodedText and_each(const EncodedText& other) const {
     const std::int64_t more = tokens.size(1) - other.tokens.size(1);
     const torch::Tensor padded = torch::constant_pad_nd(other.tokens, {0, 0, 0, more});
     return {torch::cat({tokens, padded.expand_as(tokens)}),
@@ -102,102 +105,96 @@ struct Text {
 
 class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
  public:
-  static constexpr std::int64_t kLongestCaption = 32;  // tokens
-
   explicit Painter(const PainterOptions& the_options)
       : options(the_options),
         tokenizer(caption_tokens(options.tokenizer)),
-        tokens_(register_module("tokens",
-                                halftone::Embedding(tokenizer.vocab_size(), options.width, false))),
-        order_(parameter("order", kLongestCaption)),
-        read_norm_(register_module("read_norm", halftone::RmsNorm(options.width, 1e-6))),
+        token_embedding_(register_module(
+            "token_embedding", halftone::Embedding(tokenizer.vocab_size(), options.width, false))),
+        token_positions_(positions("token_positions", kLongestCaption)),
+        text_norm_(register_module("text_norm", halftone::RmsNorm(options.width, 1e-6))),
         time_(register_module("time", halftone::TimestepEmbedding(options.width))),
-        shifts_(register_module("shifts", halftone::Linear(options.width, 6 * options.width))),
-        patches_(register_module("patches", halftone::Linear(numbers(), options.width, true))),
-        places_(parameter("places", across() * across())),
+        modulation_(
+            register_module("modulation", halftone::Linear(options.width, 6 * options.width))),
+        patch_embedding_(register_module("patch_embedding",
+                                         halftone::Linear(patch_values(), options.width, true))),
+        patch_positions_(positions("patch_positions", patches_per_side() * patches_per_side())),
         norm_(register_module("norm", halftone::RmsNorm(options.width, 1e-6))),
-        pixels_(register_module("pixels", halftone::Linear(options.width, numbers(), true))) {
-    for (int i = 0; i < 2; ++i) readers_->push_back(PainterBlock(options.width, false));
-    for (int i = 0; i < options.depth; ++i) painters_->push_back(PainterBlock(options.width, true));
-    register_module("readers", readers_);
-    register_module("painters", painters_);
+        to_pixels_(
+            register_module("to_pixels", halftone::Linear(options.width, patch_values(), true))) {
+    for (int i = 0; i < 2; ++i) text_blocks_->push_back(PainterBlock(options.width, false));
+    for (int i = 0; i < options.depth; ++i)
+      picture_blocks_->push_back(PainterBlock(options.width, true));
+    register_module("text_blocks", text_blocks_);
+    register_module("picture_blocks", picture_blocks_);
     const torch::NoGradGuard no_grad;
-    shifts_->weight.zero_();  // at first no picture is scaled or shifted
-    pixels_->weight.zero_();
+    modulation_->weight.zero_();
+    to_pixels_->weight.zero_();
     save_hyper_parameters({{"side", options.side},
                            {"patch", options.patch},
                            {"width", options.width},
                            {"depth", options.depth},
+                           {"limit", options.limit},
                            {"tokenizer", options.tokenizer}});
   }
 
-  Text read(const torch::Tensor& ids, const torch::Tensor& lengths) {
-    torch::Tensor x = tokens_(ids) + order_.narrow(0, 0, ids.size(1));
-    for (const auto& block : *readers_) x = block->as<PainterBlock>()->forward(x, lengths);
-    x = read_norm_(x);
+  EncodedText encode(const torch::Tensor& ids, const torch::Tensor& lengths) {
+    torch::Tensor x = token_embedding_(ids) + token_positions_.narrow(0, 0, ids.size(1));
+    for (const auto& block : *text_blocks_) x = block->as<PainterBlock>()->forward(x, lengths);
+    x = text_norm_(x);
     const torch::Tensor counts =
         torch::arange(ids.size(1), lengths.options()) < lengths.unsqueeze(1);
     return {x, lengths, (x * counts.unsqueeze(2)).sum(1) / lengths.unsqueeze(1)};
   }
 
-  /// The guess of x, fp32 (B, 3, side, side), from z of that shape and t (B).
-  torch::Tensor guess(const torch::Tensor& z, const torch::Tensor& t, const Text& text) {
-    const std::int64_t patch = options.patch;
-    torch::Tensor x = (z / noise()).view({-1, 3, across(), patch, across(), patch});
-    x = x.permute({0, 2, 4, 1, 3, 5}).reshape({z.size(0), -1, numbers()});
-    x = patches_(x.to(places_.scalar_type())) + places_;
+  /// x, fp32 (B, 3, side, side), from z of that shape and t (B).
+  torch::Tensor predict_x(const torch::Tensor& z, const torch::Tensor& t, const EncodedText& text) {
+    const std::int64_t patch = options.patch, across = patches_per_side();
+    torch::Tensor x = (z / noise_scale()).view({-1, 3, across, patch, across, patch});
+    x = x.permute({0, 2, 4, 1, 3, 5}).reshape({z.size(0), -1, patch_values()});
+    x = patch_embedding_(x.to(patch_positions_.scalar_type())) + patch_positions_;
     const torch::Tensor condition =
-        shifts_(torch::silu(time_(t * 1000) + text.mean)).unflatten(1, {6, -1});
-    for (const auto& block : *painters_)
+        modulation_(torch::silu(time_(t * 1000) + text.mean)).unflatten(1, {6, -1});
+    for (const auto& block : *picture_blocks_)
       x = block->as<PainterBlock>()->forward(x, condition, text.tokens, text.lengths);
-    x = pixels_(norm_(x)).to(torch::kFloat).view({-1, across(), across(), 3, patch, patch});
+    x = to_pixels_(norm_(x)).to(torch::kFloat).view({-1, across, across, 3, patch, patch});
     return x.permute({0, 3, 1, 4, 2, 5}).reshape(z.sizes());
   }
 
+  // The mean squared error of the direction dz/dt.
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
-    const std::int64_t count = batch.pictures.size(0);
-    const auto fp32 = batch.pictures.options().dtype(torch::kFloat);
-    return loss_of(batch, time_of(torch::randn({count}, fp32)),
-                   torch::randn(batch.pictures.sizes(), fp32));
-  }
-
-  // The same times, quantiles of those above, and the same noise in each validation.
-  void validation_step(const Batch& batch, std::int64_t index) override {
-    const std::int64_t count = batch.pictures.size(0);
-    const torch::Tensor share = (torch::arange(count, torch::kFloat) + 0.5) / count;
-    torch::Generator random = halftone::SampleSeed{static_cast<std::uint64_t>(index)}.generator();
-    const torch::Tensor noise = torch::randn(batch.pictures.sizes(), random);
-    const torch::Tensor normal = torch::erfinv(2 * share - 1) * std::sqrt(2.0);
-    log("val_loss",
-        loss_of(batch, time_of(normal.to(batch.ids.device())), noise.to(batch.ids.device())));
+    const torch::Tensor x = batch.pictures.to(torch::kFloat) / 127.5 - 1;
+    const torch::Tensor t = batch.times.to(torch::kFloat) / PainterBatch::kTimes;
+    const torch::Tensor at = t.view({-1, 1, 1, 1});
+    const torch::Tensor z = torch::lerp(noise_scale() * batch.noise.to(torch::kFloat), x, at);
+    const torch::Tensor error = predict_x(z, t, encode(batch.ids, batch.lengths)) - x;
+    return (error / (1 - at).clamp_min(0.05)).square().mean();
   }
 
   torch::Tensor predict_step(const Batch& batch, std::int64_t /*index*/) override {
-    return paint(batch.ids, batch.lengths);
+    return paint(batch);
   }
 
-  /// Pictures (B, 3, side, side) fp32 in 0..1. Each has noise of its own, which `how.seed` and its
-  /// row fix.
-  torch::Tensor paint(const torch::Tensor& ids, const torch::Tensor& lengths) {
+  /// Pictures (B, 3, side, side) fp32 in 0..1, of a batch of caption_batches().
+  torch::Tensor paint(const Batch& batch) {
     // Weights are brought into the precision's format once, not in each step.
     halftone::ComputeContext context = halftone::compute_context();
     context.weight_cache = std::make_shared<halftone::WeightCache>();
     const halftone::ComputeScope scope(context);
 
-    const std::int64_t count = ids.size(0);
-    const Captions nothing = encode_captions(tokenizer, {""}, kLongestCaption);
-    const Text text =
-        read(ids, lengths)
-            .and_each(read(nothing.ids.to(ids.device()), nothing.lengths.to(ids.device())));
-    torch::Tensor z = noise_of(count).to(ids.device());
-    for (std::int64_t i = 0; i < how.steps; ++i) {
-      // Small steps at first, where it is decided what the picture shows.
-      const auto time = [&](std::int64_t step) {
-        return std::pow(static_cast<double>(step) / static_cast<double>(how.steps), 2);
-      };
-      const torch::Tensor times = torch::full({2 * count}, time(i), z.options());
-      const auto guesses = guess(torch::cat({z, z}), times, text).chunk(2);
-      const torch::Tensor x = torch::lerp(guesses[1], guesses[0], how.guidance);
+    const torch::Device device = batch.ids.device();
+    const Captions nothing = encode_captions(tokenizer, {""});
+    const EncodedText text =
+        encode(batch.ids, batch.lengths)
+            .and_each(encode(nothing.ids.to(device), nothing.lengths.to(device)));
+    torch::Tensor z = noise_scale() * batch.noise.to(torch::kFloat);
+    // Small steps at first, where it is decided what the picture shows.
+    const auto time = [this](std::int64_t step) {
+      return std::pow(static_cast<double>(step) / static_cast<double>(paint_options.steps), 2);
+    };
+    for (std::int64_t i = 0; i < paint_options.steps; ++i) {
+      const torch::Tensor t = torch::full({2 * z.size(0)}, time(i), z.options());
+      const auto predicted = predict_x(torch::cat({z, z}), t, text).chunk(2);
+      const torch::Tensor x = torch::lerp(predicted[1], predicted[0], paint_options.guidance);
       z = torch::lerp(z, x, (time(i + 1) - time(i)) / (1 - time(i)));
     }
     return z.clamp(-1, 1).add(1).div(2);
@@ -214,53 +211,29 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
 
   const PainterOptions options;
   const halftone::Tokenizer tokenizer;
-  PaintOptions how;
+  PaintOptions paint_options;
 
  private:
-  std::int64_t across() const { return options.side / options.patch; }
-  std::int64_t numbers() const { return 3 * options.patch * options.patch; }
+  std::int64_t patches_per_side() const { return options.side / options.patch; }
+  std::int64_t patch_values() const { return 3 * options.patch * options.patch; }
   // The mean of a square of pixels has the noise of one pixel in a smaller picture: at the same t
   // as much is to be seen in each size.
-  double noise() const { return static_cast<double>(options.side) / 64.0; }
+  double noise_scale() const { return static_cast<double>(options.side) / 64.0; }
 
-  torch::Tensor& parameter(const std::string& name, std::int64_t rows) {
+  torch::Tensor& positions(const std::string& name, std::int64_t rows) {
     return register_parameter(name,
                               halftone::new_parameter({rows, options.width}).normal_(0, 0.02));
   }
 
-  torch::Tensor noise_of(std::int64_t count) const {
-    std::vector<torch::Tensor> rows;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto row = static_cast<std::uint64_t>(i);
-      torch::Generator random = halftone::SampleSeed{how.seed + row}.generator();
-      rows.push_back(torch::randn({3, options.side, options.side}, random));
-    }
-    return noise() * torch::stack(rows);
-  }
-
-  // Logit-normal, most often small: there the caption alone tells what will become of the noise.
-  static torch::Tensor time_of(const torch::Tensor& normal) {
-    return torch::sigmoid(1.2 * normal - 2);
-  }
-
-  // The error of the direction dz/dt.
-  torch::Tensor loss_of(const Batch& batch, const torch::Tensor& t, const torch::Tensor& noises) {
-    const torch::Tensor x = batch.pictures.to(torch::kFloat) / 127.5 - 1;
-    const torch::Tensor at = t.view({-1, 1, 1, 1});
-    const torch::Tensor z = torch::lerp(noise() * noises, x, at);
-    const torch::Tensor error = guess(z, t, read(batch.ids, batch.lengths)) - x;
-    return (error / (1 - at).clamp_min(0.05)).square().mean();
-  }
-
-  halftone::Embedding tokens_;
-  torch::Tensor order_;
-  torch::nn::ModuleList readers_;
-  halftone::RmsNorm read_norm_;
+  halftone::Embedding token_embedding_;
+  torch::Tensor token_positions_;
+  torch::nn::ModuleList text_blocks_;
+  halftone::RmsNorm text_norm_;
   halftone::TimestepEmbedding time_;
-  halftone::Linear shifts_;
-  halftone::Linear patches_;
-  torch::Tensor places_;
-  torch::nn::ModuleList painters_;
+  halftone::Linear modulation_;
+  halftone::Linear patch_embedding_;
+  torch::Tensor patch_positions_;
+  torch::nn::ModuleList picture_blocks_;
   halftone::RmsNorm norm_;
-  halftone::Linear pixels_;
+  halftone::Linear to_pixels_;
 };

@@ -1,83 +1,106 @@
 // SPDX-License-Identifier: Apache-2.0
-// What painted emoji resemble: a score by the nearest picture of the data.
+// What painted emoji resemble: scores by the nearest picture of the data.
 #pragma once
 
 #include <halftone/media/emoji_set.h>
 #include <halftone/media/picture.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
-/// The words of an English name and its keywords that have three letters or more.
-inline std::set<std::string> words_of(const halftone::EmojiName& name) {
-  std::set<std::string> words;
-  std::string text = name.name;
-  for (const std::string& keyword : name.keywords) text += " " + keyword;
-  std::string word;
-  for (const char letter : text + " ") {
-    if (std::isalnum(static_cast<unsigned char>(letter)) != 0) {
-      word += static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
-      continue;
+/// Emoji that painted ones are compared with, in 32 by 32 pixels.
+class NearestEmoji {
+ public:
+  NearestEmoji(const std::shared_ptr<const halftone::EmojiSet>& set,
+               const std::vector<std::int64_t>& candidates)
+      : set_(set),
+        candidates_(candidates),
+        pictures_(set->pictures(candidates, {.side = kSide}).to(torch::kFloat).flatten(1) / 255) {
+    std::map<std::string, std::size_t> uses;
+    for (const std::int64_t emoji : candidates)
+      for (const std::string& word : words_of((*set)[emoji].english)) ++uses[word];
+    for (const auto& [word, count] : uses)
+      if (count > candidates.size() / 20) common_.insert(word);
+  }
+
+  /// The share of `painted` (N, 3, H, W) in 0..1, which stand for the emoji `meant`, whose nearest
+  /// candidate is of the same family.
+  double own_family(const torch::Tensor& painted, const std::vector<std::int64_t>& meant) const {
+    const std::vector<std::int64_t> nearest = nearest_to(painted);
+    double own = 0;
+    for (std::size_t i = 0; i < meant.size(); ++i)
+      own += (*set_)[nearest[i]].family == (*set_)[meant[i]].family ? 1 : 0;
+    return own / static_cast<double>(meant.size());
+  }
+
+  /// `nearest`: the share whose nearest candidate has a word of its name or keywords in common with
+  /// the emoji that was meant; `chance`: the same of a candidate drawn at random. Words that more
+  /// than a twentieth of the candidates have do not count.
+  struct SharedWord {
+    double nearest = 0;
+    double chance = 0;
+  };
+  SharedWord shared_word(const torch::Tensor& painted,
+                         const std::vector<std::int64_t>& meant) const {
+    const std::vector<std::int64_t> nearest = nearest_to(painted);
+    SharedWord share;
+    const double each = 1.0 / static_cast<double>(meant.size());
+    for (std::size_t i = 0; i < meant.size(); ++i) {
+      const std::set<std::string> wanted = words_of((*set_)[meant[i]].english);
+      const auto shares = [&](std::int64_t emoji) {
+        const std::set<std::string> words = words_of((*set_)[emoji].english);
+        return std::any_of(words.begin(), words.end(), [&](const std::string& word) {
+          return wanted.contains(word) && !common_.contains(word);
+        });
+      };
+      share.nearest += shares(nearest[i]) ? each : 0;
+      share.chance +=
+          each *
+          static_cast<double>(std::count_if(candidates_.begin(), candidates_.end(), shares)) /
+          static_cast<double>(candidates_.size());
     }
-    if (word.size() >= 3) words.insert(word);
-    word.clear();
+    return share;
   }
-  return words;
-}
 
-/// For each of `painted` (N, 3, H, W) in 0..1 the index in `candidates` of the emoji whose picture
-/// differs least, in squares of 32 by 32 pixels.
-inline std::vector<std::size_t> nearest_emoji(const torch::Tensor& painted,
-                                              const halftone::EmojiSet& set,
-                                              const std::vector<std::int64_t>& candidates) {
-  const torch::Tensor drawn =
-      set.pictures(candidates, {.side = 32}).to(torch::kFloat).flatten(1) / 255;
-  const torch::Tensor small = halftone::resized_picture(painted, 32, 32).flatten(1);
-  const torch::Tensor places = torch::cdist(small, drawn).argmin(1);
-  std::vector<std::size_t> nearest;
-  for (std::int64_t i = 0; i < places.size(0); ++i)
-    nearest.push_back(static_cast<std::size_t>(places[i].item<std::int64_t>()));
-  return nearest;
-}
+ private:
+  static constexpr std::int64_t kSide = 32;
 
-/// The share of `painted`, which stand for the emoji `meant`, whose nearest of `candidates` is of
-/// the same family.
-inline double own_family_share(const torch::Tensor& painted, const halftone::EmojiSet& set,
-                               const std::vector<std::int64_t>& meant,
-                               const std::vector<std::int64_t>& candidates) {
-  const std::vector<std::size_t> nearest = nearest_emoji(painted, set, candidates);
-  double own = 0;
-  for (std::size_t i = 0; i < meant.size(); ++i)
-    own += set[candidates[nearest[i]]].family == set[meant[i]].family ? 1 : 0;
-  return own / static_cast<double>(meant.size());
-}
+  /// The words of a name and its keywords that have three letters or more.
+  static std::set<std::string> words_of(const halftone::EmojiName& name) {
+    std::set<std::string> words;
+    std::string text = name.name;
+    for (const std::string& keyword : name.keywords) text += " " + keyword;
+    std::string word;
+    for (const char letter : text + " ") {
+      if (std::isalnum(static_cast<unsigned char>(letter)) != 0) {
+        word += static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+        continue;
+      }
+      if (word.size() >= 3) words.insert(word);
+      word.clear();
+    }
+    return words;
+  }
 
-/// The same of the nearest that have a word in common, and of all candidates: what chance gives.
-struct SharedWord {
-  double nearest = 0;
-  double chance = 0;
+  /// The emoji whose picture differs least, by the sum of squares.
+  std::vector<std::int64_t> nearest_to(const torch::Tensor& painted) const {
+    const torch::Tensor small = halftone::resized_picture(painted, kSide, kSide).flatten(1);
+    const torch::Tensor places = torch::cdist(small, pictures_).argmin(1);
+    std::vector<std::int64_t> nearest;
+    for (std::int64_t i = 0; i < places.size(0); ++i)
+      nearest.push_back(candidates_[static_cast<std::size_t>(places[i].item<std::int64_t>())]);
+    return nearest;
+  }
+
+  std::shared_ptr<const halftone::EmojiSet> set_;
+  std::vector<std::int64_t> candidates_;
+  torch::Tensor pictures_;
+  std::set<std::string> common_;
 };
-inline SharedWord shared_word(const torch::Tensor& painted, const halftone::EmojiSet& set,
-                              const std::vector<std::int64_t>& meant,
-                              const std::vector<std::int64_t>& candidates) {
-  std::vector<std::set<std::string>> words;
-  for (const std::int64_t i : candidates) words.push_back(words_of(set[i].english));
-  const std::vector<std::size_t> nearest = nearest_emoji(painted, set, candidates);
-  SharedWord shares;
-  for (std::size_t i = 0; i < meant.size(); ++i) {
-    const std::set<std::string> wanted = words_of(set[meant[i]].english);
-    const auto shared = [&](const std::set<std::string>& others) {
-      return std::any_of(others.begin(), others.end(),
-                         [&](const std::string& word) { return wanted.contains(word); });
-    };
-    shares.nearest += shared(words[nearest[i]]) ? 1 : 0;
-    shares.chance += static_cast<double>(std::count_if(words.begin(), words.end(), shared)) /
-                     static_cast<double>(words.size());
-  }
-  const auto count = static_cast<double>(meant.size());
-  return {shares.nearest / count, shares.chance / count};
-}
