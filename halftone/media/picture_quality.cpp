@@ -38,6 +38,7 @@ Tensor window_means(const Tensor& planes) {
 
 Tensor peak_signal_to_noise(const Tensor& pictures, const Tensor& reference) {
   check_pairs(pictures, reference);
+  const torch::NoGradGuard no_grad;
   const Tensor difference = pictures.to(torch::kDouble) - reference.to(torch::kDouble);
   return difference.square().mean({1, 2, 3}).log10() * -10;
 }

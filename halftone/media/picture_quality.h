@@ -8,7 +8,8 @@ namespace halftone {
 
 /// Peak signal-to-noise ratio in dB of each pair of pictures: -10 log10 of the mean squared
 /// difference. `pictures` and `reference` (N, C, H, W), floating in 0..1, computed in fp64; returns
-/// (N) fp64, inf for equal ones. Throws c10::Error for other dtypes and shapes that differ.
+/// (N) fp64, inf for equal ones, without a graph. Throws c10::Error for other dtypes and shapes
+/// that differ.
 torch::Tensor peak_signal_to_noise(const torch::Tensor& pictures, const torch::Tensor& reference);
 
 /// Structural similarity of each pair (Wang et al. 2004), as peak_signal_to_noise() takes them: of

@@ -26,7 +26,6 @@ namespace {
 
 namespace F = torch::nn::functional;
 using testing::AllOf;
-using testing::Contains;
 using testing::Each;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -213,7 +212,7 @@ TEST(Compare, NamesTheLayerWhoseRoundingComesBack) {
   const Comparison found = compare_precisions(step, {.precision = "bf16-mixed"});
   EXPECT_EQ(found.judgement.verdict, Verdict::kKeepFp32) << found.judgement.reason;
   EXPECT_TRUE(found.judgement.verified);
-  EXPECT_THAT(found.judgement.keep_fp32, Contains("^last$"));
+  EXPECT_THAT(found.judgement.keep_fp32, ElementsAre("^last$"));
   EXPECT_NE(find(found, ComparedKind::kGradient, "norm.weight").verdict, TensorVerdict::kFine);
   const Comparison kept =
       compare_precisions(step, {.precision = "bf16-mixed", .keep_fp32 = found.judgement.keep_fp32});

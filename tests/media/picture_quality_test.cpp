@@ -74,6 +74,19 @@ TEST(StructuralSimilarity, IsThatOfItsDefinition) {
   EXPECT_NEAR(structural_similarity(reference, reference).min().item<double>(), 1.0, 1e-12);
 }
 
+TEST(PictureQuality, TakesAllFloatingFormatsAndNoPicture) {
+  const Tensor reference = random_pictures(3, {2, 1, 12, 12});
+  const Tensor pictures = random_pictures(4, {2, 1, 12, 12}).to(torch::kBFloat16);
+  const Tensor wide = pictures.to(torch::kDouble);
+  EXPECT_TRUE(
+      structural_similarity(pictures, reference).equal(structural_similarity(wide, reference)));
+  EXPECT_TRUE(
+      peak_signal_to_noise(pictures, reference).equal(peak_signal_to_noise(wide, reference)));
+  const Tensor none = torch::zeros({0, 3, 16, 16});
+  EXPECT_EQ(structural_similarity(none, none).sizes(), torch::IntArrayRef({0}));
+  EXPECT_EQ(peak_signal_to_noise(none, none).sizes(), torch::IntArrayRef({0}));
+}
+
 TEST(PictureQuality, RefusesWhatIsNoPair) {
   const Tensor small = torch::zeros({1, 3, 10, 20});
   EXPECT_THROW(structural_similarity(small, small), c10::Error);

@@ -80,6 +80,8 @@ class Comparer {
 
   void judge(Comparison& result, const PrecisionPass& reference);
   void mend(Comparison& result, const PrecisionPass& reference);
+  Comparison mended_by(const Mend& mend, const PrecisionPass& reference);
+  void shorten(Mend& mend, const PrecisionPass& reference);
   void conclude(Comparison& result, const Mend& mend, bool mended) const;
   std::string config_of(const Mend& mend) const;
 
@@ -307,13 +309,31 @@ void Comparer::mend(Comparison& result, const PrecisionPass& reference) {
     if (!add_to_mend(mend, last, format_, stored_gradients_)) break;
     if (!mend.modules.empty() && !judged_.is_mixed()) break;
     report(fmt::format("trying mend {}", i + 1), passes() - 1);
-    std::vector<std::string> patterns = options_.keep_fp32;
-    for (const std::string& module : mend.modules) patterns.push_back(pattern_of(module));
-    last = compared(compute_pass(step_, judged_pass(mend.scale.value_or(scale_), patterns)),
-                    reference);
+    last = mended_by(mend, reference);
     mended = is_fine(last);
   }
+  if (mended) shorten(mend, reference);
   conclude(result, mend, mended);
+}
+
+Comparison Comparer::mended_by(const Mend& mend, const PrecisionPass& reference) {
+  std::vector<std::string> patterns = options_.keep_fp32;
+  for (const std::string& module : mend.modules) patterns.push_back(pattern_of(module));
+  return compared(compute_pass(step_, judged_pass(mend.scale.value_or(scale_), patterns)),
+                  reference);
+}
+
+/// Leaves out the modules that were tried before another one helped.
+void Comparer::shorten(Mend& mend, const PrecisionPass& reference) {
+  for (std::size_t i = 0; i + 1 < mend.modules.size();) {
+    Mend shorter = mend;
+    shorter.modules.erase(shorter.modules.begin() + static_cast<std::ptrdiff_t>(i));
+    report(fmt::format("trying without {}", mend.modules[i]), passes() - 1);
+    if (is_fine(mended_by(shorter, reference)))
+      mend = std::move(shorter);
+    else
+      ++i;
+  }
 }
 
 void Comparer::conclude(Comparison& result, const Mend& mend, bool mended) const {

@@ -43,8 +43,9 @@ bool add_module(Mend& mend, const std::string& module) {
   return true;
 }
 
-/// The module that computes next in the forward pass: where the gradients of `module` come from.
-/// Those of the mend are passed over; empty: none is left.
+/// The module that computes next in the forward pass, where the gradients of `module` come from,
+/// or, if the network branches there, a bystander. Those of the mend are passed over; empty: none
+/// is left.
 std::string module_behind(const Comparison& comparison, const Mend& mend,
                           const std::string& module) {
   const auto& tensors = comparison.tensors;
