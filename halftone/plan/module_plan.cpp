@@ -141,6 +141,7 @@ std::vector<ModulePlan> plan_precisions(const PlannedTraining& training,
   for (const std::string& precision : precisions) {
     ModuleRecipe one = recipe;
     one.precision = precision;
+    parse_precision(precision);  // a name that does not exist is no choice that excludes it
     try {
       numerics_of(one);
     } catch (const UserError&) {

@@ -493,6 +493,9 @@ TEST(ModulePlansText, HasALineForEachRecipe) {
   EXPECT_THAT(text, testing::ContainsRegex("\n32-true +standard +32 "));
   EXPECT_THAT(text, testing::ContainsRegex("\nbf16-mixed +standard +32 "));
   // Released gradients are kept in no precision that scales the loss.
+  EXPECT_THAT(
+      test::message_of<UserError>([] { plan_precisions(regression(), {"bf17-mixed"}, {}, 32, 0); }),
+      testing::HasSubstr("bf17-mixed"));
   EXPECT_EQ(plan_precisions(regression(), {"32-true", "16-mixed"},
                             {.memory = {.memory = "leanest"}}, 32, 0)
                 .size(),
