@@ -4,6 +4,7 @@
 //   emoji_trio train --precision bf16-mixed --out runs/trio
 //   emoji_trio test runs/trio
 //   emoji_trio caption runs/trio 🐙 cat.png hello.wav
+//   emoji_trio plan --budget 2GiB
 //   emoji_trio compare --precision bf16-mixed
 #include <halftone/core/median.h>
 #include <halftone/core/message.h>
@@ -240,6 +241,10 @@ int run(int argc, char** argv) {
       "caption", "Say in English and Chinese what it is, and which emoji are nearest", caption);
   said->add_option("run", arguments.run, "Folder of the run")->required();
   said->add_option("inputs", arguments.inputs, "Emoji, FILE.png or FILE.wav")->required();
+  CLI::App* const planned = command("plan", "Memory and time of a step, before any training", plan);
+  add_model(planned);
+  add(planned, "--budget", arguments.budget, "Memory that the largest batch may take");
+  add(planned, "--batch-size", arguments.planned_batch, "Instead: of this batch, if not 0");
   CLI::App* const compared = command("compare", "A step in a precision and in 32-true", compare);
   add_model(compared);
   add_precision(compared);

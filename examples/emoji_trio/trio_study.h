@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What emoji_trio.cpp tells of a training before it: what a precision does to a step.
+// What emoji_trio.cpp tells of a training before it: its memory and time, and what a precision does
+// to a step.
 #pragma once
 
 #include <halftone/diagnostics/compare/compare.h>
 #include <halftone/diagnostics/compare/compare_summary.h>
+#include <halftone/plan/memory_plan.h>
+#include <halftone/plan/module_plan.h>
 #include <halftone/train/saved_model.h>
 #include <halftone/train/step_replay.h>
 
@@ -47,6 +50,30 @@ inline std::shared_ptr<TrioModule> module_of(const halftone::SavedModel& saved) 
                   .decoder_dim = number("decoder_dim"),
                   .decoder_layers = number("decoder_layers"),
                   .tokenizer = saved.hyper_parameter<std::string>("tokenizer")});
+}
+
+/// The largest batch that fits, or one of a size, by recipe: memory and time before any training.
+inline void plan(Arguments arguments) {
+  const Trio trio(arguments.speech);  // is in memory, as in a training
+  arguments.model.tokenizer = learn_caption_tokens(trio.emoji()).json();
+  const halftone::PlannedTraining training = halftone::planned_training(
+      [model = arguments.model] { return std::make_shared<TrioModule>(model); },
+      TrioBatch::largest);
+  const std::uint64_t process = halftone::process_bytes();
+  const halftone::BatchBudget budget{.bytes = halftone::budget_bytes(arguments.budget)};
+  std::vector<halftone::ModulePlan> plans;
+  for (const std::string memory : {"standard", "lean"})
+    for (const std::string precision : {"32-true", "bf16-mixed", "int8-mixed", "bf16-true"}) {
+      const halftone::ModuleRecipe recipe{.precision = precision, .memory = {.memory = memory}};
+      if (arguments.planned_batch > 0)
+        plans.push_back(halftone::plan_module(training, recipe, arguments.planned_batch, process));
+      else if (const auto fits = halftone::largest_batch(training, recipe, budget, process))
+        plans.push_back(*fits);
+    }
+  const auto samples = std::ssize(trio.trained());
+  std::printf(
+      "%s",
+      halftone::module_plans_text(plans, samples, halftone::measure_machine_speed(plans)).c_str());
 }
 
 /// The first batch in two precisions, tensor by tensor.
