@@ -180,6 +180,7 @@ void train(Arguments arguments) {
        .default_root_dir = arguments.run,
        .val_check_interval = tenth,
        .num_sanity_val_steps = 0});
+  halftone::reset_peak_resident_bytes();  // what learning the tokens took is none of the training
   trainer.fit(painter, loader, validation, {.resume = arguments.resume});
   std::printf("at most %s in memory\n",
               halftone::format_bytes(halftone::peak_resident_bytes()).c_str());

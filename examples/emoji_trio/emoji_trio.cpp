@@ -99,6 +99,7 @@ void train(Arguments arguments) {
                              .memory = {.memory = arguments.memory},
                              .keep_fp32 = arguments.keep_fp32,
                              .seed = arguments.seed});
+  halftone::reset_peak_resident_bytes();  // what learning the tokens took is none of the training
   if (arguments.steps > 0)
     trainer.fit(module, loader, {.resume = arguments.resume});
   else
@@ -243,7 +244,12 @@ int run(int argc, char** argv) {
   said->add_option("inputs", arguments.inputs, "Emoji, FILE.png or FILE.wav")->required();
   CLI::App* const planned = command("plan", "Memory and time of a step, before any training", plan);
   add_model(planned);
-  add(planned, "--budget", arguments.budget, "Memory that the largest batch may take");
+  add(planned, "--budget", arguments.budget, "Memory that the largest batch may take")
+      ->check([](const std::string& text) {
+        const bool known = text == "available" || text == "unlimited";
+        return known || halftone::parse_bytes(text) ? std::string()
+                                                    : "expected 2GiB or available, got " + text;
+      });
   add(planned, "--batch-size", arguments.planned_batch, "Instead: of this batch, if not 0");
   CLI::App* const compared = command("compare", "A step in a precision and in 32-true", compare);
   add_model(compared);

@@ -59,6 +59,7 @@ inline void plan(Arguments arguments) {
   const halftone::PlannedTraining training = halftone::planned_training(
       [model = arguments.model] { return std::make_shared<TrioModule>(model); },
       TrioBatch::largest);
+  halftone::measure_machine_speed();  // so that the process has what any that computes has
   const std::uint64_t process = halftone::process_bytes();
   const halftone::BatchBudget budget{.bytes = halftone::budget_bytes(arguments.budget)};
   std::vector<halftone::ModulePlan> plans;
