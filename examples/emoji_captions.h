@@ -49,9 +49,13 @@ inline halftone::Tokenizer caption_tokens(const std::string& json) {
 /// Tokens of a caption at most, with the two that mark its ends.
 inline constexpr std::int64_t kLongestCaption = 32;
 
+/// The next multiple of 8. Lengths of batches are rounded up to it: each shape of a product has
+/// kernels of its own, which a process keeps.
+inline std::int64_t rounded_length(std::int64_t length) { return (length + 7) / 8 * 8; }
+
 /// B captions as rows of tokens, between <s> and </s> and filled up with <unk>.
 struct Captions {
-  torch::Tensor ids;      // (B, T) int64, T that of the longest
+  torch::Tensor ids;      // (B, T) int64, T a rounded_length()
   torch::Tensor lengths;  // (B) int64
 };
 
@@ -72,9 +76,9 @@ inline Captions encode_captions(const halftone::Tokenizer& tokenizer,
     width = std::max(width, row.size());
   }
   const auto count = std::ssize(rows);
-  Captions captions{
-      torch::full({count, static_cast<std::int64_t>(width)}, special.pad, torch::kLong),
-      torch::empty({count}, torch::kLong)};
+  Captions captions{torch::full({count, rounded_length(static_cast<std::int64_t>(width))},
+                                special.pad, torch::kLong),
+                    torch::empty({count}, torch::kLong)};
   for (std::int64_t i = 0; i < count; ++i) {
     const auto& row = rows[static_cast<std::size_t>(i)];
     captions.ids[i].narrow(0, 0, std::ssize(row)).copy_(torch::tensor(row, torch::kLong));

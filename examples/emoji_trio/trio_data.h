@@ -276,16 +276,18 @@ struct CollateTrio {
         tokenizer, column([](const TrioSample& one) { return one.name; }), kLongestName);
     const halftone::PaddedSequences sounds =
         halftone::pad_sequences(column([](const TrioSample& one) { return one.sound; }));
-    return {.pictures =
-                halftone::stack_samples(column([](const TrioSample& one) { return one.picture; })),
-            .names = names.ids,
-            .name_lengths = names.lengths,
-            .sounds = sounds.padded,
-            .sound_lengths = sounds.lengths,
-            .languages =
-                halftone::number_tensor(column([](const TrioSample& one) { return one.language; })),
-            .held_out = halftone::number_tensor(
-                column([](const TrioSample& one) { return one.held_out; }))};
+    const std::int64_t frames = sounds.padded.size(1);
+    return {
+        .pictures =
+            halftone::stack_samples(column([](const TrioSample& one) { return one.picture; })),
+        .names = names.ids,
+        .name_lengths = names.lengths,
+        .sounds = torch::constant_pad_nd(sounds.padded, {0, 0, 0, rounded_length(frames) - frames}),
+        .sound_lengths = sounds.lengths,
+        .languages =
+            halftone::number_tensor(column([](const TrioSample& one) { return one.language; })),
+        .held_out =
+            halftone::number_tensor(column([](const TrioSample& one) { return one.held_out; }))};
   }
   halftone::Tokenizer tokenizer;
 };
