@@ -130,15 +130,19 @@ class Painter(nn.Module):
         x = self.text_norm(x)
         return x, counts[:, None, None], (x * counts[..., None]).sum(1) / lengths[:, None]
 
-    def predict_x(self, z, t, text, mask, mean):
+    def hidden(self, z, t, text, mask, mean):
         a, p = self.across, self.patch
         x = (z / (self.side / 64)).view(-1, 3, a, p, a, p).permute(0, 2, 4, 1, 3, 5).reshape(len(z), a * a, -1)
-        x = self.patch_embedding(x) + self.patch_positions
-        condition = self.modulation(F.silu(self.time(t * 1000) + mean)).unflatten(1, (6, -1))
+        x = (self.patch_embedding(x) + self.patch_positions).repeat(2, 1, 1)
+        condition = self.modulation(F.silu(self.time(t * 1000).repeat(2, 1) + mean)).unflatten(1, (6, -1))
         for block in self.picture_blocks:
             x = block(x, condition, text, mask)
-        x = self.to_pixels(self.norm(x)).float().view(-1, a, a, 3, p, p)
-        return x.permute(0, 3, 1, 4, 2, 5).reshape(z.shape)
+        return self.norm(x)
+
+    def pixels_of(self, hidden):
+        a, p = self.across, self.patch
+        x = self.to_pixels(hidden).float().view(-1, a, a, 3, p, p)
+        return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, self.side, self.side)
 
     def paint(self, ids, lengths, steps=30, guidance=3.0, seed=1):
         text = self.encode(ids, lengths)
@@ -146,8 +150,8 @@ class Painter(nn.Module):
         z = self.side / 64 * noise[None]
         for i in range(steps):
             t, after = (i / steps) ** 2, ((i + 1) / steps) ** 2
-            wanted, any_ = self.predict_x(torch.cat([z, z]), torch.full((2,), t), *text).chunk(2)
-            z = torch.lerp(z, torch.lerp(any_, wanted, guidance), (after - t) / (1 - t))
+            wanted, any_ = self.hidden(z, torch.full((1,), t), *text).chunk(2)
+            z = torch.lerp(z, self.pixels_of(torch.lerp(any_, wanted, guidance)), (after - t) / (1 - t))
         return z.clamp(-1, 1).add(1).div(2)
 
 

@@ -146,18 +146,31 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
     return {x, lengths, (x * counts.unsqueeze(2)).sum(1) / lengths.unsqueeze(1)};
   }
 
-  /// x, fp32 (B, 3, side, side), from z of that shape and t (B).
-  torch::Tensor predict_x(const torch::Tensor& z, const torch::Tensor& t, const EncodedText& text) {
+  /// The last tokens (N, patches, width) from z (B, 3, side, side), t (B) and N texts: those of z
+  /// for each text, or, of twice as many texts, for each half of them.
+  torch::Tensor hidden(const torch::Tensor& z, const torch::Tensor& t, const EncodedText& text) {
     const std::int64_t patch = options.patch, across = patches_per_side();
     torch::Tensor x = (z / noise_scale()).view({-1, 3, across, patch, across, patch});
     x = x.permute({0, 2, 4, 1, 3, 5}).reshape({z.size(0), -1, patch_values()});
     x = patch_embedding_(x.to(patch_positions_.scalar_type())) + patch_positions_;
+    const auto for_each_text = [&](const torch::Tensor& rows) {
+      return text.lengths.size(0) == z.size(0) ? rows : torch::cat({rows, rows});
+    };
+    x = for_each_text(x);
+    const torch::Tensor time = for_each_text(time_(t * 1000));
     const torch::Tensor condition =
-        modulation_(torch::silu(time_(t * 1000) + text.mean)).unflatten(1, {6, -1});
+        modulation_(torch::silu(time + text.mean)).unflatten(1, {6, -1});
     for (const auto& block : *picture_blocks_)
       x = block->as<PainterBlock>()->forward(x, condition, text.tokens, text.lengths);
-    x = to_pixels_(norm_(x)).to(torch::kFloat).view({-1, across, across, 3, patch, patch});
-    return x.permute({0, 3, 1, 4, 2, 5}).reshape(z.sizes());
+    return norm_(x);
+  }
+
+  /// x, fp32 (B, 3, side, side), of hidden().
+  torch::Tensor pixels_of(const torch::Tensor& hidden) {
+    const std::int64_t patch = options.patch, across = patches_per_side();
+    const torch::Tensor x =
+        to_pixels_(hidden).to(torch::kFloat).view({-1, across, across, 3, patch, patch});
+    return x.permute({0, 3, 1, 4, 2, 5}).reshape({-1, 3, options.side, options.side});
   }
 
   // The mean squared error of the direction dz/dt.
@@ -166,7 +179,7 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
     const torch::Tensor t = batch.times.to(torch::kFloat) / PainterBatch::kTimes;
     const torch::Tensor at = t.view({-1, 1, 1, 1});
     const torch::Tensor z = torch::lerp(noise_scale() * batch.noise.to(torch::kFloat), x, at);
-    const torch::Tensor error = predict_x(z, t, encode(batch.ids, batch.lengths)) - x;
+    const torch::Tensor error = pixels_of(hidden(z, t, encode(batch.ids, batch.lengths))) - x;
     return (error / (1 - at).clamp_min(0.05)).square().mean();
   }
 
@@ -192,9 +205,9 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
       return std::pow(static_cast<double>(step) / static_cast<double>(paint_options.steps), 2);
     };
     for (std::int64_t i = 0; i < paint_options.steps; ++i) {
-      const torch::Tensor t = torch::full({2 * z.size(0)}, time(i), z.options());
-      const auto predicted = predict_x(torch::cat({z, z}), t, text).chunk(2);
-      const torch::Tensor x = torch::lerp(predicted[1], predicted[0], paint_options.guidance);
+      const auto both = hidden(z, torch::full({z.size(0)}, time(i), z.options()), text).chunk(2);
+      // The last layer is linear: guidance before it is guidance behind it, at half the cost.
+      const torch::Tensor x = pixels_of(torch::lerp(both[1], both[0], paint_options.guidance));
       z = torch::lerp(z, x, (time(i + 1) - time(i)) / (1 - time(i)));
     }
     return z.clamp(-1, 1).add(1).div(2);
