@@ -64,7 +64,8 @@ struct PlannedModule {
 
 /// Of the step of what `make` makes. Tensors that it and the step make without naming a device have
 /// no data there: parameters of this library's layers, of torch::nn, of torch::randn(). Tables that
-/// are computed from numbers alone (torch::arange() and its like, torch::tensor()) have.
+/// are computed from numbers alone (torch::arange() and its like, torch::tensor()) have, up to 2^20
+/// numbers.
 /// Matmuls go the ways of cpu_gemm_config(), a router is taken to be fair, gradients to be clipped
 /// exactly. Not counted: memory that an operation of LibTorch takes and frees inside itself.
 /// Throws UserError where an operation knows no shapes without data, where the step asks for

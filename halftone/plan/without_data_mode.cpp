@@ -50,11 +50,10 @@ bool ends_in_any(std::string_view name, std::initializer_list<std::string_view> 
                      [&](std::string_view ending) { return name.ends_with(ending); });
 }
 
-/// Computed from numbers alone, and small: code may look at them.
+/// Computed from numbers alone: code may look at them, and LibTorch's own does.
 bool is_table(std::string_view name) {
-  return ends_in_any(
-      name, {"::arange", "::range", "::linspace", "::logspace", "::eye", "_window",
-             "::scalar_tensor", "_indices", "::from_file", "::fft_fftfreq", "::fft_rfftfreq"});
+  return ends_in_any(name, {"::arange", "::range", "::linspace", "::logspace", "::eye", "_window",
+                            "::scalar_tensor", "_indices", "::fft_fftfreq", "::fft_rfftfreq"});
 }
 
 /// Gives memory, and computes nothing.
@@ -104,6 +103,7 @@ struct OperationNote {
   std::size_t arguments = 0;
   std::size_t results = 0;
   std::optional<std::size_t> device;  // the argument that names one
+  bool is_table = false;
   bool is_own = false;
   bool multiplies = false;
   bool is_uncounted = false;
@@ -125,6 +125,7 @@ OperationNote note_of(const c10::FunctionSchema& schema) {
   OperationNote note{.name = name,
                      .arguments = schema.arguments().size(),
                      .results = schema.returns().size(),
+                     .is_table = is_table(name),
                      .is_own = is_own_operation(name),
                      .multiplies = multiplies(name),
                      .is_uncounted = only_allocates(name),
@@ -133,7 +134,7 @@ OperationNote note_of(const c10::FunctionSchema& schema) {
                      .overwrites = overwrites(name)};
   for (std::size_t i = 0; i < note.arguments; ++i) {
     const c10::Argument& argument = schema.arguments()[i];
-    if (argument.name() == "device" && !is_table(name)) note.device = i;
+    if (argument.name() == "device" && !name.ends_with("::from_file")) note.device = i;
     note.is_written.push_back(argument.alias_info() != nullptr && argument.alias_info()->isWrite());
   }
   note.is_view = !schema.returns().empty() &&
@@ -534,12 +535,30 @@ void note_made_places(const Arguments& results, const std::vector<const c10::Sto
     });
 }
 
-/// No one may write where nothing is.
-void guard_memory(const Arguments& results) {
+/// Nobody may ask for the memory of what is new among `results`, where nothing is. Whoever only
+/// compares addresses (const_data_ptr()) may.
+void guard_memory(const Arguments& results, const std::vector<const c10::StorageImpl*>& known) {
   for (const c10::IValue& value : results)
-    for_each_tensor(value, [](const Tensor& x) {
-      if (x.has_storage()) x.storage().unsafeGetStorageImpl()->set_throw_on_mutable_data_ptr();
+    for_each_tensor(value, [&](const Tensor& x) {
+      const c10::StorageImpl* const place = place_of(x);
+      const bool is_new = std::find(known.begin(), known.end(), place) == known.end();
+      if (x.is_meta() && place != nullptr && is_new)
+        x.storage().unsafeGetStorageImpl()->set_throw_on_mutable_data_ptr();
     });
+}
+
+/// The result of a factory that has no data is made on meta, and a table where it has.
+/// A large table has none: a plan takes no memory that grows with the batch.
+c10::Device device_of_made(const c10::OperatorHandle& op, const OperationNote& note,
+                           c10::DispatchKeySet below, const Arguments& arguments) {
+  constexpr std::int64_t kLargestTable = std::int64_t{1} << 20U;
+  if (!note.is_table) return torch::kMeta;
+  Stack call(arguments.begin(), arguments.end());
+  call[*note.device] = c10::Device(torch::kMeta);
+  std::optional<WorkTally::Part> uncounted;
+  if (WorkTally* const tally = WorkTally::current()) uncounted.emplace(*tally);
+  op.redispatchBoxed(below, &call);
+  return call.front().toTensor().numel() <= kLargestTable ? torch::kCPU : torch::kMeta;
 }
 
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet below, Stack* stack) {
@@ -550,8 +569,9 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet below, Stack* stack)
   const std::size_t first = stack->size() - note.arguments;
   bool is_made_here = false;
   if (note.device && (*stack)[first + *note.device].isNone() && !has_tensor(arguments())) {
-    (*stack)[first + *note.device] = c10::Device(torch::kMeta);
-    is_made_here = true;
+    const c10::Device device = device_of_made(op, note, below, arguments());
+    (*stack)[first + *note.device] = device;
+    is_made_here = device.is_meta();
   }
   const bool has_none = any_without_data(arguments());
   if (has_none && any_with_data(arguments()))
@@ -570,15 +590,14 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet below, Stack* stack)
       tally != nullptr && (has_none || is_made_here) && !note.is_uncounted && !tally->is_in_part();
   std::optional<ObservedCall> seen;
   if (is_counted) seen.emplace(*tally, note, arguments());
-  std::vector<const c10::StorageImpl*> places;  // of arguments with data
-  if (!has_none)
-    for (const c10::IValue& value : arguments())
-      for_each_tensor(value, [&](const Tensor& x) { places.push_back(place_of(x)); });
+  std::vector<const c10::StorageImpl*> places;  // of arguments
+  for (const c10::IValue& value : arguments())
+    for_each_tensor(value, [&](const Tensor& x) { places.push_back(place_of(x)); });
   op.redispatchBoxed(below, stack);
   const Arguments results(stack->data() + stack->size() - note.results, note.results);
   if (!has_none) note_made_places(results, places);
   if (seen) seen->end(results);
-  if (is_made_here) guard_memory(results);
+  if (has_none || is_made_here) guard_memory(results, places);
 }
 
 void before_all_kernels(const c10::OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {

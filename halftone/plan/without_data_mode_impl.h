@@ -10,7 +10,8 @@ namespace halftone {
 /// While it lives, in this thread:
 /// - a tensor that LibTorch makes on no device in particular (torch::randn(), torch::empty(), the
 ///   parameters of torch::nn) is on the device meta. Tables that are computed from nothing but
-///   numbers (arange, linspace, windows, scalars, torch::tensor()) have data still;
+///   numbers (arange, linspace, windows, scalars, torch::tensor()) have data still, so that code
+///   may look at them, as that of LibTorch's repeat() does; those of more than 2^20 numbers not;
 /// - such a tensor is taken without its data where it meets one that has none;
 /// - LibTorch's operations are cast by autocast, and attention goes the way, as on the CPU;
 /// - an operation that has no shape function is computed on zeros, for the shapes of its results;

@@ -4,8 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/nn/functional/loss.h>
-#include <torch/nn/functional/upsampling.h>
+#include <torch/nn/functional.h>
 #include <torch/nn/modules.h>
 #include <torch/optim/adam.h>
 
@@ -282,7 +281,8 @@ PlannedTraining everything() {
 }
 
 /// Tensors of a real step at their most, beside what is there before it.
-double measured_step(Everything& module, const std::vector<Tensor>& batch, MixedPrecision& mixed,
+template <class Module, class Batch>
+double measured_step(Module& module, const Batch& batch, MixedPrecision& mixed,
                      test::TensorMemory& tensors) {
   const std::int64_t before = tensors.live();
   tensors.reset_peak();
@@ -314,6 +314,132 @@ TEST(ModulePlan, TakesEveryLayerAndItsMemoryIsThatOfRealTensors) {
   }
 }
 
+/// A parameter, and one function of it.
+struct OneOperation : Steps<Tensor> {
+  using Function = std::function<Tensor(const Tensor& x)>;
+  explicit OneOperation(Function the_function) : function(std::move(the_function)) {
+    weight = this->register_parameter("weight", torch::randn({1, 8, 16, 16}));
+  }
+  Tensor training_step(const Tensor& x, std::int64_t /*index*/) override {
+    return function(x * weight).square().mean();
+  }
+  Function function;
+  Tensor weight;
+};
+
+Tensor maps_of(std::int64_t n) { return torch::randn({n, 8, 16, 16}); }
+
+/// Operations of LibTorch that call others, with tables of their own and without.
+std::vector<std::pair<const char*, OneOperation::Function>> operations_of_operations() {
+  return {
+      {"repeat",
+       [](const Tensor& x) {
+         return x.repeat({1, 1, 2, 3});
+       }},
+      {"repeat in front",
+       [](const Tensor& x) {
+         return x.repeat({2, 1, 1, 1, 1});
+       }},
+      {"tile",
+       [](const Tensor& x) {
+         return x.tile({2, 2});
+       }},
+      {"repeat_interleave", [](const Tensor& x) { return x.repeat_interleave(3, 2); }},
+      {"unfold", [](const Tensor& x) { return x.unfold(2, 4, 2).contiguous(); }},
+      {"im2col",
+       [](const Tensor& x) {
+         return F::unfold(x, F::UnfoldFuncOptions({3, 3}).padding(1));
+       }},
+      {"movedim", [](const Tensor& x) { return x.movedim(1, 3).contiguous(); }},
+      {"pixel_shuffle",
+       [](const Tensor& x) { return F::pixel_shuffle(x, F::PixelShuffleFuncOptions(2)); }},
+      {"embedding",
+       [](const Tensor& x) {
+         return F::embedding(torch::arange(8 * 64).view({64, 8}), x.flatten(0, 1).flatten(1));
+       }},
+      {"index", [](const Tensor& x) { return x.index({torch::arange(32)}); }},
+      {"index_put",
+       [](const Tensor& x) {
+         return torch::zeros_like(x).index_put({torch::arange(32)}, x.slice(0, 0, 32));
+       }},
+      {"gather", [](const Tensor& x) { return x.gather(1, torch::zeros_like(x, torch::kLong)); }},
+      {"roll",
+       [](const Tensor& x) {
+         return x.roll({3, 2}, {2, 3});
+       }},
+      {"flip",
+       [](const Tensor& x) {
+         return x.flip({2, 3});
+       }},
+      {"pad circular",
+       [](const Tensor& x) {
+         return F::pad(x, F::PadFuncOptions({1, 1, 1, 1}).mode(torch::kCircular));
+       }},
+      {"tril", [](const Tensor& x) { return x.tril(); }},
+      {"triu_indices",
+       [](const Tensor& x) {
+         return x.flatten(2)
+             .matmul(x.flatten(2).transpose(1, 2))
+             .index({torch::indexing::Slice(), torch::triu_indices(8, 8)[0],
+                     torch::triu_indices(8, 8)[1]});
+       }},
+      {"diag_embed", [](const Tensor& x) { return x.mean(3).diag_embed(); }},
+      {"einsum",
+       [](const Tensor& x) {
+         return torch::einsum("nchw,nchv->nhwv", {x, x});
+       }},
+      {"cdist", [](const Tensor& x) { return torch::cdist(x.flatten(2), x.flatten(2)); }},
+      {"cat",
+       [](const Tensor& x) {
+         return torch::cat({x, x, x}, 1);
+       }},
+      {"split", [](const Tensor& x) { return torch::cat(x.split(2, 1), 2); }},
+      {"meshgrid",
+       [](const Tensor& x) {
+         return x * torch::meshgrid({torch::arange(16), torch::arange(16)}, "ij")[0];
+       }},
+      {"one_hot", [](const Tensor& x) { return x * F::one_hot(torch::arange(16) % 4, 16); }},
+      {"masked_fill",
+       [](const Tensor& x) {
+         return x.masked_fill(torch::ones({16, 16}, torch::kBool).triu(1), -1.0);
+       }},
+      {"where", [](const Tensor& x) { return torch::where(x > 0, x, torch::zeros_like(x)); }},
+      {"grid_sample",
+       [](const Tensor& x) {
+         return F::grid_sample(
+             x, F::affine_grid(torch::eye(2, 3).expand({64, 2, 3}), {64, 8, 16, 16}));
+       }},
+      {"adaptive_pool",
+       [](const Tensor& x) {
+         return F::adaptive_avg_pool2d(x, F::AdaptiveAvgPool2dFuncOptions({5, 3}));
+       }},
+      {"linspace", [](const Tensor& x) { return x * torch::linspace(0, 1, 16); }},
+      {"lerp",
+       [](const Tensor& x) { return torch::lerp(x, x.flip({0}), torch::linspace(0, 1, 16)); }},
+      {"fft",
+       [](const Tensor& x) { return torch::real(torch::fft_fft(x)) + torch::fft_fftfreq(16); }},
+  };
+}
+
+TEST(ModulePlan, TakesOperationsOfOperationsAndTheirMemoryIsThatOfRealTensors) {
+  const PrecisionPolicy policy = parse_precision("32-true");
+  const NumericsConfig numerics{policy, memory_policy({}, policy)};
+  for (const auto& [name, function] : operations_of_operations()) {
+    SCOPED_TRACE(name);
+    test::TensorMemory tensors;
+    MixedPrecision mixed(policy, {}, torch::kCPU, numerics.memory);
+    const auto module = std::make_shared<OneOperation>(function);
+    const auto setups = module->configure_optimizers({.memory = numerics.memory});
+    const Tensor batch = maps_of(64);
+    measured_step(*module, batch, mixed, tensors);
+    const double measured = measured_step(*module, batch, mixed, tensors);
+    const PlannedTraining training =
+        planned_training([&] { return std::make_shared<OneOperation>(function); }, maps_of);
+    const StepMemory predicted = step_memory([&] { return training.make(64); }, 1, numerics);
+    EXPECT_NEAR((predicted.activations + predicted.workspace) / measured, 1.0, 0.001);
+  }
+}
+
 TEST(ModulePlan, TakesOptimizersOfLibTorch) {
   struct WithAdam : Regression {
     std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext&) override {
@@ -341,10 +467,11 @@ TEST(ModulePlan, HasFormatsOfSingleLayers) {
 
 // ---- what it refuses
 
+/// Of a module that has a parameter of four numbers.
 template <class Step>
-std::string refusal_of(Step step) {
-  struct Refused : Steps<Tensor> {
-    explicit Refused(Step the_step) : step(std::move(the_step)) {
+ModulePlan plan_of(Step step) {
+  struct Module : Steps<Tensor> {
+    explicit Module(Step the_step) : step(std::move(the_step)) {
       weight = this->register_parameter("weight", torch::randn({4}));
     }
     Tensor training_step(const Tensor& x, std::int64_t /*index*/) override {
@@ -353,18 +480,25 @@ std::string refusal_of(Step step) {
     Step step;
     Tensor weight;
   };
-  return test::message_of<UserError>([&] {
-    planned(planned_training([&] { return std::make_shared<Refused>(step); },
-                             [](std::int64_t n) {
-                               return torch::randn({n, 4});
-                             }),
-            "32-true");
-  });
+  return planned(planned_training([&] { return std::make_shared<Module>(step); },
+                                  [](std::int64_t n) {
+                                    return torch::randn({n, 4});
+                                  }),
+                 "32-true");
+}
+
+template <class Step>
+std::string refusal_of(Step step) {
+  return test::message_of<UserError>([&] { plan_of(step); });
 }
 
 TEST(ModulePlan, RefusesAStepThatLooksAtNumbers) {
   EXPECT_THAT(refusal_of([](const Tensor& x, const Tensor& w) {
                 return x.sum().item<float>() > 0 ? w.sum() : -w.sum();
+              }),
+              testing::HasSubstr("cannot plan this step"));
+  EXPECT_THAT(refusal_of([](const Tensor& x, const Tensor& w) {
+                return w.sum() * x.sum().data_ptr<float>()[0];
               }),
               testing::HasSubstr("cannot plan this step"));
   EXPECT_THAT(refusal_of([](const Tensor& /*x*/, const Tensor& w) {
@@ -373,6 +507,17 @@ TEST(ModulePlan, RefusesAStepThatLooksAtNumbers) {
                 return (own * w).sum();
               }),
               testing::HasSubstr("cannot plan this step"));
+}
+
+TEST(ModulePlan, TakesAStepThatLooksAtATable) {
+  EXPECT_NO_THROW(plan_of([](const Tensor& x, const Tensor& w) {
+    const Tensor last = torch::arange(4)[-1];
+    return (x * w).narrow(1, 0, last.item<std::int64_t>()).sum();
+  }));
+  // 8 TB: it has no data, and takes no memory.
+  EXPECT_NO_THROW(plan_of([](const Tensor& x, const Tensor& w) {
+    return (x * w + torch::arange(std::int64_t{1} << 40U).narrow(0, 0, 4)).sum();
+  }));
 }
 
 TEST(ModulePlan, RefusesAModuleThatWasMadeBefore) {
