@@ -141,7 +141,7 @@ torch::Tensor nearest_to_sounds(TrioModule& module, const Trio& trio) {
 void test(const Arguments& arguments) {
   const halftone::SavedModel saved = halftone::load_saved_model(arguments.run);
   const auto module = module_of(saved);
-  halftone::Trainer trainer({.precision = saved.precision});
+  halftone::Trainer trainer(halftone::options_of(saved));
   trainer.load(arguments.run, module);
   const auto trio = std::make_shared<const Trio>(arguments.speech);
   print_recalls(test_with(trainer, *module, trio));
@@ -165,7 +165,7 @@ torch::Tensor place_of(TrioModule& module, const halftone::EmojiSet& set, const 
 void caption(const Arguments& arguments) {
   const halftone::SavedModel saved = halftone::load_saved_model(arguments.run);
   const auto module = module_of(saved);
-  halftone::Trainer trainer({.precision = saved.precision});
+  halftone::Trainer trainer(halftone::options_of(saved));
   trainer.load(arguments.run, module);
   module->eval();
   const halftone::EmojiSet set(halftone::fetch_dataset("emoji").folder);

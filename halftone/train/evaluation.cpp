@@ -21,8 +21,7 @@ std::map<std::string, double> run_evaluation(EvaluationTask& task, const MixedPr
     ComputeContext context = compute_context();
     context.weight_residency = shared.weights;
     const ComputeScope scope(std::move(context));
-    const auto region = precision.forward_context();
-    task.run(precision.batch_placement(), limit, shared.weights.get());
+    task.run(precision, limit, shared.weights.get());
   }
   if (processes != nullptr) module.logged().add_up(*processes);
   module.set_processes(nullptr);  // they need not outlive the pass

@@ -66,6 +66,7 @@ SavedModel load_saved_model(const fs::path& where) {
   saved.step = checkpoint.step;
   if (checkpoint.trainer.values.contains("precision"))
     saved.precision = checkpoint.trainer.get<std::string>("precision");
+  saved.layers = saved_layer_choices(checkpoint.trainer);
   return saved;
 }
 

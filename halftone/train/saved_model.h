@@ -11,10 +11,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "halftone/core/state_dict.h"
+#include "halftone/train/layer_choices.h"
 
 namespace halftone {
 
@@ -23,7 +25,8 @@ struct SavedModel {
   StateDict hyper_parameters;  // the values of TrainingModuleBase::save_hyper_parameters()
   std::int64_t step = 0;       // of a checkpoint
   std::string precision;       // that it was trained in; empty where the file does not tell
-  std::filesystem::path path;  // the checkpoint's folder, or the file
+  std::optional<LayerChoices> layers;  // that it was trained with, likewise
+  std::filesystem::path path;          // the checkpoint's folder, or the file
 
   /// Throws UserError that names the file and the hyper-parameters that there are.
   template <class T>

@@ -57,17 +57,6 @@ GradientClip clip_for(const TrainerOptions& options) {
           .algorithm = by_norm ? ClipAlgorithm::kNorm : ClipAlgorithm::kValue};
 }
 
-void apply_keep_fp32(torch::nn::Module& network, const TrainerOptions& options,
-                     const PrecisionPolicy& policy) {
-  if (options.keep_fp32.empty()) return;
-  if (!policy.is_mixed())
-    throw UserError(fmt::format(
-        "trainer: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends "
-        "in -mixed, or leave it out",
-        policy.name));
-  keep_fp32(network, options.keep_fp32);
-}
-
 void note_layer_precision(torch::nn::Module& network, const TrainerOptions& options,
                           const PrecisionPolicy& policy, torch::Device device) {
   if (options.layer_precision.empty()) return;
@@ -237,6 +226,36 @@ void Trainer::check_plateaus(const FitLoop& loop) const {
       throw UserError(missing_validation("PlateauLr", plateau->monitor));
 }
 
+// In each of fit(), validate(), test(), predict() and load(): whichever comes first says it.
+void Trainer::keep_layers(torch::nn::Module& network) {
+  if (options_.keep_fp32.empty()) return;
+  if (!policy().is_mixed())
+    throw UserError(fmt::format(
+        "trainer: keep_fp32 goes with a mixed precision, but precision is {}; name one that ends "
+        "in -mixed, or leave it out",
+        policy().name));
+  const bool is_new = std::exchange(kept_in_, &network) != &network;
+  keep_fp32(network, options_.keep_fp32, /*is_logged=*/is_new);
+}
+
+void Trainer::prepare(torch::nn::Module& network) {
+  keep_layers(network);
+  precision_.convert_module(network);
+}
+
+LayerChoices Trainer::layer_choices() const {
+  return {options_.keep_fp32, options_.layer_precision};
+}
+
+// Another precision is a choice that the user sees; single layers of it may have been forgotten.
+void Trainer::note_other_layers(const SavedModel& saved) const {
+  if (!saved.layers || saved.precision != policy().name || *saved.layers == layer_choices()) return;
+  log_note(
+      fmt::format("'{}' was trained with {}; it is used with {} (options_of() takes over what "
+                  "a run had)",
+                  saved.path.string(), saved.layers->to_string(), layer_choices().to_string()));
+}
+
 // Processes that were told different things would train different models, or wait for one another.
 void Trainer::check_agreement_of(TrainingTask& task) const {
   std::map<std::string, std::string> values =
@@ -289,7 +308,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
     check_agreement_of(task);
     task.share(*processes_);
   }
-  apply_keep_fp32(task.module().network(), options_, policy());
+  keep_layers(task.module().network());
   note_layer_precision(task.module().network(), options_, policy(), device());
   FitLoop loop(task, precision_,
                {.limits = limits,
@@ -396,6 +415,10 @@ void Trainer::close_loggers() {
 }
 
 void Trainer::restore(FitLoop& loop, Checkpoint checkpoint) {
+  const auto layers = saved_layer_choices(checkpoint.trainer);
+  if (layers && *layers != layer_choices())
+    log_note(fmt::format("the run goes on with {}; before it had {}", layer_choices().to_string(),
+                         layers->to_string()));
   for (const auto& callback : options_.callbacks) {
     if (callback->state_key().empty()) continue;
     const StateDict state = checkpoint.trainer.extract(callback_prefix(callback->state_key()));
@@ -538,7 +561,7 @@ void Trainer::validate_and_report(EvaluationTask& task) {
 
 std::map<std::string, double> Trainer::evaluate(EvaluationTask& task, EvaluationKind kind,
                                                 const EvaluationOptions& options) {
-  if (loop_ == nullptr) precision_.convert_module(task.module().network());
+  if (loop_ == nullptr) prepare(task.module().network());
   if (!options.ckpt_path.empty()) load_into(task.module(), options.ckpt_path);
   const ScopedValue evaluated(module_, &task.module());
   if (kind == EvaluationKind::kValidation)
@@ -575,7 +598,8 @@ std::filesystem::path Trainer::resolved_checkpoint(const std::string& where) con
 
 SavedModel Trainer::load_into(TrainingModuleBase& module, const std::string& where) {
   SavedModel saved = load_saved_model(resolved_checkpoint(where));
-  if (loop_ == nullptr) precision_.convert_module(module.network());
+  if (loop_ == nullptr) prepare(module.network());
+  note_other_layers(saved);
   load_weights(module.network(), saved);
   return saved;
 }
@@ -596,6 +620,7 @@ void Trainer::write_checkpoints() {
   const auto weights = loop_->sharded_weights();
   if (weights) weights->complete(/*root=*/0);  // it writes them
   Checkpoint checkpoint = loop_->checkpoint();
+  save_layer_choices(layer_choices(), checkpoint.trainer);
   for (const auto& callback : options_.callbacks)
     if (!callback->state_key().empty())
       checkpoint.trainer.insert(callback_prefix(callback->state_key()), callback->state_dict());

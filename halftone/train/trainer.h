@@ -173,6 +173,10 @@ class Trainer {
   bool shards_states() const { return processes_ != nullptr && options_.shard != "none"; }
   bool shards_weights() const { return shards_states() && options_.shard == "parameters"; }
   bool overfits() const { return !options_.overfit_batches.is_none(); }
+  void keep_layers(torch::nn::Module& network);
+  void prepare(torch::nn::Module& network);
+  LayerChoices layer_choices() const;
+  void note_other_layers(const SavedModel& saved) const;
   void check_own_position(const void* train, const void* validation) const;
   void check_plateaus(const FitLoop& loop) const;
   void check_callbacks() const;
@@ -219,6 +223,7 @@ class Trainer {
   FitLoop* loop_ = nullptr;               // while fit() runs
   TrainingModuleBase* module_ = nullptr;  // while anything runs
   std::optional<RunDirectory> run_;
+  const torch::nn::Module* kept_in_ = nullptr;  // the network that keep_fp32 was last said of
   std::optional<MetricsLog> metrics_log_;
   std::vector<std::shared_ptr<Logger>> open_loggers_;
   std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming

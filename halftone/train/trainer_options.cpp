@@ -17,6 +17,7 @@
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/progress_bar.h"
 #include "halftone/train/run_report.h"
+#include "halftone/train/saved_model.h"
 
 namespace halftone {
 namespace {
@@ -156,6 +157,16 @@ TrainerOptions resolved_options(TrainerOptions options) {
   }
   if (options.enable_progress_bar.value_or(stderr_is_terminal()))
     add_unless_there<ProgressBar>(options.callbacks);
+  return options;
+}
+
+TrainerOptions options_of(const SavedModel& saved) {
+  TrainerOptions options;
+  if (!saved.precision.empty()) options.precision = saved.precision;
+  if (saved.layers) {
+    options.keep_fp32 = saved.layers->keep_fp32;
+    options.layer_precision = saved.layers->layer_precision;
+  }
   return options;
 }
 

@@ -17,6 +17,8 @@
 
 namespace halftone {
 
+struct SavedModel;
+
 struct TrainerOptions {
   std::optional<std::int64_t> max_epochs;  // no limit at all: one epoch
   std::optional<std::int64_t> max_steps;   // optimizer steps, skipped ones included
@@ -110,5 +112,9 @@ const std::vector<std::string>& shard_names();
 /// `options` with aliases resolved and what fast_dev_run and overfit_batches imply. Throws
 /// UserError for values out of range.
 TrainerOptions resolved_options(TrainerOptions options);
+
+/// Those of a Trainer that computes as the model's own did: its precision, keep_fp32 and
+/// layer_precision. A file of weights alone tells none of them: fp32.
+TrainerOptions options_of(const SavedModel& saved);
 
 }  // namespace halftone

@@ -23,6 +23,7 @@
 #include "halftone/train/batch_placement.h"
 #include "halftone/train/batch_stream.h"
 #include "halftone/train/epoch_part.h"
+#include "halftone/train/mixed_precision.h"
 #include "halftone/train/sharded_weights.h"
 #include "halftone/train/training_module.h"
 
@@ -88,9 +89,10 @@ class EvaluationTask {
   virtual TrainingModuleBase& module() = 0;
   /// Has run() take the batches of this process alone, as in TrainingTask.
   virtual void share(ProcessGroup& group) = 0;
-  /// Runs the step of every batch of the data, once, as far as `limit` says. `weights`: where
+  /// Runs the step of every batch of the data, once, as far as `limit` says. The steps are in the
+  /// region of `precision`; what loads the data and the hooks between are not. `weights`: where
   /// processes keep a part of them each; else null.
-  virtual void run(const BatchPlacement& place, const EvaluationLimit& limit,
+  virtual void run(const MixedPrecision& precision, const EvaluationLimit& limit,
                    ShardedWeights* weights) = 0;
 };
 
@@ -354,19 +356,20 @@ class ModuleEvaluationTask final : public EvaluationTask {
     share_ = {.rank = group.rank(), .processes = group.size()};
   }
 
-  void run(const BatchPlacement& place, const EvaluationLimit& limit,
+  void run(const MixedPrecision& precision, const EvaluationLimit& limit,
            ShardedWeights* weights) override {
     predictions_.clear();
     for_each_loader(loader_, [&](auto& loader, std::size_t i) {
       module_.set_dataloader(i, kIsLoaders<std::remove_const_t<Loader>>);
       std::ostringstream kind;  // of this module: a callback may evaluate another
       kind << name() << ' ' << i << ' ' << static_cast<const void*>(&module_);
-      run_loader(loader, place, limit, [&](bool computes, const std::function<void()>& compute) {
-        if (weights != nullptr)
-          weights->pass(kind.str(), computes, compute);
-        else if (computes)
-          compute();
-      });
+      run_loader(loader, precision, limit,
+                 [&](bool computes, const std::function<void()>& compute) {
+                   if (weights != nullptr)
+                     weights->pass(kind.str(), computes, compute);
+                   else if (computes)
+                     compute();
+                 });
       if (kind_ == EvaluationKind::kValidation) module_.on_validation_loader_end();
       if (kind_ == EvaluationKind::kTest) module_.on_test_loader_end();
     });
@@ -378,7 +381,7 @@ class ModuleEvaluationTask final : public EvaluationTask {
 
  private:
   template <class One, class InPass>
-  void run_loader(One& loader, const BatchPlacement& place, const EvaluationLimit& limit,
+  void run_loader(One& loader, const MixedPrecision& precision, const EvaluationLimit& limit,
                   const InPass& in_pass) {
     BatchStream<One> stream(loader, /*epochs=*/1);
     stream.share(share_);
@@ -390,15 +393,16 @@ class ModuleEvaluationTask final : public EvaluationTask {
     for (std::int64_t index = 0; most > 0 && stream.epochs() == 0; ++index) {
       const auto batch = stream.next_turn();
       in_pass(batch.has_value(),
-              [&] { step(*batch, index * share_.processes + share_.rank, place); });
+              [&] { step(*batch, index * share_.processes + share_.rank, precision); });
     }
   }
 
   template <class Loaded>
-  void step(const Loaded& loaded, std::int64_t index, const BatchPlacement& place) {
+  void step(const Loaded& loaded, std::int64_t index, const MixedPrecision& precision) {
     module_.set_batch_weight({.loss = module_.loss_weight(loaded),
                               .samples = static_cast<double>(sample_count(loaded))});
-    const auto batch = placed<typename Module::Batch>(loaded, place);
+    const auto batch = placed<typename Module::Batch>(loaded, precision.batch_placement());
+    const ForwardContext region = precision.forward_context();
     if (kind_ == EvaluationKind::kValidation)
       module_.validation_step(batch, index);
     else if (kind_ == EvaluationKind::kTest)

@@ -177,6 +177,8 @@ TEST(Guide, UsesWhatWasTrained) {
   Scorer served;
   halftone::load_weights(served, saved);
   EXPECT_EQ(saved.step, 8);
+  halftone::Trainer same(halftone::options_of(saved));
+  EXPECT_EQ(same.policy().name, saved.precision);
 }
 
 }  // namespace snippets_test
