@@ -235,12 +235,13 @@ void FitLoop::pass_over_data() {
   const StateDict position = task_.data_state();
   const GeneratorScope generators(precision_.device(), rng_state(precision_.device()));
   const TrainingRecord record(task_.module());
-  const auto region = precision_.forward_context();
   const auto take_epoch = [this](bool steps) {
     const std::int64_t epochs = task_.epochs();
     while (task_.epochs() == epochs) {
       task_.load_group(1, LossAverage::kMicroBatches);
-      if (steps) task_.training_step(0, precision_.batch_placement());
+      if (!steps) continue;
+      const ForwardContext region = precision_.forward_context();
+      task_.training_step(0, precision_.batch_placement());
     }
   };
   if (task_.batch_index() > 0) take_epoch(/*steps=*/false);  // to the next one's first batch

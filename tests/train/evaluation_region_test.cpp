@@ -143,6 +143,21 @@ TEST_F(EvaluationRegion, HoldsTheStepsAndNeitherDataNorMetrics) {
   EXPECT_THAT((*dtypes_)["epoch"], AllOf(SizeIs(1), Each(torch::kFloat32)));
 }
 
+TEST_F(EvaluationRegion, HoldsTheStepsOfAPassOverTheTrainingData) {
+  struct Pass : Callback {
+    void on_train_end(Trainer& trainer) override { trainer.pass_over_training_data(); }
+  };
+  Net net(dtypes_);
+  Loader data = loader();
+  Trainer({.max_epochs = 1,
+           .precision = "bf16-mixed",
+           .accelerator = "cpu",
+           .callbacks = {std::make_shared<Pass>()}})
+      .fit(net, data);
+  EXPECT_THAT((*dtypes_)["training_step"], AllOf(SizeIs(4), Each(torch::kBFloat16)));
+  EXPECT_THAT((*dtypes_)["collate"], AllOf(SizeIs(4), Each(torch::kFloat32)));
+}
+
 TEST_F(EvaluationRegion, HasTheLayersInFp32ThatTheTrainingHad) {
   const TrainerOptions options{.max_epochs = 1,
                                .precision = "bf16-mixed",
