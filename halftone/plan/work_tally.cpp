@@ -93,6 +93,9 @@ class CountingFormat : public MatmulFormat {
   double packed_bytes(double depth, double columns) const override {
     return format_.packed_bytes(depth, columns);
   }
+  int kept_kernels(std::int64_t rows, std::int64_t in, std::int64_t out) const override {
+    return format_.kept_kernels(rows, in, out);
+  }
 
  private:
   static CountedOperand& counted(Operand& operand) { return static_cast<CountedOperand&>(operand); }

@@ -18,6 +18,8 @@
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/kernels/gemm/gemm32.h"
+#include "halftone/kernels/gemm/matmul_format.h"
 #include "halftone/kernels/linear/conv2d.h"
 #include "halftone/models/causal_lm.h"
 #include "halftone/nn/conv2d.h"
@@ -32,6 +34,7 @@
 #include "halftone/nn/timestep_embedding.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/train/mixed_precision.h"
+#include "support/gemm_config_scope.h"
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
 
@@ -454,6 +457,29 @@ TEST(ModulePlan, TakesOptimizersOfLibTorch) {
   EXPECT_EQ(plan.bytes.states, 8 * kNumbers);
   EXPECT_EQ(plan.update_bytes, 0);
   EXPECT_GT(plan.work.bytes, planned(regression(), "32-true").work.bytes) << "its step counts";
+}
+
+TEST(ModulePlan, CountsWhatOneDnnKeepsOfEachShape) {
+  const auto workspace = [](const char* ways, std::int64_t batch) {
+    const test::GemmConfigScope scope(ways);
+    return static_cast<double>(planned(regression(), "32-true", batch).bytes.workspace);
+  };
+  const double kernels = has_onednn_gemm32() ? 2 * 3 : 0;  // of two layers
+  const auto kept = [&](std::int64_t batch) {
+    return workspace("bf16=upcast,fp16=upcast,fp32=onednn", batch) -
+           workspace("bf16=upcast,fp16=upcast,fp32=blas", batch);
+  };
+  EXPECT_EQ(kept(1024), kernels * 650 * 1024);
+  EXPECT_EQ(kept(32), 0) << "small matmuls take the BLAS";
+  // Of 16 bits, oneDNN computes those that are native, of any size.
+  const auto in_bf16 = [](const char* ways) {
+    const test::GemmConfigScope scope(ways);
+    return matmul_format(ComputeType::kBFloat16).kept_kernels(32, 64, 512);
+  };
+  EXPECT_EQ(in_bf16("bf16=native,fp16=upcast,fp32=blas"), 3);
+  EXPECT_EQ(in_bf16("bf16=native,bf16.forward=upcast,fp16=upcast,fp32=blas"), 2);
+  EXPECT_EQ(in_bf16("bf16=upcast,fp16=upcast,fp32=onednn"), 0);
+  EXPECT_EQ(matmul_format(ComputeType::kInt8).kept_kernels(4096, 4096, 4096), 0);
 }
 
 TEST(ModulePlan, HasFormatsOfSingleLayers) {

@@ -81,6 +81,10 @@ class Float32MatmulFormat : public MatmulFormat {
     gemm32_add(sum, matrix_of(g).t(), matrix_of(x), factor);
   }
 
+  int kept_kernels(std::int64_t rows, std::int64_t in, std::int64_t out) const override {
+    return goes_to_onednn(rows * in * out) ? 3 : 0;
+  }
+
  private:
   static const Tensor& matrix_of(Operand& operand) {
     return static_cast<Float32Matrix&>(operand).matrix;

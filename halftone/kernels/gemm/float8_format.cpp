@@ -247,6 +247,10 @@ class Float8MatmulFormat : public MatmulFormat {
     bf16_.add_weight_gradient(bf16_of(g), bf16_of(x), sum, factor);
   }
 
+  int kept_kernels(std::int64_t rows, std::int64_t in, std::int64_t out) const override {
+    return bf16_.kept_kernels(rows, in, out);
+  }
+
  private:
   static Float8Matrix& matrix_of(Operand& operand) { return static_cast<Float8Matrix&>(operand); }
   static Float8Weights& weights_of(Operand& weight) { return static_cast<Float8Weights&>(weight); }

@@ -69,6 +69,11 @@ void multiply32_cpu(const Tensor& out, const Tensor& a, const Tensor& b, double 
     multiply32_by_libtorch(out, a, b, beta, factor);
 }
 
+bool goes_to_onednn(std::int64_t multiply_adds) {
+  return cpu_gemm_config().fp32 == GemmLibrary::kOneDnn && multiply_adds >= kWorthOneDnn &&
+         has_onednn_gemm32();
+}
+
 bool has_onednn_gemm32() {
   static const bool works = try_onednn();
   return works;

@@ -6,6 +6,8 @@
 
 #include <torch/types.h>
 
+#include <cstdint>
+
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 
 namespace halftone {
@@ -13,6 +15,9 @@ namespace halftone {
 /// Whether oneDNN's fp32 matmul can be called: LibTorch exports it, and the CPU (as capped) has
 /// what LibTorch asks for, AVX-512.
 bool has_onednn_gemm32();
+
+/// Whether a matmul of so many multiply-adds goes to oneDNN, by cpu_gemm_config().
+bool goes_to_onednn(std::int64_t multiply_adds);
 
 /// a b by `library`. a (m, k) and b (k, n) are fp32 on the CPU; anything else, small matmuls and
 /// layouts that are neither row- nor column-major take the BLAS, as does everything where

@@ -104,6 +104,15 @@ std::optional<double> HalfMatmulFormat::gradient_growth(Operand& x, Operand& wei
   return growth;
 }
 
+int HalfMatmulFormat::kept_kernels(std::int64_t rows, std::int64_t in, std::int64_t out) const {
+  const GemmBackends ways = cpu_paths();
+  const bool keeps_upcast = goes_to_onednn(rows * in * out);
+  int kept = 0;
+  for (const GemmBackend way : {ways.forward, ways.input_gradient, ways.weight_gradient})
+    if (way == GemmBackend::kNative || keeps_upcast) ++kept;
+  return kept;
+}
+
 GemmBackends HalfMatmulFormat::cpu_paths() const { return cpu_gemm_config().of(dtype_); }
 
 GemmBackends HalfMatmulFormat::paths(Operand& operand) const {

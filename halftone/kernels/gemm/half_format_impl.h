@@ -45,6 +45,7 @@ class HalfMatmulFormat : public MatmulFormat {
   void add_weight_gradient(Operand& g, Operand& x, const torch::Tensor& sum,
                            double factor) const override;
   std::optional<double> gradient_growth(Operand& x, Operand& weight) const override;
+  int kept_kernels(std::int64_t rows, std::int64_t in, std::int64_t out) const override;
 
  private:
   static HalfMatrix& half(Operand& operand) { return static_cast<HalfMatrix&>(operand); }

@@ -80,6 +80,11 @@ class MatmulFormat {
 
   /// Bytes that stay for the next right operand (columns, depth) of the same shape.
   virtual double packed_bytes(double /*depth*/, double /*columns*/) const { return 0; }
+  /// How many of the three matmuls of y (rows, out) = x (rows, in) W^T oneDNN computes on the CPU:
+  /// it makes machine code for each of their shapes, and keeps it.
+  virtual int kept_kernels(std::int64_t /*rows*/, std::int64_t /*in*/, std::int64_t /*out*/) const {
+    return 0;
+  }
 };
 
 }  // namespace halftone
