@@ -14,8 +14,6 @@
 #include "halftone/plan/step_time.h"
 #include "halftone/plan/step_work.h"
 #include "halftone/precision/memory_policy.h"
-#include "halftone/train/batch_placement.h"
-#include "halftone/train/configured_optimizers.h"
 #include "halftone/train/training_module.h"
 
 namespace halftone {
@@ -83,33 +81,8 @@ std::string module_plans_text(const std::vector<ModulePlan>& plans, std::int64_t
 
 template <class MakeModule, class MakeBatch>
 PlannedTraining planned_training(MakeModule make_module, MakeBatch make_batch) {
-  using Module = typename decltype(make_module())::element_type;
-  using Batch = typename Module::Batch;
   return {[=](std::int64_t batch_size) {
-    const std::shared_ptr<Module> module = make_module();
-    const auto batch = std::make_shared<std::optional<Batch>>();
-    const std::shared_ptr<torch::nn::Module> network(module, &module->network());
-    network->train();
-    return PlannedModule{
-        .module = network,
-        .optimizers =
-            [module](const OptimizerContext& context) {
-              Optimizers optimizers;
-              for (const OptimizerSetup& setup : configured_optimizers(*module, context))
-                optimizers.push_back(setup.optimizer);
-              return optimizers;
-            },
-        .loss =
-            [module, batch](std::int64_t micro_batches) {
-              torch::Tensor sum = module->training_step(**batch, 0);
-              for (std::int64_t i = 1; i < micro_batches; ++i)
-                sum = sum + module->training_step(**batch, i);
-              return sum;
-            },
-        .make_batch =
-            [=](const BatchPlacement& place) {
-              batch->emplace(placed<Batch>(make_batch(batch_size), place));
-            }};
+    return planned_module(make_module(), [=] { return make_batch(batch_size); });
   }};
 }
 

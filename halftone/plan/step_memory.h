@@ -10,12 +10,14 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "halftone/models/lora.h"
 #include "halftone/models/model_config.h"
 #include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
+#include "halftone/train/batch_placement.h"
 #include "halftone/train/configured_optimizers.h"
 #include "halftone/train/mixed_precision.h"
 #include "halftone/train/training_module.h"
@@ -78,26 +80,41 @@ StepMemory step_memory(const std::function<PlannedModule()>& make, std::int64_t 
 StepMemory step_memory(const ModelConfig& model, const StepShape& shape,
                        const NumericsConfig& numerics);
 
+/// `module`, a TrainingModule, in training mode, and its step on the batch that `make_batch()`
+/// gives, placed as the step takes it.
+template <class Module, class MakeBatch>
+PlannedModule planned_module(const std::shared_ptr<Module>& module, MakeBatch make_batch) {
+  using Batch = typename Module::Batch;
+  const auto batch = std::make_shared<std::optional<Batch>>();
+  const std::shared_ptr<torch::nn::Module> network(module, &module->network());
+  network->train();
+  return {
+      .module = network,
+      .optimizers =
+          [module](const OptimizerContext& context) {
+            Optimizers optimizers;
+            for (const OptimizerSetup& setup : configured_optimizers(*module, context))
+              optimizers.push_back(setup.optimizer);
+            return optimizers;
+          },
+      .loss =
+          [module, batch](std::int64_t micro_batches) {
+            torch::Tensor sum = module->training_step(**batch, 0);
+            for (std::int64_t i = 1; i < micro_batches; ++i)
+              sum = sum + module->training_step(**batch, i);
+            return sum;
+          },
+      .make_batch =
+          [=](const BatchPlacement& place) { batch->emplace(placed<Batch>(make_batch(), place)); }};
+}
+
 /// Of a step of one batch of a TrainingModule that `make` builds. The tensors of `batch` are on the
 /// device meta. module_plan.h has more of it.
 template <class Batch>
 StepMemory step_memory(const std::function<std::shared_ptr<TrainingModule<Batch>>()>& make,
                        const Batch& batch, const NumericsConfig& numerics) {
-  const auto planned = [&] {
-    const std::shared_ptr<TrainingModule<Batch>> module = make();
-    const std::shared_ptr<torch::nn::Module> network(module, &module->network());
-    return PlannedModule{
-        .module = network,
-        .optimizers =
-            [module](const OptimizerContext& context) {
-              Optimizers optimizers;
-              for (const OptimizerSetup& setup : configured_optimizers(*module, context))
-                optimizers.push_back(setup.optimizer);
-              return optimizers;
-            },
-        .loss = [module, &batch](std::int64_t) { return module->training_step(batch, 0); }};
-  };
-  return step_memory(planned, /*micro_batches=*/1, numerics);
+  return step_memory([&] { return planned_module(make(), [&] { return batch; }); },
+                     /*micro_batches=*/1, numerics);
 }
 
 /// The bytes of right operands that stay packed, one for each shape and format

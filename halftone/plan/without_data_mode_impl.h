@@ -31,6 +31,9 @@ class WithoutDataMode {
   /// tensor holds one of meta. False, and nothing is done, for a tensor that was there before.
   static bool take_data_of(const torch::Tensor& x);
 
+  /// Of the kernel in front of all others.
+  static constexpr c10::DispatchKey kKey = c10::DispatchKey::DeferredInit;
+
  private:
   c10::impl::IncludeDispatchKeyGuard included_;
 };
