@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -197,6 +198,7 @@ INSTANTIATE_TEST_SUITE_P(Recipes, StepMemoryOf, testing::ValuesIn(precision_name
 struct Batch {
   Tensor inputs;   // (B, 64)
   Tensor targets;  // (B, 8)
+  auto tensors() { return std::tie(inputs, targets); }
 };
 
 /// An own model: two layers and a mean square error.
