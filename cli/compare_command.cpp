@@ -12,7 +12,6 @@
 #include <string>
 #include <vector>
 
-#include "cli/compare_text.h"
 #include "cli/program.h"
 #include "cli/progress.h"
 #include "cli/step_arguments.h"
@@ -21,6 +20,7 @@
 #include "halftone/diagnostics/compare/compare.h"
 #include "halftone/diagnostics/compare/compare_json.h"
 #include "halftone/diagnostics/compare/compare_page.h"
+#include "halftone/diagnostics/compare/comparison_text.h"
 #include "halftone/precision/policy.h"
 #include "halftone/pretrain/config_precision.h"
 #include "halftone/run/checkpoint.h"
@@ -107,7 +107,7 @@ void run_compare(const CompareArguments& arguments, const StepArguments& step_ar
     return;
   }
   const std::size_t rows = arguments.all ? std::numeric_limits<std::size_t>::max() : kShownTensors;
-  print(comparison_text(comparison, title, rows));
+  print(comparison_text(comparison, {.rows = rows, .step = title, .all_flag = "--all"}));
   if (!arguments.page.empty()) print(fmt::format("\npage         {}\n", arguments.page));
 }
 

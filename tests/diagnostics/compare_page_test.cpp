@@ -13,6 +13,7 @@
 
 #include "halftone/diagnostics/compare/compare_json.h"
 #include "halftone/diagnostics/compare/compare_summary.h"
+#include "halftone/diagnostics/compare/comparison_text.h"
 #include "sample_comparison.h"
 
 namespace halftone::compare_page_test {
@@ -320,6 +321,37 @@ TEST(ComparePage, ShowsWhatIsSafeAndWhatIsEmpty) {
   EXPECT_THAT(page, Not(HasSubstr("id=\"mend\"")));
   comparison.tensors.clear();
   EXPECT_EQ(count(compare_page(comparison, "tiny"), "<tr class=\"row "), 0);
+}
+
+TEST(ComparisonText, ListsTheWorstFirst) {
+  const Comparison comparison = sample_comparison(2);
+  const std::string text = comparison_text(comparison, {.rows = 3});
+  EXPECT_TRUE(text.starts_with(verdict_sentence(comparison) + "\n(with a loss scale of 65536"));
+  EXPECT_THAT(text, HasSubstr("\n\nprecision    16-mixed against 32-true, loss scale 2⁰\n"));
+  EXPECT_THAT(text, HasSubstr("loss         4.25631 in 16-mixed, 4.25607 in 32-true"));
+  EXPECT_THAT(text, HasSubstr("; the 3 worst:\n"));
+  EXPECT_THAT(text, HasSubstr("\n  loss_scale = \"65536\"\n"));
+  const auto worst = worst_first(comparison);
+  const std::size_t table = text.find("\nverdict ");
+  std::size_t at = text.find('\n', table + 1);
+  for (int i = 0; i < 3; ++i) {
+    const std::string line = text.substr(at + 1, text.find('\n', at + 1) - at - 1);
+    EXPECT_TRUE(line.starts_with(to_string(worst[static_cast<std::size_t>(i)]->verdict))) << line;
+    EXPECT_THAT(line, HasSubstr(words_of(*worst[static_cast<std::size_t>(i)]).where));
+    at = text.find('\n', at + 1);
+  }
+  EXPECT_EQ(text[at + 1], '\n');  // no fourth
+}
+
+TEST(ComparisonText, SaysTheStepAndHowToSeeAll) {
+  const Comparison comparison = sample_comparison(1);
+  const std::string text =
+      comparison_text(comparison, {.rows = 2, .step = "runs/a, step 4", .all_flag = "--all"});
+  EXPECT_THAT(text, HasSubstr("\nstep         runs/a, step 4\nprecision "));
+  EXPECT_THAT(text, HasSubstr("; the 2 worst (--all for all of them):\n"));
+  const std::string all = comparison_text(comparison, {.rows = 1000, .all_flag = "--all"});
+  EXPECT_THAT(all, Not(HasSubstr("worst (")));
+  EXPECT_GT(count(all, "\n"), std::ssize(comparison.tensors));
 }
 
 }  // namespace

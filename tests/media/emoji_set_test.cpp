@@ -15,6 +15,7 @@
 #include "halftone/data/data_loader.h"
 #include "halftone/media/emoji_family.h"
 #include "halftone/media/emoji_font.h"
+#include "halftone/media/emoji_likeness.h"
 #include "halftone/media/png_file.h"
 #include "halftone/system/hash.h"
 #include "halftone/system/paths.h"
@@ -253,6 +254,56 @@ TEST_F(FetchedEmoji, OfADamagedFontAreRefused) {
     }
     EXPECT_THAT(error_of(damaged), HasSubstr("a.ttf"));
   }
+}
+
+TEST(NearestPictures, AreThoseOfTheLeastSquares) {
+  torch::manual_seed(1);
+  const torch::Tensor candidates = torch::rand({9, 3, 4, 5});
+  const torch::Tensor pictures = torch::rand({6, 3, 4, 5});
+  const torch::Tensor nearest = nearest_pictures(pictures, candidates);
+  for (std::int64_t i = 0; i < 6; ++i) {
+    const torch::Tensor away =
+        (candidates - pictures[i]).to(torch::kDouble).square().flatten(1).sum(1);
+    EXPECT_EQ(nearest[i].item<std::int64_t>(), away.argmin().item<std::int64_t>());
+  }
+  const torch::Tensor large =
+      candidates.repeat_interleave(2, 2).repeat_interleave(2, 3).index_select(
+          0, torch::tensor({4, 0, 8}));
+  EXPECT_TRUE(nearest_pictures(large, candidates).equal(torch::tensor({4, 0, 8})));
+  const torch::Tensor twice = torch::cat({candidates, candidates});
+  EXPECT_TRUE(nearest_pictures(candidates, twice).equal(torch::arange(9)));
+  EXPECT_THROW(nearest_pictures(pictures, candidates.slice(0, 0, 0)), c10::Error);
+}
+
+TEST_F(FetchedEmoji, AreLikeThemselves) {
+  std::vector<std::int64_t> some;
+  for (const char* text : {"😀", "🐙", "❤", "💙", "🐱", "🚗", "🇨🇳"}) some.push_back(set()->find(text));
+  const EmojiLikeness likeness(set(), some);
+  const torch::Tensor pictures = set()->pictures(some, {.side = 64}).to(torch::kFloat) / 255;
+  EXPECT_EQ(likeness.nearest(pictures), some);
+  EXPECT_EQ(likeness.own_family(pictures, some), 1.0);
+  // Each is taken for the one before it: families differ, and hearts share a word.
+  const std::vector<std::int64_t> next = {some[1], some[2], some[3], some[2],
+                                          some[0], some[0], some[0]};
+  EXPECT_EQ(likeness.own_family(pictures, next), 0.0);
+  EXPECT_THROW(likeness.own_family(pictures, {some[0]}), c10::Error);
+}
+
+// With forty candidates a word of three is common, one of two is not.
+TEST_F(FetchedEmoji, ShareWordsThatAreNotCommon) {
+  std::vector<std::int64_t> many;
+  for (const std::int64_t i : set()->without_skin_tones()) {
+    if ((*set())[i].english.name.find("flag: ") == 0) many.push_back(i);
+    if (many.size() == 38) break;
+  }
+  const std::int64_t red = set()->find("❤"), blue = set()->find("💙");
+  many.push_back(red);
+  many.push_back(blue);
+  const EmojiLikeness likeness(set(), many);
+  const torch::Tensor of_red = set()->pictures({red, many[0]}).to(torch::kFloat) / 255;
+  const auto shared = likeness.shared_word(of_red, {blue, many[1]});
+  EXPECT_EQ(shared.nearest, 0.5);                         // "heart"; "flag" is common
+  EXPECT_EQ(shared.chance, 0.5 * 2 / 40 + 0.5 * 1 / 40);  // both hearts; the flag itself
 }
 
 TEST(EmojiSet, NamesTheFileThatIsMissing) {

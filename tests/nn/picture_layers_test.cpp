@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Conv2d, LayerNorm and GroupNorm as modules; the kernels' tests hold their numbers.
+// Conv2d, LayerNorm and GroupNorm as modules, patches of pictures and means of rows; the kernels'
+// tests hold their numbers.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/nn/modules/activation.h>
@@ -11,6 +12,8 @@
 #include "halftone/core/error.h"
 #include "halftone/nn/conv2d.h"
 #include "halftone/nn/layer_norm.h"
+#include "halftone/nn/mean_of_rows.h"
+#include "halftone/nn/patches.h"
 #include "halftone/nn/torch_layers.h"
 #include "support/fused_op.h"
 #include "support/message_of.h"
@@ -93,6 +96,49 @@ TEST(TorchLayers, AreKnownByName) {
   EXPECT_EQ(torch_layer(*attention).name, "torch::nn::MultiheadAttention");
   EXPECT_EQ(torch_layer(*attention).ours, "halftone::MultiHeadAttention");
   EXPECT_EQ(torch_layer(*GroupNorm(2, 6)).name, "");
+}
+
+TEST(Patches, AreTheSquaresRowByRow) {
+  const Tensor pictures = torch::randn({2, 3, 6, 9});
+  const Tensor patches = patches_of(pictures, 3);
+  ASSERT_EQ(patches.sizes(), (std::vector<std::int64_t>{2, 6, 27}));
+  for (std::int64_t y = 0; y < 6; ++y)
+    for (std::int64_t x = 0; x < 9; ++x)
+      for (std::int64_t c = 0; c < 3; ++c)
+        EXPECT_TRUE(patches.select(1, y / 3 * 3 + x / 3)
+                        .select(1, c * 9 + y % 3 * 3 + x % 3)
+                        .equal(pictures.select(1, c).select(1, y).select(1, x)));
+  EXPECT_TRUE(pictures_of_patches(patches, 3, 9).equal(pictures));
+  EXPECT_THROW(patches_of(pictures, 4), c10::Error);
+  EXPECT_THROW(pictures_of_patches(patches, 3, 12), c10::Error);
+}
+
+// A pattern of one colour per patch stays what it is, whatever the size.
+TEST(Patches, LayersAreMadeForLargerOnes) {
+  torch::manual_seed(5);
+  const Tensor weights = torch::randn({5, 3, 1, 1}).expand({5, 3, 4, 4}).reshape({5, 48});
+  const Tensor larger = resized_patch_weights(weights, 4, 8);
+  EXPECT_TRUE(
+      larger.allclose(weights.view({5, 3, 16}).slice(2, 0, 1).expand({5, 3, 64}).flatten(1)));
+  const Tensor small = torch::randn({2, 3, 8, 8});
+  const Tensor large = small.repeat_interleave(2, 2).repeat_interleave(2, 3);
+  EXPECT_TRUE(patches_of(large, 8)
+                  .matmul((larger / 4).t())
+                  .allclose(patches_of(small, 4).matmul(weights.t()), 1e-5, 1e-5));
+  EXPECT_TRUE(resized_patch_weights(weights, 4, 4).equal(weights));
+}
+
+TEST(MeanOfRows, LeavesPaddingOut) {
+  torch::manual_seed(6);
+  Tensor x = torch::randn({3, 4, 2}).requires_grad_();
+  const Tensor mean = mean_of_rows(x, torch::tensor({4, 1, 3}));
+  EXPECT_TRUE(mean[0].allclose(x[0].mean(0)));
+  EXPECT_TRUE(mean[1].equal(x[1][0]));
+  EXPECT_TRUE(mean[2].allclose(x[2].slice(0, 0, 3).mean(0)));
+  mean.sum().backward();
+  EXPECT_EQ(x.grad()[1].slice(0, 1).abs().sum().item<float>(), 0.0F);
+  EXPECT_TRUE(mean_of_rows(x).equal(x.mean(1)));
+  EXPECT_THROW(mean_of_rows(x, torch::tensor({4, 1})), c10::Error);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cmath>
+#include <ctime>
 #include <filesystem>
 #include <functional>
 
@@ -20,6 +21,7 @@
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/trainer.h"
+#include "halftone/train/training_cost.h"
 #include "support/temp_folder.h"
 
 namespace halftone::callbacks_test {
@@ -393,6 +395,33 @@ TEST_F(Callbacks, ARunThatFailedBeforeItsFirstCheckpointIsStartedAgain) {
   Line fourth;
   fit(fourth, options(last_only()), again);
   EXPECT_EQ(fourth.steps, 0) << "it is done";
+}
+
+/// Computes for a tenth of a second of the process's own time for each batch.
+struct Worker : Callback {
+  void on_before_backward(Trainer& /*trainer*/, const torch::Tensor& /*loss*/) override {
+    const std::clock_t begin = std::clock();
+    while (std::clock() - begin < CLOCKS_PER_SEC / 10) continue;
+  }
+};
+
+TEST(TrainingCost, CountsTheStepsOfEachFit) {
+  const auto cost = std::make_shared<TrainingCost>();
+  EXPECT_EQ(cost->step_seconds(), 0.0);
+  TensorLoader data = loader_of(8, 2);
+  Trainer trainer({.max_steps = 1,
+                   .accelerator = "cpu",
+                   .accumulate_grad_batches = 2,
+                   .callbacks = {std::make_shared<Worker>(), cost}});
+  for (int fit = 0; fit < 2; ++fit) {
+    Line line;
+    trainer.fit(line, data);
+    EXPECT_EQ(line.steps, 2);
+    EXPECT_EQ(cost->steps(), 1);
+    EXPECT_GE(cost->step_cpu_seconds(), 0.2);  // of both batches
+  }
+  EXPECT_GT(cost->step_seconds(), 0.0);
+  EXPECT_GT(cost->peak_bytes(), 0U);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "halftone/core/log.h"
 #include "halftone/data/tensor_loader.h"
 #include "halftone/optim/adamw.h"
+#include "halftone/train/cosine_adamw.h"
 #include "halftone/train/trainer.h"
 #include "support/message_of.h"
 #include "support/temp_folder.h"
@@ -186,6 +187,43 @@ TEST(OptimizerContext, WithoutItBf16WeightsOfLibTorchsOptimizersLoseSmallUpdates
   EXPECT_EQ(count({Kind::kForeign}, "bf16-true", {.rounding = "nearest"}), 0);
   EXPECT_EQ(count({Kind::kForeign}, "bf16-mixed", {}), 0);
   set_log_sink({});
+}
+
+/// Its rate rises over ten steps and falls over the run.
+struct Cosine : Regression {
+  Cosine() : Regression({}) {}
+  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
+    OptimizerSetup setup = cosine_adamw(*this, context, {.lr = 0.01, .weight_decay = 0.5}, 10);
+    made = std::dynamic_pointer_cast<AdamW>(setup.optimizer);
+    return {setup};
+  }
+};
+
+TEST(CosineAdamW, DoesWhatTheRunAsksForAndFollowsItsSchedule) {
+  struct Rates : Callback {
+    void on_step_end(Trainer& /*trainer*/, const StepMetrics& metrics) override {
+      seen.push_back(metrics.lr);
+    }
+    std::vector<double> seen;
+  };
+  const auto rates = std::make_shared<Rates>();
+  const auto module = std::make_shared<Cosine>();
+  TensorLoader loader({torch::ones({8, 64}), torch::ones({8, 64})}, {.batch_size = 4});
+  Trainer({.max_steps = 40,
+           .precision = "bf16-true",
+           .accelerator = "cpu",
+           .callbacks = {rates},
+           .memory = {.moments = "int8"}})
+      .fit(module, loader);
+  const LrScheduleOptions cosine{.kind = Schedule::kCosine, .lr = 0.01, .warmup = 10};
+  ASSERT_EQ(rates->seen.size(), 40U);
+  for (std::size_t step = 0; step < 40; ++step)
+    EXPECT_DOUBLE_EQ(rates->seen[step], learning_rate(cosine, static_cast<double>(step), 40));
+  const AdamWOptions& options = module->made->options();
+  const MemoryPolicy policy = memory_policy({.moments = "int8"}, parse_precision("bf16-true"));
+  EXPECT_EQ(options.moments, policy.moments);
+  EXPECT_EQ(options.master, policy.master);
+  EXPECT_EQ(options.weight_decay, 0.5);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "halftone/core/log.h"
 #include "halftone/data/tensor_loader.h"
 #include "halftone/io/safetensors.h"
+#include "halftone/train/hyper_parameters.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/trainer.h"
@@ -26,6 +27,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::message_of;
 using test::TempFolder;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using torch::Tensor;
@@ -270,6 +272,53 @@ TEST(ModelCheckpointByTime, SavesWhenTheTimeHasPassed) {
            .default_root_dir = folder / "run"})
       .fit(module, train);
   EXPECT_THAT(saved, ElementsAre(1, 2, 3));
+}
+
+struct WideOptions {
+  std::int64_t width = 3;
+  std::string activation = "relu";
+  double scale = 1.0;
+  bool on = false;
+  double lr = 0.1;  // no hyper-parameter
+
+  void fields(auto each) {
+    each("width", width, "of the hidden layer");
+    each("activation", activation);
+    each("scale", scale);
+    each("on", on);
+  }
+};
+
+struct Wide : Net {
+  using Options = WideOptions;
+  explicit Wide(const Options& the_options) : Net(the_options.width), options(the_options) {
+    save_hyper_parameters(hyper_parameters_of(options));
+  }
+  Options options;
+};
+
+TEST_F(SavedModels, AreBuiltFromTheFieldsOfTheirOptions) {
+  const SavedModel saved = load_saved_model(folder_ / "run");
+  const auto built = build_module<Wide>(saved);
+  EXPECT_EQ(built->options.width, 8);
+  EXPECT_EQ(built->options.activation, "tanh");
+  EXPECT_EQ(built->options.scale, 0.5);
+  EXPECT_TRUE(built->options.on);
+  EXPECT_EQ(built->options.lr, 0.1);
+  EXPECT_EQ(built->hyper_parameters().values, saved.hyper_parameters.values);
+  load_weights(*built, saved);
+  expect_same(*built, trained_);
+}
+
+struct OtherOptions {
+  std::int64_t heads = 1;
+  void fields(auto each) { each("heads", heads); }
+};
+
+TEST_F(SavedModels, SayWhichFieldTheyLack) {
+  const SavedModel saved = load_saved_model(folder_ / "run");
+  EXPECT_THAT(message_of<UserError>([&] { (void)saved_options<OtherOptions>(saved); }),
+              AllOf(HasSubstr("step-00000008"), HasSubstr("'heads'"), HasSubstr("width")));
 }
 
 }  // namespace

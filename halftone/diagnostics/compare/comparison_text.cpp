@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/compare_text.h"
+#include "halftone/diagnostics/compare/comparison_text.h"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 
 #include "halftone/diagnostics/compare/compare_summary.h"
 
-namespace halftone::cli {
+namespace halftone {
 namespace {
 
 constexpr std::size_t kTextWidth = 100;
@@ -51,12 +51,14 @@ std::string counts_of(const VerdictCounts& counts) {
   return wrong + fmt::format(", {} incomparable", counts.incomparable);
 }
 
-std::string tensor_table(const Comparison& comparison, std::size_t rows) {
+std::string tensor_table(const Comparison& comparison, const ComparisonTextOptions& options) {
   const std::vector<const TensorComparison*> tensors = worst_first(comparison);
-  const std::size_t shown = std::min(rows, tensors.size());
-  std::string text = fmt::format(
-      "{}{}\n\n", counts_of(count_verdicts(comparison)),
-      shown < tensors.size() ? fmt::format("; the {} worst (--all for all of them):", shown) : ":");
+  const std::size_t shown = std::min(options.rows, tensors.size());
+  const std::string more =
+      options.all_flag.empty() ? "" : fmt::format(" ({} for all of them)", options.all_flag);
+  std::string text =
+      fmt::format("{}{}\n\n", counts_of(count_verdicts(comparison)),
+                  shown < tensors.size() ? fmt::format("; the {} worst{}:", shown, more) : ":");
   text += fmt::format(kRow, "verdict", "error", "ratio", "cosine", "flushed", "overflow", "tensor");
   for (std::size_t i = 0; i < shown; ++i) {
     const TensorComparison& tensor = *tensors[i];
@@ -109,14 +111,16 @@ std::string config_lines(const Judgement& judgement) {
 
 }  // namespace
 
-std::string comparison_text(const Comparison& comparison, const std::string& title,
-                            std::size_t rows) {
+std::string comparison_text(const Comparison& comparison, const ComparisonTextOptions& options) {
   const Judgement& judgement = comparison.judgement;
-  return wrapped(verdict_sentence(comparison)) + wrapped("(" + judgement.reason + ")") +
-         fmt::format("\nstep         {}\nprecision    {} against {}, loss scale {}\n", title,
-                     comparison.precision, comparison.against, shown_scale(comparison.loss_scale)) +
-         loss_line(comparison) + "\n" + tensor_table(comparison, rows) + what_if_table(comparison) +
-         config_lines(judgement);
+  const std::string step =
+      options.step.empty() ? "" : fmt::format("step         {}\n", options.step);
+  return wrapped(verdict_sentence(comparison)) + wrapped("(" + judgement.reason + ")") + "\n" +
+         step +
+         fmt::format("precision    {} against {}, loss scale {}\n", comparison.precision,
+                     comparison.against, shown_scale(comparison.loss_scale)) +
+         loss_line(comparison) + "\n" + tensor_table(comparison, options) +
+         what_if_table(comparison) + config_lines(judgement);
 }
 
-}  // namespace halftone::cli
+}  // namespace halftone

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/nn/contrastive.h"
+
+#include <torch/nn/functional/loss.h>
+
+#include <set>
+#include <utility>
+
+#include "halftone/autocast/autocast.h"
+#include "halftone/core/error.h"
+
+namespace halftone {
+
+using torch::Tensor;
+
+Tensor contrastive_loss(const Tensor& a, const Tensor& b, const Tensor& scale) {
+  HALFTONE_CHECK(a.dim() == 2 && a.sizes() == b.sizes(),
+                 "[contrastive_loss] expected two (B, E) of one shape, got ", a.sizes(), " and ",
+                 b.sizes());
+  const Autocast fp32(autocast_device(a.device().type()), {}, false);
+  const Tensor scores =
+      a.to(torch::kFloat).matmul(b.to(torch::kFloat).t()) * scale.to(torch::kFloat);
+  const Tensor own = torch::arange(a.size(0), torch::dtype(torch::kLong).device(a.device()));
+  namespace F = torch::nn::functional;
+  return (F::cross_entropy(scores, own) + F::cross_entropy(scores.t(), own)) / 2;
+}
+
+Tensor recall_at(std::int64_t k, const Tensor& queries, const Tensor& gallery) {
+  HALFTONE_CHECK(queries.dim() == 2 && queries.size(0) > 0 && queries.sizes() == gallery.sizes(),
+                 "[recall_at] expected two (N, E) of one shape and at least one row, got ",
+                 queries.sizes(), " and ", gallery.sizes());
+  const Tensor near = queries.matmul(gallery.t());
+  const Tensor farther = near < near.diagonal().unsqueeze(1);
+  return (farther.sum(1) >= queries.size(0) - k).to(torch::kDouble).mean();
+}
+
+void RetrievalRecall::add(const Forms& forms, const Tensor& groups) {
+  HALFTONE_CHECK(groups_.empty() || rows_.size() == forms.size(), "[RetrievalRecall] expected the ",
+                 rows_.size(), " forms of the first batch, got ", forms.size());
+  for (const auto& [form, rows] : forms) {
+    HALFTONE_CHECK(groups_.empty() || rows_.contains(form), "[RetrievalRecall] '", form,
+                   "' was no form of the first batch");
+    HALFTONE_CHECK(rows.dim() == 2 && rows.size(0) == groups.size(0), "[RetrievalRecall] '", form,
+                   "': expected (", groups.size(0), ", E), got ", rows.sizes());
+    rows_[form].push_back(rows);
+  }
+  groups_.push_back(groups);
+}
+
+std::vector<RetrievalRecall::Recall> RetrievalRecall::take(const std::vector<std::int64_t>& ks) {
+  std::vector<Recall> recalls;
+  const auto gathered = std::exchange(rows_, {});
+  if (groups_.empty()) return recalls;
+  const Tensor groups = torch::cat(std::exchange(groups_, {}));
+  std::map<std::string, Tensor> forms;
+  for (const auto& [form, rows] : gathered) forms[form] = torch::cat(rows);
+  const Tensor on_host = groups.to(torch::kCPU, torch::kLong).contiguous();
+  const auto* first = on_host.const_data_ptr<std::int64_t>();
+  for (const std::int64_t group : std::set<std::int64_t>(first, first + on_host.numel())) {
+    const Tensor members = groups.eq(group).nonzero().squeeze(1);
+    for (const auto& [from, queries] : forms)
+      for (const auto& [to, gallery] : forms) {
+        if (from == to) continue;
+        for (const std::int64_t k : ks)
+          recalls.push_back(
+              {group, from, to, k,
+               recall_at(k, queries.index_select(0, members), gallery.index_select(0, members)),
+               members.size(0)});
+      }
+  }
+  return recalls;
+}
+
+}  // namespace halftone

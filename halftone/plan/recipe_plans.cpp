@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "halftone/plan/recipe_plans.h"
+
+#include <fmt/format.h>
+
+#include "halftone/core/error.h"
+#include "halftone/core/text.h"
+#include "halftone/precision/policy.h"
+#include "halftone/train/layer_precision.h"
+
+namespace halftone {
+namespace {
+
+/// Whether its choices go together; a name that does not exist is a UserError.
+bool can_be(const ModuleRecipe& recipe) {
+  const PrecisionPolicy precision = parse_precision(recipe.precision);
+  try {
+    check_layer_precision(recipe.layer_precision, precision);
+    memory_policy(recipe.memory, precision);
+  } catch (const UserError&) {
+    return false;
+  }
+  return true;
+}
+
+std::string words_of(const ModuleRecipe& recipe) {
+  const std::string& memory = recipe.memory.memory;
+  return memory == MemoryOptions{}.memory ? recipe.precision
+                                          : fmt::format("{}, {}", recipe.precision, memory);
+}
+
+}  // namespace
+
+std::string recipe_plans_text(const PlannedTraining& training, const RecipePlanOptions& options) {
+  measure_machine_speed();  // so that the process has what any that computes has
+  std::uint64_t copies = 0;
+  if (options.weight_copies > 0)
+    copies = static_cast<std::uint64_t>(options.weight_copies) *
+             plan_module(training, {}, 1, 0).bytes.weights;
+  const std::uint64_t process = process_bytes() + copies;
+  std::string text;
+  std::vector<ModulePlan> plans;
+  for (const ModuleRecipe& recipe : options.recipes)
+    if (options.batch_size > 0 && can_be(recipe))
+      plans.push_back(plan_module(training, recipe, options.batch_size, process));
+  for (const ModuleRecipe& recipe : options.recipes) {
+    if (!options.budget || !can_be(recipe)) continue;
+    if (const auto largest = largest_batch(training, recipe, {*options.budget}, process))
+      plans.push_back(*largest);
+    else
+      text += fmt::format("{}: not even one sample fits into {}\n", words_of(recipe),
+                          format_bytes(*options.budget));
+  }
+  return text + module_plans_text(plans, options.samples, measure_machine_speed(plans));
+}
+
+}  // namespace halftone
