@@ -5,12 +5,14 @@
 #include <halftone/core/random.h>
 #include <halftone/data/collate.h>
 #include <halftone/data/data_loader.h>
+#include <halftone/data/datasets.h>
 #include <halftone/media/emoji_set.h>
 #include <torch/special.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -30,6 +32,44 @@ struct PainterBatch {
   torch::Tensor times;     // (B) int64, in 1 / kTimes: a true 16-bit precision rounds fractions
 
   auto tensors() { return std::tie(ids, lengths, noise, pictures, times); }
+
+  /// One as large as most of `count` pictures: to plan with.
+  static PainterBatch planned(std::int64_t count, std::int64_t side) {
+    constexpr std::int64_t kTokens = 24;  // of the longest caption of most batches
+    return {torch::zeros({count, kTokens}, torch::kLong),
+            torch::full({count}, kTokens, torch::kLong), torch::zeros({count, 3, side, side}),
+            torch::zeros({count, 3, side, side}, torch::kUInt8),
+            torch::zeros({count}, torch::kLong)};
+  }
+};
+
+inline std::vector<std::int64_t> evenly_spaced(const std::vector<std::int64_t>& all,
+                                               std::int64_t count) {
+  std::vector<std::int64_t> chosen;
+  count = std::min(count, std::ssize(all));
+  for (std::int64_t i = 0; i < count; ++i)
+    chosen.push_back(all[static_cast<std::size_t>(i * std::ssize(all) / count)]);
+  return chosen;
+}
+
+/// Which emoji a painter learns from.
+struct PainterEmoji {
+  /// `limit`: at most so many are learned from; 0: all but those that are held out.
+  explicit PainterEmoji(std::int64_t limit) : seen(emoji_part(*set, /*held_out=*/false)) {
+    if (limit > 0) seen = evenly_spaced(seen, limit);
+  }
+
+  std::vector<std::string> names(const std::vector<std::int64_t>& indices) const {
+    std::vector<std::string> texts;
+    texts.reserve(indices.size());
+    for (const std::int64_t i : indices) texts.push_back((*set)[i].english.name);
+    return texts;
+  }
+
+  std::shared_ptr<const halftone::EmojiSet> set =
+      std::make_shared<const halftone::EmojiSet>(halftone::fetch_dataset("emoji").folder);
+  std::vector<std::int64_t> seen;
+  std::vector<std::int64_t> held_out = emoji_part(*set, /*held_out=*/true);
 };
 
 struct CaptionedPicture {

@@ -6,18 +6,7 @@
 // (x - z) / (1 - t).
 #pragma once
 
-#include <halftone/kernels/linear/compute_context.h>
-#include <halftone/kernels/linear/weight_cache.h>
-#include <halftone/nn/embedding.h>
-#include <halftone/nn/feed_forward.h>
-#include <halftone/nn/linear.h>
-#include <halftone/nn/multi_head_attention.h>
-#include <halftone/nn/new_parameter.h>
-#include <halftone/nn/rms_norm.h>
-#include <halftone/nn/timestep_embedding.h>
-#include <halftone/optim/adamw.h>
-#include <halftone/train/training_module.h>
-#include <torch/nn/modules/container/modulelist.h>
+#include <halftone/halftone.h>
 
 #include <cmath>
 #include <cstdint>
@@ -28,20 +17,35 @@
 #include "painter_data.h"
 
 struct PainterOptions {
-  std::int64_t side = 64;    // pixels
-  std::int64_t patch = 8;    // pixels of a side of a token; divides `side`
-  std::int64_t width = 256;  // a multiple of 64
+  std::int64_t side = 64;
+  std::int64_t patch = 8;
+  std::int64_t width = 256;
   std::int64_t depth = 6;
-  std::int64_t limit = 0;  // emoji that it learns from; 0: all but those held out
-  double lr = 1e-3;
-  std::int64_t warmup = 0;  // steps
+  std::int64_t limit = 0;
   std::string tokenizer;    // tokenizer.json
+  double lr = 1e-3;         // this and the next only train
+  std::int64_t warmup = 0;  // steps
+
+  void fields(auto each) {
+    each("side", side, "Pixels of a picture's side");
+    each("patch", patch, "Pixels of a patch's side");
+    each("width", width, "Of the transformer, a multiple of 64");
+    each("depth", depth, "Blocks of the painter");
+    each("limit", limit, "Emoji to learn from; 0: all but those held out");
+    each("tokenizer", tokenizer);
+  }
 };
 
 struct PaintOptions {
   std::int64_t steps = 30;
-  double guidance = 3.0;  // 1: as the caption says; above: more of what the caption changes
+  double guidance = 3.0;
   std::uint64_t seed = 1;
+
+  void fields(auto each) {
+    each("steps", steps, "From noise to picture");
+    each("guidance", guidance, "How much the words weigh; 1: as they were learned");
+    each("seed", seed, "Of the noise");
+  }
 };
 
 /// A block of the text encoder, or, with `has_context`, of the painter: that one attends to the
@@ -105,7 +109,9 @@ struct EncodedText {
 
 class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
  public:
-  explicit Painter(const PainterOptions& the_options)
+  using Options = PainterOptions;
+
+  explicit Painter(const Options& the_options)
       : options(the_options),
         tokenizer(caption_tokens(options.tokenizer)),
         token_embedding_(register_module(
@@ -129,29 +135,20 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
     const torch::NoGradGuard no_grad;
     modulation_->weight.zero_();
     to_pixels_->weight.zero_();
-    save_hyper_parameters({{"side", options.side},
-                           {"patch", options.patch},
-                           {"width", options.width},
-                           {"depth", options.depth},
-                           {"limit", options.limit},
-                           {"tokenizer", options.tokenizer}});
+    save_hyper_parameters(halftone::hyper_parameters_of(options));
   }
 
   EncodedText encode(const torch::Tensor& ids, const torch::Tensor& lengths) {
     torch::Tensor x = token_embedding_(ids) + token_positions_.narrow(0, 0, ids.size(1));
     for (const auto& block : *text_blocks_) x = block->as<PainterBlock>()->forward(x, lengths);
     x = text_norm_(x);
-    const torch::Tensor counts =
-        torch::arange(ids.size(1), lengths.options()) < lengths.unsqueeze(1);
-    return {x, lengths, (x * counts.unsqueeze(2)).sum(1) / lengths.unsqueeze(1)};
+    return {x, lengths, halftone::mean_of_rows(x, lengths)};
   }
 
   /// The last tokens (N, patches, width) from z (B, 3, side, side), t (B) and N texts: those of z
   /// for each text, or, of twice as many texts, for each half of them.
   torch::Tensor hidden(const torch::Tensor& z, const torch::Tensor& t, const EncodedText& text) {
-    const std::int64_t patch = options.patch, across = patches_per_side();
-    torch::Tensor x = (z / noise_scale()).view({-1, 3, across, patch, across, patch});
-    x = x.permute({0, 2, 4, 1, 3, 5}).reshape({z.size(0), -1, patch_values()});
+    torch::Tensor x = halftone::patches_of(z / noise_scale(), options.patch);
     x = patch_embedding_(x.to(patch_positions_.scalar_type())) + patch_positions_;
     const auto for_each_text = [&](const torch::Tensor& rows) {
       return text.lengths.size(0) == z.size(0) ? rows : torch::cat({rows, rows});
@@ -167,10 +164,8 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
 
   /// x, fp32 (B, 3, side, side), of hidden().
   torch::Tensor pixels_of(const torch::Tensor& hidden) {
-    const std::int64_t patch = options.patch, across = patches_per_side();
-    const torch::Tensor x =
-        to_pixels_(hidden).to(torch::kFloat).view({-1, across, across, 3, patch, patch});
-    return x.permute({0, 3, 1, 4, 2, 5}).reshape({-1, 3, options.side, options.side});
+    const torch::Tensor patches = to_pixels_(hidden).to(torch::kFloat);
+    return halftone::pictures_of_patches(patches, options.patch, options.side);
   }
 
   // The mean squared error of the direction dz/dt.
@@ -215,11 +210,8 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
 
   std::vector<halftone::OptimizerSetup> configure_optimizers(
       const halftone::OptimizerContext& context) override {
-    return {{std::make_shared<halftone::AdamW>(
-                 named_parameters().pairs(),
-                 context.adamw({.lr = options.lr, .beta2 = 0.95, .weight_decay = 0.0})),
-             halftone::LrScheduleOptions{.kind = halftone::Schedule::kCosine,
-                                         .warmup = static_cast<double>(options.warmup)}}};
+    return {halftone::cosine_adamw(
+        *this, context, {.lr = options.lr, .beta2 = 0.95, .weight_decay = 0.0}, options.warmup)};
   }
 
   const PainterOptions options;

@@ -6,55 +6,39 @@
 //   emoji_trio caption runs/trio 🐙 cat.png hello.wav
 //   emoji_trio plan --budget 2GiB
 //   emoji_trio compare --precision bf16-mixed
-#include <halftone/core/median.h>
-#include <halftone/core/message.h>
-#include <halftone/core/text.h>
-#include <halftone/system/memory.h>
-#include <halftone/train/trainer.h>
-#include <torch/utils.h>
+#include <halftone/halftone.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <ctime>
-#include <exception>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "trio_study.h"
+#include "examples/example_program.h"
+#include "trio_module.h"
 
 namespace {
 
-/// What the steps took, and the recalls by name.
+using Values = std::map<std::string, double>;
+
+/// A line for each validation; and the losses of the last step.
 struct Progress : halftone::Callback {
-  void on_train_batch_start(halftone::Trainer& /*trainer*/, std::int64_t /*index*/) override {
-    begin = std::clock();
-  }
   void on_step_end(halftone::Trainer& /*trainer*/, const halftone::StepMetrics& metrics) override {
-    step_ms.push_back(metrics.step_ms);
     last = metrics.logged;
-    cpu_s.push_back(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC);
   }
-  void on_validation_end(halftone::Trainer& trainer,
-                         const std::map<std::string, double>& values) override {
-    if (trainer.sanity_checking()) return;
+  void on_validation_end(halftone::Trainer& trainer, const Values& values) override {
     std::printf("step %5ld  picture to name %4.1f %%, sound to picture %4.1f %% at 10\n",
                 trainer.loop().counters().step, 100 * values.at("val_emoji_picture_to_name_at_10"),
                 100 * values.at("val_emoji_sound_to_picture_at_10"));
     std::fflush(stdout);
   }
-  std::vector<double> step_ms;
-  std::vector<double> cpu_s;  // of all threads: what a step takes where others use the cores too
-  std::clock_t begin = 0;
-  std::map<std::string, double> last;  // losses by name
+  Values last;
 };
 
 /// A line for each pair: "emoji_picture_to_name  at 1  12.3 %  at 10  45.6 %".
-void print_recalls(const std::map<std::string, double>& values) {
+void print_recalls(const Values& values) {
   constexpr std::string_view kFirst = "_at_1";
   for (const auto& [name, value] : values) {
     if (!name.ends_with(kFirst)) continue;
@@ -64,60 +48,87 @@ void print_recalls(const std::map<std::string, double>& values) {
   }
 }
 
-std::map<std::string, double> test_with(halftone::Trainer& trainer, TrioModule& module,
-                                        const std::shared_ptr<const Trio>& trio) {
-  HeldOutLoader loader({trio, /*every=*/1}, {.batch_size = 128, .shuffle = false},
-                       {module.tokenizer});
-  return trainer.test(module, loader);
+std::string& speech_option(Command& command) {
+  return command.text("--speech", "", "Folder of spoken-names, if not the usual one");
 }
 
-void train(Arguments arguments) {
-  const auto trio = std::make_shared<const Trio>(arguments.speech);
-  arguments.model.tokenizer = learn_caption_tokens(trio->emoji()).json();
+HeldOutLoader held_out_loader(const std::shared_ptr<const Trio>& trio, std::int64_t every,
+                              const CollateTrio& collate) {
+  return HeldOutLoader({trio, every}, {.batch_size = 128, .shuffle = false}, collate);
+}
+
+void train(Command& command) {
+  TrioOptions& model = command.fields(TrioOptions());
+  command.bound("--lr", model.lr, "Learning rate at its highest");
+  const std::int64_t& batch_size = command.count("--batch-size", 64, "Emoji in a step");
+  const std::int64_t& epochs = command.count("--epochs", 30, "Of about 1,670 emoji");
+  const std::int64_t& only_steps = command.count(
+      "--steps", 0, "Instead of epochs, only to see what one takes: no validation, no test");
+  const std::int64_t& limit = command.count("--limit", 0, "Emoji to train on, at most; 0: all");
+  const std::string& out = command.text("--out", "runs/trio", "Folder of the run");
+  const std::string& precision = command.precision();
+  const std::vector<std::string>& keep_fp32 = command.keep_fp32();
+  const std::string& memory = command.text("--memory", "standard", "standard, lean or leanest");
+  const std::uint64_t& seed = command.seed();
+  const bool& overwrite = command.flag("--overwrite", "Whatever run is in --out");
+  const bool& resume = command.flag("--resume", "Go on with the run in --out");
+  const std::string& speech = speech_option(command);
+  command.read(/*usual_threads=*/1);
+
+  const auto trio = std::make_shared<const Trio>(speech);
+  model.tokenizer = learn_caption_tokens(trio->emoji()).json();
   std::vector<std::int64_t> emoji = trio->trained();
-  emoji.resize(std::min(emoji.size(), static_cast<std::size_t>(arguments.limit)));
-  const CollateTrio collate{caption_tokens(arguments.model.tokenizer)};
-  TrioLoader loader({trio, emoji},
-                    {.batch_size = arguments.batch_size, .seed = arguments.seed, .drop_last = true},
+  if (limit > 0) emoji.resize(std::min(emoji.size(), static_cast<std::size_t>(limit)));
+  const CollateTrio collate{caption_tokens(model.tokenizer)};
+  TrioLoader loader({trio, emoji}, {.batch_size = batch_size, .seed = seed, .drop_last = true},
                     collate);
-  HeldOutLoader validation({trio, /*every=*/10}, {.batch_size = 128, .shuffle = false}, collate);
-  const std::int64_t steps =
-      arguments.steps > 0 ? arguments.steps : arguments.epochs * loader.batches_per_epoch();
-  arguments.model.warmup = steps / 20;
-  torch::manual_seed(arguments.seed);
-  TrioModule module(arguments.model);
+  HeldOutLoader validation = held_out_loader(trio, /*every=*/10, collate);
+  const std::int64_t steps = only_steps > 0 ? only_steps : epochs * loader.batches_per_epoch();
+  model.warmup = steps / 20;
+  torch::manual_seed(seed);
+  TrioModule module(model);
   const auto progress = std::make_shared<Progress>();
+  const auto cost = std::make_shared<halftone::TrainingCost>();
   halftone::Trainer trainer({.max_steps = steps,
-                             .precision = arguments.precision,
+                             .precision = precision,
                              .gradient_clip_val = 1.0,
-                             .callbacks = {progress},
-                             .default_root_dir = arguments.run,
-                             .overwrite = arguments.overwrite,
+                             .callbacks = {progress, cost},
+                             .default_root_dir = out,
+                             .overwrite = overwrite,
                              .val_check_interval = std::max<std::int64_t>(1, steps / 4),
                              .val_at_end = true,
                              .num_sanity_val_steps = 0,
-                             .memory = {.memory = arguments.memory},
-                             .keep_fp32 = arguments.keep_fp32,
-                             .seed = arguments.seed});
-  halftone::reset_peak_resident_bytes();  // what learning the tokens took is none of the training
-  if (arguments.steps > 0)
-    trainer.fit(module, loader, {.resume = arguments.resume});
+                             .memory = {.memory = memory},
+                             .keep_fp32 = keep_fp32,
+                             .seed = seed});
+  if (only_steps > 0)
+    trainer.fit(module, loader, {.resume = resume});
   else
-    trainer.fit(module, loader, validation, {.resume = arguments.resume});
-  const double steps_of_epoch = static_cast<double>(loader.batches_per_epoch());
-  std::printf("%zu steps: an epoch takes %.1f s, %.1f s of CPU time; at most %s in memory\n",
-              progress->step_ms.size(), halftone::median(progress->step_ms) / 1000 * steps_of_epoch,
-              halftone::median(progress->cpu_s) * steps_of_epoch,
-              halftone::format_bytes(halftone::peak_resident_bytes()).c_str());
+    trainer.fit(module, loader, validation, {.resume = resume});
+  const auto steps_of_epoch = static_cast<double>(loader.batches_per_epoch());
+  std::printf("%ld steps: an epoch takes %.1f s, %.1f s of CPU time; at most %s in memory\n",
+              cost->steps(), cost->step_seconds() * steps_of_epoch,
+              cost->step_cpu_seconds() * steps_of_epoch,
+              halftone::format_bytes(cost->peak_bytes()).c_str());
   for (const auto& [name, value] : progress->last) std::printf("%s %.3f  ", name.c_str(), value);
   std::printf("\n");
-  if (arguments.steps == 0) print_recalls(test_with(trainer, module, trio));
+  if (only_steps > 0) return;
+  HeldOutLoader all = held_out_loader(trio, /*every=*/1, collate);
+  print_recalls(trainer.test(module, all));
 }
 
-torch::Tensor place_of_sound(TrioModule& module, const torch::Tensor& samples) {
-  const torch::Tensor rows = rows_of_sound(spectrogram_of(samples)).unsqueeze(0);
-  return module.place_of_sounds(rows, torch::full({1}, rows.size(1), torch::kLong));
-}
+/// A trained module, and a Trainer that computes as its own did.
+struct LoadedTrio {
+  explicit LoadedTrio(const std::string& run)
+      : saved(halftone::load_saved_model(run)),
+        module(halftone::build_module<TrioModule>(saved)),
+        trainer(halftone::options_of(saved)) {
+    trainer.load(run, module);
+  }
+  halftone::SavedModel saved;
+  std::shared_ptr<TrioModule> module;
+  halftone::Trainer trainer;
+};
 
 /// Rows of a held-out emoji, and the pictures of held-out emoji that are nearest to its spoken
 /// name.
@@ -131,30 +142,32 @@ torch::Tensor nearest_to_sounds(TrioModule& module, const Trio& trio) {
   for (std::int64_t i = 0; i < kRows; ++i) {
     const std::int64_t own = i * std::ssize(emoji) / kRows;
     const std::int64_t said = trio.said(emoji[static_cast<std::size_t>(own)], 0, false).front();
-    const torch::Tensor near =
-        std::get<1>(gallery.matmul(place_of_sound(module, trio.sound(said))[0]).topk(kNearest));
+    const torch::Tensor place = module.place_of_sound(trio.sound(said))[0];
+    const torch::Tensor near = std::get<1>(gallery.matmul(place).topk(kNearest));
     shown.push_back(torch::cat({pictures[own].unsqueeze(0), pictures.index_select(0, near)}));
   }
   return torch::cat(shown);
 }
 
-void test(const Arguments& arguments) {
-  const halftone::SavedModel saved = halftone::load_saved_model(arguments.run);
-  const auto module = module_of(saved);
-  halftone::Trainer trainer(halftone::options_of(saved));
-  trainer.load(arguments.run, module);
-  const auto trio = std::make_shared<const Trio>(arguments.speech);
-  print_recalls(test_with(trainer, *module, trio));
-  if (arguments.picture.empty()) return;
-  module->eval();
-  const torch::NoGradGuard no_grad;
-  const auto region = trainer.forward_context();
-  halftone::write_png_grid(arguments.picture, nearest_to_sounds(*module, *trio), /*columns=*/8);
+void test(Command& command) {
+  const std::string& run = command.run();
+  const std::string& picture =
+      command.text("--picture", "", "Also write what is nearest to some sounds: FILE.png");
+  const std::string& speech = speech_option(command);
+  command.read(/*usual_threads=*/1);
+  LoadedTrio loaded(run);
+  const auto trio = std::make_shared<const Trio>(speech);
+  HeldOutLoader loader = held_out_loader(trio, /*every=*/1, {loaded.module->tokenizer});
+  print_recalls(loaded.trainer.test(loaded.module, loader));
+  if (picture.empty()) return;
+  const halftone::EvaluationMode evaluation(*loaded.module);
+  const auto region = loaded.trainer.forward_context();
+  halftone::write_png_grid(picture, nearest_to_sounds(*loaded.module, *trio), /*columns=*/8);
 }
 
 /// Where a picture, a sound or an emoji is: fp32 (1, width).
 torch::Tensor place_of(TrioModule& module, const halftone::EmojiSet& set, const std::string& what) {
-  if (what.ends_with(".wav")) return place_of_sound(module, halftone::read_wav(what).samples);
+  if (what.ends_with(".wav")) return module.place_of_sound(halftone::read_wav(what).samples);
   if (what.ends_with(".png")) return module.place_of_pictures(picture_of_png(what).unsqueeze(0));
   const std::int64_t index = set.find(what);
   if (index < 0)
@@ -162,121 +175,93 @@ torch::Tensor place_of(TrioModule& module, const halftone::EmojiSet& set, const 
   return module.place_of_pictures(as_input(set.picture(index, {.side = kSide})).unsqueeze(0));
 }
 
-void caption(const Arguments& arguments) {
-  const halftone::SavedModel saved = halftone::load_saved_model(arguments.run);
-  const auto module = module_of(saved);
-  halftone::Trainer trainer(halftone::options_of(saved));
-  trainer.load(arguments.run, module);
-  module->eval();
+void caption(Command& command) {
+  const std::string& run = command.run();
+  const auto& inputs = command.arguments("INPUT", "Emoji, FILE.png or FILE.wav");
+  speech_option(command);
+  command.read(/*usual_threads=*/1);
+  LoadedTrio loaded(run);
+  TrioModule& module = *loaded.module;
+  const halftone::EvaluationMode evaluation(module);
+  const auto region = loaded.trainer.forward_context();
   const halftone::EmojiSet set(halftone::fetch_dataset("emoji").folder);
-  const torch::NoGradGuard no_grad;
-  const auto region = trainer.forward_context();
   const std::vector<std::int64_t> known = set.without_skin_tones();
   std::vector<torch::Tensor> places;
-  for (const std::int64_t index : known) {
-    const Captions name =
-        encode_captions(module->tokenizer, {set[index].english.name}, kLongestName);
-    places.push_back(module->place_of_names(name.ids, name.lengths));
-  }
-  for (const std::string& what : arguments.inputs) {
-    const torch::Tensor place = place_of(*module, set, what);
+  for (const std::int64_t index : known)
+    places.push_back(module.place_of_name(set[index].english.name));
+  for (const std::string& what : inputs) {
+    const torch::Tensor place = place_of(module, set, what);
     std::printf("%s", what.c_str());
     for (std::int64_t language = 0; language < std::ssize(kLanguages); ++language)
-      std::printf("  %s", module->tokenizer.decode(module->say(place, language)).c_str());
-    const torch::Tensor near = std::get<1>(torch::cat(places).matmul(place[0]).topk(5));
+      std::printf("  %s", module.tokenizer.decode(module.say(place, language)).c_str());
     std::printf("  ");
-    for (std::int64_t i = 0; i < near.size(0); ++i)
-      std::printf("%s",
-                  set[known[static_cast<std::size_t>(near[i].item<std::int64_t>())]].text.c_str());
+    const torch::Tensor near = std::get<1>(torch::cat(places).matmul(place[0]).topk(5));
+    for (std::int64_t i = 0; i < near.size(0); ++i) {
+      const auto index = static_cast<std::size_t>(near[i].item<std::int64_t>());
+      std::printf("%s", set[known[index]].text.c_str());
+    }
     std::printf("\n");
   }
 }
 
-int run(int argc, char** argv) {
-  Arguments arguments;
-  CLI::App app("Pictures, names and spoken names of emoji in one space.", "emoji_trio");
-  app.require_subcommand(1);
-  const auto command = [&](const char* name, const char* text, const auto& work) {
-    CLI::App* const added = app.add_subcommand(name, text);
-    added->add_option("--threads", arguments.threads, "That LibTorch computes with")
-        ->check(CLI::Range(1, 1 << 20));
-    added->add_option("--speech", arguments.speech, "Folder of spoken-names, if not the usual one");
-    added->callback([&arguments, work] {
-      torch::set_num_threads(static_cast<int>(arguments.threads));
-      work(arguments);
-    });
-    return added;
-  };
-  const auto add = [](CLI::App* to, const char* name, auto& value, const char* text) {
-    return to->add_option(name, value, text)->capture_default_str();
-  };
-  const auto add_model = [&](CLI::App* to) {
-    add(to, "--width", arguments.model.width, "Of the encoders, a multiple of 32");
-    add(to, "--depth", arguments.model.depth, "Layers of each encoder");
-    add(to, "--decoder-dim", arguments.model.decoder_dim, "Of MiniMind, a multiple of 64");
-    add(to, "--decoder-layers", arguments.model.decoder_layers, "Of MiniMind");
-  };
-  const auto add_precision = [&](CLI::App* to) {
-    add(to, "--batch-size", arguments.batch_size, "Emoji in a step")->check(CLI::Range(1, 1 << 20));
-    add(to, "--precision", arguments.precision, "As docs/numerics.md lists them");
-    add(to, "--keep-fp32", arguments.keep_fp32, "Patterns of modules");
-    add(to, "--seed", arguments.seed, "Of weights, order and all that is random");
-  };
-  CLI::App* const trained = command("train", "Train, and test", train);
-  add_model(trained);
-  add_precision(trained);
-  add(trained, "--memory", arguments.memory, "standard, lean or leanest");
-  add(trained, "--lr", arguments.model.lr, "Learning rate at its highest");
-  add(trained, "--epochs", arguments.epochs, "Of about 1,670 emoji")->check(CLI::Range(1, 1 << 20));
-  add(trained, "--steps", arguments.steps,
-      "Instead of epochs, only to see what one takes: no validation, no test");
-  add(trained, "--limit", arguments.limit, "Emoji to train on, at most");
-  add(trained, "--out", arguments.run, "Folder of the run");
-  trained->add_flag("--overwrite", arguments.overwrite, "Whatever run is in --out");
-  trained->add_flag("--resume", arguments.resume, "Go on with the run in --out");
-  CLI::App* const tested = command("test", "The recalls of a run", test);
-  tested->add_option("run", arguments.run, "Folder of the run")->required();
-  add(tested, "--picture", arguments.picture,
-      "Also write what is nearest to some sounds: FILE.png");
-  CLI::App* const said = command(
-      "caption", "Say in English and Chinese what it is, and which emoji are nearest", caption);
-  said->add_option("run", arguments.run, "Folder of the run")->required();
-  said->add_option("inputs", arguments.inputs, "Emoji, FILE.png or FILE.wav")->required();
-  CLI::App* const planned = command("plan", "Memory and time of a step, before any training", plan);
-  add_model(planned);
-  add(planned, "--budget", arguments.budget, "Memory that the largest batch may take")
-      ->check([](const std::string& text) {
-        const bool known = text == "available" || text == "unlimited";
-        return known || halftone::parse_bytes(text) ? std::string()
-                                                    : "expected 2GiB or available, got " + text;
-      });
-  add(planned, "--batch-size", arguments.planned_batch, "Instead: of this batch, if not 0");
-  CLI::App* const compared = command("compare", "A step in a precision and in 32-true", compare);
-  add_model(compared);
-  add_precision(compared);
-  add(compared, "--rows", arguments.rows, "Tensors to show, the worst first");
-  compared->add_option("--run", arguments.from, "With the weights of this run");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& wish) {  // --help
-    return app.exit(wish);
-  } catch (const CLI::ParseError& error) {
-    throw halftone::UserError(std::string(error.what()) + "; see emoji_trio --help");
+/// The largest batch that fits, or one of a size, by recipe: memory and time before any training.
+void plan(Command& command) {
+  TrioOptions& model = command.fields(TrioOptions());
+  const std::string& budget = command.budget("2GiB", "Memory that the largest batch may take");
+  const std::int64_t& batch_size =
+      command.count("--batch-size", 0, "Instead: of this batch, if not 0");
+  const std::string& speech = speech_option(command);
+  command.read(/*usual_threads=*/1);
+  const Trio trio(speech);  // is in memory, as in a training
+  model.tokenizer = learn_caption_tokens(trio.emoji()).json();
+  halftone::RecipePlanOptions options{.batch_size = batch_size,
+                                      .samples = std::ssize(trio.trained())};
+  for (const std::string memory : {"standard", "lean"})
+    for (const std::string precision : {"32-true", "bf16-mixed", "int8-mixed", "bf16-true"})
+      options.recipes.push_back({.precision = precision, .memory = {.memory = memory}});
+  if (batch_size == 0) options.budget = halftone::budget_bytes(budget);
+  const auto training = halftone::planned_training(
+      [model] { return std::make_shared<TrioModule>(model); }, TrioBatch::largest);
+  std::printf("%s", halftone::recipe_plans_text(training, options).c_str());
+}
+
+/// The first batch in two precisions, tensor by tensor.
+void compare(Command& command) {
+  TrioOptions& model = command.fields(TrioOptions());
+  const std::int64_t& batch_size = command.count("--batch-size", 64, "Emoji in a step");
+  const std::string& precision = command.precision();
+  const std::vector<std::string>& keep_fp32 = command.keep_fp32();
+  const std::uint64_t& seed = command.seed();
+  const std::int64_t& rows = command.count("--rows", 8, "Tensors to show, the worst first");
+  const std::string& run = command.text("--run", "", "With the weights of this run");
+  const std::string& speech = speech_option(command);
+  command.read(/*usual_threads=*/1);
+  const auto trio = std::make_shared<const Trio>(speech);
+  model.tokenizer = learn_caption_tokens(trio->emoji()).json();
+  torch::manual_seed(seed);
+  auto module = std::make_shared<TrioModule>(model);
+  if (!run.empty()) {
+    const halftone::SavedModel saved = halftone::load_saved_model(run);
+    module = halftone::build_module<TrioModule>(saved);
+    halftone::load_weights(*module, saved);
   }
-  return 0;
+  const TrioLoader loader({trio, trio->trained()}, {.batch_size = batch_size}, {module->tokenizer});
+  const halftone::Comparison comparison =
+      halftone::compare_precisions(halftone::training_step_on(*module, loader.batch_at(0)),
+                                   {.precision = precision, .keep_fp32 = keep_fp32});
+  const halftone::ComparisonTextOptions options{.rows = static_cast<std::size_t>(rows)};
+  std::printf("%s", halftone::comparison_text(comparison, options).c_str());
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  halftone::keep_freed_memory();
-  try {
-    return run(argc, argv);
-  } catch (const halftone::UserError& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
-    return 2;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", halftone::error_text(error).c_str());
-    return 1;
-  }
+  return run_program({"emoji_trio",
+                      "Pictures, names and spoken names of emoji in one space.",
+                      {{"train", "Train, and test", train},
+                       {"test", "The recalls of a run", test},
+                       {"caption", "Say what it is, and which emoji are nearest", caption},
+                       {"plan", "Memory and time of a step, before any training", plan},
+                       {"compare", "A step in a precision and in 32-true", compare}}},
+                     argc, argv);
 }

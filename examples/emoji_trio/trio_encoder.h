@@ -5,6 +5,7 @@
 #include <halftone/kernels/linear/compute_context.h>
 #include <halftone/nn/feed_forward.h>
 #include <halftone/nn/linear.h>
+#include <halftone/nn/mean_of_rows.h>
 #include <halftone/nn/multi_head_attention.h>
 #include <halftone/nn/new_parameter.h>
 #include <halftone/nn/recompute.h>
@@ -57,7 +58,8 @@ struct TrioEncoderImpl : torch::nn::Module {
     torch::Tensor x = rows + places.narrow(0, 0, rows.size(1));
     for (std::size_t i = 0; i < blocks->size(); ++i)
       x = run(blocks->ptr<TrioBlockImpl>(i), x, lengths);
-    const torch::Tensor place = to_space(mean_of(norm(x), lengths)).to(torch::kFloat);
+    const torch::Tensor place =
+        to_space(halftone::mean_of_rows(norm(x), lengths)).to(torch::kFloat);
     return place * place.square().sum(-1, true).add(1e-12).rsqrt();
   }
 
@@ -69,13 +71,6 @@ struct TrioEncoderImpl : torch::nn::Module {
       return std::vector<torch::Tensor>{block->forward(in[0], lengths)};
     };
     return halftone::recompute(again, {x}, block->parameters())[0];
-  }
-
-  static torch::Tensor mean_of(const torch::Tensor& x, const torch::Tensor& lengths) {
-    if (!lengths.defined()) return x.mean(1);
-    const torch::Tensor counts =
-        torch::arange(x.size(1), lengths.options()).unsqueeze(0) < lengths.unsqueeze(1);
-    return (x * counts.unsqueeze(2)).sum(1) / lengths.unsqueeze(1);
   }
 
   torch::Tensor places;

@@ -4,34 +4,33 @@
 // words what is at a place.
 #pragma once
 
-#include <halftone/autocast/autocast.h>
-#include <halftone/models/causal_lm.h>
-#include <halftone/nn/embedding.h>
-#include <halftone/nn/linear.h>
-#include <halftone/nn/new_parameter.h>
-#include <halftone/optim/adamw.h>
-#include <halftone/train/training_module.h>
-#include <torch/nn/functional/loss.h>
+#include <halftone/halftone.h>
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "trio_data.h"
 #include "trio_encoder.h"
 
 struct TrioOptions {
-  std::int64_t width = 128;  // of the encoders
+  std::int64_t width = 128;
   std::int64_t depth = 3;
   std::int64_t decoder_dim = 128;
   std::int64_t decoder_layers = 4;
-  double lr = 1e-3;
-  std::int64_t warmup = 0;  // steps
   std::string tokenizer;    // tokenizer.json
+  double lr = 1e-3;         // this and the next only train
+  std::int64_t warmup = 0;  // steps
+
+  void fields(auto each) {
+    each("width", width, "Of the encoders, a multiple of 32");
+    each("depth", depth, "Layers of each encoder");
+    each("decoder_dim", decoder_dim, "Of MiniMind, a multiple of 64");
+    each("decoder_layers", decoder_layers, "Of MiniMind");
+    each("tokenizer", tokenizer);
+  }
 };
 
 /// The places of a batch, each (B, width).
@@ -41,22 +40,15 @@ struct TrioPlaces {
   torch::Tensor sounds;
 };
 
-/// The share of `queries` (N, E) whose own row of `gallery` (N, E) is among the k nearest; as near
-/// as another is not nearer.
-inline torch::Tensor recall_at(std::int64_t k, const torch::Tensor& queries,
-                               const torch::Tensor& gallery) {
-  const torch::Tensor near = queries.matmul(gallery.t());
-  const torch::Tensor farther = near < near.diagonal().unsqueeze(1);
-  return (farther.sum(1) >= queries.size(0) - k).to(torch::kDouble).mean();
-}
-
 class TrioModule : public halftone::TrainingModule<TrioBatch> {
  public:
   static constexpr std::int64_t kPatch = 8;  // pixels
   static constexpr std::int64_t kPrefix =
       4;  // rows that say where: before a caption, and a language's
 
-  explicit TrioModule(const TrioOptions& the_options)
+  using Options = TrioOptions;
+
+  explicit TrioModule(const Options& the_options)
       : options(the_options),
         tokenizer(caption_tokens(options.tokenizer)),
         patches_(
@@ -75,22 +67,25 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
         language_(register_module(
             "language", halftone::Embedding(std::ssize(kLanguages), options.decoder_dim, false))),
         decoder_(register_module("decoder", halftone::CausalLM(decoder_config()))) {
-    save_hyper_parameters({{"width", options.width},
-                           {"depth", options.depth},
-                           {"decoder_dim", options.decoder_dim},
-                           {"decoder_layers", options.decoder_layers},
-                           {"tokenizer", options.tokenizer}});
+    save_hyper_parameters(halftone::hyper_parameters_of(options));
   }
 
   torch::Tensor place_of_pictures(const torch::Tensor& pictures) {  // (B, 3, side, side)
-    const torch::Tensor tiles = pictures.unfold(2, kPatch, kPatch).unfold(3, kPatch, kPatch);
-    return picture_(patches_(tiles.permute({0, 2, 3, 1, 4, 5}).flatten(3).flatten(1, 2)));
+    return picture_(patches_(halftone::patches_of(pictures, kPatch)));
   }
   torch::Tensor place_of_names(const torch::Tensor& ids, const torch::Tensor& lengths) {
     return name_(tokens_(ids), lengths);
   }
   torch::Tensor place_of_sounds(const torch::Tensor& sounds, const torch::Tensor& lengths) {
     return sound_(bands_(sounds), lengths);
+  }
+  torch::Tensor place_of_name(const std::string& text) {
+    const Captions name = encode_captions(tokenizer, {text}, kLongestName);
+    return place_of_names(name.ids, name.lengths);
+  }
+  torch::Tensor place_of_sound(const torch::Tensor& samples) {  // (T), 16 kHz
+    const torch::Tensor rows = rows_of_sound(spectrogram_of(samples)).unsqueeze(0);
+    return place_of_sounds(rows, torch::full({1}, rows.size(1), torch::kLong));
   }
   TrioPlaces places_of(const Batch& batch) {
     return {place_of_pictures(batch.pictures), place_of_names(batch.names, batch.name_lengths),
@@ -131,11 +126,8 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
 
   std::vector<halftone::OptimizerSetup> configure_optimizers(
       const halftone::OptimizerContext& context) override {
-    return {{std::make_shared<halftone::AdamW>(
-                 named_parameters().pairs(),
-                 context.adamw({.lr = options.lr, .beta2 = 0.98, .weight_decay = 0.05})),
-             halftone::LrScheduleOptions{.kind = halftone::Schedule::kCosine,
-                                         .warmup = static_cast<double>(options.warmup)}}};
+    return {halftone::cosine_adamw(
+        *this, context, {.lr = options.lr, .beta2 = 0.98, .weight_decay = 0.05}, options.warmup)};
   }
 
   const TrioOptions options;
@@ -156,16 +148,10 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
     return loss;
   }
 
-  // InfoNCE (van den Oord et al. 2018), both ways: which of the batch's b belongs to each a? The
-  // scale makes small differences of a cosine large, which is why it is computed in fp32.
+  // Which of the batch's b belongs to each a, and which a to each b?
   torch::Tensor contrast(const torch::Tensor& a, const torch::Tensor& b) {
-    const halftone::Autocast fp32(halftone::autocast_device(a.device().type()), {}, false);
-    const torch::Tensor scale = log_scale_.to(torch::kFloat).clamp_max(std::log(100.0)).exp();
-    const torch::Tensor scores = a.matmul(b.t()) * scale;
-    const torch::Tensor own =
-        torch::arange(a.size(0), torch::dtype(torch::kLong).device(a.device()));
-    namespace F = torch::nn::functional;
-    return (F::cross_entropy(scores, own) + F::cross_entropy(scores.t(), own)) / 2;
+    return halftone::contrastive_loss(
+        a, b, log_scale_.to(torch::kFloat).clamp_max(std::log(100.0)).exp());
   }
 
   // A place as what stands before a caption: (B, kPrefix + 1, dim).
@@ -195,40 +181,23 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
   }
 
   void keep(const Batch& batch) {
-    kept_.push_back(places_of(batch));
-    kept_groups_.push_back(batch.held_out * std::ssize(kLanguages) + batch.languages);
+    const TrioPlaces at = places_of(batch);
+    recalls_.add({{"picture", at.pictures}, {"name", at.names}, {"sound", at.sounds}},
+                 batch.held_out * std::ssize(kLanguages) + batch.languages);
   }
 
   // Over all that was kept, not batch by batch: who is nearest depends on who is there. Each
   // language has a gallery of its own.
   void log_recalls(const std::string& prefix) {
-    const auto all = [&](torch::Tensor TrioPlaces::*part) {
-      std::vector<torch::Tensor> rows;
-      for (const TrioPlaces& batch : kept_) rows.push_back(batch.*part);
-      return torch::cat(rows);
-    };
-    const std::array<std::pair<std::string, torch::Tensor>, 3> kinds = {
-        {{"picture", all(&TrioPlaces::pictures)},
-         {"name", all(&TrioPlaces::names)},
-         {"sound", all(&TrioPlaces::sounds)}}};
-    const torch::Tensor groups = torch::cat(kept_groups_);
-    for (std::int64_t group = 0; group < 2 * std::ssize(kLanguages); ++group) {
-      const torch::Tensor rows = groups.eq(group).nonzero().squeeze(1);
-      if (rows.size(0) == 0) continue;
-      const bool by_voice = group / std::ssize(kLanguages) == static_cast<int>(HeldOut::kVoice);
-      for (const auto& [from, queries] : kinds)
-        for (const auto& [to, gallery] : kinds) {
-          // Only a sound is new in what is held out by its voice.
-          if (from == to || (by_voice && from != "sound" && to != "sound")) continue;
-          for (const std::int64_t k : {1, 10})
-            log(prefix + (by_voice ? "voice_" : "emoji_") + from + "_to_" + to + "_at_" +
-                    std::to_string(k),
-                recall_at(k, queries.index_select(0, rows), gallery.index_select(0, rows)),
-                static_cast<double>(rows.size(0)));
-        }
+    for (const auto& recall : recalls_.take()) {
+      const bool by_voice =
+          recall.group / std::ssize(kLanguages) == static_cast<std::int64_t>(HeldOut::kVoice);
+      // Only a sound is new in what is held out by its voice.
+      if (by_voice && recall.from != "sound" && recall.to != "sound") continue;
+      log(prefix + (by_voice ? "voice_" : "emoji_") + recall.from + "_to_" + recall.to + "_at_" +
+              std::to_string(recall.k),
+          recall.share, static_cast<double>(recall.count));
     }
-    kept_.clear();
-    kept_groups_.clear();
   }
 
   halftone::Linear patches_;
@@ -241,6 +210,5 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
   halftone::Linear prefix_;
   halftone::Embedding language_;
   halftone::CausalLM decoder_;
-  std::vector<TrioPlaces> kept_;  // of the validation or test that is under way
-  std::vector<torch::Tensor> kept_groups_;
+  halftone::RetrievalRecall recalls_;  // of the validation or test that is under way
 };
