@@ -51,17 +51,6 @@ void begin_from(Painter& painter, halftone::SavedModel saved) {
   halftone::load_weights(painter, saved);
 }
 
-std::shared_ptr<halftone::Callback> picture_log(Painter& painter, const std::string& name,
-                                                const std::vector<std::string>& texts) {
-  const PainterBatch batch =
-      caption_batches(painter.tokenizer, texts, painter.options.side, /*seed=*/1).front();
-  return std::make_shared<halftone::PictureLog>(
-      [&painter, batch](halftone::Trainer& trainer) {
-        return painter.paint(halftone::placed(batch, {trainer.device(), {}}));
-      },
-      halftone::PictureLogOptions{.name = name, .columns = 8});
-}
-
 void train(Command& command) {
   const std::string& out = command.text("--out", "runs/painter", "Folder of the run");
   const std::string& precision = command.precision();
@@ -95,7 +84,14 @@ void train(Command& command) {
   const std::int64_t tenth = std::max<std::int64_t>(1, steps / 10);
   const auto cost = std::make_shared<halftone::TrainingCost>();
   const auto drawn = [&](const std::string& name, const std::vector<std::int64_t>& indices) {
-    return picture_log(painter, name, emoji.names(evenly_spaced(indices, 16)));
+    const std::vector<std::string> texts = emoji.names(evenly_spaced(indices, 16));
+    const PainterBatch batch =
+        caption_batches(painter.tokenizer, texts, model.side, /*seed=*/1).front();
+    const auto draw = [&painter, batch](halftone::Trainer& trainer) {
+      return painter.paint(halftone::placed(batch, {trainer.device(), {}}));
+    };
+    return std::make_shared<halftone::PictureLog>(
+        draw, halftone::PictureLogOptions{.name = name, .columns = 8});
   };
   halftone::Trainer trainer(
       {.max_steps = steps,
@@ -117,20 +113,16 @@ void train(Command& command) {
 }
 
 /// A trained painter in a precision.
-struct LoadedPainter {
+struct LoadedPainter : halftone::LoadedModel<Painter> {
   LoadedPainter(const std::string& run, const std::string& precision, const PaintOptions& options)
-      : painter(halftone::build_module<Painter>(halftone::load_saved_model(run))),
-        trainer({.precision = precision, .enable_progress_bar = false}) {
-    trainer.load(run, painter);
-    painter->paint_options = options;
+      : LoadedModel(run, {.precision = precision, .enable_progress_bar = false}) {
+    module->paint_options = options;
   }
   Tensor paint(const std::vector<std::string>& texts) {
     return torch::cat(
-        trainer.predict(painter, caption_batches(painter->tokenizer, texts, painter->options.side,
-                                                 painter->paint_options.seed)));
+        trainer.predict(module, caption_batches(module->tokenizer, texts, module->options.side,
+                                                module->paint_options.seed)));
   }
-  std::shared_ptr<Painter> painter;
-  halftone::Trainer trainer;
   std::vector<double> seconds;  // of one picture
 };
 
@@ -143,7 +135,7 @@ void paint(Command& command) {
   command.read();
   LoadedPainter loaded(run, precision, options);
   for (const std::string& text : texts)
-    if (std::ssize(loaded.painter->tokenizer.encode(text)) > kLongestCaption - 2)
+    if (std::ssize(loaded.module->tokenizer.encode(text)) > kLongestCaption - 2)
       halftone::log_warning("only the first words are read: '" + text + "' is too long");
   halftone::write_png_grid(out, loaded.paint(texts));
   std::printf("%s\n", out.c_str());
@@ -167,7 +159,7 @@ void measure(Command& command) {
 
   std::vector<LoadedPainter> painters;
   for (const std::string& precision : precisions) painters.emplace_back(run, precision, options);
-  const PainterEmoji emoji(painters.front().painter->options.limit);
+  const PainterEmoji emoji(painters.front().module->options.limit);
   const std::vector<std::int64_t> seen = evenly_spaced(emoji.seen, pictures);
   const std::vector<std::int64_t> held_out = evenly_spaced(emoji.held_out, pictures);
   const std::string one = text.empty() ? emoji.names(seen).front() : text;
@@ -208,9 +200,8 @@ void compare(Command& command) {
   const std::vector<std::string>& keep_fp32 = command.keep_fp32();
   const std::int64_t& tensors = command.count("--tensors", 32, "Lines, the worst first");
   command.read();
-  const halftone::SavedModel saved = halftone::load_saved_model(run);
-  const auto painter = halftone::build_module<Painter>(saved);
-  halftone::load_weights(*painter, saved);
+  const auto painter = halftone::LoadedModel<Painter>(run, {}).module;
+  painter->train();
   const PainterEmoji emoji(painter->options.limit);
   const PainterLoader loader({emoji.set, emoji.seen, painter->options.side, false},
                              {.batch_size = 8, .seed = 2}, {painter->tokenizer});
@@ -233,10 +224,10 @@ void plan(Command& command) {
   model.tokenizer = learn_caption_tokens(*emoji.set).json();
   // Drawn as in a run, so that they are counted.
   const CaptionedEmoji samples(emoji.set, emoji.seen, model.side, false);
-  halftone::RecipePlanOptions options{
-      .batch_size = batch_size, .samples = samples.size(), .weight_copies = 1 /* Ema's */};
-  for (const std::string& precision : precisions)
-    options.recipes.push_back({.precision = precision});
+  halftone::RecipePlanOptions options{.recipes = halftone::recipes_of(precisions),
+                                      .batch_size = batch_size,
+                                      .samples = samples.size(),
+                                      .weight_copies = 1 /* Ema's */};
   if (!budget.empty()) options.budget = halftone::budget_bytes(budget);
   const auto training = halftone::planned_training(
       [model] { return std::make_shared<Painter>(model); },

@@ -117,18 +117,7 @@ void train(Command& command) {
   print_recalls(trainer.test(module, all));
 }
 
-/// A trained module, and a Trainer that computes as its own did.
-struct LoadedTrio {
-  explicit LoadedTrio(const std::string& run)
-      : saved(halftone::load_saved_model(run)),
-        module(halftone::build_module<TrioModule>(saved)),
-        trainer(halftone::options_of(saved)) {
-    trainer.load(run, module);
-  }
-  halftone::SavedModel saved;
-  std::shared_ptr<TrioModule> module;
-  halftone::Trainer trainer;
-};
+using LoadedTrio = halftone::LoadedModel<TrioModule>;
 
 /// Rows of a held-out emoji, and the pictures of held-out emoji that are nearest to its spoken
 /// name.
@@ -160,7 +149,7 @@ void test(Command& command) {
   HeldOutLoader loader = held_out_loader(trio, /*every=*/1, {loaded.module->tokenizer});
   print_recalls(loaded.trainer.test(loaded.module, loader));
   if (picture.empty()) return;
-  const halftone::EvaluationMode evaluation(*loaded.module);
+  const torch::NoGradGuard no_grad;
   const auto region = loaded.trainer.forward_context();
   halftone::write_png_grid(picture, nearest_to_sounds(*loaded.module, *trio), /*columns=*/8);
 }
@@ -182,7 +171,7 @@ void caption(Command& command) {
   command.read(/*usual_threads=*/1);
   LoadedTrio loaded(run);
   TrioModule& module = *loaded.module;
-  const halftone::EvaluationMode evaluation(module);
+  const torch::NoGradGuard no_grad;
   const auto region = loaded.trainer.forward_context();
   const halftone::EmojiSet set(halftone::fetch_dataset("emoji").folder);
   const std::vector<std::int64_t> known = set.without_skin_tones();
@@ -193,7 +182,7 @@ void caption(Command& command) {
     const torch::Tensor place = place_of(module, set, what);
     std::printf("%s", what.c_str());
     for (std::int64_t language = 0; language < std::ssize(kLanguages); ++language)
-      std::printf("  %s", module.tokenizer.decode(module.say(place, language)).c_str());
+      std::printf("  %s", module.say(place, language).c_str());
     std::printf("  ");
     const torch::Tensor near = std::get<1>(torch::cat(places).matmul(place[0]).topk(5));
     for (std::int64_t i = 0; i < near.size(0); ++i) {
@@ -214,11 +203,11 @@ void plan(Command& command) {
   command.read(/*usual_threads=*/1);
   const Trio trio(speech);  // is in memory, as in a training
   model.tokenizer = learn_caption_tokens(trio.emoji()).json();
-  halftone::RecipePlanOptions options{.batch_size = batch_size,
-                                      .samples = std::ssize(trio.trained())};
-  for (const std::string memory : {"standard", "lean"})
-    for (const std::string precision : {"32-true", "bf16-mixed", "int8-mixed", "bf16-true"})
-      options.recipes.push_back({.precision = precision, .memory = {.memory = memory}});
+  halftone::RecipePlanOptions options{
+      .recipes = halftone::recipes_of({"32-true", "bf16-mixed", "int8-mixed", "bf16-true"},
+                                      {"standard", "lean"}),
+      .batch_size = batch_size,
+      .samples = std::ssize(trio.trained())};
   if (batch_size == 0) options.budget = halftone::budget_bytes(budget);
   const auto training = halftone::planned_training(
       [model] { return std::make_shared<TrioModule>(model); }, TrioBatch::largest);
@@ -239,12 +228,9 @@ void compare(Command& command) {
   const auto trio = std::make_shared<const Trio>(speech);
   model.tokenizer = learn_caption_tokens(trio->emoji()).json();
   torch::manual_seed(seed);
-  auto module = std::make_shared<TrioModule>(model);
-  if (!run.empty()) {
-    const halftone::SavedModel saved = halftone::load_saved_model(run);
-    module = halftone::build_module<TrioModule>(saved);
-    halftone::load_weights(*module, saved);
-  }
+  const auto module =
+      run.empty() ? std::make_shared<TrioModule>(model) : LoadedTrio(run, {}).module;
+  module->train();
   const TrioLoader loader({trio, trio->trained()}, {.batch_size = batch_size}, {module->tokenizer});
   const halftone::Comparison comparison =
       halftone::compare_precisions(halftone::training_step_on(*module, loader.batch_at(0)),

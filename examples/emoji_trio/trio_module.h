@@ -105,23 +105,15 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
   void test_step(const Batch& batch, std::int64_t /*index*/) override { keep(batch); }
   void on_test_loader_end() override { log_recalls("test_"); }
 
-  /// The tokens that the decoder says of a place (1, width), the likeliest at each step.
-  std::vector<std::int32_t> say(const torch::Tensor& place, std::int64_t language) {
+  /// What the decoder says of a place (1, width), the likeliest token at each step.
+  std::string say(const torch::Tensor& place, std::int64_t language) {
     const halftone::SpecialTokens special = tokenizer.special_tokens();
-    halftone::KvCache cache = decoder_->make_cache(kPrefix + 1 + kLongestName);
-    torch::Tensor rows =
-        torch::cat({prefix_rows(place, torch::full({1}, language, torch::kLong)),
-                    decoder_->embedded(torch::full({1, 1}, special.bos, torch::kLong))},
-                   1);
-    std::vector<std::int32_t> ids;
-    while (std::ssize(ids) < kLongestName) {
-      const torch::Tensor hidden = decoder_->hidden_of_rows(rows, &cache).hidden.slice(1, -1);
-      const auto id = decoder_->logits(hidden).argmax(-1).item<std::int64_t>();
-      if (id == special.eos) break;
-      ids.push_back(static_cast<std::int32_t>(id));
-      rows = decoder_->embedded(torch::full({1, 1}, id, torch::kLong));
-    }
-    return ids;
+    const torch::Tensor begin = torch::full({1, 1}, special.bos, torch::kLong);
+    const torch::Tensor where = prefix_rows(place, torch::full({1}, language, torch::kLong));
+    const halftone::GeneratedText said = halftone::generate_after_rows(
+        decoder_, torch::cat({where, decoder_->embedded(begin)}, 1),
+        {.greedy = true, .max_new_tokens = kLongestName, .eos = special.eos});
+    return tokenizer.decode(std::vector<std::int32_t>(said.ids.begin(), said.ids.end()));
   }
 
   std::vector<halftone::OptimizerSetup> configure_optimizers(

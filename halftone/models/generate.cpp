@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/models/generate.h"
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 
@@ -232,6 +233,36 @@ TextEnd generate(CausalLM& model, std::vector<std::int64_t> prompt, const Sampli
     text.add(*id);
   }
   return text.end();
+}
+
+GeneratedText generate_after_rows(CausalLM& model, const Tensor& rows,
+                                  const SamplingOptions& options) {
+  check_sampling(options);
+  const std::int64_t context = model->config().max_seq_len;
+  HALFTONE_CHECK(
+      rows.dim() == 3 && rows.size(0) == 1 && rows.size(1) > 0 && rows.size(1) <= context,
+      "[generate] expected (1, T, dim) of 1 to ", context, " rows, got ", rows.sizes());
+  const torch::InferenceMode inference;
+  const EvaluationMode evaluation(*model);
+  const std::int64_t most = std::clamp<std::int64_t>(options.max_new_tokens, 0, context);
+  KvCache cache = model->make_cache(std::min(context, rows.size(1) + most));
+  GeneratedText text;
+  Tensor unread = rows;
+  while (size_of(text.ids) < options.max_new_tokens) {
+    text.end = TextEnd::kContext;
+    if (cache.length() + unread.size(1) > context) break;
+    const Tensor hidden = model->hidden_of_rows(unread, &cache).hidden.slice(1, -1);
+    const std::vector<double> logits = last_logits(model->logits(hidden)).front();
+    if (!all_finite(logits)) throw NonFiniteLogits(text.ids);
+    const std::int64_t id = sample_token(logits, options, size_of(text.ids));
+    text.end = TextEnd::kEndToken;
+    if (id == options.eos) break;
+    text.end = TextEnd::kLength;
+    text.ids.push_back(id);
+    unread =
+        model->embedded(torch::full({1, 1}, id, torch::dtype(torch::kLong).device(rows.device())));
+  }
+  return text;
 }
 
 bool generate_batch(CausalLM& model, const std::vector<std::vector<std::int64_t>>& prompts,

@@ -42,6 +42,12 @@ struct GeneratedText {
   TextEnd end = TextEnd::kLength;
 };
 
+/// What follows `rows` (1, T, dim), T >= 1, in the dtype of CausalLM::embedded(): generate() for a
+/// model that is told of something else than text, such as a picture. It ends where the context
+/// does. NonFiniteLogits has the ids that were added.
+GeneratedText generate_after_rows(CausalLM& model, const torch::Tensor& rows,
+                                  const SamplingOptions& options);
+
 struct BatchGenerationOptions {
   SamplingOptions sampling;
   std::int64_t batch_size = 8;  // prompts that are extended at once

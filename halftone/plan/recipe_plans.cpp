@@ -31,6 +31,15 @@ std::string words_of(const ModuleRecipe& recipe) {
 
 }  // namespace
 
+std::vector<ModuleRecipe> recipes_of(const std::vector<std::string>& precisions,
+                                     const std::vector<std::string>& memory) {
+  std::vector<ModuleRecipe> recipes;
+  for (const std::string& each : memory)
+    for (const std::string& precision : precisions)
+      recipes.push_back({.precision = precision, .memory = {.memory = each}});
+  return recipes;
+}
+
 std::string recipe_plans_text(const PlannedTraining& training, const RecipePlanOptions& options) {
   measure_machine_speed();  // so that the process has what any that computes has
   std::uint64_t copies = 0;

@@ -11,6 +11,10 @@
 
 namespace halftone {
 
+/// Each precision with each memory policy, in the order of these.
+std::vector<ModuleRecipe> recipes_of(const std::vector<std::string>& precisions,
+                                     const std::vector<std::string>& memory = {"standard"});
+
 struct RecipePlanOptions {
   std::vector<ModuleRecipe> recipes;    // one whose choices exclude each other is left out
   std::int64_t batch_size = 0;          // that each recipe is planned with; 0: none

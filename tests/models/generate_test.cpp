@@ -132,6 +132,37 @@ TEST(Generate, LeavesTheModelAsItWasAndTrainable) {
 }
 
 /// Prompts of different lengths, one longer than the context of 16.
+TEST(GenerateAfterRows, SaysOfAPromptsRowsWhatFollowsThePrompt) {
+  CausalLM model = small_model();
+  const Ids prompt{1, 2, 3};
+  const Tensor rows = model->embedded(torch::tensor(prompt).unsqueeze(0)).detach();
+  for (const bool greedy : {true, false}) {
+    SamplingOptions options{.greedy = greedy, .seed = 5, .max_new_tokens = 12};
+    const GeneratedText text = generate_after_rows(model, rows, options);
+    EXPECT_EQ(text.ids, generated(model, prompt, options));
+    EXPECT_EQ(text.end, TextEnd::kLength);
+    options.eos = text.ids[7];
+    const GeneratedText ended = generate_after_rows(model, rows, options);
+    EXPECT_EQ(ended.ids, generated(model, prompt, options));
+    EXPECT_EQ(ended.end, TextEnd::kEndToken);
+  }
+  // Rows that no token has say something else.
+  const SamplingOptions options{.greedy = true, .max_new_tokens = 12};
+  EXPECT_NE(generate_after_rows(model, -rows, options).ids, generated(model, prompt, options));
+  EXPECT_TRUE(model->is_training());
+}
+
+TEST(GenerateAfterRows, EndsWhereTheContextDoes) {
+  CausalLM model = small_model(8);
+  const Tensor rows = model->embedded(torch::tensor({{1, 2, 3}})).detach();
+  const GeneratedText text =
+      generate_after_rows(model, rows, {.greedy = true, .max_new_tokens = 20});
+  EXPECT_EQ(text.end, TextEnd::kContext);
+  EXPECT_EQ(text.ids.size(), 6U);  // the last one is not read
+  EXPECT_THROW(generate_after_rows(model, rows.repeat({1, 3, 1}), {}), c10::Error);
+  EXPECT_THROW(generate_after_rows(model, rows.slice(1, 0, 0), {}), c10::Error);
+}
+
 std::vector<Ids> different_prompts() {
   std::vector<Ids> prompts{{1}, {7, 8, 9, 10, 11}, {3, 4}, Ids(20, 5)};
   for (std::int64_t i = 0; i < 9; ++i)

@@ -5,11 +5,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "halftone/core/error.h"
+#include "halftone/core/text.h"
 #include "halftone/nn/linear.h"
 #include "halftone/optim/adamw.h"
 #include "support/message_of.h"
@@ -43,13 +46,13 @@ PlannedTraining square() {
                           });
 }
 
-/// The number before " MiB" in a column of the line that begins with `name`.
-double mebibytes(const std::string& text, const std::string& name, int column) {
-  const std::size_t line = text.find("\n" + name);
-  if (line == std::string::npos) return -1;
-  std::size_t end = line;
-  for (int i = 0; i <= column; ++i) end = text.find(" MiB", end + 1);
-  return std::stod(text.substr(text.rfind(' ', end - 1), end));
+/// The bytes of the process in the line of a precision, the last of its seven sizes.
+std::uint64_t process_in(const std::string& text, const std::string& precision) {
+  std::istringstream line(text.substr(text.find("\n" + precision)));
+  std::string name, memory, batch, number, unit;
+  line >> name >> memory >> batch;
+  for (int i = 0; i < 7; ++i) line >> number >> unit;
+  return parse_bytes(number + unit).value();
 }
 
 TEST(RecipePlans, AreLinesOfOneTable) {
@@ -83,17 +86,24 @@ TEST(RecipePlans, SayWhatDoesNotFitAndLeaveOutWhatCannotBe) {
               HasSubstr("bf17-mixed"));
 }
 
-// 16 MiB of weights.
+TEST(RecipePlans, TakeEachPrecisionWithEachMemoryPolicy) {
+  std::string names;
+  for (const ModuleRecipe& recipe : recipes_of({"32-true", "bf16-mixed"}, {"standard", "lean"}))
+    names += recipe.precision + " " + recipe.memory.memory + "; ";
+  EXPECT_EQ(names, "32-true standard; bf16-mixed standard; 32-true lean; bf16-mixed lean; ");
+  EXPECT_EQ(recipes_of({"32-true"}).size(), 1U);
+}
+
 TEST(RecipePlans, CountTheCopiesThatCallbacksKeep) {
   const auto process_with = [](std::int64_t copies) {
     const std::string text = recipe_plans_text(
         square(),
         {.recipes = {{.precision = "32-true"}}, .batch_size = 1, .weight_copies = copies});
-    constexpr int kProcess = 6;  // of the columns with bytes, from 0
-    return mebibytes(text, "32-true", kProcess);
+    return static_cast<double>(process_in(text, "32-true"));
   };
   process_with(0);  // what the first one loads stays
-  EXPECT_NEAR(process_with(8) - process_with(0), 8 * 16, 16);
+  constexpr double kWeights = 4.0 * 2048 * 2048;
+  EXPECT_NEAR(process_with(8) - process_with(0), 8 * kWeights, kWeights);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "halftone/data/tensor_loader.h"
 #include "halftone/io/safetensors.h"
 #include "halftone/train/hyper_parameters.h"
+#include "halftone/train/loaded_model.h"
 #include "halftone/train/model_checkpoint.h"
 #include "halftone/train/network_state.h"
 #include "halftone/train/trainer.h"
@@ -308,6 +309,24 @@ TEST_F(SavedModels, AreBuiltFromTheFieldsOfTheirOptions) {
   EXPECT_EQ(built->hyper_parameters().values, saved.hyper_parameters.values);
   load_weights(*built, saved);
   expect_same(*built, trained_);
+}
+
+TEST_F(SavedModels, AreLoadedWithATrainerOfTheirOwn) {
+  for (const fs::path& where : {folder_ / "run", folder_ / "run/checkpoints/step-00000008"}) {
+    LoadedModel<Wide> loaded(where.string());
+    EXPECT_EQ(loaded.saved.step, 8);
+    EXPECT_EQ(loaded.trainer.options().precision, "32-true");
+    EXPECT_FALSE(loaded.module->is_training());
+    expect_same(*loaded.module, trained_);
+    TensorLoader data = loader();
+    EXPECT_EQ(loaded.trainer.test(loaded.module, data).at("test_loss"),
+              Trainer(trainer_options_).test(trained_, data).at("test_loss"));
+  }
+  EXPECT_EQ(LoadedModel<Wide>(folder_ / "run", {.precision = "bf16-true", .accelerator = "cpu"})
+                .module->out->weight.scalar_type(),
+            torch::kBFloat16);
+  EXPECT_THAT(message_of<UserError>([&] { LoadedModel<Wide>(folder_ / "none"); }),
+              HasSubstr("does not exist"));
 }
 
 struct OtherOptions {
