@@ -138,7 +138,7 @@ std::optional<std::uint64_t> parse_bytes(std::string_view text) {
 
 std::string format_seconds(double seconds) {
   if (seconds < 60) return fmt::format("{:.1f}s", seconds);
-  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  const auto whole = std::int64_t{std::llround(seconds)};
   if (whole < 3600) return fmt::format("{}m{:02}s", whole / 60, whole % 60);
   return fmt::format("{}h{:02}m", whole / 3600, whole / 60 % 60);
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "halftone/core/error.h"
 #include "halftone/inspect/non_finite_finder.h"
@@ -47,7 +48,8 @@ std::string anomaly_json(const Anomaly& anomaly);
 /// Ends a run. what() is to_string().
 class AnomalyError : public SystemError {
  public:
-  explicit AnomalyError(Anomaly anomaly) : SystemError(to_string(anomaly)), anomaly_(anomaly) {}
+  explicit AnomalyError(Anomaly anomaly)
+      : SystemError(to_string(anomaly)), anomaly_(std::move(anomaly)) {}
   const Anomaly& anomaly() const { return anomaly_; }
 
  private:

@@ -568,14 +568,14 @@ std::map<std::string, double> Trainer::evaluate(EvaluationTask& task, Evaluation
     return run_evaluation(task, precision_, {options_.limit_val_batches}, evaluation_share());
   if (kind == EvaluationKind::kTest) {
     call(&Callback::on_test_start);
-    const auto values =
+    auto values =
         run_evaluation(task, precision_, {options_.limit_test_batches}, evaluation_share());
     call(&Callback::on_test_end, values);
     return values;
   }
   call(&Callback::on_predict_start);
-  const auto values = run_evaluation(task, precision_, {options_.limit_predict_batches},
-                                     {.weights = evaluation_share().weights});
+  auto values = run_evaluation(task, precision_, {options_.limit_predict_batches},
+                               {.weights = evaluation_share().weights});
   call(&Callback::on_predict_end);
   return values;
 }
