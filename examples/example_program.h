@@ -18,6 +18,7 @@
 #include <halftone/core/text.h>
 #include <halftone/plan/memory_plan.h>
 #include <halftone/system/memory.h>
+#include <halftone/train/trainer.h>
 #include <torch/utils.h>
 
 #include <CLI/CLI.hpp>
@@ -162,6 +163,16 @@ class Command {
   std::vector<std::shared_ptr<void>> kept_;
 };
 
+/// Thrown where a signal such as that of Ctrl-C has ended the work: the exit code is 128 and its
+/// number, as shells expect it.
+struct StoppedBySignal {
+  int signal = 0;
+};
+
+inline void throw_if_stopped(const halftone::Trainer& trainer) {
+  if (trainer.stop_signal()) throw StoppedBySignal{*trainer.stop_signal()};
+}
+
 struct ProgramCommand {
   std::string name;
   std::string what;
@@ -197,6 +208,8 @@ inline int run_program(const Program& program, int argc, char** argv) {
     Command::parse([&] { app.parse(argc, argv); }, app);
   } catch (const CLI::Success& wish) {
     return app.exit(wish);
+  } catch (const StoppedBySignal& stopped) {
+    return 128 + stopped.signal;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", halftone::error_text(error).c_str());
     return dynamic_cast<const halftone::UserError*>(&error) != nullptr ? 2 : 1;

@@ -109,6 +109,7 @@ void train(Command& command) {
        .val_check_interval = tenth,
        .num_sanity_val_steps = 0});
   trainer.fit(painter, loader, validation, {.resume = resume});
+  throw_if_stopped(trainer);
   std::printf("at most %s in memory\n", halftone::format_bytes(cost->peak_bytes()).c_str());
 }
 

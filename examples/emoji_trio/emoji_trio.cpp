@@ -105,6 +105,7 @@ void train(Command& command) {
     trainer.fit(module, loader, {.resume = resume});
   else
     trainer.fit(module, loader, validation, {.resume = resume});
+  throw_if_stopped(trainer);
   const auto steps_of_epoch = static_cast<double>(loader.batches_per_epoch());
   std::printf("%ld steps: an epoch takes %.1f s, %.1f s of CPU time; at most %s in memory\n",
               cost->steps(), cost->step_seconds() * steps_of_epoch,
@@ -131,8 +132,8 @@ torch::Tensor nearest_to_sounds(TrioModule& module, const Trio& trio) {
   for (std::int64_t i = 0; i < kRows; ++i) {
     const std::int64_t own = i * std::ssize(emoji) / kRows;
     const std::int64_t said = trio.said(emoji[static_cast<std::size_t>(own)], 0, false).front();
-    const torch::Tensor place = module.place_of_sound(trio.sound(said))[0];
-    const torch::Tensor near = std::get<1>(gallery.matmul(place).topk(kNearest));
+    const torch::Tensor place = module.place_of_sound(trio.sound(said));
+    const torch::Tensor near = halftone::nearest_rows(kNearest, place, gallery)[0];
     shown.push_back(torch::cat({pictures[own].unsqueeze(0), pictures.index_select(0, near)}));
   }
   return torch::cat(shown);
@@ -184,7 +185,7 @@ void caption(Command& command) {
     for (std::int64_t language = 0; language < std::ssize(kLanguages); ++language)
       std::printf("  %s", module.say(place, language).c_str());
     std::printf("  ");
-    const torch::Tensor near = std::get<1>(torch::cat(places).matmul(place[0]).topk(5));
+    const torch::Tensor near = halftone::nearest_rows(5, place, torch::cat(places))[0];
     for (std::int64_t i = 0; i < near.size(0); ++i) {
       const auto index = static_cast<std::size_t>(near[i].item<std::int64_t>());
       std::printf("%s", set[known[index]].text.c_str());

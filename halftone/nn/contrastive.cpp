@@ -13,13 +13,23 @@ namespace halftone {
 
 using torch::Tensor;
 
+namespace {
+
+/// (N, E) and (M, E) -> (N, M), in fp32 whatever is around it: bf16 has steps of 0.004 below 1,
+/// where cosines of what lies near each other are.
+Tensor products_of(const Tensor& rows, const Tensor& others) {
+  const Autocast fp32(autocast_device(rows.device().type()), {}, false);
+  return rows.to(torch::kFloat).matmul(others.to(torch::kFloat).t());
+}
+
+}  // namespace
+
 Tensor contrastive_loss(const Tensor& a, const Tensor& b, const Tensor& scale) {
   HALFTONE_CHECK(a.dim() == 2 && a.sizes() == b.sizes(),
                  "[contrastive_loss] expected two (B, E) of one shape, got ", a.sizes(), " and ",
                  b.sizes());
   const Autocast fp32(autocast_device(a.device().type()), {}, false);
-  const Tensor scores =
-      a.to(torch::kFloat).matmul(b.to(torch::kFloat).t()) * scale.to(torch::kFloat);
+  const Tensor scores = products_of(a, b) * scale.to(torch::kFloat);
   const Tensor own = torch::arange(a.size(0), torch::dtype(torch::kLong).device(a.device()));
   namespace F = torch::nn::functional;
   return (F::cross_entropy(scores, own) + F::cross_entropy(scores.t(), own)) / 2;
@@ -29,9 +39,17 @@ Tensor recall_at(std::int64_t k, const Tensor& queries, const Tensor& gallery) {
   HALFTONE_CHECK(queries.dim() == 2 && queries.size(0) > 0 && queries.sizes() == gallery.sizes(),
                  "[recall_at] expected two (N, E) of one shape and at least one row, got ",
                  queries.sizes(), " and ", gallery.sizes());
-  const Tensor near = queries.matmul(gallery.t());
+  const Tensor near = products_of(queries, gallery);
   const Tensor farther = near < near.diagonal().unsqueeze(1);
   return (farther.sum(1) >= queries.size(0) - k).to(torch::kDouble).mean();
+}
+
+Tensor nearest_rows(std::int64_t k, const Tensor& queries, const Tensor& gallery) {
+  HALFTONE_CHECK(queries.dim() == 2 && gallery.dim() == 2 && queries.size(1) == gallery.size(1) &&
+                     k >= 0 && k <= gallery.size(0),
+                 "[nearest_rows] expected (N, E) and (M, E) of one E and k up to M, got ",
+                 queries.sizes(), ", ", gallery.sizes(), " and ", k);
+  return std::get<1>(products_of(queries, gallery).topk(k));
 }
 
 void RetrievalRecall::add(const Forms& forms, const Tensor& groups) {

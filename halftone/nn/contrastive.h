@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What puts several forms of a thing at one place of a space, as CLIP does with pictures and texts,
-// and how well that went.
+// and how well that went; also what is nearest to a thing.
 #pragma once
 
 #include <torch/types.h>
@@ -22,8 +22,13 @@ torch::Tensor contrastive_loss(const torch::Tensor& a, const torch::Tensor& b,
 
 /// The share of `queries` (N, E), N >= 1, whose own row of `gallery` (N, E) is among the k with the
 /// largest products. Ties count against it, as does NaN: where all rows are at one place, nothing
-/// is found. fp64 scalar.
+/// is found. Computed in fp32 in every precision, as nearest_rows() is. fp64 scalar.
 torch::Tensor recall_at(std::int64_t k, const torch::Tensor& queries, const torch::Tensor& gallery);
+
+/// Which k rows of `gallery` (M, E) have the largest products with each of `queries` (N, E), the
+/// largest first: int64 (N, k), k <= M.
+torch::Tensor nearest_rows(std::int64_t k, const torch::Tensor& queries,
+                           const torch::Tensor& gallery);
 
 /// Recall from each form of a thing to each other, over all that is gathered batch by batch: for
 /// validation_step() and on_validation_loader_end().

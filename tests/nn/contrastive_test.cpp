@@ -25,6 +25,11 @@ Tensor unit_rows(std::int64_t rows, std::int64_t width) {
   return x / x.norm(2, 1, true);
 }
 
+Tensor near_one_place(std::int64_t rows) {
+  const Tensor x = torch::randn({rows, 16}) * 0.02 + 1;
+  return x / x.norm(2, 1, true);
+}
+
 TEST(ContrastiveLoss, IsTheMeanOfBothCrossEntropies) {
   torch::manual_seed(1);
   const Tensor a = unit_rows(6, 5).requires_grad_(), b = unit_rows(6, 5).requires_grad_();
@@ -95,6 +100,26 @@ TEST(RecallAt, FindsNothingWhereAllIsAtOnePlace) {
   Tensor broken = torch::eye(4);
   broken[2][2] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_LT(recall_at(1, broken, broken).item<double>(), 1.0);
+}
+
+// Nearly one place, as early in a training: all cosines are one number in bf16.
+TEST(RecallAt, FindsUnderAutocastWhatItFindsWithout) {
+  torch::manual_seed(5);
+  const Tensor gallery = near_one_place(50);
+  const Autocast bf16(torch::kCPU, torch::kBFloat16, true);
+  const Tensor ties = gallery.matmul(gallery.t());
+  ASSERT_TRUE(ties.eq(ties[0][0]).all().item<bool>());
+  EXPECT_EQ(recall_at(1, gallery, gallery).item<double>(), 1.0);
+  EXPECT_TRUE(nearest_rows(1, gallery, gallery).squeeze(1).equal(torch::arange(50)));
+}
+
+TEST(NearestRows, AreThoseOfTheLargestProducts) {
+  const Tensor gallery = torch::tensor({{1.0F, 0.0F}, {0.0F, 3.0F}, {2.0F, 2.0F}});
+  const Tensor queries = torch::tensor({{1.0F, 0.0F}, {0.1F, 1.0F}});
+  const Tensor expected = torch::tensor({{2, 0}, {1, 2}}, torch::kLong);
+  EXPECT_TRUE(nearest_rows(2, queries, gallery).equal(expected));
+  EXPECT_EQ(nearest_rows(0, queries, gallery).sizes(), (std::vector<std::int64_t>{2, 0}));
+  EXPECT_THROW(nearest_rows(4, queries, gallery), c10::Error);
 }
 
 TEST(RetrievalRecall, SearchesEachGroupOverAllBatches) {
