@@ -33,6 +33,28 @@ struct Layer {
   Tensor g;       // (tokens, out)
 };
 
+/// Whether the rounds of several formats have shown the least time of each.
+class LeastTimes {
+ public:
+  LeastTimes(std::vector<LayerSpeed>& speeds, int most_rounds)
+      : speeds_(speeds), patience_(std::max(2, most_rounds / 4)) {}
+
+  void add(std::size_t format, double seconds) {
+    double& least = speeds_[format].seconds;
+    if (seconds < (1 - kGain) * least) last_gain_ = round_;
+    least = std::min(least, seconds);
+  }
+  void end_round() { ++round_; }
+  bool are_found() const { return round_ - last_gain_ > patience_; }
+
+ private:
+  static constexpr double kGain = 0.02;
+  std::vector<LayerSpeed>& speeds_;
+  int patience_;
+  int round_ = 0;
+  int last_gain_ = 0;
+};
+
 void forward_and_backward(const Layer& layer, ComputeType type) {
   Tensor y;
   {
@@ -95,11 +117,12 @@ std::vector<LayerSpeed> layer_speeds(const LayerShape& shape, int rounds,
   std::vector<LayerSpeed> speeds;
   for (const ComputeType type : formats)
     speeds.push_back({type, std::numeric_limits<double>::infinity()});
-  for (int round = 0; round <= rounds; ++round) {
-    for (std::size_t i = 0; i < formats.size(); ++i) {
-      const double seconds = seconds_of_call([&] { forward_and_backward(layer, formats[i]); });
-      if (round > 0) speeds[i].seconds = std::min(speeds[i].seconds, seconds);  // 0 warms up
-    }
+  for (const ComputeType type : formats) forward_and_backward(layer, type);  // warms up
+  LeastTimes least(speeds, rounds);
+  for (int round = 0; round < rounds && !least.are_found(); ++round) {
+    for (std::size_t i = 0; i < formats.size(); ++i)
+      least.add(i, seconds_of_call([&] { forward_and_backward(layer, formats[i]); }));
+    least.end_round();
   }
   for (LayerSpeed& speed : speeds) speed.gflops = flops / speed.seconds / 1e9;
   return speeds;

@@ -34,7 +34,8 @@ struct LayerShape {
   std::int64_t out = 1408;
 };
 
-/// Of each format, in their order; their rounds take turns.
+/// Of each format, in their order; their rounds take turns. There are at most `rounds`: they end
+/// when a quarter of them in a row, but two or more, have made no format faster by 2 %.
 std::vector<LayerSpeed> layer_speeds(const LayerShape& shape = {}, int rounds = 8,
                                      const std::vector<ComputeType>& formats = compute_types());
 
