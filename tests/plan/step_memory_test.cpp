@@ -41,7 +41,7 @@ struct Case {
 // Wide and long enough that what grows with neither does not matter.
 ModelConfig small_model() {
   return {.dim = 192,
-          .n_layers = 4,
+          .n_layers = 2,
           .n_heads = 6,
           .n_kv_heads = 2,
           .vocab_size = 1000,
@@ -55,7 +55,7 @@ std::vector<Case> cases() {
   all.push_back({"long_rows", dense, {1, 200}});
   all.push_back({"accumulated", dense, {2, 100, 2}});
   ModelConfig wide_head = dense;
-  wide_head.vocab_size = 20000;
+  wide_head.vocab_size = 10000;
   all.push_back({"wide_head", wide_head, {2, 128}});
   ModelConfig experts = dense;
   experts.use_moe = true;
