@@ -22,6 +22,8 @@ class Plan : public testing::Test {
     for (int i = 0; i < 9000; ++i)
       text += "Line " + std::to_string(i) + ": " + std::to_string(i * i % 97) + " geese, 春江.\n";
     test::write_text(folder_ / "text.txt", text);
+    peak_of({"tokenizer", "train", "--data", folder_ / "text.txt", "--vocab-size", "400", "--out",
+             folder_ / "tokenizer"});
   }
 
   /// Runs the program, with what it prints in `out`; returns the most memory that it held.
@@ -33,9 +35,9 @@ class Plan : public testing::Test {
   }
 
   std::vector<std::string> flags(const std::string& command) const {
-    return {command,        "--preset",  "tiny",      "--data", folder_ / "text.txt",
-            "--batch-size", batch_size_, "--seq-len", "256",    "--tokenizer-vocab-size",
-            "400",          "--threads", "2"};
+    return {command,     "--preset",  "tiny", "--data",      folder_ / "text.txt",  "--batch-size",
+            batch_size_, "--seq-len", "256",  "--tokenizer", folder_ / "tokenizer", "--threads",
+            "2"};
   }
 
   double measured(const std::string& precision, const std::string& memory,
@@ -43,7 +45,7 @@ class Plan : public testing::Test {
     std::vector<std::string> words = flags("train");
     words.insert(words.end(), others.begin(), others.end());
     const std::vector<std::string> more = {"--precision", precision,     "--memory",
-                                           memory,        "--max-steps", "3",
+                                           memory,        "--max-steps", "2",
                                            "--overwrite", "--out",       folder_ / "run"};
     words.insert(words.end(), more.begin(), more.end());
     const double peak = peak_of(words);

@@ -66,7 +66,7 @@ class SharedPlan : public testing::Test {
       if (!precisions.contains(precision)) continue;
       Flags train = more;
       train.insert(train.end(), {"--precision", precision, "--memory", "standard", "--max-steps",
-                                 "3", "--overwrite", "--out", folder_ / "run"});
+                                 "2", "--overwrite", "--out", folder_ / "run"});
       const double peak = peak_of(flags({"launch", "--processes", "2", "train"}, train));
       // A child begins with its parent's peak.
       EXPECT_LT(static_cast<double>(peak_resident_bytes()), peak);
