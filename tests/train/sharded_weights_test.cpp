@@ -168,11 +168,12 @@ void expect_same_as_shared_gradients(int processes, const Names& precisions,
 }
 
 TEST(ShardedWeights, HaveTheBitsOfSharedGradientsInTwo) {
-  expect_same_as_shared_gradients(2, {"32-true", "int8-mixed"});
+  expect_same_as_shared_gradients(2, {"32-true", "int8-mixed"}, {.samples = 22});
 }
 // Some have no batch in the last step of an epoch, and none in the last turn of a validation.
 TEST(ShardedWeights, HaveTheBitsOfSharedGradientsInFour) {
-  expect_same_as_shared_gradients(4, {"bf16-mixed", "16-mixed", "fp8-mixed", "bf16-true"});
+  expect_same_as_shared_gradients(4, {"bf16-mixed", "16-mixed", "fp8-mixed", "bf16-true"},
+                                  {.samples = 22});
 }
 // Some have none in the first step, nor in any validation.
 TEST(ShardedWeights, HaveThemWhereSomeNeverHaveABatch) {
