@@ -5,8 +5,8 @@ docs/tutorial_zh.md aren't typed again: they must show the same blocks.
 
 Usage: typed_documents_test.py SOURCE BUILD SCRATCH LIBTORCH
 
-    sh      run by bash in SCRATCH, where `halftone` and `scripts/` are the built ones. Only the lengths of runs are cut
-            short, `data fetch` gives a text that is there, and cmake configures and builds nothing.
+    sh      run by bash in SCRATCH, where `halftone` and `scripts/` are the built ones. Only the lengths of runs and of
+            their rows are cut short, `data fetch` gives a text that is there, and cmake configures and builds nothing.
     toml    written to the file that a mark names, and a model is trained from it
     cmake   is part of a project that finds the installed package
     cpp     stands, line by line, in a source that the suite compiles: COMPILED
@@ -55,6 +55,11 @@ case ${words[0]} in
   train) words+=(--max-steps "$steps") ;;
   bench) words+=(--max-steps 1) ;;
   tune) words+=(--max-time 5s) ;;
+esac
+# Not where a run says how long its rows are.
+case ${words[*]} in
+  "plan "* | *--resume* | *--seq-len*) ;;
+  "train "* | "bench "* | *" --preset "* | "compare "*.toml*) words+=(--seq-len 64) ;;
 esac
 exec "$BUILD/halftone" "${words[@]}"
 """
