@@ -115,8 +115,15 @@ class CountedStep {
       if (parameter.requires_grad())
         count.learning.push_back({parameter.sizes().vec(), parameter.scalar_type()});
     std::int64_t before = tally.live();
-    if (planned_.make_batch) planned_.make_batch(precision_.batch_placement());
-    count.batch = static_cast<double>(tally.live() - before);
+    if (planned_.make_batch) {
+      const BatchPlacement place = precision_.batch_placement();
+      planned_.make_batch({place.device, std::nullopt});
+      count.loaded_batch = static_cast<double>(tally.live() - before);
+      if (place.floating) {
+        planned_.make_batch(place);
+        count.cast_batch = static_cast<double>(tally.live() - before);
+      }
+    }
     before = tally.live();
     optimizers_ = planned_.optimizers({.memory = precision_.memory()});
     // An AdamW moves the weights into a buffer of its own.

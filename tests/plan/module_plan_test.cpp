@@ -459,6 +459,34 @@ TEST(ModulePlan, TakesOptimizersOfLibTorch) {
   EXPECT_GT(plan.work.bytes, planned(regression(), "32-true").work.bytes) << "its step counts";
 }
 
+/// Takes the first tensor of its batch; the others are only loaded.
+struct FirstOfMany : Steps<std::vector<Tensor>> {
+  FirstOfMany() { this->register_module("layer", layer); }
+  Tensor training_step(const std::vector<Tensor>& batch, std::int64_t /*index*/) override {
+    return layer(batch[0]).square().mean();
+  }
+  Linear layer{8, 8};
+};
+
+TEST(ModulePlan, CountsTheBatchesThatWaitAsTheyAreLoaded) {
+  constexpr double kBytes = 32.0 * 50000 * 4;  // of what is loaded beside
+  const auto workspace = [](const char* precision, std::int64_t beside) {
+    const auto make_batch = [beside](std::int64_t n) {
+      return std::vector<Tensor>{torch::randn({n, 8}), torch::randn({n, beside})};
+    };
+    const PlannedTraining training =
+        planned_training([] { return std::make_shared<FirstOfMany>(); }, make_batch);
+    return static_cast<double>(planned(training, precision).bytes.workspace);
+  };
+  const auto of_loading = [&](const char* precision) {
+    return workspace(precision, 50000) - workspace(precision, 0);
+  };
+  // Four wait, one is made of its samples, and one is in the step.
+  EXPECT_EQ(of_loading("32-true"), 7 * kBytes);
+  EXPECT_EQ(of_loading("bf16-mixed"), 7 * kBytes);
+  EXPECT_EQ(of_loading("bf16-true"), 7.5 * kBytes) << "the step takes a copy in bf16";
+}
+
 TEST(ModulePlan, CountsWhatOneDnnKeepsOfEachShape) {
   const auto workspace = [](const char* ways, std::int64_t batch) {
     const test::GemmConfigScope scope(ways);
