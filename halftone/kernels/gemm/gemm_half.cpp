@@ -45,7 +45,9 @@ void gemm_half_add(const Tensor& sum, const Tensor& a, const Tensor& b, GemmBack
   const std::int64_t step = sum.numel() > kLargeSum
                                 ? std::max<std::int64_t>(1, kSumBlock / sum.size(1))
                                 : std::max<std::int64_t>(1, rows);
-  for (std::int64_t row = 0; row < rows; row += step) {
+  // Without data one block has the memory of any: a plan of a weight of 10^11 numbers has 10^5.
+  const std::int64_t end = sum.is_meta() ? std::min(step, rows) : rows;
+  for (std::int64_t row = 0; row < end; row += step) {
     const std::int64_t count = std::min(step, rows - row);
     // LibTorch would widen a block that was rounded to 16 bits by a copy as well.
     const Tensor block = gemm_half(a.narrow(0, row, count), b, narrow, path).to(sum.scalar_type());
