@@ -44,8 +44,9 @@ torch::Tensor nearest_pictures(const torch::Tensor& pictures, const torch::Tenso
                      pictures.size(1) == candidates.size(1),
                  "[nearest_pictures] expected (N, C, H, W) and at least one of (M, C, h, w), got ",
                  pictures.sizes(), " and ", candidates.sizes());
+  constexpr std::int64_t kWithoutMatmul = 2;  // whose differences of squares cancel near 0
   const torch::Tensor same = resized_picture(pictures, candidates.size(2), candidates.size(3));
-  return torch::cdist(same.flatten(1), candidates.flatten(1)).argmin(1);
+  return torch::cdist(same.flatten(1), candidates.flatten(1), 2.0, kWithoutMatmul).argmin(1);
 }
 
 EmojiLikeness::EmojiLikeness(std::shared_ptr<const EmojiSet> set,

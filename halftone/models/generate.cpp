@@ -241,7 +241,7 @@ GeneratedText generate_after_rows(CausalLM& model, const Tensor& rows,
   const std::int64_t context = model->config().max_seq_len;
   HALFTONE_CHECK(
       rows.dim() == 3 && rows.size(0) == 1 && rows.size(1) > 0 && rows.size(1) <= context,
-      "[generate] expected (1, T, dim) of 1 to ", context, " rows, got ", rows.sizes());
+      "[generate_after_rows] expected (1, T, dim) of 1 to ", context, " rows, got ", rows.sizes());
   const torch::InferenceMode inference;
   const EvaluationMode evaluation(*model);
   const std::int64_t most = std::clamp<std::int64_t>(options.max_new_tokens, 0, context);

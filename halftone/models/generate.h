@@ -43,8 +43,9 @@ struct GeneratedText {
 };
 
 /// What follows `rows` (1, T, dim), T >= 1, in the dtype of CausalLM::embedded(): generate() for a
-/// model that is told of something else than text, such as a picture. It ends where the context
-/// does. NonFiniteLogits has the ids that were added.
+/// model that is told of something else than text, such as a picture. Where generate() drops the
+/// beginning of a full context and goes on, this ends. Throws what generate() does (NonFiniteLogits
+/// has the ids that were added), and c10::Error for rows of another shape or more than the context.
 GeneratedText generate_after_rows(CausalLM& model, const torch::Tensor& rows,
                                   const SamplingOptions& options);
 

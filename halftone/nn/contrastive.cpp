@@ -25,9 +25,9 @@ Tensor products_of(const Tensor& rows, const Tensor& others) {
 }  // namespace
 
 Tensor contrastive_loss(const Tensor& a, const Tensor& b, const Tensor& scale) {
-  HALFTONE_CHECK(a.dim() == 2 && a.sizes() == b.sizes(),
-                 "[contrastive_loss] expected two (B, E) of one shape, got ", a.sizes(), " and ",
-                 b.sizes());
+  HALFTONE_CHECK(a.dim() == 2 && a.size(0) > 0 && a.sizes() == b.sizes(),
+                 "[contrastive_loss] expected two (B, E) of one shape and at least one row, got ",
+                 a.sizes(), " and ", b.sizes());
   const Autocast fp32(autocast_device(a.device().type()), {}, false);
   const Tensor scores = products_of(a, b) * scale.to(torch::kFloat);
   const Tensor own = torch::arange(a.size(0), torch::dtype(torch::kLong).device(a.device()));
@@ -60,8 +60,8 @@ void RetrievalRecall::add(const Forms& forms, const Tensor& groups) {
                    "' was no form of the first batch");
     HALFTONE_CHECK(rows.dim() == 2 && rows.size(0) == groups.size(0), "[RetrievalRecall] '", form,
                    "': expected (", groups.size(0), ", E), got ", rows.sizes());
-    rows_[form].push_back(rows);
   }
+  for (const auto& [form, rows] : forms) rows_[form].push_back(rows);
   groups_.push_back(groups);
 }
 

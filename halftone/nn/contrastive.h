@@ -16,7 +16,8 @@ namespace halftone {
 /// entropies of which b belongs to each a, and which a to each b. Row i of `a` and `b` (B, E) is
 /// the same thing; `scale` is a scalar that the products are multiplied by, 1 / temperature.
 /// Computed in fp32 in every precision: a large scale makes small differences of a cosine large.
-/// Returns a scalar, differentiable in all three.
+/// Of several processes each knows the rows of its own batch only. Returns an fp32 scalar,
+/// differentiable in all three. Throws c10::Error for other shapes, and for B = 0.
 torch::Tensor contrastive_loss(const torch::Tensor& a, const torch::Tensor& b,
                                const torch::Tensor& scale);
 
@@ -31,14 +32,16 @@ torch::Tensor nearest_rows(std::int64_t k, const torch::Tensor& queries,
                            const torch::Tensor& gallery);
 
 /// Recall from each form of a thing to each other, over all that is gathered batch by batch: for
-/// validation_step() and on_validation_loader_end().
+/// validation_step() and on_validation_loader_end(). Of several processes each searches what it has
+/// gathered itself: evaluate in one process to search all.
 class RetrievalRecall {
  public:
   /// Rows of one form: "picture" -> (B, E).
   using Forms = std::map<std::string, torch::Tensor>;
 
   /// Row i of each form is the same thing. `groups` (B) int64: only things of one group are
-  /// searched among each other. Every batch has the same forms, in `forms` of one B.
+  /// searched among each other. Every batch has the same forms, in `forms` of one B; throws
+  /// c10::Error for others, and keeps none of them.
   void add(const Forms& forms, const torch::Tensor& groups);
 
   /// Of the queries of one form in one group.

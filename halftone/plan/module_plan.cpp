@@ -83,11 +83,10 @@ MemoryBytes peak_of(const StepCount& count, const ModuleRecipe& recipe, const Ad
   const double kept = count.has_fused_optimizer ? count.gradients : 0;
   const double states = step.optimizer - kept;
   const double come = count.gradients - kept;
-  // Those that wait, one that is being made of its samples, and those of the step.
-  const double batches =
-      count.loaded_batch *
-          (static_cast<double>(kBatchesAhead + 2) + static_cast<double>(recipe.micro_batches)) +
-      count.cast_batch;
+  // Those that wait, one that is being made and its samples, and those of the step.
+  const double batches = count.loaded_batch * (static_cast<double>(kBatchesAhead + 2) +
+                                               static_cast<double>(recipe.micro_batches)) +
+                         count.cast_batch;
   const std::int64_t chunk =
       count.has_fused_optimizer ? offload_chunk_bytes(count.learning, options) : 0;
   const std::uint64_t disk = options.offload.empty() ? 0 : whole_bytes(states);

@@ -45,10 +45,10 @@ struct ModulePlan {
   double update_bytes = 0;      // that a fused optimizer reads and writes
 };
 
-/// `process`: process_bytes(). Machine code that oneDNN makes for each shape of a layer's matmul is
-/// workspace; batches of other shapes, which the plan does not see, add 650 KiB for each such
-/// shape. The copies that callbacks such as WeightAveraging keep are not in
-/// it. Throws UserError for a recipe that can't be, as memory_policy() does, and as step_memory().
+/// `process`: process_bytes(). The plan lacks the copies that callbacks such as WeightAveraging
+/// keep. Machine code that oneDNN makes for each shape of a layer's matmul is workspace; batches of
+/// other shapes, which the plan does not see, add 650 KiB for each such shape. Throws UserError for
+/// a recipe that can't be, as memory_policy() does, and as step_memory().
 ModulePlan plan_module(const PlannedTraining& training, const ModuleRecipe& recipe,
                        std::int64_t batch_size, std::uint64_t process);
 

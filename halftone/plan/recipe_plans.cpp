@@ -5,6 +5,7 @@
 
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
+#include "halftone/precision/memory_policy.h"
 #include "halftone/precision/policy.h"
 #include "halftone/train/layer_precision.h"
 
@@ -29,6 +30,14 @@ std::string words_of(const ModuleRecipe& recipe) {
                                           : fmt::format("{}, {}", recipe.precision, memory);
 }
 
+/// Of parameters and buffers in fp32.
+double weight_bytes(const PlannedTraining& training) {
+  const PrecisionPolicy fp32 = parse_precision("32-true");
+  return step_memory([&] { return training.make(1); }, /*micro_batches=*/1,
+                     {fp32, memory_policy({}, fp32)})
+      .weights;
+}
+
 }  // namespace
 
 std::vector<ModuleRecipe> recipes_of(const std::vector<std::string>& precisions,
@@ -44,8 +53,8 @@ std::string recipe_plans_text(const PlannedTraining& training, const RecipePlanO
   measure_machine_speed();  // so that the process has what any that computes has
   std::uint64_t copies = 0;
   if (options.weight_copies > 0)
-    copies = static_cast<std::uint64_t>(options.weight_copies) *
-             plan_module(training, {}, 1, 0).bytes.weights;
+    copies = static_cast<std::uint64_t>(static_cast<double>(options.weight_copies) *
+                                        weight_bytes(training));
   const std::uint64_t process = process_bytes() + copies;
   std::string text;
   std::vector<ModulePlan> plans;

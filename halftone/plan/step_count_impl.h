@@ -17,7 +17,7 @@ struct StepCount {
   StepWork work;                         // up to the update; with it where no optimizer is fused
   double gradients = 0;                  // bytes that are there when the update begins
   double loaded_batch = 0;               // bytes of one as it is loaded, where the plan makes it
-  double cast_batch = 0;                 // of the copy that a step takes in another dtype
+  double cast_batch = 0;                 // of what a step takes of it in another dtype
   double numbers = 0;                    // parameters of the module
   bool has_fused_optimizer = false;      // whose gradients are part of memory.optimizer
   std::vector<ParameterShape> learning;  // as stored

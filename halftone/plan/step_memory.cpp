@@ -121,7 +121,7 @@ class CountedStep {
       count.loaded_batch = static_cast<double>(tally.live() - before);
       if (place.floating) {
         planned_.make_batch(place);
-        count.cast_batch = static_cast<double>(tally.live() - before);
+        count.cast_batch = static_cast<double>(tally.live() - before) - count.loaded_batch;
       }
     }
     before = tally.live();

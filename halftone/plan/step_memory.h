@@ -85,27 +85,30 @@ StepMemory step_memory(const ModelConfig& model, const StepShape& shape,
 template <class Module, class MakeBatch>
 PlannedModule planned_module(const std::shared_ptr<Module>& module, MakeBatch make_batch) {
   using Batch = typename Module::Batch;
+  const auto loaded = std::make_shared<std::optional<Batch>>();  // there as long as a step
   const auto batch = std::make_shared<std::optional<Batch>>();
   const std::shared_ptr<torch::nn::Module> network(module, &module->network());
   network->train();
-  return {
-      .module = network,
-      .optimizers =
-          [module](const OptimizerContext& context) {
-            Optimizers optimizers;
-            for (const OptimizerSetup& setup : configured_optimizers(*module, context))
-              optimizers.push_back(setup.optimizer);
-            return optimizers;
-          },
-      .loss =
-          [module, batch](std::int64_t micro_batches) {
-            torch::Tensor sum = module->training_step(**batch, 0);
-            for (std::int64_t i = 1; i < micro_batches; ++i)
-              sum = sum + module->training_step(**batch, i);
-            return sum;
-          },
-      .make_batch =
-          [=](const BatchPlacement& place) { batch->emplace(placed<Batch>(make_batch(), place)); }};
+  return {.module = network,
+          .optimizers =
+              [module](const OptimizerContext& context) {
+                Optimizers optimizers;
+                for (const OptimizerSetup& setup : configured_optimizers(*module, context))
+                  optimizers.push_back(setup.optimizer);
+                return optimizers;
+              },
+          .loss =
+              [module, batch](std::int64_t micro_batches) {
+                torch::Tensor sum = module->training_step(**batch, 0);
+                for (std::int64_t i = 1; i < micro_batches; ++i)
+                  sum = sum + module->training_step(**batch, i);
+                return sum;
+              },
+          .make_batch =
+              [=](const BatchPlacement& place) {
+                loaded->emplace(make_batch());
+                batch->emplace(placed<Batch>(**loaded, place));
+              }};
 }
 
 /// Of a step of one batch of a TrainingModule that `make` builds. The tensors of `batch` are on the

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 
 #include "halftone/core/error.h"
 #include "halftone/core/log.h"
@@ -35,6 +36,15 @@ void SavedModel::throw_missing(const std::string& name) const {
       "'{}' has no hyper-parameter '{}', it has {}; is it of this model, and did the model call "
       "save_hyper_parameters()?",
       path.string(), name, there.empty() ? "none" : names(there)));
+}
+
+void SavedModel::throw_other_type(const std::string& name) const {
+  constexpr std::array kTypes = {"a bool", "an integer", "a floating-point number", "a text"};
+  throw UserError(
+      fmt::format("'{}' has the hyper-parameter '{}' as {}, which is not the type that the program "
+                  "asks for; is "
+                  "it of this model?",
+                  path.string(), name, kTypes.at(hyper_parameters.values.at(name).index())));
 }
 
 fs::path find_saved_model(const fs::path& where) {

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "halftone/core/state_dict.h"
@@ -31,12 +32,15 @@ struct SavedModel {
   /// Throws UserError that names the file and the hyper-parameters that there are.
   template <class T>
   T hyper_parameter(const std::string& name) const {
-    if (!hyper_parameters.values.contains(name)) throw_missing(name);
-    return hyper_parameters.get<T>(name);
+    const auto found = hyper_parameters.values.find(name);
+    if (found == hyper_parameters.values.end()) throw_missing(name);
+    if (const T* const value = std::get_if<T>(&found->second)) return *value;
+    throw_other_type(name);
   }
 
  private:
   [[noreturn]] void throw_missing(const std::string& name) const;
+  [[noreturn]] void throw_other_type(const std::string& name) const;
 };
 
 /// What `where` names: a run directory, whose newest whole checkpoint counts; for RUN/best the

@@ -26,7 +26,6 @@
 #include "halftone/dist/agreement.h"
 #include "halftone/dist/joined_processes.h"
 #include "halftone/optim/fused_optimizer.h"
-#include "halftone/precision/keep_fp32.h"
 #include "halftone/system/interrupt.h"
 #include "halftone/train/evaluation.h"
 #include "halftone/train/layer_precision.h"
@@ -235,7 +234,8 @@ void Trainer::keep_layers(torch::nn::Module& network) {
         "in -mixed, or leave it out",
         policy().name));
   const bool is_new = std::exchange(kept_in_, &network) != &network;
-  keep_fp32(network, options_.keep_fp32, /*is_logged=*/is_new);
+  auto kept = std::make_unique<KeptModules>(network, options_.keep_fp32, /*is_logged=*/is_new);
+  if (kept->has_marked()) kept_layers_.push_back(std::move(kept));
 }
 
 void Trainer::prepare(torch::nn::Module& network) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "halftone/core/process_group.h"
+#include "halftone/precision/kept_modules.h"
 #include "halftone/run/metrics_log.h"
 #include "halftone/run/run_directory.h"
 #include "halftone/train/anomaly.h"
@@ -223,7 +224,8 @@ class Trainer {
   FitLoop* loop_ = nullptr;               // while fit() runs
   TrainingModuleBase* module_ = nullptr;  // while anything runs
   std::optional<RunDirectory> run_;
-  const torch::nn::Module* kept_in_ = nullptr;  // the network that keep_fp32 was last said of
+  std::vector<std::unique_ptr<KeptModules>> kept_layers_;  // as keep_fp32 says
+  const torch::nn::Module* kept_in_ = nullptr;             // the network it was last said of
   std::optional<MetricsLog> metrics_log_;
   std::vector<std::shared_ptr<Logger>> open_loggers_;
   std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming

@@ -98,7 +98,8 @@ struct TrainerOptions {
 
   GradScalerOptions scaler;  // of precisions with loss scaling
   MemoryOptions memory;      // configure_optimizers() gets what concerns the optimizer
-  /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32().
+  /// Modules that stay in fp32 under a mixed precision: patterns of keep_fp32(). They do as long as
+  /// the Trainer lives.
   std::vector<std::string> keep_fp32;
   /// Formats of single linear layers under a mixed precision, "feed_forward=int8"
   /// (train/layer_precision.h); keep_fp32 goes first.

@@ -34,6 +34,7 @@
 #include "halftone/nn/timestep_embedding.h"
 #include "halftone/optim/adamw.h"
 #include "halftone/train/mixed_precision.h"
+#include "planned_steps.h"
 #include "support/gemm_config_scope.h"
 #include "support/message_of.h"
 #include "support/tensor_memory.h"
@@ -41,6 +42,8 @@
 namespace halftone::module_plan_test {
 namespace {
 
+using test::planned;
+using test::Steps;
 using torch::Tensor;
 namespace F = torch::nn::functional;
 
@@ -57,15 +60,6 @@ double sum_of(const auto& flops) {
   for (const auto& [kind, of_it] : flops) sum += of_it;
   return sum;
 }
-
-/// A module whose loss is a function of itself and its batch.
-template <class BatchType>
-class Steps : public TrainingModule<BatchType> {
- public:
-  std::vector<OptimizerSetup> configure_optimizers(const OptimizerContext& context) override {
-    return {std::make_shared<AdamW>(this->parameters(), context.adamw())};
-  }
-};
 
 struct Rows {
   Tensor inputs;   // (B, 64)
@@ -93,11 +87,6 @@ class Regression : public Steps<Rows> {
 
 PlannedTraining regression() {
   return planned_training([] { return std::make_shared<Regression>(); }, rows_of);
-}
-
-ModulePlan planned(const PlannedTraining& training, const std::string& precision,
-                   std::int64_t batch = 32, const std::string& memory = "standard") {
-  return plan_module(training, {.precision = precision, .memory = {.memory = memory}}, batch, 0);
 }
 
 // Each of the layers once forward and twice backward, but that no one asks for the gradient of the
@@ -457,34 +446,6 @@ TEST(ModulePlan, TakesOptimizersOfLibTorch) {
   EXPECT_EQ(plan.bytes.states, 8 * kNumbers);
   EXPECT_EQ(plan.update_bytes, 0);
   EXPECT_GT(plan.work.bytes, planned(regression(), "32-true").work.bytes) << "its step counts";
-}
-
-/// Takes the first tensor of its batch; the others are only loaded.
-struct FirstOfMany : Steps<std::vector<Tensor>> {
-  FirstOfMany() { this->register_module("layer", layer); }
-  Tensor training_step(const std::vector<Tensor>& batch, std::int64_t /*index*/) override {
-    return layer(batch[0]).square().mean();
-  }
-  Linear layer{8, 8};
-};
-
-TEST(ModulePlan, CountsTheBatchesThatWaitAsTheyAreLoaded) {
-  constexpr double kBytes = 32.0 * 50000 * 4;  // of what is loaded beside
-  const auto workspace = [](const char* precision, std::int64_t beside) {
-    const auto make_batch = [beside](std::int64_t n) {
-      return std::vector<Tensor>{torch::randn({n, 8}), torch::randn({n, beside})};
-    };
-    const PlannedTraining training =
-        planned_training([] { return std::make_shared<FirstOfMany>(); }, make_batch);
-    return static_cast<double>(planned(training, precision).bytes.workspace);
-  };
-  const auto of_loading = [&](const char* precision) {
-    return workspace(precision, 50000) - workspace(precision, 0);
-  };
-  // Four wait, one is made of its samples, and one is in the step.
-  EXPECT_EQ(of_loading("32-true"), 7 * kBytes);
-  EXPECT_EQ(of_loading("bf16-mixed"), 7 * kBytes);
-  EXPECT_EQ(of_loading("bf16-true"), 7.5 * kBytes) << "the step takes a copy in bf16";
 }
 
 TEST(ModulePlan, CountsWhatOneDnnKeepsOfEachShape) {

@@ -56,7 +56,7 @@ std::vector<Case> cases() {
   all.push_back({"accumulated", dense, {2, 100, 2}});
   ModelConfig wide_head = dense;
   wide_head.vocab_size = 10000;
-  all.push_back({"wide_head", wide_head, {2, 128}});
+  all.push_back({"wide_head", wide_head, {4, 128}});  // in two chunks
   ModelConfig experts = dense;
   experts.use_moe = true;
   all.push_back({"experts", experts, {4, 128}});

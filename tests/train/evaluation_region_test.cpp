@@ -185,6 +185,24 @@ TEST_F(EvaluationRegion, HasTheLayersInFp32ThatTheTrainingHad) {
   EXPECT_THAT(notes_, Each(Not(HasSubstr("was trained with"))));
 }
 
+TEST_F(EvaluationRegion, LeavesNoLayerInFp32BehindTheTrainer) {
+  const TrainerOptions plain{.precision = "bf16-mixed", .accelerator = "cpu"};
+  TrainerOptions kept = plain;
+  kept.keep_fp32 = {"^out$"};
+  Net net(dtypes_);
+  Loader data = loader();
+  {
+    Trainer trainer(kept);
+    trainer.validate(net, data);
+    trainer.test(net, data);
+  }
+  Trainer(plain).validate(net, data);
+  const std::vector<torch::ScalarType>& out = (*dtypes_)["out"];
+  ASSERT_EQ(out.size(), 6U);
+  EXPECT_THAT(std::vector(out.begin(), out.begin() + 4), Each(torch::kFloat32));
+  EXPECT_THAT(std::vector(out.begin() + 4, out.end()), Each(torch::kBFloat16));
+}
+
 TEST_F(EvaluationRegion, SaysWhenLayersComputeOtherwiseThanInTheTraining) {
   TrainerOptions options{.max_epochs = 1,
                          .precision = "bf16-mixed",

@@ -243,6 +243,9 @@ TEST_F(SavedModels, SayWhatIsWrong) {
               HasSubstr("hidden.weight [8, 4] instead of [16, 4]"));
   EXPECT_EQ(load_saved_model(run).hyper_parameter<std::int64_t>("width"), 8);
   EXPECT_THAT(message_of<UserError>(
+                  [&] { (void)load_saved_model(run).hyper_parameter<std::string>("width"); }),
+              testing::AllOf(HasSubstr("step-00000008"), HasSubstr("'width' as an integer")));
+  EXPECT_THAT(message_of<UserError>(
                   [&] { (void)load_saved_model(run).hyper_parameter<std::int64_t>("heads"); }),
               HasSubstr("has no hyper-parameter 'heads', it has activation, on, scale, width"));
   EXPECT_THAT(message_of<UserError>([&] { load_saved_model(folder_ / "nowhere"); }),

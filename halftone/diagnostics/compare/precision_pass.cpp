@@ -9,7 +9,7 @@
 #include "halftone/diagnostics/compare/network_guard_impl.h"
 #include "halftone/diagnostics/compare/precision_pass_impl.h"
 #include "halftone/inspect/parameter_gradients_impl.h"
-#include "halftone/precision/keep_fp32.h"
+#include "halftone/precision/kept_modules.h"
 #include "halftone/train/layer_precision.h"
 #include "halftone/train/mixed_precision.h"
 
@@ -17,26 +17,6 @@ namespace halftone {
 namespace {
 
 using torch::Tensor;
-
-/// Marks modules to stay in fp32, in this scope.
-class KeptModules {
- public:
-  KeptModules(torch::nn::Module& network, const std::vector<std::string>& patterns) {
-    if (patterns.empty()) return;
-    for (const auto& tensors : {network.parameters(), network.buffers()})
-      std::copy_if(tensors.begin(), tensors.end(), std::back_inserter(unmarked_),
-                   [](const Tensor& tensor) { return !keeps_fp32(tensor); });
-    keep_fp32(network, patterns, /*is_logged=*/false);
-  }
-  ~KeptModules() {
-    for (const Tensor& tensor : unmarked_) unmark_keep_fp32(tensor);
-  }
-  KeptModules(const KeptModules&) = delete;
-  KeptModules& operator=(const KeptModules&) = delete;
-
- private:
-  std::vector<Tensor> unmarked_;  // before
-};
 
 std::vector<std::string> kept_parameters(const torch::nn::Module& network) {
   std::vector<std::string> kept;
@@ -86,7 +66,7 @@ std::map<TensorKey, const CapturedTensor*> PrecisionPass::by_key() const {
 
 PrecisionPass compute_pass(const TrainingStep& step, const PassOptions& options) {
   const NetworkGuard guard(*step.network);
-  const KeptModules kept(*step.network, options.keep_fp32);
+  const KeptModules kept(*step.network, options.keep_fp32, /*is_logged=*/false);
   MixedPrecision precision(options.policy, {}, options.device, {}, options.layer_precision);
   precision.convert_module(*step.network);
   return captured_pass(step, options, precision, nullptr, nullptr);
