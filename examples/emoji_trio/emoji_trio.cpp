@@ -123,7 +123,7 @@ using LoadedTrio = halftone::LoadedModel<TrioModule>;
 /// Rows of a held-out emoji, and the pictures of held-out emoji that are nearest to its spoken
 /// name.
 torch::Tensor nearest_to_sounds(TrioModule& module, const Trio& trio) {
-  constexpr std::int64_t kRows = 10;
+  constexpr std::int64_t kRows = 8;
   constexpr std::int64_t kNearest = 7;
   const std::vector<std::int64_t>& emoji = trio.held_out();
   const torch::Tensor pictures = trio.emoji().pictures(emoji, {.side = kSide});
