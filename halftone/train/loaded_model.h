@@ -35,7 +35,7 @@ struct LoadedModel {
       : saved(std::move(the_saved)),
         module(build_module<Module>(saved)),
         trainer(std::move(options)) {
-    trainer.load(saved.path.string(), module);
+    trainer.load(saved, module);
     module->eval();
   }
 };

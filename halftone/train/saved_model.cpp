@@ -40,11 +40,10 @@ void SavedModel::throw_missing(const std::string& name) const {
 
 void SavedModel::throw_other_type(const std::string& name) const {
   constexpr std::array kTypes = {"a bool", "an integer", "a floating-point number", "a text"};
-  throw UserError(
-      fmt::format("'{}' has the hyper-parameter '{}' as {}, which is not the type that the program "
-                  "asks for; is "
-                  "it of this model?",
-                  path.string(), name, kTypes.at(hyper_parameters.values.at(name).index())));
+  throw UserError(fmt::format(
+      "'{}' has the hyper-parameter '{}' as {}, which is not the type that the program asks for; "
+      "is it of this model?",
+      path.string(), name, kTypes.at(hyper_parameters.values.at(name).index())));
 }
 
 fs::path find_saved_model(const fs::path& where) {

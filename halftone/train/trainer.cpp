@@ -598,10 +598,14 @@ std::filesystem::path Trainer::resolved_checkpoint(const std::string& where) con
 
 SavedModel Trainer::load_into(TrainingModuleBase& module, const std::string& where) {
   SavedModel saved = load_saved_model(resolved_checkpoint(where));
+  load_into(module, saved);
+  return saved;
+}
+
+void Trainer::load_into(TrainingModuleBase& module, const SavedModel& saved) {
   if (loop_ == nullptr) prepare(module.network());
   note_other_layers(saved);
   load_weights(module.network(), saved);
-  return saved;
 }
 
 void Trainer::save_checkpoint(const std::filesystem::path& folder, const KeepCheckpoints& keep) {

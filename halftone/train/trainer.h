@@ -116,6 +116,11 @@ class Trainer {
   SavedModel load(const std::string& where, Module&& module) {
     return load_into(pointee(module), where);
   }
+  /// The same of what load_saved_model() has opened.
+  template <class Module>
+  void load(const SavedModel& saved, Module&& module) {
+    load_into(pointee(module), saved);
+  }
 
   /// Ends fit() after the present step.
   void stop() { stop_ = true; }
@@ -211,6 +216,7 @@ class Trainer {
   std::map<std::string, double> evaluate(EvaluationTask& task, EvaluationKind kind,
                                          const EvaluationOptions& options);
   SavedModel load_into(TrainingModuleBase& module, const std::string& where);
+  void load_into(TrainingModuleBase& module, const SavedModel& saved);
   std::filesystem::path resolved_checkpoint(const std::string& where) const;
   /// Calls `hook` of each callback with the Trainer and `arguments`.
   template <class... Parameters, class... Arguments>

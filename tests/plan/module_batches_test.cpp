@@ -17,7 +17,7 @@ using test::planned;
 using test::Steps;
 using torch::Tensor;
 
-// A sum of 10^11 numbers has a million blocks, which take minutes even without data.
+// A sum of 10^11 numbers has 2 * 10^5 blocks, which take minutes even without data.
 TEST(ModulePlan, RunsOneBlockOfAWeightsGradientForAll) {
   const test::GemmConfigScope scope("bf16=native,fp16=upcast,fp32=blas");
   struct Huge : Steps<Tensor> {
