@@ -12,9 +12,11 @@ using torch::Tensor;
 
 EncoderBlockImpl::EncoderBlockImpl(const EncoderBlockOptions& options)
     : attention_norm_(register_module("attention_norm", RmsNorm(options.dim, options.norm_eps))),
-      attention_(
-          register_module("attention", MultiHeadAttention(MultiHeadAttentionOptions{
-                                           .dim = options.dim, .n_heads = options.n_heads}))),
+      attention_(register_module("attention", MultiHeadAttention(MultiHeadAttentionOptions{
+                                                  .dim = options.dim,
+                                                  .n_heads = options.n_heads,
+                                                  .has_qk_norm = options.has_qk_norm,
+                                                  .norm_eps = options.norm_eps}))),
       ffn_norm_(register_module("ffn_norm", RmsNorm(options.dim, options.norm_eps))),
       ffn_(register_module("ffn", FeedForward(options.dim, options.hidden_dim, 0.0))) {}
 

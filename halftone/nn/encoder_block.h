@@ -17,6 +17,7 @@ struct EncoderBlockOptions {
   std::int64_t dim = 0;
   std::int64_t n_heads = 0;
   std::int64_t hidden_dim = 0;  // of the feed-forward network
+  bool has_qk_norm = false;     // as MultiHeadAttentionOptions has it
   double norm_eps = 1e-6;
 };
 

@@ -11,8 +11,6 @@
 #include "halftone/autocast/autocast.h"
 #include "halftone/autocast/keep_fp32.h"
 #include "halftone/core/error.h"
-#include "halftone/nn/encoder_block.h"
-#include "support/compute_contexts.h"
 #include "support/fused_op.h"
 #include "support/message_of.h"
 
@@ -132,50 +130,6 @@ TEST(MultiHeadAttention, RefusesSizesThatDoNotFit) {
   EXPECT_THROW(ours(x), c10::Error);
   EXPECT_THROW(ours(x, torch::zeros({1, 3, 8})), c10::Error);
   EXPECT_THROW(ours(x[0], torch::zeros({2, 3, 8})), c10::Error);
-}
-
-TEST(EncoderBlock, IsItsParts) {
-  torch::manual_seed(7);
-  EncoderBlock block(EncoderBlockOptions{.dim = 16, .n_heads = 4, .hidden_dim = 40});
-  const auto part = [&](const char* name) { return block->named_children()[name]; };
-  const auto attention = std::dynamic_pointer_cast<MultiHeadAttentionImpl>(part("attention"));
-  const auto ffn = std::dynamic_pointer_cast<FeedForwardImpl>(part("ffn"));
-  const auto rms_norm = [](const Tensor& x) {
-    return x * x.square().mean(-1, true).add(1e-6).rsqrt();
-  };
-  const Tensor x = torch::randn({3, 5, 16}).requires_grad_();
-  const Tensor lengths = torch::tensor({5, 1, 3});
-  const Tensor h = x + attention->forward(rms_norm(x), {}, lengths);
-  const Tensor expected = h + ffn->forward(rms_norm(h));
-  const Tensor y = block(x, lengths);
-  EXPECT_LT(test::relative_error(y, expected), 1e-5);
-  const Tensor g = torch::randn({3, 5, 16});
-  EXPECT_LT(test::relative_error(torch::autograd::grad({y}, {x}, {g})[0],
-                                 torch::autograd::grad({expected}, {x}, {g})[0]),
-            1e-5);
-  // What is padding does not show in what is none.
-  const Tensor changed = torch::cat({x.slice(1, 0, 3), torch::randn({3, 2, 16})}, 1);
-  EXPECT_TRUE(block(changed, lengths)[2].slice(0, 0, 3).equal(y[2].slice(0, 0, 3)));
-}
-
-TEST(EncoderBlock, GivesTheSameBitsWhenItRunsAgain) {
-  torch::manual_seed(8);
-  EncoderBlock block(EncoderBlockOptions{.dim = 16, .n_heads = 4, .hidden_dim = 40});
-  const Tensor x = torch::randn({2, 5, 16}), g = torch::randn({2, 5, 16});
-  const Tensor lengths = torch::tensor({5, 2});
-  const auto gradients = [&](bool again) {
-    const Autocast autocast(torch::kCPU, torch::kBFloat16);
-    const ComputeScope scope(test::recomputing_blocks(again));
-    const Tensor leaf = x.detach().requires_grad_();
-    block->zero_grad();
-    block(leaf, lengths).backward(g);
-    std::vector<Tensor> all{leaf.grad()};
-    for (const Tensor& parameter : block->parameters()) all.push_back(parameter.grad().clone());
-    return all;
-  };
-  const std::vector<Tensor> once = gradients(false), twice = gradients(true);
-  ASSERT_EQ(once.size(), twice.size());
-  for (std::size_t i = 0; i < once.size(); ++i) EXPECT_TRUE(once[i].equal(twice[i])) << i;
 }
 
 }  // namespace
