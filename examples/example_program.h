@@ -16,9 +16,7 @@
 #include <halftone/core/error.h>
 #include <halftone/core/message.h>
 #include <halftone/core/text.h>
-#include <halftone/plan/memory_plan.h>
 #include <halftone/system/memory.h>
-#include <halftone/train/trainer.h>
 #include <torch/utils.h>
 
 #include <CLI/CLI.hpp>
@@ -38,8 +36,10 @@
 /// reference to what read() sets.
 class Command {
  public:
-  Command(const std::string& name, const std::string& what, std::vector<std::string> words)
-      : app_(what, name), words_(std::move(words)) {}
+  /// `threads`: what LibTorch computes with, unless --threads says another number; 0: its own.
+  Command(const std::string& name, const std::string& what, std::vector<std::string> words,
+          std::int64_t threads)
+      : app_(what, name), words_(std::move(words)), threads_(threads) {}
 
   // What the command must be given.
   std::string& argument(const std::string& name, const std::string& meaning) {
@@ -61,21 +61,12 @@ class Command {
   std::int64_t& count(const std::string& flag, std::int64_t usual, const std::string& meaning) {
     return bound(flag, kept(usual), meaning);
   }
-  bool& flag(const std::string& name, const std::string& meaning) {
-    bool& value = kept(false);
+  void flag(const std::string& name, bool& value, const std::string& meaning) {
     app_.add_flag(name, value, meaning);
-    return value;
-  }
-  /// Several words behind the flag, or the flag several times.
-  std::vector<std::string>& texts(const std::string& flag, const std::string& meaning) {
-    std::vector<std::string>& values = kept(std::vector<std::string>());
-    app_.add_option(flag, values, meaning);
-    return values;
   }
   /// With commas between.
-  std::vector<std::string>& list(const std::string& flag, const std::vector<std::string>& usual,
+  std::vector<std::string>& list(const std::string& flag, std::vector<std::string>& values,
                                  const std::string& meaning) {
-    std::vector<std::string>& values = kept(usual);
     app_.add_option(flag, values, meaning)->delimiter(',')->capture_default_str();
     return values;
   }
@@ -110,14 +101,11 @@ class Command {
   std::string& precision() {
     return text("--precision", "bf16-mixed", "As docs/numerics.md lists them");
   }
-  std::vector<std::string>& keep_fp32() {
-    return texts("--keep-fp32", "Regular expressions: modules whose names match stay in fp32");
+  void keep_fp32(std::vector<std::string>& patterns) {
+    app_.add_option("--keep-fp32", patterns,
+                    "Regular expressions: modules whose names match stay in fp32");
   }
-  std::uint64_t& seed() {
-    return bound("--seed", kept(std::uint64_t{1}), "Of weights, order and all that is random");
-  }
-  std::string& budget(const std::string& usual, const std::string& meaning) {
-    std::string& value = kept(usual);
+  void budget(std::string& value, const std::string& meaning) {
     app_.add_option("--budget", value, meaning)
         ->capture_default_str()
         ->check([](const std::string& text) {
@@ -125,15 +113,14 @@ class Command {
           return known || halftone::parse_bytes(text) ? std::string()
                                                       : "expected 2GiB or available, got " + text;
         });
-    return value;
   }
 
-  /// Reads the command line, and takes --threads: `usual` ones, or with 0 as many as LibTorch does.
-  void read(std::int64_t usual_threads = 0) {
-    const std::int64_t& threads = count("--threads", usual_threads, "That LibTorch computes with");
+  /// Reads the command line, and takes --threads.
+  void read() {
+    bound("--threads", threads_, "That LibTorch computes with");
     std::reverse(words_.begin(), words_.end());  // as CLI11 wants them
     parse([&] { app_.parse(words_); }, app_);
-    if (threads > 0) torch::set_num_threads(static_cast<int>(threads));
+    if (threads_ > 0) torch::set_num_threads(static_cast<int>(threads_));
   }
 
   /// What CLI11 refuses as a UserError of one line.
@@ -150,7 +137,7 @@ class Command {
   }
   CLI::App& app() { return app_; }
 
- private:
+  /// A value that lives as long as the command.
   template <class Value>
   Value& kept(Value usual) {
     const auto value = std::make_shared<Value>(std::move(usual));
@@ -158,8 +145,10 @@ class Command {
     return *value;
   }
 
+ private:
   CLI::App app_;
   std::vector<std::string> words_;
+  std::int64_t threads_;
   std::vector<std::shared_ptr<void>> kept_;
 };
 
@@ -168,10 +157,6 @@ class Command {
 struct StoppedBySignal {
   int signal = 0;
 };
-
-inline void throw_if_stopped(const halftone::Trainer& trainer) {
-  if (trainer.stop_signal()) throw StoppedBySignal{*trainer.stop_signal()};
-}
 
 struct ProgramCommand {
   std::string name;
@@ -183,6 +168,7 @@ struct Program {
   std::string name;
   std::string what;
   std::vector<ProgramCommand> commands;
+  std::int64_t threads = 0;  // without --threads; 0: as many as LibTorch takes
 };
 
 /// main(): exit code 2 for what the caller can mend, 1 for other errors, each one line on stderr.
@@ -194,7 +180,8 @@ inline int run_program(const Program& program, int argc, char** argv) {
     for (const ProgramCommand& command : program.commands) {
       app.add_subcommand(command.name, command.what);
       if (word != command.name) continue;
-      Command chosen(program.name + " " + command.name, command.what, {argv + 2, argv + argc});
+      Command chosen(program.name + " " + command.name, command.what, {argv + 2, argv + argc},
+                     program.threads);
       try {
         command.work(chosen);
       } catch (const CLI::Success& wish) {

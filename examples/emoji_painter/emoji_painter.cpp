@@ -14,29 +14,20 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "examples/example_program.h"
+#include "examples/training_commands.h"
 #include "painter_module.h"
 
 namespace {
 
 using torch::Tensor;
 
-void check(const PainterOptions& model) {
-  if (model.side < 16 || model.side > 1024 || model.side % model.patch != 0 ||
-      model.width % 64 != 0)
-    throw halftone::UserError(
-        "expected a --side of 16 to 1024 that is a multiple of --patch and a --width that is one "
-        "of 64, got " +
-        std::to_string(model.side) + ", " + std::to_string(model.patch) + " and " +
-        std::to_string(model.width));
-}
-
 /// A painter of small pictures as one of large ones, in as many patches: a large patch goes in as
 /// the mean of its squares, and comes out as the small one, smoothed.
-void begin_from(Painter& painter, halftone::SavedModel saved) {
+void begin_from(Painter& painter, halftone::SavedModel& saved) {
   const auto patch = saved.hyper_parameter<std::int64_t>("patch");
   const auto enlarged = [&](const Tensor& weights) {
     return halftone::resized_patch_weights(weights, patch, painter.options.patch);
@@ -52,65 +43,53 @@ void begin_from(Painter& painter, halftone::SavedModel saved) {
 }
 
 void train(Command& command) {
-  const std::string& out = command.text("--out", "runs/painter", "Folder of the run");
-  const std::string& precision = command.precision();
+  TrainOptions& options = train_options(command, "runs/painter");
   const std::int64_t& steps = command.count("--steps", 6500, "Optimizer steps");
   const std::int64_t& batch_size = command.count("--batch-size", 32, "Pictures of a step");
   PainterOptions& model = command.fields(PainterOptions());
   command.bound("--lr", model.lr, "Learning rate at its highest");
   const std::string& from =
       command.text("--from", "", "Begin with this run's weights, whose pictures may be smaller");
-  const bool& resume = command.flag("--resume", "Go on with the run");
   command.read();
-  check(model);
 
   const PainterEmoji emoji(model.limit);
-  model.tokenizer = learn_caption_tokens(*emoji.set).json();
+  std::optional<halftone::SavedModel> saved;
+  if (!from.empty()) saved = halftone::load_saved_model(from);
+  model.tokenizer = saved ? saved->hyper_parameter<std::string>("tokenizer")
+                          : learn_caption_tokens(*emoji.set).json();
   model.warmup = std::min<std::int64_t>(200, steps / 10);
-  halftone::SavedModel saved;
-  if (!from.empty()) {
-    saved = halftone::load_saved_model(from);
-    model.tokenizer = saved.hyper_parameter<std::string>("tokenizer");
-  }
-  torch::manual_seed(1);
+  torch::manual_seed(options.seed);
   Painter painter(model);
-  if (!from.empty()) begin_from(painter, std::move(saved));
+  if (saved) begin_from(painter, *saved);
 
   PainterLoader loader({emoji.set, emoji.seen, model.side, false},
-                       {.batch_size = batch_size, .seed = 1}, {painter.tokenizer});
+                       {.batch_size = batch_size, .seed = options.seed}, {painter.tokenizer});
   PainterLoader validation({emoji.set, evenly_spaced(emoji.held_out, 128), model.side, true},
                            {.batch_size = 64, .shuffle = false},
                            {painter.tokenizer, /*even_times=*/true});
-  const std::int64_t tenth = std::max<std::int64_t>(1, steps / 10);
-  const auto cost = std::make_shared<halftone::TrainingCost>();
   const auto drawn = [&](const std::string& name, const std::vector<std::int64_t>& indices) {
     const std::vector<std::string> texts = emoji.names(evenly_spaced(indices, 16));
-    const PainterBatch batch =
-        caption_batches(painter.tokenizer, texts, model.side, /*seed=*/1).front();
+    const auto batch = caption_batches(painter.tokenizer, texts, model.side, /*seed=*/1).front();
     const auto draw = [&painter, batch](halftone::Trainer& trainer) {
       return painter.paint(halftone::placed(batch, {trainer.device(), {}}));
     };
     return std::make_shared<halftone::PictureLog>(
         draw, halftone::PictureLogOptions{.name = name, .columns = 8});
   };
-  halftone::Trainer trainer(
-      {.max_steps = steps,
-       .precision = precision,
-       .gradient_clip_val = 1.0,
-       .callbacks = {cost, drawn("names_it_has_seen", emoji.seen),
-                     drawn("names_held_out", emoji.held_out),
-                     std::make_shared<halftone::Ema>(
-                         halftone::EmaOptions{.decay = 0.999, .warmup = true}),
-                     // An epoch may be a few steps.
-                     std::make_shared<halftone::ModelCheckpoint>(halftone::ModelCheckpointOptions{
-                         .every_n_steps = tenth, .every_n_epochs = 0})},
-       .enable_progress_bar = true,
-       .default_root_dir = out,
-       .val_check_interval = tenth,
-       .num_sanity_val_steps = 0});
-  trainer.fit(painter, loader, validation, {.resume = resume});
+  const auto cost = std::make_shared<halftone::TrainingCost>();
+  const std::int64_t tenth = std::max<std::int64_t>(1, steps / 10);
+  options.max_steps = steps;
+  options.val_check_interval = tenth;
+  options.callbacks = {
+      cost, drawn("names_it_has_seen", emoji.seen), drawn("names_held_out", emoji.held_out),
+      std::make_shared<halftone::Ema>(halftone::EmaOptions{.decay = 0.999, .warmup = true}),
+      // An epoch may be a few steps.
+      std::make_shared<halftone::ModelCheckpoint>(
+          halftone::ModelCheckpointOptions{.every_n_steps = tenth, .every_n_epochs = 0})};
+  halftone::Trainer trainer(options);
+  trainer.fit(painter, loader, validation, {.resume = options.resume});
   throw_if_stopped(trainer);
-  std::printf("at most %s in memory\n", halftone::format_bytes(cost->peak_bytes()).c_str());
+  print_cost(*cost, loader.batches_per_epoch());
 }
 
 /// A trained painter in a precision.
@@ -142,13 +121,12 @@ void paint(Command& command) {
   std::printf("%s\n", out.c_str());
 }
 
-const std::vector<std::string> kPrecisions = {"32-true", "bf16-mixed", "int8-mixed"};
-
 /// A table of what each precision costs and changes: seconds of one picture, taken in turn, and how
 /// far pictures of the same noise are from those of the first precision.
 void measure(Command& command) {
   const std::string& run = command.run();
-  const auto& precisions = command.list("--precisions", kPrecisions, "The first is the reference");
+  auto& precisions = command.kept(std::vector<std::string>{"32-true", "bf16-mixed", "int8-mixed"});
+  command.list("--precisions", precisions, "The first is the reference");
   const std::int64_t& pictures =
       command.count("--pictures", 32, "Of names it has seen, and of names held out");
   const std::int64_t& rounds =
@@ -194,46 +172,27 @@ void measure(Command& command) {
   }
 }
 
-/// Which tensors of a training step a precision gets wrong.
 void compare(Command& command) {
-  const std::string& run = command.run();
-  const std::string& precision = command.precision();
-  const std::vector<std::string>& keep_fp32 = command.keep_fp32();
-  const std::int64_t& tensors = command.count("--tensors", 32, "Lines, the worst first");
-  command.read();
-  const auto painter = halftone::LoadedModel<Painter>(run, {}).module;
-  painter->train();
-  const PainterEmoji emoji(painter->options.limit);
-  const PainterLoader loader({emoji.set, emoji.seen, painter->options.side, false},
-                             {.batch_size = 8, .seed = 2}, {painter->tokenizer});
-  const halftone::Comparison found =
-      halftone::compare_precisions(halftone::training_step_on(*painter, loader.batch_at(0)),
-                                   {.precision = precision, .keep_fp32 = keep_fp32});
-  const auto rows = static_cast<std::size_t>(tensors);
-  std::printf("%s", halftone::comparison_text(found, {.rows = rows}).c_str());
+  compare_step<Painter>(command, 8, [](const Painter& painter, std::int64_t batch_size) {
+    const PainterEmoji emoji(painter.options.limit);
+    return PainterLoader({emoji.set, emoji.seen, painter.options.side, false},
+                         {.batch_size = batch_size, .seed = 2}, {painter.tokenizer})
+        .batch_at(0);
+  });
 }
 
-/// Memory and seconds of a training in each precision, and the largest batch that a budget holds.
 void plan(Command& command) {
   PainterOptions& model = command.fields(PainterOptions());
-  const auto& precisions = command.list("--precisions", kPrecisions, "One after the other");
-  const std::int64_t& batch_size = command.count("--batch-size", 32, "Pictures of a step");
-  const std::string& budget = command.budget("", "Also the largest batch that it holds: 2GiB");
+  const PlanOptions& options = plan_options(command, /*usual_batch_size=*/32);
   command.read();
-  check(model);
   const PainterEmoji emoji(model.limit);
   model.tokenizer = learn_caption_tokens(*emoji.set).json();
   // Drawn as in a run, so that they are counted.
   const CaptionedEmoji samples(emoji.set, emoji.seen, model.side, false);
-  halftone::RecipePlanOptions options{.recipes = halftone::recipes_of(precisions),
-                                      .batch_size = batch_size,
-                                      .samples = samples.size(),
-                                      .weight_copies = 1 /* Ema's */};
-  if (!budget.empty()) options.budget = halftone::budget_bytes(budget);
   const auto training = halftone::planned_training(
       [model] { return std::make_shared<Painter>(model); },
       [model](std::int64_t count) { return PainterBatch::planned(count, model.side); });
-  std::printf("%s", halftone::recipe_plans_text(training, options).c_str());
+  print_plan(options, training, samples.size(), /*weight_copies=*/1 /* Ema's */);
 }
 
 }  // namespace

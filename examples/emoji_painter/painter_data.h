@@ -21,7 +21,8 @@
 
 #include "examples/emoji_captions.h"
 
-/// What is to be painted has neither `pictures` nor `times`: both are (0).
+/// What is to be painted has neither `pictures` nor `times`, both are (0); and its captions are
+/// those of B pictures, then B times none, for guidance.
 struct PainterBatch {
   static constexpr std::int64_t kTimes = 1 << 16;
 
@@ -158,6 +159,7 @@ inline std::vector<PainterBatch> caption_batches(const halftone::Tokenizer& toke
       noise.push_back(torch::randn({3, side, side}, random));
       part.push_back(texts[i]);
     }
+    part.resize(2 * part.size());
     const Captions captions = encode_captions(tokenizer, part);
     batches.push_back({captions.ids, captions.lengths, torch::stack(noise),
                        torch::empty({0}, torch::kUInt8), torch::empty({0}, torch::kLong)});

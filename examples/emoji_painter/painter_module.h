@@ -48,89 +48,27 @@ struct PaintOptions {
   }
 };
 
-/// A block of the text encoder, or, with `has_context`, of the painter: that one attends to the
-/// text as well, and its other branches are modulated.
-struct PainterBlockImpl : torch::nn::Module {
-  PainterBlockImpl(std::int64_t width, bool has_context)
-      : norm(register_module("norm", halftone::RmsNorm(width, 1e-6))),
-        attention(register_module("attention", attention_of(width))),
-        ffn_norm(register_module("ffn_norm", halftone::RmsNorm(width, 1e-6))),
-        ffn(register_module("ffn", halftone::FeedForward(width, width * 8 / 3 / 64 * 64, 0.0))) {
-    if (!has_context) return;
-    cross_norm = register_module("cross_norm", halftone::RmsNorm(width, 1e-6));
-    cross_attention = register_module("cross_attention", attention_of(width));
-    modulation = register_parameter("modulation", halftone::new_parameter({6, width}).zero_());
-  }
-
-  static halftone::MultiHeadAttention attention_of(std::int64_t width) {
-    return halftone::MultiHeadAttention(halftone::MultiHeadAttentionOptions{
-        .dim = width, .n_heads = width / 64, .has_qk_norm = true});
-  }
-
-  /// Of a text: x (B, T, width), of which `lengths` count.
-  torch::Tensor forward(torch::Tensor x, const torch::Tensor& lengths) {
-    x = x + attention(norm(x), torch::Tensor(), lengths);
-    return x + ffn(ffn_norm(x));
-  }
-  /// Of a picture: two branches are scaled and shifted by `condition` (B, 6, width).
-  torch::Tensor forward(torch::Tensor x, const torch::Tensor& condition, const torch::Tensor& text,
-                        const torch::Tensor& lengths) {
-    const auto m = (condition + modulation).unsqueeze(2).unbind(1);  // each (B, 1, width)
-    x = torch::addcmul(x, attention->forward(torch::addcmul(m[0], norm(x), 1 + m[1])), 1 + m[2]);
-    x = x + cross_attention(cross_norm(x), text, lengths);
-    return torch::addcmul(x, ffn(torch::addcmul(m[3], ffn_norm(x), 1 + m[4])), 1 + m[5]);
-  }
-
-  halftone::RmsNorm norm;
-  halftone::MultiHeadAttention attention;
-  halftone::RmsNorm ffn_norm;
-  halftone::FeedForward ffn;
-  halftone::RmsNorm cross_norm{nullptr};
-  halftone::MultiHeadAttention cross_attention{nullptr};
-  torch::Tensor modulation;
-};
-TORCH_MODULE(PainterBlock);
-
 /// The tokens of captions, and one vector for each of them all.
 struct EncodedText {
   torch::Tensor tokens;   // (B, T, width)
   torch::Tensor lengths;  // (B) int64
   torch::Tensor mean;     // (B, width)
-
-  /// These, and `other`, which has one row, for each of them once more.
-  EncodedText and_each(const EncodedText& other) const {
-    const std::int64_t more = tokens.size(1) - other.tokens.size(1);
-    const torch::Tensor padded = torch::constant_pad_nd(other.tokens, {0, 0, 0, more});
-    return {torch::cat({tokens, padded.expand_as(tokens)}),
-            torch::cat({lengths, other.lengths.expand_as(lengths)}),
-            torch::cat({mean, other.mean.expand_as(mean)})};
-  }
 };
 
 class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
  public:
   using Options = PainterOptions;
 
+  const PainterOptions options;
+  const halftone::Tokenizer tokenizer;
+  PaintOptions paint_options;
+
+  /// Throws UserError for sizes that do not fit together.
   explicit Painter(const Options& the_options)
-      : options(the_options),
-        tokenizer(caption_tokens(options.tokenizer)),
-        token_embedding_(register_module(
-            "token_embedding", halftone::Embedding(tokenizer.vocab_size(), options.width, false))),
-        token_positions_(positions("token_positions", kLongestCaption)),
-        text_norm_(register_module("text_norm", halftone::RmsNorm(options.width, 1e-6))),
-        time_(register_module("time", halftone::TimestepEmbedding(options.width))),
-        modulation_(
-            register_module("modulation", halftone::Linear(options.width, 6 * options.width))),
-        patch_embedding_(register_module("patch_embedding",
-                                         halftone::Linear(patch_values(), options.width, true))),
-        patch_positions_(positions("patch_positions", patches_per_side() * patches_per_side())),
-        norm_(register_module("norm", halftone::RmsNorm(options.width, 1e-6))),
-        to_pixels_(
-            register_module("to_pixels", halftone::Linear(options.width, patch_values(), true))) {
-    for (int i = 0; i < 2; ++i) text_blocks_->push_back(PainterBlock(options.width, false));
+      : options(checked(the_options)), tokenizer(caption_tokens(options.tokenizer)) {
     for (int i = 0; i < options.depth; ++i)
-      picture_blocks_->push_back(PainterBlock(options.width, true));
-    register_module("text_blocks", text_blocks_);
+      picture_blocks_->push_back(halftone::DiffusionBlock(halftone::DiffusionBlockOptions{
+          .dim = options.width, .n_heads = options.width / 64, .hidden_dim = hidden_dim()}));
     register_module("picture_blocks", picture_blocks_);
     const torch::NoGradGuard no_grad;
     modulation_->weight.zero_();
@@ -139,10 +77,9 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
   }
 
   EncodedText encode(const torch::Tensor& ids, const torch::Tensor& lengths) {
-    torch::Tensor x = token_embedding_(ids) + token_positions_.narrow(0, 0, ids.size(1));
-    for (const auto& block : *text_blocks_) x = block->as<PainterBlock>()->forward(x, lengths);
-    x = text_norm_(x);
-    return {x, lengths, halftone::mean_of_rows(x, lengths)};
+    const torch::Tensor x = token_embedding_(ids) + token_positions_.narrow(0, 0, ids.size(1));
+    const torch::Tensor tokens = text_(x, lengths);
+    return {tokens, lengths, halftone::mean_of_rows(tokens, lengths)};
   }
 
   /// The last tokens (N, patches, width) from z (B, 3, side, side), t (B) and N texts: those of z
@@ -158,7 +95,7 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
     const torch::Tensor condition =
         modulation_(torch::silu(time + text.mean)).unflatten(1, {6, -1});
     for (const auto& block : *picture_blocks_)
-      x = block->as<PainterBlock>()->forward(x, condition, text.tokens, text.lengths);
+      x = block->as<halftone::DiffusionBlock>()->forward(x, condition, text.tokens, text.lengths);
     return norm_(x);
   }
 
@@ -189,11 +126,7 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
     context.weight_cache = std::make_shared<halftone::WeightCache>();
     const halftone::ComputeScope scope(context);
 
-    const torch::Device device = batch.ids.device();
-    const Captions nothing = encode_captions(tokenizer, {""});
-    const EncodedText text =
-        encode(batch.ids, batch.lengths)
-            .and_each(encode(nothing.ids.to(device), nothing.lengths.to(device)));
+    const EncodedText text = encode(batch.ids, batch.lengths);
     torch::Tensor z = noise_scale() * batch.noise.to(torch::kFloat);
     // Small steps at first, where it is decided what the picture shows.
     const auto time = [this](std::int64_t step) {
@@ -214,13 +147,20 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
         *this, context, {.lr = options.lr, .beta2 = 0.95, .weight_decay = 0.0}, options.warmup)};
   }
 
-  const PainterOptions options;
-  const halftone::Tokenizer tokenizer;
-  PaintOptions paint_options;
-
  private:
+  static const Options& checked(const Options& options) {
+    if (options.side < 16 || options.side > 1024 || options.side % options.patch != 0 ||
+        options.width % 64 != 0)
+      throw halftone::UserError(
+          c10::str("expected a --side of 16 to 1024 that is a multiple of --patch and a --width "
+                   "that is one of 64, got ",
+                   options.side, ", ", options.patch, " and ", options.width));
+    return options;
+  }
+
   std::int64_t patches_per_side() const { return options.side / options.patch; }
   std::int64_t patch_values() const { return 3 * options.patch * options.patch; }
+  std::int64_t hidden_dim() const { return options.width * 8 / 3 / 64 * 64; }
   // The mean of a square of pixels has the noise of one pixel in a smaller picture: at the same t
   // as much is to be seen in each size.
   double noise_scale() const { return static_cast<double>(options.side) / 64.0; }
@@ -229,16 +169,28 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
     return register_parameter(name,
                               halftone::new_parameter({rows, options.width}).normal_(0, 0.02));
   }
+  halftone::Linear linear(const std::string& name, std::int64_t from, std::int64_t to,
+                          bool has_bias) {
+    return register_module(name, halftone::Linear(from, to, has_bias));
+  }
 
-  halftone::Embedding token_embedding_;
-  torch::Tensor token_positions_;
-  torch::nn::ModuleList text_blocks_;
-  halftone::RmsNorm text_norm_;
-  halftone::TimestepEmbedding time_;
-  halftone::Linear modulation_;
-  halftone::Linear patch_embedding_;
-  torch::Tensor patch_positions_;
+  halftone::Embedding token_embedding_ = register_module(
+      "token_embedding", halftone::Embedding(tokenizer.vocab_size(), options.width, false));
+  torch::Tensor token_positions_ = positions("token_positions", kLongestCaption);
+  halftone::Encoder text_ = register_module(
+      "text", halftone::Encoder(halftone::EncoderBlockOptions{.dim = options.width,
+                                                              .n_heads = options.width / 64,
+                                                              .hidden_dim = hidden_dim(),
+                                                              .has_qk_norm = true},
+                                /*depth=*/2));
+  halftone::TimestepEmbedding time_ =
+      register_module("time", halftone::TimestepEmbedding(options.width));
+  halftone::Linear modulation_ = linear("modulation", options.width, 6 * options.width, false);
+  halftone::Linear patch_embedding_ =
+      linear("patch_embedding", patch_values(), options.width, true);
+  torch::Tensor patch_positions_ =
+      positions("patch_positions", patches_per_side() * patches_per_side());
   torch::nn::ModuleList picture_blocks_;
-  halftone::RmsNorm norm_;
-  halftone::Linear to_pixels_;
+  halftone::RmsNorm norm_ = register_module("norm", halftone::RmsNorm(options.width, 1e-6));
+  halftone::Linear to_pixels_ = linear("to_pixels", options.width, patch_values(), true);
 };
