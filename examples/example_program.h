@@ -65,10 +65,9 @@ class Command {
     app_.add_flag(name, value, meaning);
   }
   /// With commas between.
-  std::vector<std::string>& list(const std::string& flag, std::vector<std::string>& values,
+  std::vector<std::string>& list(const std::string& flag, const std::vector<std::string>& usual,
                                  const std::string& meaning) {
-    app_.add_option(flag, values, meaning)->delimiter(',')->capture_default_str();
-    return values;
+    return bound(flag, kept(usual), meaning);
   }
   /// An option for each of the fields() whose meaning it says, as train/hyper_parameters.h has
   /// them: "decoder_dim" is --decoder-dim.
@@ -82,7 +81,8 @@ class Command {
     });
     return options;
   }
-  /// An option that sets `value`, which outlives read(); an integer as count() takes it.
+  /// An option that sets `value`, which outlives read(); an integer as count() takes it, words as
+  /// list() does.
   template <class Value>
   Value& bound(const std::string& flag, Value& value, const std::string& meaning) {
     CLI::Option* const option = app_.add_option(flag, value, meaning)->capture_default_str();
@@ -93,6 +93,7 @@ class Command {
                    ? std::string()
                    : "expected an integer from " + std::to_string(least) + " on, got " + text;
       });
+    if constexpr (std::is_same_v<Value, std::vector<std::string>>) option->delimiter(',');
     return value;
   }
 

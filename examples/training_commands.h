@@ -91,8 +91,8 @@ struct PlanOptions {
 inline PlanOptions& plan_options(Command& command, std::int64_t usual_batch_size) {
   PlanOptions& options = command.kept(PlanOptions());
   options.batch_size = usual_batch_size;
-  command.list("--precisions", options.precisions, "One after the other");
-  command.list("--memory", options.memory, "Memory policies, each with each precision");
+  command.bound("--precisions", options.precisions, "One after the other");
+  command.bound("--memory", options.memory, "Memory policies, each with each precision");
   command.bound("--batch-size", options.batch_size, "Samples of a step");
   command.budget(options.budget, "Also the largest batch that it holds: 2GiB");
   return options;

@@ -91,6 +91,7 @@
 #include "halftone/nn/encoder_block.h"
 #include "halftone/nn/evaluation_mode.h"
 #include "halftone/nn/feed_forward.h"
+#include "halftone/nn/flow_matching.h"
 #include "halftone/nn/layer_norm.h"
 #include "halftone/nn/linear.h"
 #include "halftone/nn/lm_head.h"

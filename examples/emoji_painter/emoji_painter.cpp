@@ -11,10 +11,8 @@
 #include <halftone/halftone.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,8 +34,7 @@ void begin_from(Painter& painter, halftone::SavedModel& saved) {
   saved.weights.read_all();
   auto& tensors = saved.weights.tensors;
   tensors["patch_embedding.weight"] = enlarged(tensors["patch_embedding.weight"]) / times;
-  tensors["to_pixels.weight"] =
-      enlarged(tensors["to_pixels.weight"].t().contiguous()).t().contiguous();
+  tensors["to_pixels.weight"] = enlarged(tensors["to_pixels.weight"].t()).t();
   tensors["to_pixels.bias"] = enlarged(tensors["to_pixels.bias"].unsqueeze(0)).flatten();
   halftone::load_weights(painter, saved);
 }
@@ -48,30 +45,27 @@ void train(Command& command) {
   const std::int64_t& batch_size = command.count("--batch-size", 32, "Pictures of a step");
   PainterOptions& model = command.fields(PainterOptions());
   command.bound("--lr", model.lr, "Learning rate at its highest");
-  const std::string& from =
-      command.text("--from", "", "Begin with this run's weights, whose pictures may be smaller");
+  const std::string& from = command.text("--from", "", "Run to begin with, as large or smaller");
   command.read();
 
   const PainterEmoji emoji(model.limit);
-  std::optional<halftone::SavedModel> saved;
+  halftone::SavedModel saved;
   if (!from.empty()) saved = halftone::load_saved_model(from);
-  model.tokenizer = saved ? saved->hyper_parameter<std::string>("tokenizer")
-                          : learn_caption_tokens(*emoji.set).json();
+  model.tokenizer = from.empty() ? learn_caption_tokens(*emoji.set).json()
+                                 : saved.hyper_parameter<std::string>("tokenizer");
   model.warmup = std::min<std::int64_t>(200, steps / 10);
   torch::manual_seed(options.seed);
   Painter painter(model);
-  if (saved) begin_from(painter, *saved);
+  if (!from.empty()) begin_from(painter, saved);
 
-  PainterLoader loader({emoji.set, emoji.seen, model.side, false},
-                       {.batch_size = batch_size, .seed = options.seed}, {painter.tokenizer});
-  PainterLoader validation({emoji.set, evenly_spaced(emoji.held_out, 128), model.side, true},
-                           {.batch_size = 64, .shuffle = false},
-                           {painter.tokenizer, /*even_times=*/true});
+  PainterLoader loader =
+      emoji.training_batches(painter.tokenizer, model.side, batch_size, options.seed);
+  PainterLoader validation = emoji.validation_batches(painter.tokenizer, model.side);
   const auto drawn = [&](const std::string& name, const std::vector<std::int64_t>& indices) {
     const std::vector<std::string> texts = emoji.names(evenly_spaced(indices, 16));
     const auto batch = caption_batches(painter.tokenizer, texts, model.side, /*seed=*/1).front();
     const auto draw = [&painter, batch](halftone::Trainer& trainer) {
-      return painter.paint(halftone::placed(batch, {trainer.device(), {}}));
+      return painter.predict_step(halftone::placed(batch, {trainer.device(), {}}), 0);
     };
     return std::make_shared<halftone::PictureLog>(
         draw, halftone::PictureLogOptions{.name = name, .columns = 8});
@@ -114,9 +108,6 @@ void paint(Command& command) {
   const PaintOptions& options = command.fields(PaintOptions());
   command.read();
   LoadedPainter loaded(run, precision, options);
-  for (const std::string& text : texts)
-    if (std::ssize(loaded.module->tokenizer.encode(text)) > kLongestCaption - 2)
-      halftone::log_warning("only the first words are read: '" + text + "' is too long");
   halftone::write_png_grid(out, loaded.paint(texts));
   std::printf("%s\n", out.c_str());
 }
@@ -125,14 +116,11 @@ void paint(Command& command) {
 /// far pictures of the same noise are from those of the first precision.
 void measure(Command& command) {
   const std::string& run = command.run();
-  auto& precisions = command.kept(std::vector<std::string>{"32-true", "bf16-mixed", "int8-mixed"});
-  command.list("--precisions", precisions, "The first is the reference");
-  const std::int64_t& pictures =
-      command.count("--pictures", 32, "Of names it has seen, and of names held out");
-  const std::int64_t& rounds =
-      command.count("--rounds", 5, "That a picture's time is the median of");
-  const std::string& text =
-      command.text("--text", "", "Of the picture that is timed; the first name otherwise");
+  const auto& precisions = command.list("--precisions", {"32-true", "bf16-mixed", "int8-mixed"},
+                                        "The first is the reference");
+  const std::int64_t& pictures = command.count("--pictures", 32, "Of names seen, and held out");
+  const std::int64_t& rounds = command.count("--rounds", 5, "That each time is the median of");
+  const std::string& text = command.text("--text", "red heart", "Of the picture that is timed");
   const PaintOptions& options = command.fields(PaintOptions());
   command.read();
 
@@ -141,31 +129,29 @@ void measure(Command& command) {
   const PainterEmoji emoji(painters.front().module->options.limit);
   const std::vector<std::int64_t> seen = evenly_spaced(emoji.seen, pictures);
   const std::vector<std::int64_t> held_out = evenly_spaced(emoji.held_out, pictures);
-  const std::string one = text.empty() ? emoji.names(seen).front() : text;
   for (std::int64_t round = -1; round < rounds; ++round)
     for (LoadedPainter& each : painters) {  // the first round warms up
-      const auto start = std::chrono::steady_clock::now();
-      each.paint({one});
-      const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-      if (round >= 0) each.seconds.push_back(passed.count());
+      const double seconds = halftone::seconds_of_call([&] { each.paint({text}); });
+      if (round >= 0) each.seconds.push_back(seconds);
     }
   std::printf(
       "| precision | seconds | times faster | PSNR | SSIM | own emoji | a word | chance |\n"
       "|---|---|---|---|---|---|---|---|\n");
   const halftone::EmojiLikeness likeness(emoji.set, emoji.seen);
   Tensor reference;
-  for (std::size_t i = 0; i < painters.size(); ++i) {
-    const Tensor known = painters[i].paint(emoji.names(seen));
-    const Tensor unknown = painters[i].paint(emoji.names(held_out));
+  for (LoadedPainter& each : painters) {
+    const Tensor known = each.paint(emoji.names(seen));
+    const Tensor unknown = each.paint(emoji.names(held_out));
     const Tensor both = torch::cat({known, unknown});
-    if (i == 0) reference = both;
+    if (!reference.defined()) reference = both;
     const auto shared = likeness.shared_word(unknown, held_out);
     // Of the mean squared error over all: one picture that is equal would make a mean infinite.
     const double psnr =
         -10 * (both - reference).to(torch::kDouble).square().mean().log10().item<double>();
-    std::printf("| %s | %.3f | %.2f | %.1f | %.4f | %.2f | %.2f | %.2f |\n", precisions[i].c_str(),
-                halftone::median(painters[i].seconds),
-                halftone::median(painters[0].seconds) / halftone::median(painters[i].seconds), psnr,
+    const double seconds = halftone::median(each.seconds);
+    std::printf("| %s | %.3f | %.2f | %.1f | %.4f | %.2f | %.2f | %.2f |\n",
+                each.trainer.options().precision.c_str(), seconds,
+                halftone::median(painters.front().seconds) / seconds, psnr,
                 halftone::structural_similarity(both, reference).mean().item<double>(),
                 likeness.own_family(known, seen), shared.nearest, shared.chance);
     std::fflush(stdout);
@@ -175,8 +161,7 @@ void measure(Command& command) {
 void compare(Command& command) {
   compare_step<Painter>(command, 8, [](const Painter& painter, std::int64_t batch_size) {
     const PainterEmoji emoji(painter.options.limit);
-    return PainterLoader({emoji.set, emoji.seen, painter.options.side, false},
-                         {.batch_size = batch_size, .seed = 2}, {painter.tokenizer})
+    return emoji.training_batches(painter.tokenizer, painter.options.side, batch_size, 2)
         .batch_at(0);
   });
 }

@@ -53,26 +53,6 @@ inline std::vector<std::int64_t> evenly_spaced(const std::vector<std::int64_t>& 
   return chosen;
 }
 
-/// Which emoji a painter learns from.
-struct PainterEmoji {
-  /// `limit`: at most so many are learned from; 0: all but those that are held out.
-  explicit PainterEmoji(std::int64_t limit) : seen(emoji_part(*set, /*held_out=*/false)) {
-    if (limit > 0) seen = evenly_spaced(seen, limit);
-  }
-
-  std::vector<std::string> names(const std::vector<std::int64_t>& indices) const {
-    std::vector<std::string> texts;
-    texts.reserve(indices.size());
-    for (const std::int64_t i : indices) texts.push_back((*set)[i].english.name);
-    return texts;
-  }
-
-  std::shared_ptr<const halftone::EmojiSet> set =
-      std::make_shared<const halftone::EmojiSet>(halftone::fetch_dataset("emoji").folder);
-  std::vector<std::int64_t> seen;
-  std::vector<std::int64_t> held_out = emoji_part(*set, /*held_out=*/true);
-};
-
 struct CaptionedPicture {
   std::string caption;
   torch::Tensor picture;
@@ -143,6 +123,36 @@ struct CollatePainter {
 
 using PainterLoader = halftone::DataLoader<CaptionedEmoji, CollatePainter>;
 
+/// Which emoji a painter learns from.
+struct PainterEmoji {
+  /// `limit`: at most so many are learned from; 0: all but those that are held out.
+  explicit PainterEmoji(std::int64_t limit) : seen(emoji_part(*set, /*held_out=*/false)) {
+    if (limit > 0) seen = evenly_spaced(seen, limit);
+  }
+
+  std::vector<std::string> names(const std::vector<std::int64_t>& indices) const {
+    std::vector<std::string> texts;
+    texts.reserve(indices.size());
+    for (const std::int64_t i : indices) texts.push_back((*set)[i].english.name);
+    return texts;
+  }
+
+  PainterLoader training_batches(const halftone::Tokenizer& tokenizer, std::int64_t side,
+                                 std::int64_t batch_size, std::uint64_t loader_seed) const {
+    return PainterLoader({set, seen, side, /*only_names=*/false},
+                         {.batch_size = batch_size, .seed = loader_seed}, {tokenizer});
+  }
+  PainterLoader validation_batches(const halftone::Tokenizer& tokenizer, std::int64_t side) const {
+    return PainterLoader({set, evenly_spaced(held_out, 128), side, /*only_names=*/true},
+                         {.batch_size = 64, .shuffle = false}, {tokenizer, /*even_times=*/true});
+  }
+
+  std::shared_ptr<const halftone::EmojiSet> set =
+      std::make_shared<const halftone::EmojiSet>(halftone::fetch_dataset("emoji").folder);
+  std::vector<std::int64_t> seen;
+  std::vector<std::int64_t> held_out = emoji_part(*set, /*held_out=*/true);
+};
+
 /// What is to be painted, as the batches that Trainer::predict() takes. Each picture has noise of
 /// its own, which `seed` and its place among `texts` fix.
 inline std::vector<PainterBatch> caption_batches(const halftone::Tokenizer& tokenizer,
@@ -155,6 +165,8 @@ inline std::vector<PainterBatch> caption_batches(const halftone::Tokenizer& toke
     std::vector<std::string> part;
     std::vector<torch::Tensor> noise;
     for (std::size_t i = first; i < last; ++i) {
+      if (std::ssize(tokenizer.encode(texts[i])) > kLongestCaption - 2)
+        halftone::log_warning("only the first words are read: '" + texts[i] + "' is too long");
       torch::Generator random = halftone::SampleSeed{halftone::random_word(seed, i)}.generator();
       noise.push_back(torch::randn({3, side, side}, random));
       part.push_back(texts[i]);

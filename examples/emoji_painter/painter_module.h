@@ -8,9 +8,7 @@
 
 #include <halftone/halftone.h>
 
-#include <cmath>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -87,11 +85,9 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
   torch::Tensor hidden(const torch::Tensor& z, const torch::Tensor& t, const EncodedText& text) {
     torch::Tensor x = halftone::patches_of(z / noise_scale(), options.patch);
     x = patch_embedding_(x.to(patch_positions_.scalar_type())) + patch_positions_;
-    const auto for_each_text = [&](const torch::Tensor& rows) {
-      return text.lengths.size(0) == z.size(0) ? rows : torch::cat({rows, rows});
-    };
-    x = for_each_text(x);
-    const torch::Tensor time = for_each_text(time_(t * 1000));
+    const std::int64_t times = text.lengths.size(0) / z.size(0);
+    x = x.repeat({times, 1, 1});
+    const torch::Tensor time = time_(t * 1000).repeat({times, 1});
     const torch::Tensor condition =
         modulation_(torch::silu(time + text.mean)).unflatten(1, {6, -1});
     for (const auto& block : *picture_blocks_)
@@ -105,40 +101,25 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
     return halftone::pictures_of_patches(patches, options.patch, options.side);
   }
 
-  // The mean squared error of the direction dz/dt.
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
     const torch::Tensor x = batch.pictures.to(torch::kFloat) / 127.5 - 1;
     const torch::Tensor t = batch.times.to(torch::kFloat) / PainterBatch::kTimes;
-    const torch::Tensor at = t.view({-1, 1, 1, 1});
-    const torch::Tensor z = torch::lerp(noise_scale() * batch.noise.to(torch::kFloat), x, at);
-    const torch::Tensor error = pixels_of(hidden(z, t, encode(batch.ids, batch.lengths))) - x;
-    return (error / (1 - at).clamp_min(0.05)).square().mean();
-  }
-
-  torch::Tensor predict_step(const Batch& batch, std::int64_t /*index*/) override {
-    return paint(batch);
+    const torch::Tensor z =
+        halftone::flow_points(x, noise_scale() * batch.noise.to(torch::kFloat), t);
+    const EncodedText text = encode(batch.ids, batch.lengths);
+    return halftone::flow_matching_loss(pixels_of(hidden(z, t, text)), x, t);
   }
 
   /// Pictures (B, 3, side, side) fp32 in 0..1, of a batch of caption_batches().
-  torch::Tensor paint(const Batch& batch) {
-    // Weights are brought into the precision's format once, not in each step.
-    halftone::ComputeContext context = halftone::compute_context();
-    context.weight_cache = std::make_shared<halftone::WeightCache>();
-    const halftone::ComputeScope scope(context);
-
+  torch::Tensor predict_step(const Batch& batch, std::int64_t /*index*/) override {
     const EncodedText text = encode(batch.ids, batch.lengths);
-    torch::Tensor z = noise_scale() * batch.noise.to(torch::kFloat);
-    // Small steps at first, where it is decided what the picture shows.
-    const auto time = [this](std::int64_t step) {
-      return std::pow(static_cast<double>(step) / static_cast<double>(paint_options.steps), 2);
-    };
-    for (std::int64_t i = 0; i < paint_options.steps; ++i) {
-      const auto both = hidden(z, torch::full({z.size(0)}, time(i), z.options()), text).chunk(2);
+    const auto guided = [&](const torch::Tensor& z, double t) {
+      const auto both = hidden(z, torch::full({z.size(0)}, t, z.options()), text).chunk(2);
       // The last layer is linear: guidance before it is guidance behind it, at half the cost.
-      const torch::Tensor x = pixels_of(torch::lerp(both[1], both[0], paint_options.guidance));
-      z = torch::lerp(z, x, (time(i + 1) - time(i)) / (1 - time(i)));
-    }
-    return z.clamp(-1, 1).add(1).div(2);
+      return pixels_of(torch::lerp(both[1], both[0], paint_options.guidance));
+    };
+    const torch::Tensor noise = noise_scale() * batch.noise.to(torch::kFloat);
+    return halftone::follow_flow(noise, paint_options.steps, guided).clamp(-1, 1).add(1).div(2);
   }
 
   std::vector<halftone::OptimizerSetup> configure_optimizers(
@@ -151,32 +132,27 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
   static const Options& checked(const Options& options) {
     if (options.side < 16 || options.side > 1024 || options.side % options.patch != 0 ||
         options.width % 64 != 0)
-      throw halftone::UserError(
-          c10::str("expected a --side of 16 to 1024 that is a multiple of --patch and a --width "
-                   "that is one of 64, got ",
-                   options.side, ", ", options.patch, " and ", options.width));
+      throw halftone::UserError(c10::str(
+          "expected a --side of 16 to 1024 that is a multiple of --patch and a --width that is one "
+          "of 64, got ",
+          options.side, ", ", options.patch, " and ", options.width));
     return options;
   }
 
-  std::int64_t patches_per_side() const { return options.side / options.patch; }
+  std::int64_t patches() const {
+    return options.side * options.side / options.patch / options.patch;
+  }
   std::int64_t patch_values() const { return 3 * options.patch * options.patch; }
   std::int64_t hidden_dim() const { return options.width * 8 / 3 / 64 * 64; }
   // The mean of a square of pixels has the noise of one pixel in a smaller picture: at the same t
   // as much is to be seen in each size.
   double noise_scale() const { return static_cast<double>(options.side) / 64.0; }
 
-  torch::Tensor& positions(const std::string& name, std::int64_t rows) {
-    return register_parameter(name,
-                              halftone::new_parameter({rows, options.width}).normal_(0, 0.02));
-  }
-  halftone::Linear linear(const std::string& name, std::int64_t from, std::int64_t to,
-                          bool has_bias) {
-    return register_module(name, halftone::Linear(from, to, has_bias));
-  }
-
   halftone::Embedding token_embedding_ = register_module(
       "token_embedding", halftone::Embedding(tokenizer.vocab_size(), options.width, false));
-  torch::Tensor token_positions_ = positions("token_positions", kLongestCaption);
+  torch::Tensor token_positions_ = register_parameter(
+      "token_positions",
+      halftone::new_parameter({kLongestCaption, options.width}).normal_(0, 0.02));
   halftone::Encoder text_ = register_module(
       "text", halftone::Encoder(halftone::EncoderBlockOptions{.dim = options.width,
                                                               .n_heads = options.width / 64,
@@ -185,12 +161,14 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
                                 /*depth=*/2));
   halftone::TimestepEmbedding time_ =
       register_module("time", halftone::TimestepEmbedding(options.width));
-  halftone::Linear modulation_ = linear("modulation", options.width, 6 * options.width, false);
+  halftone::Linear modulation_ =
+      register_module("modulation", halftone::Linear(options.width, 6 * options.width));
   halftone::Linear patch_embedding_ =
-      linear("patch_embedding", patch_values(), options.width, true);
-  torch::Tensor patch_positions_ =
-      positions("patch_positions", patches_per_side() * patches_per_side());
+      register_module("patch_embedding", halftone::Linear(patch_values(), options.width, true));
+  torch::Tensor patch_positions_ = register_parameter(
+      "patch_positions", halftone::new_parameter({patches(), options.width}).normal_(0, 0.02));
   torch::nn::ModuleList picture_blocks_;
   halftone::RmsNorm norm_ = register_module("norm", halftone::RmsNorm(options.width, 1e-6));
-  halftone::Linear to_pixels_ = linear("to_pixels", options.width, patch_values(), true);
+  halftone::Linear to_pixels_ =
+      register_module("to_pixels", halftone::Linear(options.width, patch_values(), true));
 };
