@@ -76,19 +76,36 @@ class FeedForward(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
-class Block(nn.Module):
-    def __init__(self, width: int, has_context: bool):
+class TextBlock(nn.Module):
+    def __init__(self, width: int):
         super().__init__()
-        heads = width // 64 + (width % 64 != 0)
+        self.attention_norm, self.attention = Norm(width), Attention(width, width // 64)
+        self.ffn_norm, self.ffn = Norm(width), FeedForward(width)
+
+    def forward(self, x, mask):
+        x = x + self.attention(self.attention_norm(x), mask=mask)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class Text(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.blocks, self.norm = nn.ModuleList(TextBlock(width) for _ in range(2)), Norm(width)
+
+    def forward(self, x, mask):
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        heads = width // 64
         self.norm, self.attention = Norm(width), Attention(width, heads)
         self.ffn_norm, self.ffn = Norm(width), FeedForward(width)
-        if has_context:
-            self.cross_norm, self.cross_attention = Norm(width), Attention(width, heads)
-            self.modulation = nn.Parameter(torch.zeros(6, width))
-
-    def read(self, x, mask):
-        x = x + self.attention(self.norm(x), mask=mask)
-        return x + self.ffn(self.ffn_norm(x))
+        self.cross_norm, self.cross_attention = Norm(width), Attention(width, heads)
+        self.modulation = nn.Parameter(torch.zeros(6, width))
 
     def forward(self, x, condition, text, mask):
         m = (condition + self.modulation).unsqueeze(2).unbind(1)
@@ -114,20 +131,16 @@ class Painter(nn.Module):
         numbers = 3 * patch * patch
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.token_positions = nn.Parameter(torch.zeros(32, width))
-        self.text_blocks = nn.ModuleList(Block(width, False) for _ in range(2))
-        self.text_norm, self.time = Norm(width), Time(width)
+        self.text, self.time = Text(width), Time(width)
         self.modulation = nn.Linear(width, 6 * width, bias=False)
         self.patch_embedding, self.to_pixels = nn.Linear(numbers, width), nn.Linear(width, numbers)
         self.patch_positions = nn.Parameter(torch.zeros(self.across**2, width))
-        self.picture_blocks = nn.ModuleList(Block(width, True) for _ in range(depth))
+        self.picture_blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = Norm(width)
 
     def encode(self, ids, lengths):
         counts = torch.arange(ids.shape[1]) < lengths[:, None]
-        x = self.token_embedding(ids) + self.token_positions[: ids.shape[1]]
-        for block in self.text_blocks:
-            x = block.read(x, counts[:, None, None])
-        x = self.text_norm(x)
+        x = self.text(self.token_embedding(ids) + self.token_positions[: ids.shape[1]], counts[:, None, None])
         return x, counts[:, None, None], (x * counts[..., None]).sum(1) / lengths[:, None]
 
     def hidden(self, z, t, text, mask, mean):
