@@ -5,7 +5,7 @@
 //   emoji_trio test runs/trio
 //   emoji_trio caption runs/trio 🐙 cat.png hello.wav
 //   emoji_trio plan --budget 2GiB
-//   emoji_trio compare --precision bf16-mixed
+//   emoji_trio compare runs/trio --precision bf16-mixed
 #include <halftone/halftone.h>
 
 #include <algorithm>
@@ -16,25 +16,19 @@
 #include <string>
 #include <vector>
 
-#include "examples/example_program.h"
+#include "examples/training_commands.h"
 #include "trio_module.h"
 
 namespace {
 
 using Values = std::map<std::string, double>;
 
-/// A line for each validation; and the losses of the last step.
-struct Progress : halftone::Callback {
+/// What the last step logged, its losses among it.
+struct LastStep : halftone::Callback {
   void on_step_end(halftone::Trainer& /*trainer*/, const halftone::StepMetrics& metrics) override {
-    last = metrics.logged;
+    logged = metrics.logged;
   }
-  void on_validation_end(halftone::Trainer& trainer, const Values& values) override {
-    std::printf("step %5ld  picture to name %4.1f %%, sound to picture %4.1f %% at 10\n",
-                trainer.loop().counters().step, 100 * values.at("val_emoji_picture_to_name_at_10"),
-                100 * values.at("val_emoji_sound_to_picture_at_10"));
-    std::fflush(stdout);
-  }
-  Values last;
+  Values logged;
 };
 
 /// A line for each pair: "emoji_picture_to_name  at 1  12.3 %  at 10  45.6 %".
@@ -52,12 +46,8 @@ std::string& speech_option(Command& command) {
   return command.text("--speech", "", "Folder of spoken-names, if not the usual one");
 }
 
-HeldOutLoader held_out_loader(const std::shared_ptr<const Trio>& trio, std::int64_t every,
-                              const CollateTrio& collate) {
-  return HeldOutLoader({trio, every}, {.batch_size = 128, .shuffle = false}, collate);
-}
-
 void train(Command& command) {
+  TrainOptions& options = train_options(command, "runs/trio");
   TrioOptions& model = command.fields(TrioOptions());
   command.bound("--lr", model.lr, "Learning rate at its highest");
   const std::int64_t& batch_size = command.count("--batch-size", 64, "Emoji in a step");
@@ -65,56 +55,35 @@ void train(Command& command) {
   const std::int64_t& only_steps = command.count(
       "--steps", 0, "Instead of epochs, only to see what one takes: no validation, no test");
   const std::int64_t& limit = command.count("--limit", 0, "Emoji to train on, at most; 0: all");
-  const std::string& out = command.text("--out", "runs/trio", "Folder of the run");
-  const std::string& precision = command.precision();
-  const std::vector<std::string>& keep_fp32 = command.keep_fp32();
-  const std::string& memory = command.text("--memory", "standard", "standard, lean or leanest");
-  const std::uint64_t& seed = command.seed();
-  const bool& overwrite = command.flag("--overwrite", "Whatever run is in --out");
-  const bool& resume = command.flag("--resume", "Go on with the run in --out");
   const std::string& speech = speech_option(command);
-  command.read(/*usual_threads=*/1);
+  command.read();
 
   const auto trio = std::make_shared<const Trio>(speech);
   model.tokenizer = learn_caption_tokens(trio->emoji()).json();
-  std::vector<std::int64_t> emoji = trio->trained();
-  if (limit > 0) emoji.resize(std::min(emoji.size(), static_cast<std::size_t>(limit)));
   const CollateTrio collate{caption_tokens(model.tokenizer)};
-  TrioLoader loader({trio, emoji}, {.batch_size = batch_size, .seed = seed, .drop_last = true},
-                    collate);
-  HeldOutLoader validation = held_out_loader(trio, /*every=*/10, collate);
+  TrioLoader loader = training_batches(trio, limit, batch_size, options.seed, collate);
+  HeldOutLoader validation = held_out_batches(trio, /*every=*/10, collate);
   const std::int64_t steps = only_steps > 0 ? only_steps : epochs * loader.batches_per_epoch();
   model.warmup = steps / 20;
-  torch::manual_seed(seed);
+  torch::manual_seed(options.seed);
   TrioModule module(model);
-  const auto progress = std::make_shared<Progress>();
+  const auto last = std::make_shared<LastStep>();
   const auto cost = std::make_shared<halftone::TrainingCost>();
-  halftone::Trainer trainer({.max_steps = steps,
-                             .precision = precision,
-                             .gradient_clip_val = 1.0,
-                             .callbacks = {progress, cost},
-                             .default_root_dir = out,
-                             .overwrite = overwrite,
-                             .val_check_interval = std::max<std::int64_t>(1, steps / 4),
-                             .val_at_end = true,
-                             .num_sanity_val_steps = 0,
-                             .memory = {.memory = memory},
-                             .keep_fp32 = keep_fp32,
-                             .seed = seed});
+  options.max_steps = steps;
+  options.callbacks = {last, cost};
+  options.val_check_interval = std::max<std::int64_t>(1, steps / 4);
+  options.val_at_end = true;
+  halftone::Trainer trainer(options);
   if (only_steps > 0)
-    trainer.fit(module, loader, {.resume = resume});
+    trainer.fit(module, loader, {.resume = options.resume});
   else
-    trainer.fit(module, loader, validation, {.resume = resume});
+    trainer.fit(module, loader, validation, {.resume = options.resume});
   throw_if_stopped(trainer);
-  const auto steps_of_epoch = static_cast<double>(loader.batches_per_epoch());
-  std::printf("%ld steps: an epoch takes %.1f s, %.1f s of CPU time; at most %s in memory\n",
-              cost->steps(), cost->step_seconds() * steps_of_epoch,
-              cost->step_cpu_seconds() * steps_of_epoch,
-              halftone::format_bytes(cost->peak_bytes()).c_str());
-  for (const auto& [name, value] : progress->last) std::printf("%s %.3f  ", name.c_str(), value);
+  print_cost(*cost, loader.batches_per_epoch());
+  for (const auto& [name, value] : last->logged) std::printf("%s %.3f  ", name.c_str(), value);
   std::printf("\n");
   if (only_steps > 0) return;
-  HeldOutLoader all = held_out_loader(trio, /*every=*/1, collate);
+  HeldOutLoader all = held_out_batches(trio, /*every=*/1, collate);
   print_recalls(trainer.test(module, all));
 }
 
@@ -144,10 +113,10 @@ void test(Command& command) {
   const std::string& picture =
       command.text("--picture", "", "Also write what is nearest to some sounds: FILE.png");
   const std::string& speech = speech_option(command);
-  command.read(/*usual_threads=*/1);
+  command.read();
   LoadedTrio loaded(run);
   const auto trio = std::make_shared<const Trio>(speech);
-  HeldOutLoader loader = held_out_loader(trio, /*every=*/1, {loaded.module->tokenizer});
+  HeldOutLoader loader = held_out_batches(trio, /*every=*/1, {loaded.module->tokenizer});
   print_recalls(loaded.trainer.test(loaded.module, loader));
   if (picture.empty()) return;
   const torch::NoGradGuard no_grad;
@@ -168,8 +137,7 @@ torch::Tensor place_of(TrioModule& module, const halftone::EmojiSet& set, const 
 void caption(Command& command) {
   const std::string& run = command.run();
   const auto& inputs = command.arguments("INPUT", "Emoji, FILE.png or FILE.wav");
-  speech_option(command);
-  command.read(/*usual_threads=*/1);
+  command.read();
   LoadedTrio loaded(run);
   TrioModule& module = *loaded.module;
   const torch::NoGradGuard no_grad;
@@ -194,50 +162,24 @@ void caption(Command& command) {
   }
 }
 
-/// The largest batch that fits, or one of a size, by recipe: memory and time before any training.
 void plan(Command& command) {
   TrioOptions& model = command.fields(TrioOptions());
-  const std::string& budget = command.budget("2GiB", "Memory that the largest batch may take");
-  const std::int64_t& batch_size =
-      command.count("--batch-size", 0, "Instead: of this batch, if not 0");
+  const PlanOptions& options = plan_options(command, /*usual_batch_size=*/64);
   const std::string& speech = speech_option(command);
-  command.read(/*usual_threads=*/1);
+  command.read();
   const Trio trio(speech);  // is in memory, as in a training
   model.tokenizer = learn_caption_tokens(trio.emoji()).json();
-  halftone::RecipePlanOptions options{
-      .recipes = halftone::recipes_of({"32-true", "bf16-mixed", "int8-mixed", "bf16-true"},
-                                      {"standard", "lean"}),
-      .batch_size = batch_size,
-      .samples = std::ssize(trio.trained())};
-  if (batch_size == 0) options.budget = halftone::budget_bytes(budget);
   const auto training = halftone::planned_training(
       [model] { return std::make_shared<TrioModule>(model); }, TrioBatch::largest);
-  std::printf("%s", halftone::recipe_plans_text(training, options).c_str());
+  print_plan(options, training, std::ssize(trio.trained()));
 }
 
-/// The first batch in two precisions, tensor by tensor.
 void compare(Command& command) {
-  TrioOptions& model = command.fields(TrioOptions());
-  const std::int64_t& batch_size = command.count("--batch-size", 64, "Emoji in a step");
-  const std::string& precision = command.precision();
-  const std::vector<std::string>& keep_fp32 = command.keep_fp32();
-  const std::uint64_t& seed = command.seed();
-  const std::int64_t& rows = command.count("--rows", 8, "Tensors to show, the worst first");
-  const std::string& run = command.text("--run", "", "With the weights of this run");
   const std::string& speech = speech_option(command);
-  command.read(/*usual_threads=*/1);
-  const auto trio = std::make_shared<const Trio>(speech);
-  model.tokenizer = learn_caption_tokens(trio->emoji()).json();
-  torch::manual_seed(seed);
-  const auto module =
-      run.empty() ? std::make_shared<TrioModule>(model) : LoadedTrio(run, {}).module;
-  module->train();
-  const TrioLoader loader({trio, trio->trained()}, {.batch_size = batch_size}, {module->tokenizer});
-  const halftone::Comparison comparison =
-      halftone::compare_precisions(halftone::training_step_on(*module, loader.batch_at(0)),
-                                   {.precision = precision, .keep_fp32 = keep_fp32});
-  const halftone::ComparisonTextOptions options{.rows = static_cast<std::size_t>(rows)};
-  std::printf("%s", halftone::comparison_text(comparison, options).c_str());
+  compare_step<TrioModule>(command, 64, [&](const TrioModule& module, std::int64_t batch_size) {
+    const auto trio = std::make_shared<const Trio>(speech);
+    return training_batches(trio, 0, batch_size, 0, {module.tokenizer}).batch_at(0);
+  });
 }
 
 }  // namespace
@@ -249,6 +191,7 @@ int main(int argc, char** argv) {
                        {"test", "The recalls of a run", test},
                        {"caption", "Say what it is, and which emoji are nearest", caption},
                        {"plan", "Memory and time of a step, before any training", plan},
-                       {"compare", "A step in a precision and in 32-true", compare}}},
+                       {"compare", "A step in a precision and in 32-true", compare}},
+                      /*threads=*/1},
                      argc, argv);
 }

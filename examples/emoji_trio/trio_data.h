@@ -294,3 +294,18 @@ struct CollateTrio {
 
 using TrioLoader = halftone::DataLoader<TrioSamples, CollateTrio>;
 using HeldOutLoader = halftone::DataLoader<HeldOutSamples, CollateTrio>;
+
+/// Of `limit` emoji at most; 0: of all that are not held out.
+inline TrioLoader training_batches(const std::shared_ptr<const Trio>& trio, std::int64_t limit,
+                                   std::int64_t batch_size, std::uint64_t seed,
+                                   const CollateTrio& collate) {
+  std::vector<std::int64_t> emoji = trio->trained();
+  if (limit > 0) emoji.resize(std::min(emoji.size(), static_cast<std::size_t>(limit)));
+  return TrioLoader({trio, emoji}, {.batch_size = batch_size, .seed = seed, .drop_last = true},
+                    collate);
+}
+
+inline HeldOutLoader held_out_batches(const std::shared_ptr<const Trio>& trio, std::int64_t every,
+                                      const CollateTrio& collate) {
+  return HeldOutLoader({trio, every}, {.batch_size = 128, .shuffle = false}, collate);
+}

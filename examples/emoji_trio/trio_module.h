@@ -8,12 +8,10 @@
 
 #include <cmath>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "trio_data.h"
-#include "trio_encoder.h"
 
 struct TrioOptions {
   std::int64_t width = 128;
@@ -33,6 +31,32 @@ struct TrioOptions {
   }
 };
 
+/// Rows to one vector of length 1.
+struct TrioEncoderImpl : torch::nn::Module {
+  TrioEncoderImpl(const TrioOptions& options, std::int64_t rows)
+      : places(register_parameter("places",
+                                  halftone::new_parameter({rows, options.width}).normal_(0, 0.02))),
+        to_space(register_module("to_space", halftone::Linear(options.width, options.width))),
+        encoder(register_module("encoder", halftone::Encoder(
+                                               halftone::EncoderBlockOptions{
+                                                   .dim = options.width,
+                                                   .n_heads = options.width / 32,
+                                                   .hidden_dim = options.width * 8 / 3 / 32 * 32},
+                                               options.depth))) {}
+
+  /// rows (B, T, width), of which `lengths` (B) count, or all -> fp32 (B, width).
+  torch::Tensor forward(const torch::Tensor& rows, const torch::Tensor& lengths = {}) {
+    const torch::Tensor x = encoder(rows + places.narrow(0, 0, rows.size(1)), lengths);
+    const torch::Tensor place = to_space(halftone::mean_of_rows(x, lengths)).to(torch::kFloat);
+    return place * place.square().sum(-1, true).add(1e-12).rsqrt();
+  }
+
+  torch::Tensor places;
+  halftone::Linear to_space;
+  halftone::Encoder encoder;
+};
+TORCH_MODULE(TrioEncoder);
+
 /// The places of a batch, each (B, width).
 struct TrioPlaces {
   torch::Tensor pictures;
@@ -42,31 +66,13 @@ struct TrioPlaces {
 
 class TrioModule : public halftone::TrainingModule<TrioBatch> {
  public:
-  static constexpr std::int64_t kPatch = 8;  // pixels
-  static constexpr std::int64_t kPrefix =
-      4;  // rows that say where: before a caption, and a language's
-
   using Options = TrioOptions;
 
+  const TrioOptions options;
+  const halftone::Tokenizer tokenizer;
+
   explicit TrioModule(const Options& the_options)
-      : options(the_options),
-        tokenizer(caption_tokens(options.tokenizer)),
-        patches_(
-            register_module("patches", halftone::Linear(3 * kPatch * kPatch, options.width, true))),
-        tokens_(register_module("tokens",
-                                halftone::Embedding(tokenizer.vocab_size(), options.width, false))),
-        bands_(register_module("bands", halftone::Linear(kBands, options.width, true))),
-        picture_(register_module(
-            "picture", TrioEncoder(options.width, options.depth, kSide * kSide / kPatch / kPatch))),
-        name_(register_module("name", TrioEncoder(options.width, options.depth, kLongestName))),
-        sound_(register_module("sound", TrioEncoder(options.width, options.depth, kLongestSound))),
-        log_scale_(register_parameter("log_scale",
-                                      halftone::new_parameter({1}).fill_(std::log(1 / 0.07)))),
-        prefix_(register_module(
-            "prefix", halftone::Linear(options.width, kPrefix * options.decoder_dim, true))),
-        language_(register_module(
-            "language", halftone::Embedding(std::ssize(kLanguages), options.decoder_dim, false))),
-        decoder_(register_module("decoder", halftone::CausalLM(decoder_config()))) {
+      : options(the_options), tokenizer(caption_tokens(options.tokenizer)) {
     save_hyper_parameters(halftone::hyper_parameters_of(options));
   }
 
@@ -122,10 +128,12 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
         *this, context, {.lr = options.lr, .beta2 = 0.98, .weight_decay = 0.05}, options.warmup)};
   }
 
-  const TrioOptions options;
-  const halftone::Tokenizer tokenizer;
-
  private:
+  static constexpr std::int64_t kPatch = 8;  // pixels
+  static constexpr std::int64_t kPatches = kSide / kPatch * (kSide / kPatch);
+  static constexpr std::int64_t kPrefix =
+      4;  // rows that say where: before a caption, and a language's
+
   halftone::ModelConfig decoder_config() const {
     return {.dim = options.decoder_dim,
             .n_layers = options.decoder_layers,
@@ -192,15 +200,20 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
     }
   }
 
-  halftone::Linear patches_;
-  halftone::Embedding tokens_;
-  halftone::Linear bands_;
-  TrioEncoder picture_;
-  TrioEncoder name_;
-  TrioEncoder sound_;
-  torch::Tensor log_scale_;
-  halftone::Linear prefix_;
-  halftone::Embedding language_;
-  halftone::CausalLM decoder_;
+  halftone::Linear patches_ =
+      register_module("patches", halftone::Linear(3 * kPatch * kPatch, options.width, true));
+  halftone::Embedding tokens_ =
+      register_module("tokens", halftone::Embedding(tokenizer.vocab_size(), options.width, false));
+  halftone::Linear bands_ = register_module("bands", halftone::Linear(kBands, options.width, true));
+  TrioEncoder picture_ = register_module("picture", TrioEncoder(options, kPatches));
+  TrioEncoder name_ = register_module("name", TrioEncoder(options, kLongestName));
+  TrioEncoder sound_ = register_module("sound", TrioEncoder(options, kLongestSound));
+  torch::Tensor log_scale_ =
+      register_parameter("log_scale", halftone::new_parameter({1}).fill_(std::log(1 / 0.07)));
+  halftone::Linear prefix_ = register_module(
+      "prefix", halftone::Linear(options.width, kPrefix* options.decoder_dim, true));
+  halftone::Embedding language_ = register_module(
+      "language", halftone::Embedding(std::ssize(kLanguages), options.decoder_dim, false));
+  halftone::CausalLM decoder_ = register_module("decoder", halftone::CausalLM(decoder_config()));
   halftone::RetrievalRecall recalls_;  // of the validation or test that is under way
 };

@@ -47,9 +47,8 @@ def main() -> None:
                    "--steps", number)
         refuse(f"The following arguments were not expected: .*--hue.*; see '{name} train --help'", program, "train", "--hue", "3")
         refuse(f"--budget: .*lots; see '{name} plan --help'", program, "plan", "--budget", "lots")
-        refuse(f"RUN is required; see '{name} compare --help'" if program == painter else
-               f"--rows: .* from 1 on, got 0; see '{name} compare --help'", program, "compare", *([] if program == painter else
-                                                                                   ["--rows", "0"]))
+        refuse(f"RUN is required; see '{name} compare --help'", program, "compare")
+        refuse(f"--rows: .* from 1 on, got 0; see '{name} compare --help'", program, "compare", "runs/any", "--rows", "0")
     refuse("expected a --side .* multiple of --patch .*, got 60, 8 and 256", painter, "train", "--side", "60")
     refuse(".*'bf17-mixed'.*bf16-mixed.*", painter, "paint", painter_run, "cat", "--precision", "bf17-mixed")
     refuse(".*'/no/run' does not exist; expected a run.*", painter, "paint", "/no/run", "cat")
