@@ -49,8 +49,12 @@ constexpr std::size_t kProducts = 8;  // that measure() times, of both dtypes
 /// How much faster the native way must be to replace the other: wide enough that two runs on a busy
 /// machine agree.
 constexpr double kNativeGain = 1.25;
-/// A way this much slower on a small problem is not tried on the real one.
-constexpr double kHopeless = 4.0;
+/// Of a small problem, which takes so little time that an empty cache shows in it.
+constexpr int kSmallRounds = 8;
+/// A way this much slower on a small problem is not tried on the real one. There the native way has
+/// been seen 4.5 times slower, by what it does before each matmul, that was twice as fast on the
+/// real one.
+constexpr double kHopeless = 12.0;
 /// Processor time of this thread: what other programs take does not count.
 double seconds_of(const std::function<void()>& work) {
   const auto now = [] {
@@ -108,7 +112,7 @@ MatmulTiming time_ways(const Work& small, const Work& real) {
                         .upcast_ms = kMilliseconds * seconds[kUpcast],
                         .small = is_small};
   };
-  const std::array<double, 2> first = best_times(small, 2);
+  const std::array<double, 2> first = best_times(small, kSmallRounds);
   if (first[kNative] > kHopeless * first[kUpcast]) return timing(first, true);
   return timing(best_times(real, kRounds), false);
 }
