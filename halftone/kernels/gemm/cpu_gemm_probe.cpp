@@ -54,7 +54,7 @@ constexpr int kSmallRounds = 8;
 /// A way this much slower on a small problem is not tried on the real one. There the native way has
 /// been seen 4.5 times slower, by what it does before each matmul, that was twice as fast on the
 /// real one.
-constexpr double kHopeless = 12.0;
+constexpr double kHopeless = 6.0;
 /// Processor time of this thread: what other programs take does not count.
 double seconds_of(const std::function<void()>& work) {
   const auto now = [] {
