@@ -36,9 +36,11 @@ DiffusionBlockImpl::DiffusionBlockImpl(const DiffusionBlockOptions& options)
 
 Tensor DiffusionBlockImpl::forward(const Tensor& x, const Tensor& condition, const Tensor& context,
                                    const Tensor& lengths) {
-  HALFTONE_CHECK(condition.dim() == 3 && condition.size(0) == x.size(0) && condition.size(1) == 6,
-                 "[diffusion_block] expected x (B, T, dim) and condition (B, 6, dim), got ",
-                 x.sizes(), " and ", condition.sizes());
+  HALFTONE_CHECK(x.dim() == 3 && condition.sizes() == at::IntArrayRef({x.size(0), 6, x.size(2)}) &&
+                     context.defined(),
+                 "[diffusion_block] expected x (B, T, dim), condition (B, 6, dim) and a context, "
+                 "got ",
+                 x.sizes(), ", ", condition.sizes(), " and ", context.defined() ? "one" : "none");
   if (!compute_context().recompute_blocks) return computed(x, condition, context, lengths);
   const auto self = shared_from_this();  // until the backward pass
   const auto again = [this, self, lengths](const std::vector<Tensor>& in) {
@@ -51,7 +53,8 @@ Tensor DiffusionBlockImpl::computed(const Tensor& x, const Tensor& condition, co
                                     const Tensor& lengths) {
   const std::vector<Tensor> m = (condition + modulation).unsqueeze(2).unbind(1);  // (B, 1, dim)
   const Tensor seen = attention_(torch::addcmul(m[0], norm_(x), 1 + m[1]));
-  const NormedSum h = cross_norm_->add(torch::addcmul(x, seen, 1 + m[2]), {}, ffn_->input_dtype(x));
+  const NormedSum h = cross_norm_->add(torch::addcmul(x, seen, 1 + m[2]), {},
+                                       cross_attention_->input_dtype(x, context));
   const NormedSum g = ffn_norm_->add(h.sum, cross_attention_(h.normed, context, lengths));
   return torch::addcmul(g.sum, ffn_(torch::addcmul(m[3], g.normed, 1 + m[4])), 1 + m[5]);
 }

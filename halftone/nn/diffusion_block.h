@@ -28,10 +28,10 @@ struct DiffusionBlockOptions {
 ///   h = x + (1 + m2) attention(m0 + (1 + m1) norm(x))
 ///   g = h + cross_attention(norm(h), context)
 ///   y = g + (1 + m5) feed_forward(m3 + (1 + m4) norm(g))
-/// So a condition of 0 leaves an EncoderBlock with cross-attention. What is modulated stays in fp32
-/// until its matmul, in a mixed precision, as does the stream x. Where the ComputeContext says
-/// recompute_blocks (memory = lean), a block keeps its inputs alone and runs again in the backward
-/// pass.
+/// With m = 0, as at the start for a condition of 0, it is a plain block with cross-attention. What
+/// is modulated stays in fp32 until its matmul, in a mixed precision, as does the stream x. Where
+/// the ComputeContext says recompute_blocks (memory = lean), a block keeps its inputs alone and
+/// runs again in the backward pass.
 class DiffusionBlockImpl : public torch::nn::Module {
  public:
   /// Throws UserError for sizes that do not fit together.

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/nn/encoder.h"
 
-#include <utility>
-
 namespace halftone {
 
 using torch::Tensor;
@@ -14,7 +12,7 @@ EncoderImpl::EncoderImpl(const EncoderBlockOptions& block, std::int64_t depth) {
 }
 
 Tensor EncoderImpl::forward(Tensor x, const Tensor& lengths) {
-  for (const auto& block : *blocks_) x = block->as<EncoderBlock>()->forward(std::move(x), lengths);
+  for (const auto& block : *blocks_) x = block->as<EncoderBlock>()->forward(x, lengths);
   return norm_(x);
 }
 

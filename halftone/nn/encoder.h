@@ -20,7 +20,8 @@ class EncoderImpl : public torch::nn::Module {
   /// Throws UserError for sizes that do not fit together.
   EncoderImpl(const EncoderBlockOptions& block, std::int64_t depth);
 
-  /// x (B, T, dim), of which `lengths` (B) int64 count, or all -> (B, T, dim), in the dtype of x.
+  /// x (B, T, dim), of which `lengths` (B) int64 count, or all -> (B, T, dim): fp32 in a mixed
+  /// precision, where x is to be fp32 too, for the stream to be.
   torch::Tensor forward(torch::Tensor x, const torch::Tensor& lengths = {});
 
  private:

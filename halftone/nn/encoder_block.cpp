@@ -30,9 +30,9 @@ Tensor EncoderBlockImpl::forward(const Tensor& x, const Tensor& lengths) {
 }
 
 Tensor EncoderBlockImpl::computed(const Tensor& x, const Tensor& lengths) {
-  const torch::ScalarType dtype = ffn_->input_dtype(x);
-  const NormedSum seen = attention_norm_->add(x, {}, dtype);
-  const NormedSum h = ffn_norm_->add(seen.sum, attention_(seen.normed, Tensor(), lengths), dtype);
+  const NormedSum seen = attention_norm_->add(x, {}, attention_->input_dtype(x));
+  const NormedSum h = ffn_norm_->add(seen.sum, attention_(seen.normed, Tensor(), lengths),
+                                     ffn_->input_dtype(seen.sum));
   return h.sum + ffn_(h.normed);
 }
 

@@ -102,4 +102,10 @@ Tensor MultiHeadAttentionImpl::forward(const Tensor& x, const Tensor& context,
   return wo_(mixed.transpose(1, 2).flatten(2));
 }
 
+torch::ScalarType MultiHeadAttentionImpl::input_dtype(const Tensor& x,
+                                                      const Tensor& context) const {
+  if (context.defined()) return halftone::input_dtype(x, input_weights({wq_.get()}));
+  return halftone::input_dtype(x, input_weights({wq_.get(), wk_.get(), wv_.get()}));
+}
+
 }  // namespace halftone

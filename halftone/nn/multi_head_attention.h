@@ -41,6 +41,9 @@ class MultiHeadAttentionImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& context = {},
                         const torch::Tensor& lengths = {});
 
+  /// The dtype that forward(x, context) rounds x to before anything else: x may come in it.
+  torch::ScalarType input_dtype(const torch::Tensor& x, const torch::Tensor& context = {}) const;
+
  private:
   torch::Tensor heads_of(const torch::Tensor& projected) const;  // (B, T, H d) -> (B, H, T, d)
   torch::Tensor normed(RmsNorm& norm, const torch::Tensor& heads);

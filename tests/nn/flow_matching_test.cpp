@@ -3,7 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <cstdint>
+#include <set>
 #include <vector>
 
 #include "halftone/autocast/autocast.h"
@@ -63,13 +64,16 @@ TEST(FollowFlow, EndsWhereTheModelSays) {
   torch::manual_seed(4);
   const Tensor x = torch::randn({2, 3});
   std::vector<double> times;
+  std::set<const WeightCache*> caches;
   const Tensor end = follow_flow(torch::randn({2, 3}), 4, [&](const Tensor& z, double t) {
     EXPECT_EQ(z.sizes(), x.sizes());
-    EXPECT_TRUE(compute_context().weight_cache != nullptr);
+    caches.insert(compute_context().weight_cache.get());
     times.push_back(t);
     return x;
   });
-  EXPECT_TRUE(end.allclose(x, 1e-6, 1e-6));
+  EXPECT_TRUE(end.equal(x));
+  EXPECT_EQ(caches.size(), 1U);  // one for all steps
+  EXPECT_EQ(caches.count(nullptr), 0U);
   EXPECT_EQ(times, (std::vector<double>{0.0, 1.0 / 16, 4.0 / 16, 9.0 / 16}));
   EXPECT_TRUE(compute_context().weight_cache == nullptr);
 }

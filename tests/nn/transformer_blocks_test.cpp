@@ -2,12 +2,14 @@
 // Blocks of transformers without a mask: EncoderBlock, Encoder, DiffusionBlock.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "halftone/autocast/autocast.h"
+#include "halftone/autocast/keep_fp32.h"
 #include "halftone/nn/diffusion_block.h"
 #include "halftone/nn/encoder.h"
 #include "halftone/nn/encoder_block.h"
@@ -164,11 +166,56 @@ TEST(DiffusionBlock, KeepsTheStreamInFp32InAMixedPrecision) {
   EXPECT_LT(error, 2e-2);
 }
 
+// Branches that add nothing leave the bits of x, which bf16 has not.
+TEST(DiffusionBlock, PassesTheStreamThroughAMixedPrecision) {
+  DiffusionBlock block = diffusion_block();
+  const torch::NoGradGuard no_grad;
+  block->modulation.zero_();
+  block->named_parameters()["cross_attention.wo.weight"].zero_();
+  Tensor condition = torch::randn({2, 6, 16});
+  condition.select(1, 2).fill_(-1);  // 1 + it scales the attention
+  condition.select(1, 5).fill_(-1);  // and the feed-forward network
+  const Tensor x = torch::randn({2, 5, 16}), context = torch::randn({2, 7, 12});
+  const Autocast autocast(torch::kCPU, torch::kBFloat16);
+  EXPECT_TRUE(block(x, condition, context).equal(x));
+}
+
+/// Has the matmuls of an attention compute in fp32.
+void keep_attention(torch::nn::Module& block, const std::string& name) {
+  for (const auto& [parameter, value] : block.named_children()[name]->named_parameters().pairs())
+    mark_keep_fp32(value);
+}
+
+TEST(EncoderBlock, GivesAnAttentionThatStaysInFp32WhatIsNotRounded) {
+  torch::manual_seed(11);
+  EncoderBlock block(EncoderBlockOptions{.dim = 16, .n_heads = 2, .hidden_dim = 40});
+  const torch::NoGradGuard no_grad;
+  block->named_parameters()["ffn.w2.weight"].zero_();
+  const Tensor x = torch::randn({2, 5, 16}), exact = block(x);
+  keep_attention(*block, "attention");
+  const Autocast autocast(torch::kCPU, torch::kBFloat16);
+  EXPECT_LT(test::relative_error(block(x), exact), 1e-6);
+}
+
+TEST(DiffusionBlock, GivesAttentionsThatStayInFp32WhatIsNotRounded) {
+  DiffusionBlock block = diffusion_block();
+  const torch::NoGradGuard no_grad;
+  block->named_parameters()["ffn.w2.weight"].zero_();
+  const Tensor x = torch::randn({2, 5, 16}), condition = torch::randn({2, 6, 16});
+  const Tensor context = torch::randn({2, 7, 12}), exact = block(x, condition, context);
+  keep_attention(*block, "attention");
+  keep_attention(*block, "cross_attention");
+  const Autocast autocast(torch::kCPU, torch::kBFloat16);
+  EXPECT_LT(test::relative_error(block(x, condition, context), exact), 1e-6);
+}
+
 TEST(DiffusionBlock, RefusesAConditionOfAnotherShape) {
   DiffusionBlock block = diffusion_block();
   const Tensor x = torch::randn({2, 5, 16}), context = torch::randn({2, 7, 12});
   EXPECT_THROW(block(x, torch::randn({2, 16}), context), c10::Error);
   EXPECT_THROW(block(x, torch::randn({1, 6, 16}), context), c10::Error);
+  EXPECT_THROW(block(x, torch::randn({2, 6, 1}), context), c10::Error);
+  EXPECT_THROW(block(x, torch::randn({2, 6, 16}), Tensor()), c10::Error);
 }
 
 }  // namespace
