@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "halftone/core/error.h"
 #include "halftone/core/text.h"
 #include "halftone/precision/memory_policy.h"
@@ -15,6 +18,8 @@ namespace {
 /// Whether its choices go together; a name that does not exist is a UserError.
 bool can_be(const ModuleRecipe& recipe) {
   const PrecisionPolicy precision = parse_precision(recipe.precision);
+  // Each memory policy goes with fp32: what this throws is of the name.
+  memory_policy({.memory = recipe.memory.memory}, parse_precision("32-true"));
   try {
     check_layer_precision(recipe.layer_precision, precision);
     memory_policy(recipe.memory, precision);
@@ -50,6 +55,8 @@ std::vector<ModuleRecipe> recipes_of(const std::vector<std::string>& precisions,
 }
 
 std::string recipe_plans_text(const PlannedTraining& training, const RecipePlanOptions& options) {
+  std::vector<ModuleRecipe> recipes;
+  std::copy_if(options.recipes.begin(), options.recipes.end(), std::back_inserter(recipes), can_be);
   measure_machine_speed();  // so that the process has what any that computes has
   std::uint64_t copies = 0;
   if (options.weight_copies > 0)
@@ -58,11 +65,11 @@ std::string recipe_plans_text(const PlannedTraining& training, const RecipePlanO
   const std::uint64_t process = process_bytes() + copies;
   std::string text;
   std::vector<ModulePlan> plans;
-  for (const ModuleRecipe& recipe : options.recipes)
-    if (options.batch_size > 0 && can_be(recipe))
+  for (const ModuleRecipe& recipe : recipes)
+    if (options.batch_size > 0)
       plans.push_back(plan_module(training, recipe, options.batch_size, process));
-  for (const ModuleRecipe& recipe : options.recipes) {
-    if (!options.budget || !can_be(recipe)) continue;
+  for (const ModuleRecipe& recipe : recipes) {
+    if (!options.budget) break;
     if (const auto largest = largest_batch(training, recipe, {*options.budget}, process))
       plans.push_back(*largest);
     else

@@ -84,6 +84,11 @@ TEST(RecipePlans, SayWhatDoesNotFitAndLeaveOutWhatCannotBe) {
                     square(), {.recipes = {{.precision = "bf17-mixed"}}, .batch_size = 1});
               }),
               HasSubstr("bf17-mixed"));
+  EXPECT_THAT(test::message_of<UserError>([] {
+                (void)recipe_plans_text(
+                    square(), {.recipes = recipes_of({"32-true"}, {"leen"}), .batch_size = 1});
+              }),
+              HasSubstr("expected memory to be one of standard, lean, leanest, got 'leen'"));
 }
 
 TEST(RecipePlans, TakeEachPrecisionWithEachMemoryPolicy) {
