@@ -70,7 +70,7 @@ class Command {
     return bound(flag, kept(usual), meaning);
   }
   /// An option for each of the fields() whose meaning it says, as train/hyper_parameters.h has
-  /// them: "decoder_dim" is --decoder-dim.
+  /// them: "decoder_dim" is --decoder-dim. read() calls check() of Options that have it.
   template <class Options>
   Options& fields(const Options& usual) {
     Options& options = kept(usual);
@@ -79,15 +79,17 @@ class Command {
       std::replace(flag.begin(), flag.end(), '_', '-');
       (bound(flag, value, meaning), ...);
     });
+    if constexpr (requires { options.check(); }) checks_.push_back([&options] { options.check(); });
     return options;
   }
   /// An option that sets `value`, which outlives read(); an integer as count() takes it, words as
   /// list() does.
   template <class Value>
-  Value& bound(const std::string& flag, Value& value, const std::string& meaning) {
+  Value& bound(const std::string& flag, Value& value, const std::string& meaning,
+               bool is_zero_fine = false) {
     CLI::Option* const option = app_.add_option(flag, value, meaning)->capture_default_str();
     if constexpr (std::is_same_v<Value, std::int64_t>)
-      option->check([least = value == 0 ? 0 : 1](const std::string& text) {
+      option->check([least = is_zero_fine || value == 0 ? 0 : 1](const std::string& text) {
         const auto number = halftone::parse_number(text);
         return number && *number >= least && std::floor(*number) == *number
                    ? std::string()
@@ -121,6 +123,7 @@ class Command {
     bound("--threads", threads_, "That LibTorch computes with");
     std::reverse(words_.begin(), words_.end());  // as CLI11 wants them
     parse([&] { app_.parse(words_); }, app_);
+    for (const auto& check : checks_) check();
     if (threads_ > 0) torch::set_num_threads(static_cast<int>(threads_));
   }
 
@@ -151,6 +154,7 @@ class Command {
   std::vector<std::string> words_;
   std::int64_t threads_;
   std::vector<std::shared_ptr<void>> kept_;
+  std::vector<std::function<void()>> checks_;  // of what was read
 };
 
 /// Thrown where a signal such as that of Ctrl-C has ended the work: the exit code is 128 and its

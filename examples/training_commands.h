@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "examples/example_program.h"
@@ -84,7 +83,7 @@ void compare_step(Command& command, std::int64_t usual_batch_size, const BatchOf
 struct PlanOptions {
   std::vector<std::string> precisions = {"32-true", "bf16-mixed", "int8-mixed", "bf16-true"};
   std::vector<std::string> memory = {"standard", "lean"};
-  std::int64_t batch_size = 1;
+  std::int64_t batch_size = 0;
   std::string budget;
 };
 
@@ -93,7 +92,8 @@ inline PlanOptions& plan_options(Command& command, std::int64_t usual_batch_size
   options.batch_size = usual_batch_size;
   command.bound("--precisions", options.precisions, "One after the other");
   command.bound("--memory", options.memory, "Memory policies, each with each precision");
-  command.bound("--batch-size", options.batch_size, "Samples of a step");
+  command.bound("--batch-size", options.batch_size, "Samples of a step; 0: only --budget",
+                /*is_zero_fine=*/true);
   command.budget(options.budget, "Also the largest batch that it holds: 2GiB");
   return options;
 }

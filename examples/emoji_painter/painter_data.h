@@ -2,6 +2,7 @@
 // Emoji, what they are called, and the noise that they are mixed with, as batches.
 #pragma once
 
+#include <halftone/core/log.h>
 #include <halftone/core/random.h>
 #include <halftone/data/collate.h>
 #include <halftone/data/data_loader.h>
@@ -166,7 +167,7 @@ inline std::vector<PainterBatch> caption_batches(const halftone::Tokenizer& toke
     std::vector<torch::Tensor> noise;
     for (std::size_t i = first; i < last; ++i) {
       if (std::ssize(tokenizer.encode(texts[i])) > kLongestCaption - 2)
-        halftone::log_warning("only the first words are read: '" + texts[i] + "' is too long");
+        halftone::log_warning_once("only the first words are read: '" + texts[i] + "' is too long");
       torch::Generator random = halftone::SampleSeed{halftone::random_word(seed, i)}.generator();
       noise.push_back(torch::randn({3, side, side}, random));
       part.push_back(texts[i]);

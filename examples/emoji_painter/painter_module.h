@@ -32,6 +32,15 @@ struct PainterOptions {
     each("limit", limit, "Emoji to learn from; 0: all but those held out");
     each("tokenizer", tokenizer);
   }
+
+  /// Throws UserError for sizes that do not fit together.
+  void check() const {
+    if (side < 16 || side > 1024 || side % patch != 0 || width % 64 != 0)
+      throw halftone::UserError(
+          c10::str("expected a --side of 16 to 1024 that is a multiple of --patch and a --width "
+                   "that is one of 64, got ",
+                   side, ", ", patch, " and ", width));
+  }
 };
 
 struct PaintOptions {
@@ -61,9 +70,8 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
   const halftone::Tokenizer tokenizer;
   PaintOptions paint_options;
 
-  /// Throws UserError for sizes that do not fit together.
   explicit Painter(const Options& the_options)
-      : options(checked(the_options)), tokenizer(caption_tokens(options.tokenizer)) {
+      : options(the_options), tokenizer(caption_tokens(options.tokenizer)) {
     for (int i = 0; i < options.depth; ++i)
       picture_blocks_->push_back(halftone::DiffusionBlock(halftone::DiffusionBlockOptions{
           .dim = options.width, .n_heads = options.width / 64, .hidden_dim = hidden_dim()}));
@@ -129,16 +137,6 @@ class Painter : public halftone::TrainingModule<PainterBatch, torch::Tensor> {
   }
 
  private:
-  static const Options& checked(const Options& options) {
-    if (options.side < 16 || options.side > 1024 || options.side % options.patch != 0 ||
-        options.width % 64 != 0)
-      throw halftone::UserError(c10::str(
-          "expected a --side of 16 to 1024 that is a multiple of --patch and a --width that is one "
-          "of 64, got ",
-          options.side, ", ", options.patch, " and ", options.width));
-    return options;
-  }
-
   std::int64_t patches() const {
     return options.side * options.side / options.patch / options.patch;
   }

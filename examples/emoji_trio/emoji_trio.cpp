@@ -178,7 +178,8 @@ void compare(Command& command) {
   const std::string& speech = speech_option(command);
   compare_step<TrioModule>(command, 64, [&](const TrioModule& module, std::int64_t batch_size) {
     const auto trio = std::make_shared<const Trio>(speech);
-    return training_batches(trio, 0, batch_size, 0, {module.tokenizer}).batch_at(0);
+    return TrioLoader({trio, trio->trained()}, {.batch_size = batch_size}, {module.tokenizer})
+        .batch_at(0);
   });
 }
 

@@ -49,6 +49,8 @@ def main() -> None:
         refuse(f"--budget: .*lots; see '{name} plan --help'", program, "plan", "--budget", "lots")
         refuse(f"RUN is required; see '{name} compare --help'", program, "compare")
         refuse(f"--rows: .* from 1 on, got 0; see '{name} compare --help'", program, "compare", "runs/any", "--rows", "0")
+        refuse("expected memory to be one of standard, lean, leanest, got 'leen'", program, "plan", "--memory", "leen",
+               *(["--speech", speech] if program == trio else []))
     refuse("expected a --side .* multiple of --patch .*, got 60, 8 and 256", painter, "train", "--side", "60")
     refuse(".*'bf17-mixed'.*bf16-mixed.*", painter, "paint", painter_run, "cat", "--precision", "bf17-mixed")
     refuse(".*'/no/run' does not exist; expected a run.*", painter, "paint", "/no/run", "cat")
