@@ -29,6 +29,23 @@ inline std::vector<std::int64_t> emoji_part(const halftone::EmojiSet& set, bool 
   return both;
 }
 
+inline std::vector<std::int64_t> evenly_spaced(const std::vector<std::int64_t>& all,
+                                               std::int64_t count) {
+  std::vector<std::int64_t> chosen;
+  count = std::min(count, std::ssize(all));
+  for (std::int64_t i = 0; i < count; ++i)
+    chosen.push_back(all[static_cast<std::size_t>(i * std::ssize(all) / count)]);
+  return chosen;
+}
+
+inline std::vector<std::string> english_names(const halftone::EmojiSet& set,
+                                              const std::vector<std::int64_t>& indices) {
+  std::vector<std::string> names;
+  names.reserve(indices.size());
+  for (const std::int64_t i : indices) names.push_back(set[i].english.name);
+  return names;
+}
+
 /// Learns a byte-level BPE from the names and keywords of all emoji, in both languages.
 inline halftone::Tokenizer learn_caption_tokens(const halftone::EmojiSet& set,
                                                 std::int64_t vocab_size = 2048) {

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,11 @@ inline void print_cost(const halftone::TrainingCost& cost, std::int64_t steps_of
   std::printf("%ld steps: an epoch takes %.1f s, %.1f s of CPU time; at most %s in memory\n",
               cost.steps(), cost.step_seconds() * steps, cost.step_cpu_seconds() * steps,
               halftone::format_bytes(cost.peak_bytes()).c_str());
+}
+
+/// "test_accuracy  0.9153", a line for each, in the order of their names.
+inline void print_metrics(const std::map<std::string, double>& values) {
+  for (const auto& [name, value] : values) std::printf("%-36s %.4f\n", name.c_str(), value);
 }
 
 /// The command `compare`: which tensors of a step of a trained Module a precision gets wrong.

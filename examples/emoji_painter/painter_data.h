@@ -45,15 +45,6 @@ struct PainterBatch {
   }
 };
 
-inline std::vector<std::int64_t> evenly_spaced(const std::vector<std::int64_t>& all,
-                                               std::int64_t count) {
-  std::vector<std::int64_t> chosen;
-  count = std::min(count, std::ssize(all));
-  for (std::int64_t i = 0; i < count; ++i)
-    chosen.push_back(all[static_cast<std::size_t>(i * std::ssize(all) / count)]);
-  return chosen;
-}
-
 struct CaptionedPicture {
   std::string caption;
   torch::Tensor picture;
@@ -132,10 +123,7 @@ struct PainterEmoji {
   }
 
   std::vector<std::string> names(const std::vector<std::int64_t>& indices) const {
-    std::vector<std::string> texts;
-    texts.reserve(indices.size());
-    for (const std::int64_t i : indices) texts.push_back((*set)[i].english.name);
-    return texts;
+    return english_names(*set, indices);
   }
 
   PainterLoader training_batches(const halftone::Tokenizer& tokenizer, std::int64_t side,

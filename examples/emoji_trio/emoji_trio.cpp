@@ -21,27 +21,6 @@
 
 namespace {
 
-using Values = std::map<std::string, double>;
-
-/// What the last step logged, its losses among it.
-struct LastStep : halftone::Callback {
-  void on_step_end(halftone::Trainer& /*trainer*/, const halftone::StepMetrics& metrics) override {
-    logged = metrics.logged;
-  }
-  Values logged;
-};
-
-/// A line for each pair: "emoji_picture_to_name  at 1  12.3 %  at 10  45.6 %".
-void print_recalls(const Values& values) {
-  constexpr std::string_view kFirst = "_at_1";
-  for (const auto& [name, value] : values) {
-    if (!name.ends_with(kFirst)) continue;
-    const std::string pair = name.substr(0, name.size() - kFirst.size());
-    std::printf("%-28s recall@1 %5.1f %%  recall@10 %5.1f %%\n", pair.c_str(), 100 * value,
-                100 * values.at(pair + "_at_10"));
-  }
-}
-
 std::string& speech_option(Command& command) {
   return command.text("--speech", "", "Folder of spoken-names, if not the usual one");
 }
@@ -67,24 +46,20 @@ void train(Command& command) {
   model.warmup = steps / 20;
   torch::manual_seed(options.seed);
   TrioModule module(model);
-  const auto last = std::make_shared<LastStep>();
   const auto cost = std::make_shared<halftone::TrainingCost>();
   options.max_steps = steps;
-  options.callbacks = {last, cost};
+  options.callbacks = {cost};
   options.val_check_interval = std::max<std::int64_t>(1, steps / 4);
   options.val_at_end = true;
+  if (only_steps > 0) options.limit_val_batches = std::int64_t{0};
   halftone::Trainer trainer(options);
-  if (only_steps > 0)
-    trainer.fit(module, loader, {.resume = options.resume});
-  else
-    trainer.fit(module, loader, validation, {.resume = options.resume});
+  trainer.fit(module, loader, validation, {.resume = options.resume});
   throw_if_stopped(trainer);
+  print_metrics(trainer.logged_metrics());
   print_cost(*cost, loader.batches_per_epoch());
-  for (const auto& [name, value] : last->logged) std::printf("%s %.3f  ", name.c_str(), value);
-  std::printf("\n");
   if (only_steps > 0) return;
   HeldOutLoader all = held_out_batches(trio, /*every=*/1, collate);
-  print_recalls(trainer.test(module, all));
+  print_metrics(trainer.test(module, all));
 }
 
 using LoadedTrio = halftone::LoadedModel<TrioModule>;
@@ -94,18 +69,13 @@ using LoadedTrio = halftone::LoadedModel<TrioModule>;
 torch::Tensor nearest_to_sounds(TrioModule& module, const Trio& trio) {
   constexpr std::int64_t kRows = 8;
   constexpr std::int64_t kNearest = 7;
-  const std::vector<std::int64_t>& emoji = trio.held_out();
-  const torch::Tensor pictures = trio.emoji().pictures(emoji, {.side = kSide});
-  const torch::Tensor gallery = module.place_of_pictures(as_input(pictures));
-  std::vector<torch::Tensor> shown;
-  for (std::int64_t i = 0; i < kRows; ++i) {
-    const std::int64_t own = i * std::ssize(emoji) / kRows;
-    const std::int64_t said = trio.said(emoji[static_cast<std::size_t>(own)], 0, false).front();
-    const torch::Tensor place = module.place_of_sound(trio.sound(said));
-    const torch::Tensor near = halftone::nearest_rows(kNearest, place, gallery)[0];
-    shown.push_back(torch::cat({pictures[own].unsqueeze(0), pictures.index_select(0, near)}));
-  }
-  return torch::cat(shown);
+  const std::vector<std::int64_t> own = evenly_spaced(trio.held_out(), kRows);
+  const torch::Tensor pictures = trio.emoji().pictures(trio.held_out(), {.side = kSide});
+  const torch::Tensor near =
+      halftone::nearest_rows(kNearest, module.place_of_sounds(trio.sounds(own)),
+                             module.place_of_pictures(as_input(pictures)));
+  const torch::Tensor said = trio.emoji().pictures(own, {.side = kSide});
+  return torch::cat({said.unsqueeze(1), pictures.index({near})}, 1).flatten(0, 1);
 }
 
 void test(Command& command) {
@@ -117,7 +87,7 @@ void test(Command& command) {
   LoadedTrio loaded(run);
   const auto trio = std::make_shared<const Trio>(speech);
   HeldOutLoader loader = held_out_batches(trio, /*every=*/1, {loaded.module->tokenizer});
-  print_recalls(loaded.trainer.test(loaded.module, loader));
+  print_metrics(loaded.trainer.test(loaded.module, loader));
   if (picture.empty()) return;
   const torch::NoGradGuard no_grad;
   const auto region = loaded.trainer.forward_context();
@@ -126,12 +96,8 @@ void test(Command& command) {
 
 /// Where a picture, a sound or an emoji is: fp32 (1, width).
 torch::Tensor place_of(TrioModule& module, const halftone::EmojiSet& set, const std::string& what) {
-  if (what.ends_with(".wav")) return module.place_of_sound(halftone::read_wav(what).samples);
-  if (what.ends_with(".png")) return module.place_of_pictures(picture_of_png(what).unsqueeze(0));
-  const std::int64_t index = set.find(what);
-  if (index < 0)
-    throw halftone::UserError("expected an emoji, a FILE.png or a FILE.wav, got '" + what + "'");
-  return module.place_of_pictures(as_input(set.picture(index, {.side = kSide})).unsqueeze(0));
+  if (!what.ends_with(".wav")) return module.place_of_pictures(picture_of(set, what).unsqueeze(0));
+  return module.place_of_sounds(sound_of(halftone::read_wav(what).samples));
 }
 
 void caption(Command& command) {
@@ -144,21 +110,15 @@ void caption(Command& command) {
   const auto region = loaded.trainer.forward_context();
   const halftone::EmojiSet set(halftone::fetch_dataset("emoji").folder);
   const std::vector<std::int64_t> known = set.without_skin_tones();
-  std::vector<torch::Tensor> places;
-  for (const std::int64_t index : known)
-    places.push_back(module.place_of_name(set[index].english.name));
+  const torch::Tensor places = module.place_of_names(
+      encode_captions(module.tokenizer, english_names(set, known), kLongestName));
   for (const std::string& what : inputs) {
     const torch::Tensor place = place_of(module, set, what);
-    std::printf("%s", what.c_str());
-    for (std::int64_t language = 0; language < std::ssize(kLanguages); ++language)
-      std::printf("  %s", module.say(place, language).c_str());
-    std::printf("  ");
-    const torch::Tensor near = halftone::nearest_rows(5, place, torch::cat(places))[0];
-    for (std::int64_t i = 0; i < near.size(0); ++i) {
-      const auto index = static_cast<std::size_t>(near[i].item<std::int64_t>());
-      std::printf("%s", set[known[index]].text.c_str());
-    }
-    std::printf("\n");
+    std::string line = what + "  " + module.say(place, 0) + "  " + module.say(place, 1) + "  ";
+    const torch::Tensor near = halftone::nearest_rows(5, place, places)[0];
+    for (std::int64_t i = 0; i < near.size(0); ++i)
+      line += set[known[static_cast<std::size_t>(near[i].item<std::int64_t>())]].text;
+    std::printf("%s\n", line.c_str());
   }
 }
 

@@ -41,29 +41,31 @@ inline const std::array<std::string, 2> kLanguages = {"en", "zh"};
 /// What a row of a held-out set is held out by.
 enum class HeldOut : std::int64_t { kEmoji, kVoice };
 
+struct Sounds {
+  torch::Tensor rows;     // (B, S, kBands), S a rounded_length(), zeros behind the shorter ones
+  torch::Tensor lengths;  // (B) int64
+};
+
 struct TrioBatch {
-  torch::Tensor pictures;       // (B, 3, side, side), -1..1
-  torch::Tensor names;          // (B, T) int64, of emoji_captions.h
-  torch::Tensor name_lengths;   // (B) int64
-  torch::Tensor sounds;         // (B, S, kBands), zeros behind the shorter ones
-  torch::Tensor sound_lengths;  // (B) int64
-  torch::Tensor languages;      // (B) int64, of kLanguages
-  torch::Tensor held_out;       // (B) int64, HeldOut
+  torch::Tensor pictures;   // (B, 3, side, side), -1..1
+  Captions names;           // of at most kLongestName tokens
+  Sounds sounds;            // of at most kLongestSound rows
+  torch::Tensor languages;  // (B) int64, of kLanguages
+  torch::Tensor held_out;   // (B) int64, HeldOut
 
   /// One as large as any of `count` emoji: to plan with.
   static TrioBatch largest(std::int64_t count) {
     const torch::Tensor integers = torch::zeros({count}, torch::kLong);
     return {.pictures = torch::zeros({count, 3, kSide, kSide}),
-            .names = torch::zeros({count, kLongestName}, torch::kLong),
-            .name_lengths = integers,
-            .sounds = torch::zeros({count, kLongestSound, kBands}),
-            .sound_lengths = integers,
+            .names = {torch::zeros({count, kLongestName}, torch::kLong), integers},
+            .sounds = {torch::zeros({count, kLongestSound, kBands}), integers},
             .languages = integers,
             .held_out = integers};
   }
 
   auto tensors() {
-    return std::tie(pictures, names, name_lengths, sounds, sound_lengths, languages, held_out);
+    return std::tie(pictures, names.ids, names.lengths, sounds.rows, sounds.lengths, languages,
+                    held_out);
   }
 };
 
@@ -95,6 +97,15 @@ inline torch::Tensor picture_of_png(const std::string& path) {
   return as_input(halftone::resized_picture(square, kSide, kSide).clamp(0, 255));
 }
 
+/// That of a PNG file, or of an emoji. Throws UserError for what is neither.
+inline torch::Tensor picture_of(const halftone::EmojiSet& set, const std::string& what) {
+  if (what.ends_with(".png")) return picture_of_png(what);
+  const std::int64_t index = set.find(what);
+  if (index < 0)
+    throw halftone::UserError("expected an emoji, a FILE.png or a FILE.wav, got '" + what + "'");
+  return as_input(set.picture(index, {.side = kSide}));
+}
+
 /// (rows, kBands) of a spectrogram (kMels, frames), which is silent behind its end.
 inline torch::Tensor rows_of_sound(const torch::Tensor& spectrogram) {
   const std::int64_t frames = std::min(spectrogram.size(1), kLongestSound * kFrames);
@@ -110,6 +121,17 @@ inline torch::Tensor spectrogram_of(const torch::Tensor& samples) {
   constexpr std::int64_t kShortest = 480;
   const std::int64_t missing = std::max<std::int64_t>(0, kShortest - samples.size(0));
   return spectrogram(torch::constant_pad_nd(samples, {0, missing}).unsqueeze(0)).squeeze(0);
+}
+
+inline Sounds sounds_of_rows(const std::vector<torch::Tensor>& rows) {
+  const halftone::PaddedSequences sounds = halftone::pad_sequences(rows);
+  const std::int64_t missing = rounded_length(sounds.padded.size(1)) - sounds.padded.size(1);
+  return {torch::constant_pad_nd(sounds.padded, {0, 0, 0, missing}), sounds.lengths};
+}
+
+/// One, of samples (T) at 16 kHz.
+inline Sounds sound_of(const torch::Tensor& samples) {
+  return sounds_of_rows({rows_of_sound(spectrogram_of(samples))});
 }
 
 /// Emoji, their pictures and who says their names.
@@ -164,6 +186,13 @@ class Trio {
     return said_.at(emoji)[static_cast<std::size_t>(language)][by_held_out];
   }
   torch::Tensor sound(std::int64_t utterance) const { return speech_.sound(utterance); }
+  /// What says the English names of emoji first, of the voices that are not held out.
+  Sounds sounds(const std::vector<std::int64_t>& emoji) const {
+    std::vector<torch::Tensor> rows;
+    for (const std::int64_t one : emoji)
+      rows.push_back(rows_of_sound(spectrogram_of(sound(said(one, 0, false).front()))));
+    return sounds_of_rows(rows);
+  }
   std::string fingerprint() const { return emoji_.fingerprint() + speech_.fingerprint(); }
 
  private:
@@ -272,22 +301,15 @@ class HeldOutSamples {
 struct CollateTrio {
   TrioBatch operator()(const std::vector<TrioSample>& samples) const {
     const auto column = [&](const auto& get) { return halftone::column_of(samples, get); };
-    const Captions names = encode_captions(
-        tokenizer, column([](const TrioSample& one) { return one.name; }), kLongestName);
-    const halftone::PaddedSequences sounds =
-        halftone::pad_sequences(column([](const TrioSample& one) { return one.sound; }));
-    const std::int64_t frames = sounds.padded.size(1);
-    return {
-        .pictures =
-            halftone::stack_samples(column([](const TrioSample& one) { return one.picture; })),
-        .names = names.ids,
-        .name_lengths = names.lengths,
-        .sounds = torch::constant_pad_nd(sounds.padded, {0, 0, 0, rounded_length(frames) - frames}),
-        .sound_lengths = sounds.lengths,
-        .languages =
-            halftone::number_tensor(column([](const TrioSample& one) { return one.language; })),
-        .held_out =
-            halftone::number_tensor(column([](const TrioSample& one) { return one.held_out; }))};
+    return {.pictures =
+                halftone::stack_samples(column([](const TrioSample& one) { return one.picture; })),
+            .names = encode_captions(
+                tokenizer, column([](const TrioSample& one) { return one.name; }), kLongestName),
+            .sounds = sounds_of_rows(column([](const TrioSample& one) { return one.sound; })),
+            .languages =
+                halftone::number_tensor(column([](const TrioSample& one) { return one.language; })),
+            .held_out = halftone::number_tensor(
+                column([](const TrioSample& one) { return one.held_out; }))};
   }
   halftone::Tokenizer tokenizer;
 };

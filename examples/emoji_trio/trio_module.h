@@ -57,16 +57,12 @@ struct TrioEncoderImpl : torch::nn::Module {
 };
 TORCH_MODULE(TrioEncoder);
 
-/// The places of a batch, each (B, width).
-struct TrioPlaces {
-  torch::Tensor pictures;
-  torch::Tensor names;
-  torch::Tensor sounds;
-};
-
 class TrioModule : public halftone::TrainingModule<TrioBatch> {
  public:
   using Options = TrioOptions;
+  struct Places {  // each (B, width)
+    torch::Tensor pictures, names, sounds;
+  };
 
   const TrioOptions options;
   const halftone::Tokenizer tokenizer;
@@ -79,31 +75,25 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
   torch::Tensor place_of_pictures(const torch::Tensor& pictures) {  // (B, 3, side, side)
     return picture_(patches_(halftone::patches_of(pictures, kPatch)));
   }
-  torch::Tensor place_of_names(const torch::Tensor& ids, const torch::Tensor& lengths) {
-    return name_(tokens_(ids), lengths);
+  torch::Tensor place_of_names(const Captions& names) {
+    return name_(tokens_(names.ids), names.lengths);
   }
-  torch::Tensor place_of_sounds(const torch::Tensor& sounds, const torch::Tensor& lengths) {
-    return sound_(bands_(sounds), lengths);
+  torch::Tensor place_of_sounds(const Sounds& sounds) {
+    return sound_(bands_(sounds.rows), sounds.lengths);
   }
-  torch::Tensor place_of_name(const std::string& text) {
-    const Captions name = encode_captions(tokenizer, {text}, kLongestName);
-    return place_of_names(name.ids, name.lengths);
-  }
-  torch::Tensor place_of_sound(const torch::Tensor& samples) {  // (T), 16 kHz
-    const torch::Tensor rows = rows_of_sound(spectrogram_of(samples)).unsqueeze(0);
-    return place_of_sounds(rows, torch::full({1}, rows.size(1), torch::kLong));
-  }
-  TrioPlaces places_of(const Batch& batch) {
-    return {place_of_pictures(batch.pictures), place_of_names(batch.names, batch.name_lengths),
-            place_of_sounds(batch.sounds, batch.sound_lengths)};
+  Places places_of(const Batch& batch) {
+    return {.pictures = place_of_pictures(batch.pictures),
+            .names = place_of_names(batch.names),
+            .sounds = place_of_sounds(batch.sounds)};
   }
 
   torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
-    const TrioPlaces at = places_of(batch);
+    const Places at = places_of(batch);
     log("temperature", log_scale_.detach().neg().exp().sum());
-    return logged("loss_picture_name", contrast(at.pictures, at.names)) +
-           logged("loss_picture_sound", contrast(at.pictures, at.sounds)) +
-           logged("loss_name_sound", contrast(at.names, at.sounds)) + caption_loss(batch, at);
+    return log_losses({{"loss_picture_name", contrast(at.pictures, at.names)},
+                       {"loss_picture_sound", contrast(at.pictures, at.sounds)},
+                       {"loss_name_sound", contrast(at.names, at.sounds)}}) +
+           caption_loss(batch, at);
   }
 
   void validation_step(const Batch& batch, std::int64_t /*index*/) override { keep(batch); }
@@ -143,11 +133,6 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
             .max_seq_len = kPrefix + 1 + kLongestName};
   }
 
-  torch::Tensor logged(const std::string& name, const torch::Tensor& loss) {
-    log(name, loss.detach());
-    return loss;
-  }
-
   // Which of the batch's b belongs to each a, and which a to each b?
   torch::Tensor contrast(const torch::Tensor& a, const torch::Tensor& b) {
     return halftone::contrastive_loss(
@@ -162,26 +147,22 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
     return torch::cat({where.to(language.scalar_type()), language}, 1);
   }
 
-  // Of the captions of all pictures and all sounds, one after the other.
-  torch::Tensor caption_loss(const Batch& batch, const TrioPlaces& at) {
-    const std::int64_t said = batch.names.size(1) - 1;
+  // Of the captions of all pictures and all sounds, which the decoder reads at once.
+  torch::Tensor caption_loss(const Batch& batch, const Places& at) {
+    const std::int64_t said = batch.names.ids.size(1) - 1;
     const auto twice = [](const torch::Tensor& x) { return torch::cat({x, x}); };
-    const torch::Tensor rows =
-        torch::cat({prefix_rows(torch::cat({at.pictures, at.sounds}), twice(batch.languages)),
-                    decoder_->embedded(twice(batch.names.narrow(1, 0, said)))},
-                   1);
-    const torch::Tensor hidden =
-        decoder_->hidden_of_rows(rows).hidden.narrow(1, kPrefix + 1, said).contiguous();
-    const torch::Tensor targets = batch.names.narrow(1, 1, said).contiguous();
-    const torch::Tensor mask = torch::arange(said, batch.name_lengths.options()).unsqueeze(0) <
-                               (batch.name_lengths - 1).unsqueeze(1);
-    const auto of = hidden.chunk(2);
-    return logged("loss_picture_caption", decoder_->cross_entropy(of[0], targets, mask)) +
-           logged("loss_sound_caption", decoder_->cross_entropy(of[1], targets, mask));
+    const torch::Tensor before =
+        prefix_rows(torch::cat({at.pictures, at.sounds}), twice(batch.languages));
+    const auto of = decoder_->hidden_after_rows(before, twice(batch.names.ids.narrow(1, 0, said)))
+                        .hidden.chunk(2);
+    const torch::Tensor targets = batch.names.ids.narrow(1, 1, said).contiguous();
+    const torch::Tensor mask = halftone::counted_rows(batch.names.lengths - 1, said);
+    return log_losses({{"loss_picture_caption", decoder_->cross_entropy(of[0], targets, mask)},
+                       {"loss_sound_caption", decoder_->cross_entropy(of[1], targets, mask)}});
   }
 
   void keep(const Batch& batch) {
-    const TrioPlaces at = places_of(batch);
+    const Places at = places_of(batch);
     recalls_.add({{"picture", at.pictures}, {"name", at.names}, {"sound", at.sounds}},
                  batch.held_out * std::ssize(kLanguages) + batch.languages);
   }
@@ -190,13 +171,11 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
   // language has a gallery of its own.
   void log_recalls(const std::string& prefix) {
     for (const auto& recall : recalls_.take()) {
-      const bool by_voice =
-          recall.group / std::ssize(kLanguages) == static_cast<std::int64_t>(HeldOut::kVoice);
+      const auto by = static_cast<HeldOut>(recall.group / std::ssize(kLanguages));
       // Only a sound is new in what is held out by its voice.
-      if (by_voice && recall.from != "sound" && recall.to != "sound") continue;
-      log(prefix + (by_voice ? "voice_" : "emoji_") + recall.from + "_to_" + recall.to + "_at_" +
-              std::to_string(recall.k),
-          recall.share, static_cast<double>(recall.count));
+      if (by == HeldOut::kVoice && recall.from != "sound" && recall.to != "sound") continue;
+      log(prefix + (by == HeldOut::kVoice ? "voice_" : "emoji_") + recall.name(), recall.share,
+          static_cast<double>(recall.count));
     }
   }
 

@@ -87,6 +87,17 @@ HiddenOutput CausalLMImpl::hidden_of_rows(const Tensor& rows, KvCache* cache) {
   return {norm_->add(stream.x, stream.branch).normed, aux_loss};
 }
 
+HiddenOutput CausalLMImpl::hidden_after_rows(const Tensor& rows, const Tensor& ids) {
+  const ModuleScope scope(*this);
+  const Tensor behind = embedded(ids);
+  HALFTONE_CHECK(rows.dim() == 3 && rows.size(0) == ids.size(0) && rows.size(2) == config_.dim,
+                 "[causal_lm] expected rows (", ids.size(0), ", R, ", config_.dim, "), got ",
+                 rows.sizes());
+  HiddenOutput output = hidden_of_rows(at::cat({rows, behind}, 1));
+  output.hidden = output.hidden.narrow(1, rows.size(1), ids.size(1)).contiguous();
+  return output;
+}
+
 ModelOutput CausalLMImpl::forward(const Tensor& ids, KvCache* cache) {
   const HiddenOutput output = hidden(ids, cache);
   return {logits(output.hidden), output.aux_loss};

@@ -68,6 +68,10 @@ class CausalLMImpl : public torch::nn::Module {
   /// hidden() of rows (B, T, dim) in the dtype of embedded(), one for each position.
   HiddenOutput hidden_of_rows(const torch::Tensor& rows, KvCache* cache = nullptr);
 
+  /// hidden() of ids (B, T) that stand behind `rows` (B, R, dim), such as those of a picture: what
+  /// is at the T positions of the ids, contiguous.
+  HiddenOutput hidden_after_rows(const torch::Tensor& rows, const torch::Tensor& ids);
+
   /// The logits of what hidden() gave (..., dim): (..., V).
   torch::Tensor logits(const torch::Tensor& hidden);
 

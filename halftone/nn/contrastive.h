@@ -52,6 +52,8 @@ class RetrievalRecall {
     std::int64_t k = 0;
     torch::Tensor share;     // recall_at(), fp64 scalar
     std::int64_t count = 0;  // of queries
+
+    std::string name() const { return from + "_to_" + to + "_at_" + std::to_string(k); }
   };
   /// For each group that there is, each pair of forms and each k; and forgets what was gathered.
   std::vector<Recall> take(const std::vector<std::int64_t>& ks = {1, 10});

@@ -343,6 +343,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   note_eval_mode(task.module());
   note_rounding(loop, precision_.memory());
   task.module().logged() = {};  // of no step of this fit
+  logged_metrics_.clear();
   task.module().restore_tokens(0);
   try {
     run_loop(task, validation);
@@ -474,6 +475,7 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
     }
     const std::int64_t batches_before = task.batch_index();
     StepMetrics metrics = step(hooks);
+    remember(metrics.logged);
     if (!std::exchange(batch_was_seen, true)) advise(task);
 
     epoch_is_new = loop_->counters().epochs >= epoch;
@@ -496,7 +498,12 @@ void Trainer::end_epoch(TrainingModuleBase& module, StepMetrics& last) {
   last.logged.merge(values);
 }
 
+void Trainer::remember(const std::map<std::string, double>& values) {
+  for (const auto& [name, value] : values) logged_metrics_[name] = value;
+}
+
 void Trainer::log_values(std::int64_t step, const std::map<std::string, double>& values) {
+  remember(values);
   if (metrics_log_) metrics_log_->append_values(step, values);
   if (values.empty()) return;
   for (const auto& logger : open_loggers_) logger->log_metrics(step, values);
@@ -561,9 +568,18 @@ void Trainer::validate_and_report(EvaluationTask& task) {
 
 std::map<std::string, double> Trainer::evaluate(EvaluationTask& task, EvaluationKind kind,
                                                 const EvaluationOptions& options) {
-  if (loop_ == nullptr) prepare(task.module().network());
+  if (loop_ == nullptr) {
+    prepare(task.module().network());
+    logged_metrics_.clear();
+  }
   if (!options.ckpt_path.empty()) load_into(task.module(), options.ckpt_path);
   const ScopedValue evaluated(module_, &task.module());
+  std::map<std::string, double> values = pass_over(task, kind);
+  remember(values);
+  return values;
+}
+
+std::map<std::string, double> Trainer::pass_over(EvaluationTask& task, EvaluationKind kind) {
   if (kind == EvaluationKind::kValidation)
     return run_evaluation(task, precision_, {options_.limit_val_batches}, evaluation_share());
   if (kind == EvaluationKind::kTest) {

@@ -128,6 +128,10 @@ class Trainer {
   /// The signal that stopped the last fit(), such as SIGINT; see TrainerOptions::save_on_signal.
   const std::optional<int>& stop_signal() const { return stop_signal_; }
 
+  /// What was logged last under each name in the fit(), validate() or test() that began last: of a
+  /// fit() by its steps, ends of epochs and validations. The loss is there only if it was logged.
+  const std::map<std::string, double>& logged_metrics() const { return logged_metrics_; }
+
   const TrainerOptions& options() const { return options_; }
   const torch::Device& device() const { return precision_.device(); }
   const PrecisionPolicy& policy() const { return precision_.policy(); }
@@ -209,12 +213,14 @@ class Trainer {
   void stop_if_signalled();
   void begin_records(const FitLoop& loop);
   void write_checkpoints();
+  void remember(const std::map<std::string, double>& values);
   void log_values(std::int64_t step, const std::map<std::string, double>& values);
   void tell_of(const std::exception& error);
   void advise(TrainingTask& task) const;
   void validate_and_report(EvaluationTask& task);
   std::map<std::string, double> evaluate(EvaluationTask& task, EvaluationKind kind,
                                          const EvaluationOptions& options);
+  std::map<std::string, double> pass_over(EvaluationTask& task, EvaluationKind kind);
   SavedModel load_into(TrainingModuleBase& module, const std::string& where);
   void load_into(TrainingModuleBase& module, const SavedModel& saved);
   std::filesystem::path resolved_checkpoint(const std::string& where) const;
@@ -234,6 +240,7 @@ class Trainer {
   const torch::nn::Module* kept_in_ = nullptr;             // the network it was last said of
   std::optional<MetricsLog> metrics_log_;
   std::vector<std::shared_ptr<Logger>> open_loggers_;
+  std::map<std::string, double> logged_metrics_;
   std::vector<SaveRequest> save_requests_;  // of the present step, in the order of their coming
   std::vector<PassedStep> passed_;  // with detect_anomaly and a run: since its last checkpoint
   StateDict generators_;            // as the last of them left them

@@ -58,6 +58,17 @@ void TrainingModuleBase::save_hyper_parameters(
   for (const auto& [name, value] : values) hyper_parameters_.values.insert_or_assign(name, value);
 }
 
+torch::Tensor TrainingModuleBase::log_losses(
+    const std::vector<std::pair<std::string, torch::Tensor>>& losses) {
+  HALFTONE_CHECK(!losses.empty(), "[trainer] expected one loss at least, got none");
+  torch::Tensor sum;
+  for (const auto& [name, loss] : losses) {
+    log(name, loss);
+    sum = sum.defined() ? sum + loss : loss;
+  }
+  return sum;
+}
+
 ManualOptimization& TrainingModuleBase::manual() const {
   HALFTONE_CHECK(manual_ != nullptr,
                  "[trainer] optimizer(), manual_backward() and gradients() are for the "

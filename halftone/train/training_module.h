@@ -159,6 +159,9 @@ class TrainingModuleBase : public torch::nn::Module {
   void log(const std::string& name, double value, std::optional<double> weight = {}) {
     log(name, torch::scalar_tensor(value, torch::kDouble), weight);
   }
+  /// Logs each of several losses by its name, and returns their sum, added in this order: for
+  /// training_step() to return. REQUIRES one at least.
+  torch::Tensor log_losses(const std::vector<std::pair<std::string, torch::Tensor>>& losses);
   /// In validation, test and prediction with Loaders: which of them the batch comes from.
   std::size_t dataloader_index() const { return dataloader_; }
   /// The processes that share the batches of a validation or test; nullptr: this one has all.

@@ -150,6 +150,7 @@ TEST(RetrievalRecall, SearchesEachGroupOverAllBatches) {
     for (const auto& [from, to] : {std::pair("name", "picture"), std::pair("picture", "name")})
       for (const std::int64_t k : {1, 3}) expected.emplace_back(group, from, to, k);
   EXPECT_EQ(which, expected);
+  EXPECT_EQ(found.front().name(), "name_to_picture_at_1");
   EXPECT_THAT(recall.take(), IsEmpty());  // forgotten
 }
 

@@ -161,6 +161,70 @@ TEST(Validation, KeepsWhatTheTrainingHasLogged) {
   EXPECT_FALSE(notes->steps[4].logged.contains("epochs")) << "of the fit before";
 }
 
+// guide: callback_metrics, logged_metrics
+TEST(LoggedMetrics, AreTheLastOfEachName) {
+  struct Noting : Line {
+    torch::Tensor training_step(const Batch& batch, std::int64_t index) override {
+      if (is_training()) log("steps", static_cast<double>(++steps));
+      return Line::training_step(batch, index);
+    }
+    void on_train_epoch_end(std::int64_t epoch) override {
+      log("epochs", static_cast<double>(epoch), 1.0);
+    }
+    std::int64_t steps = 0;
+  } module;
+  struct Reading : Callback {
+    void on_step_end(Trainer& trainer, const StepMetrics& metrics) override {
+      EXPECT_EQ(trainer.logged_metrics().at("steps"), static_cast<double>(metrics.step));
+    }
+    void on_validation_end(Trainer& trainer, const std::map<std::string, double>& values) override {
+      last = values.at("val_loss");
+      EXPECT_EQ(trainer.logged_metrics().at("val_loss"), last);
+    }
+    double last = 0;
+  };
+  const auto reading = std::make_shared<Reading>();
+  TensorLoader train = batches_of(5), validation = batches_of(10);
+  Trainer trainer({.max_epochs = 2, .accelerator = "cpu", .callbacks = {reading}});
+  EXPECT_THAT(trainer.logged_metrics(), testing::IsEmpty());
+  trainer.fit(module, train, validation);
+  using testing::Key;
+  EXPECT_THAT(trainer.logged_metrics(),
+              testing::UnorderedElementsAre(Key("steps"), Key("epochs"), Key("error"),
+                                            testing::Pair("val_loss", reading->last)));
+  EXPECT_EQ(trainer.logged_metrics().at("steps"), 4.0);
+  EXPECT_EQ(trainer.logged_metrics().at("epochs"), 2.0);
+  const auto tested = trainer.test(module, validation);
+  EXPECT_EQ(trainer.logged_metrics(), tested) << "and none of the fit()";
+  trainer.fit(module, train);
+  EXPECT_THAT(trainer.logged_metrics(),
+              testing::UnorderedElementsAre(Key("steps"), Key("epochs"), Key("error")));
+}
+
+// guide: log_dict
+TEST(LogLosses, LogsEachAndReturnsTheirSum) {
+  struct Summing : Line {
+    torch::Tensor training_step(const Batch& batch, std::int64_t /*index*/) override {
+      const torch::Tensor error = forward(batch.data) - batch.target;
+      sum = log_losses({{"square", error.square().mean()}, {"absolute", error.abs().mean()}});
+      return sum;
+    }
+    torch::Tensor of_none() { return log_losses({}); }
+    torch::Tensor sum;
+  } module;
+  TensorLoader train = batches_of(10);
+  const auto [x, y] = uneven_samples();
+  const torch::Tensor error = module.forward(x) - y;
+  Trainer trainer({.max_steps = 1, .accelerator = "cpu"});
+  trainer.fit(module, train);
+  const auto& logged = trainer.logged_metrics();
+  EXPECT_EQ(logged.at("square"), error.square().mean().item<double>());
+  EXPECT_EQ(logged.at("absolute"), error.abs().mean().item<double>());
+  EXPECT_FLOAT_EQ(module.sum.item<float>(), logged.at("square") + logged.at("absolute"));
+  EXPECT_TRUE(module.sum.requires_grad());
+  EXPECT_THROW(module.of_none(), c10::Error);
+}
+
 TEST(Validation, AModuleInEvalModeIsTrainedInItAndSaidToBe) {
   std::vector<std::string> notes;
   set_log_sink([&](LogLevel, const std::string& message) { notes.push_back(message); });
