@@ -14,6 +14,7 @@
 #include "halftone/core/module_scope.h"
 #include "halftone/core/process_group.h"
 #include "halftone/core/random.h"
+#include "halftone/core/sequence_mask.h"
 #include "halftone/core/state_dict.h"
 #include "halftone/core/stopwatch.h"
 #include "halftone/core/text.h"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/data/collate.h"
 
-#include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
@@ -10,6 +9,8 @@
 
 #include <algorithm>
 #include <cmath>
+
+#include "halftone/core/sequence_mask.h"
 
 namespace halftone {
 namespace {
@@ -73,8 +74,7 @@ PaddedSequences pad_sequences(std::span<const torch::Tensor> sequences, double p
     batch.padded.select(0, i).narrow(0, 0, lengths[at]).copy_(sequences[at]);
   }
   batch.lengths = at::tensor(lengths, torch::kLong).to(first.device());
-  batch.mask =
-      at::arange(longest, batch.lengths.options()).unsqueeze(0) < batch.lengths.unsqueeze(1);
+  batch.mask = sequence_mask(batch.lengths, longest);
   return batch;
 }
 

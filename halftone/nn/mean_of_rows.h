@@ -3,12 +3,7 @@
 
 #include <torch/types.h>
 
-#include <cstdint>
-
 namespace halftone {
-
-/// Which of `rows` rows `lengths` (B) int64 counts, those before its end: bool (B, rows).
-torch::Tensor counted_rows(const torch::Tensor& lengths, std::int64_t rows);
 
 /// The mean (B, D) of the rows of each of x (B, T, D) that `lengths` (B) int64, each in 1..T,
 /// counts: those behind are padding (finite numbers). Undefined: all count.
