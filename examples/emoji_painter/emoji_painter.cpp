@@ -65,7 +65,7 @@ void train(Command& command) {
     const std::vector<std::string> texts = emoji.names(evenly_spaced(indices, 16));
     const auto batch = caption_batches(painter.tokenizer, texts, model.side, /*seed=*/1).front();
     const auto draw = [&painter, batch](halftone::Trainer& trainer) {
-      return painter.predict_step(halftone::placed(batch, {trainer.device(), {}}), 0);
+      return painter.predict_step(trainer.placed(batch), 0);
     };
     return std::make_shared<halftone::PictureLog>(
         draw, halftone::PictureLogOptions{.name = name, .columns = 8});

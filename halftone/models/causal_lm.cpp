@@ -90,9 +90,10 @@ HiddenOutput CausalLMImpl::hidden_of_rows(const Tensor& rows, KvCache* cache) {
 HiddenOutput CausalLMImpl::hidden_after_rows(const Tensor& rows, const Tensor& ids) {
   const ModuleScope scope(*this);
   const Tensor behind = embedded(ids);
-  HALFTONE_CHECK(rows.dim() == 3 && rows.size(0) == ids.size(0) && rows.size(2) == config_.dim,
-                 "[causal_lm] expected rows (", ids.size(0), ", R, ", config_.dim, "), got ",
-                 rows.sizes());
+  HALFTONE_CHECK(rows.dim() == 3 && rows.size(0) == ids.size(0) && rows.size(2) == config_.dim &&
+                     rows.scalar_type() == behind.scalar_type(),
+                 "[causal_lm] expected rows (", ids.size(0), ", R, ", config_.dim, ") of ",
+                 behind.scalar_type(), ", got ", rows.sizes(), " of ", rows.scalar_type());
   HiddenOutput output = hidden_of_rows(at::cat({rows, behind}, 1));
   output.hidden = output.hidden.narrow(1, rows.size(1), ids.size(1)).contiguous();
   return output;

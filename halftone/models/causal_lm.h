@@ -68,8 +68,9 @@ class CausalLMImpl : public torch::nn::Module {
   /// hidden() of rows (B, T, dim) in the dtype of embedded(), one for each position.
   HiddenOutput hidden_of_rows(const torch::Tensor& rows, KvCache* cache = nullptr);
 
-  /// hidden() of ids (B, T) that stand behind `rows` (B, R, dim), such as those of a picture: what
-  /// is at the T positions of the ids, contiguous.
+  /// hidden() of ids (B, T) that stand behind `rows` (B, R, dim) in the dtype of embedded(), such
+  /// as those of a picture: what is at the T positions of the ids, contiguous. aux_loss is that of
+  /// all positions. Throws c10::Error for other rows, and where R + T exceeds max_seq_len.
   HiddenOutput hidden_after_rows(const torch::Tensor& rows, const torch::Tensor& ids);
 
   /// The logits of what hidden() gave (..., dim): (..., V).

@@ -158,6 +158,7 @@ class Trainer::Hooks : public StepHooks {
   }
   void add_metrics(StepMetrics& metrics) override {
     trainer_.call(&Callback::add_metrics, metrics);
+    trainer_.remember(metrics.logged);
     if (trainer_.metrics_log_) trainer_.metrics_log_->append(metrics);
     if (metrics.step % trainer_.options_.log_every_n_steps == 0)
       for (const auto& logger : trainer_.open_loggers_)
@@ -294,6 +295,7 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   stop_signal_.reset();
   save_requests_.clear();
   passed_.clear();
+  logged_metrics_.clear();
   validates_ = validation != nullptr;
   std::optional<InterruptGuard> guard;
   if (options_.save_on_signal && !options_.default_root_dir.empty()) guard.emplace();
@@ -343,7 +345,6 @@ void Trainer::run(TrainingTask& task, EvaluationTask* validation, const FitOptio
   note_eval_mode(task.module());
   note_rounding(loop, precision_.memory());
   task.module().logged() = {};  // of no step of this fit
-  logged_metrics_.clear();
   task.module().restore_tokens(0);
   try {
     run_loop(task, validation);
@@ -475,7 +476,6 @@ void Trainer::train(TrainingTask& task, EvaluationTask* validation) {
     }
     const std::int64_t batches_before = task.batch_index();
     StepMetrics metrics = step(hooks);
-    remember(metrics.logged);
     if (!std::exchange(batch_was_seen, true)) advise(task);
 
     epoch_is_new = loop_->counters().epochs >= epoch;
@@ -568,24 +568,22 @@ void Trainer::validate_and_report(EvaluationTask& task) {
 
 std::map<std::string, double> Trainer::evaluate(EvaluationTask& task, EvaluationKind kind,
                                                 const EvaluationOptions& options) {
-  if (loop_ == nullptr) {
-    prepare(task.module().network());
-    logged_metrics_.clear();
-  }
+  const bool logs = kind != EvaluationKind::kPredict;
+  if (loop_ == nullptr && logs) logged_metrics_.clear();
+  if (loop_ == nullptr) prepare(task.module().network());
   if (!options.ckpt_path.empty()) load_into(task.module(), options.ckpt_path);
   const ScopedValue evaluated(module_, &task.module());
-  std::map<std::string, double> values = pass_over(task, kind);
-  remember(values);
-  return values;
-}
-
-std::map<std::string, double> Trainer::pass_over(EvaluationTask& task, EvaluationKind kind) {
-  if (kind == EvaluationKind::kValidation)
-    return run_evaluation(task, precision_, {options_.limit_val_batches}, evaluation_share());
+  if (kind == EvaluationKind::kValidation) {
+    auto values =
+        run_evaluation(task, precision_, {options_.limit_val_batches}, evaluation_share());
+    remember(values);
+    return values;
+  }
   if (kind == EvaluationKind::kTest) {
     call(&Callback::on_test_start);
     auto values =
         run_evaluation(task, precision_, {options_.limit_test_batches}, evaluation_share());
+    remember(values);
     call(&Callback::on_test_end, values);
     return values;
   }

@@ -128,13 +128,21 @@ class Trainer {
   /// The signal that stopped the last fit(), such as SIGINT; see TrainerOptions::save_on_signal.
   const std::optional<int>& stop_signal() const { return stop_signal_; }
 
-  /// What was logged last under each name in the fit(), validate() or test() that began last: of a
-  /// fit() by its steps, ends of epochs and validations. The loss is there only if it was logged.
+  /// What was logged last under each name since the last fit(), or the last validate() or test()
+  /// outside of one, began: of a fit() by its steps (from a callback's add_metrics() on), ends of
+  /// epochs and validations, also those that a callback calls for. What is logged under one name in
+  /// training and in validation has one place here. The loss is there only if it was logged.
   const std::map<std::string, double>& logged_metrics() const { return logged_metrics_; }
 
   const TrainerOptions& options() const { return options_; }
   const torch::Device& device() const { return precision_.device(); }
   const PrecisionPolicy& policy() const { return precision_.policy(); }
+  /// `batch` as a step gets it: on the device, its floating-point tensors in the dtype of a true
+  /// 16-bit precision. Takes what halftone::placed() takes.
+  template <class Batch>
+  Batch placed(const Batch& batch) const {
+    return halftone::placed(batch, precision_.batch_placement());
+  }
   /// The region of the Trainer's precision, for a forward pass of a callback's own.
   ForwardContext forward_context() const { return precision_.forward_context(); }
   /// Whether this process has all weights: not within fit() with shard parameters, until the last
@@ -220,7 +228,6 @@ class Trainer {
   void validate_and_report(EvaluationTask& task);
   std::map<std::string, double> evaluate(EvaluationTask& task, EvaluationKind kind,
                                          const EvaluationOptions& options);
-  std::map<std::string, double> pass_over(EvaluationTask& task, EvaluationKind kind);
   SavedModel load_into(TrainingModuleBase& module, const std::string& where);
   void load_into(TrainingModuleBase& module, const SavedModel& saved);
   std::filesystem::path resolved_checkpoint(const std::string& where) const;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <set>
 #include <sstream>
 
 #include "halftone/core/error.h"
@@ -62,7 +63,10 @@ torch::Tensor TrainingModuleBase::log_losses(
     const std::vector<std::pair<std::string, torch::Tensor>>& losses) {
   HALFTONE_CHECK(!losses.empty(), "[trainer] expected one loss at least, got none");
   torch::Tensor sum;
+  std::set<std::string> names;
   for (const auto& [name, loss] : losses) {
+    HALFTONE_CHECK(names.insert(name).second,
+                   "[trainer] expected a loss of each name, got two of '", name, "'");
     log(name, loss);
     sum = sum.defined() ? sum + loss : loss;
   }

@@ -159,8 +159,9 @@ class TrainingModuleBase : public torch::nn::Module {
   void log(const std::string& name, double value, std::optional<double> weight = {}) {
     log(name, torch::scalar_tensor(value, torch::kDouble), weight);
   }
-  /// Logs each of several losses by its name, and returns their sum, added in this order: for
-  /// training_step() to return. REQUIRES one at least.
+  /// Logs each of several losses, scalars, by its name, and returns their sum, added in this order:
+  /// for training_step() to return. Throws c10::Error for none, for one that is no scalar, and for
+  /// two of one name.
   torch::Tensor log_losses(const std::vector<std::pair<std::string, torch::Tensor>>& losses);
   /// In validation, test and prediction with Loaders: which of them the batch comes from.
   std::size_t dataloader_index() const { return dataloader_; }

@@ -157,6 +157,8 @@ TEST(CausalLM, APrefixOfRowsConditionsWhatFollows) {
   EXPECT_TRUE(behind.equal(hidden.narrow(1, 3, 6)));
   EXPECT_TRUE(behind.is_contiguous());
   EXPECT_THROW(model->hidden_after_rows(prefix.narrow(0, 0, 1), ids), c10::Error);
+  EXPECT_THROW(model->hidden_after_rows(prefix.narrow(2, 0, 4), ids), c10::Error);
+  EXPECT_THROW(model->hidden_after_rows(prefix.to(torch::kBFloat16), ids), c10::Error);
   EXPECT_TRUE(hidden.sizes().equals({2, 9, model->config().dim}));
   const Tensor other = torch::cat({prefix.narrow(1, 0, 2), prefix.narrow(1, 2, 1) + 1}, 1);
   const Tensor difference = (said(other) - hidden).abs().amax(-1);

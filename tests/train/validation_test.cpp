@@ -171,17 +171,31 @@ TEST(LoggedMetrics, AreTheLastOfEachName) {
     void on_train_epoch_end(std::int64_t epoch) override {
       log("epochs", static_cast<double>(epoch), 1.0);
     }
+    torch::Tensor predict_step(const Batch& batch, std::int64_t /*index*/) override {
+      log("predicted", 1.0);
+      return forward(batch.data);
+    }
     std::int64_t steps = 0;
   } module;
   struct Reading : Callback {
+    void add_metrics(Trainer& /*trainer*/, StepMetrics& metrics) override {
+      metrics.logged["added"] = 10.0 * static_cast<double>(metrics.step);
+    }
     void on_step_end(Trainer& trainer, const StepMetrics& metrics) override {
-      EXPECT_EQ(trainer.logged_metrics().at("steps"), static_cast<double>(metrics.step));
+      const auto& logged = trainer.logged_metrics();
+      EXPECT_EQ(logged.at("steps"), static_cast<double>(metrics.step));
+      EXPECT_EQ(logged.at("added"), 10.0 * static_cast<double>(metrics.step));
+      if (metrics.step == 1)
+        EXPECT_FALSE(logged.contains("val_loss")) << "of the batches that are tried out";
+    }
+    void on_test_end(Trainer& trainer, const std::map<std::string, double>& values) override {
+      EXPECT_EQ(trainer.logged_metrics(), values);
     }
     void on_validation_end(Trainer& trainer, const std::map<std::string, double>& values) override {
-      last = values.at("val_loss");
-      EXPECT_EQ(trainer.logged_metrics().at("val_loss"), last);
+      last = values;
+      for (const auto& [name, value] : values) EXPECT_EQ(trainer.logged_metrics().at(name), value);
     }
-    double last = 0;
+    std::map<std::string, double> last;
   };
   const auto reading = std::make_shared<Reading>();
   TensorLoader train = batches_of(5), validation = batches_of(10);
@@ -189,16 +203,22 @@ TEST(LoggedMetrics, AreTheLastOfEachName) {
   EXPECT_THAT(trainer.logged_metrics(), testing::IsEmpty());
   trainer.fit(module, train, validation);
   using testing::Key;
-  EXPECT_THAT(trainer.logged_metrics(),
-              testing::UnorderedElementsAre(Key("steps"), Key("epochs"), Key("error"),
-                                            testing::Pair("val_loss", reading->last)));
+  EXPECT_THAT(
+      trainer.logged_metrics(),
+      testing::UnorderedElementsAre(Key("steps"), Key("added"), Key("epochs"),
+                                    testing::Pair("error", reading->last.at("error")),
+                                    testing::Pair("val_loss", reading->last.at("val_loss"))));
   EXPECT_EQ(trainer.logged_metrics().at("steps"), 4.0);
   EXPECT_EQ(trainer.logged_metrics().at("epochs"), 2.0);
   const auto tested = trainer.test(module, validation);
   EXPECT_EQ(trainer.logged_metrics(), tested) << "and none of the fit()";
+  const auto validated = trainer.validate(module, train);
+  EXPECT_EQ(trainer.logged_metrics(), validated);
   trainer.fit(module, train);
-  EXPECT_THAT(trainer.logged_metrics(),
-              testing::UnorderedElementsAre(Key("steps"), Key("epochs"), Key("error")));
+  EXPECT_THAT(trainer.logged_metrics(), testing::UnorderedElementsAre(Key("steps"), Key("added"),
+                                                                      Key("epochs"), Key("error")));
+  trainer.predict(module, train);
+  EXPECT_EQ(trainer.logged_metrics().size(), 4) << "a prediction logs nothing";
 }
 
 // guide: log_dict
@@ -209,7 +229,7 @@ TEST(LogLosses, LogsEachAndReturnsTheirSum) {
       sum = log_losses({{"square", error.square().mean()}, {"absolute", error.abs().mean()}});
       return sum;
     }
-    torch::Tensor of_none() { return log_losses({}); }
+    using Line::log_losses;
     torch::Tensor sum;
   } module;
   TensorLoader train = batches_of(10);
@@ -222,7 +242,10 @@ TEST(LogLosses, LogsEachAndReturnsTheirSum) {
   EXPECT_EQ(logged.at("absolute"), error.abs().mean().item<double>());
   EXPECT_FLOAT_EQ(module.sum.item<float>(), logged.at("square") + logged.at("absolute"));
   EXPECT_TRUE(module.sum.requires_grad());
-  EXPECT_THROW(module.of_none(), c10::Error);
+  const torch::Tensor one = torch::ones({});
+  EXPECT_THROW(module.log_losses({}), c10::Error);
+  EXPECT_THROW(module.log_losses({{"a", one}, {"a", one}}), c10::Error);
+  EXPECT_THROW(module.log_losses({{"a", torch::ones({2})}}), c10::Error);
 }
 
 TEST(Validation, AModuleInEvalModeIsTrainedInItAndSaidToBe) {
