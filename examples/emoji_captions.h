@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <iterator>
 #include <string>
+#include <tuple>
 #include <vector>
 
 /// The emoji that a model learns from, or those that are held out: a tenth of the families, the
@@ -74,6 +75,8 @@ inline std::int64_t rounded_length(std::int64_t length) { return (length + 7) / 
 struct Captions {
   torch::Tensor ids;      // (B, T) int64, T a rounded_length()
   torch::Tensor lengths;  // (B) int64
+
+  auto tensors() { return std::tie(ids, lengths); }
 };
 
 /// Of each caption at most `longest` tokens are kept, <s> and </s> among them. REQUIRES 2 <=

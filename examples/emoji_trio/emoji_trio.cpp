@@ -66,16 +66,16 @@ using LoadedTrio = halftone::LoadedModel<TrioModule>;
 
 /// Rows of a held-out emoji, and the pictures of held-out emoji that are nearest to its spoken
 /// name.
-torch::Tensor nearest_to_sounds(TrioModule& module, const Trio& trio) {
+torch::Tensor nearest_to_sounds(const LoadedTrio& loaded, const Trio& trio) {
   constexpr std::int64_t kRows = 8;
   constexpr std::int64_t kNearest = 7;
   const std::vector<std::int64_t> own = evenly_spaced(trio.held_out(), kRows);
   const torch::Tensor pictures = trio.emoji().pictures(trio.held_out(), {.side = kSide});
-  const torch::Tensor near =
-      halftone::nearest_rows(kNearest, module.place_of_sounds(trio.sounds(own)),
-                             module.place_of_pictures(as_input(pictures)));
+  const torch::Tensor near = halftone::nearest_rows(
+      kNearest, loaded.module->place_of_sounds(loaded.trainer.placed(trio.sounds(own))),
+      loaded.module->place_of_pictures(loaded.trainer.placed(as_input(pictures))));
   const torch::Tensor said = trio.emoji().pictures(own, {.side = kSide});
-  return torch::cat({said.unsqueeze(1), pictures.index({near})}, 1).flatten(0, 1);
+  return torch::cat({said.unsqueeze(1), pictures.index({near.cpu()})}, 1).flatten(0, 1);
 }
 
 void test(Command& command) {
@@ -91,13 +91,18 @@ void test(Command& command) {
   if (picture.empty()) return;
   const torch::NoGradGuard no_grad;
   const auto region = loaded.trainer.forward_context();
-  halftone::write_png_grid(picture, nearest_to_sounds(*loaded.module, *trio), /*columns=*/8);
+  halftone::write_png_grid(picture, nearest_to_sounds(loaded, *trio), /*columns=*/8);
 }
 
 /// Where a picture, a sound or an emoji is: fp32 (1, width).
-torch::Tensor place_of(TrioModule& module, const halftone::EmojiSet& set, const std::string& what) {
-  if (!what.ends_with(".wav")) return module.place_of_pictures(picture_of(set, what).unsqueeze(0));
-  return module.place_of_sounds(sound_of(halftone::read_wav(what).samples));
+torch::Tensor place_of(const LoadedTrio& loaded, const halftone::EmojiSet& set,
+                       const std::string& what) {
+  if (what.ends_with(".wav")) {
+    const Sounds sound = sound_of(halftone::read_wav(what).samples);
+    return loaded.module->place_of_sounds(loaded.trainer.placed(sound));
+  }
+  const torch::Tensor picture = picture_of(set, what).unsqueeze(0);
+  return loaded.module->place_of_pictures(loaded.trainer.placed(picture));
 }
 
 void caption(Command& command) {
@@ -110,10 +115,10 @@ void caption(Command& command) {
   const auto region = loaded.trainer.forward_context();
   const halftone::EmojiSet set(halftone::fetch_dataset("emoji").folder);
   const std::vector<std::int64_t> known = set.without_skin_tones();
-  const torch::Tensor places = module.place_of_names(
-      encode_captions(module.tokenizer, english_names(set, known), kLongestName));
+  const torch::Tensor places = module.place_of_names(loaded.trainer.placed(
+      encode_captions(module.tokenizer, english_names(set, known), kLongestName)));
   for (const std::string& what : inputs) {
-    const torch::Tensor place = place_of(module, set, what);
+    const torch::Tensor place = place_of(loaded, set, what);
     std::string line = what + "  " + module.say(place, 0) + "  " + module.say(place, 1) + "  ";
     const torch::Tensor near = halftone::nearest_rows(5, place, places)[0];
     for (std::int64_t i = 0; i < near.size(0); ++i)

@@ -44,6 +44,8 @@ enum class HeldOut : std::int64_t { kEmoji, kVoice };
 struct Sounds {
   torch::Tensor rows;     // (B, S, kBands), S a rounded_length(), zeros behind the shorter ones
   torch::Tensor lengths;  // (B) int64
+
+  auto tensors() { return std::tie(rows, lengths); }
 };
 
 struct TrioBatch {

@@ -104,8 +104,9 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
   /// What the decoder says of a place (1, width), the likeliest token at each step.
   std::string say(const torch::Tensor& place, std::int64_t language) {
     const halftone::SpecialTokens special = tokenizer.special_tokens();
-    const torch::Tensor begin = torch::full({1, 1}, special.bos, torch::kLong);
-    const torch::Tensor where = prefix_rows(place, torch::full({1}, language, torch::kLong));
+    const torch::TensorOptions number = place.options().dtype(torch::kLong);
+    const torch::Tensor begin = torch::full({1, 1}, special.bos, number);
+    const torch::Tensor where = prefix_rows(place, torch::full({1}, language, number));
     const halftone::GeneratedText said = halftone::generate_after_rows(
         decoder_, torch::cat({where, decoder_->embedded(begin)}, 1),
         {.greedy = true, .max_new_tokens = kLongestName, .eos = special.eos});
@@ -156,7 +157,7 @@ class TrioModule : public halftone::TrainingModule<TrioBatch> {
     const auto of = decoder_->hidden_after_rows(before, twice(batch.names.ids.narrow(1, 0, said)))
                         .hidden.chunk(2);
     const torch::Tensor targets = batch.names.ids.narrow(1, 1, said).contiguous();
-    const torch::Tensor mask = halftone::counted_rows(batch.names.lengths - 1, said);
+    const torch::Tensor mask = halftone::sequence_mask(batch.names.lengths - 1, said);
     return log_losses({{"loss_picture_caption", decoder_->cross_entropy(of[0], targets, mask)},
                        {"loss_sound_caption", decoder_->cross_entropy(of[1], targets, mask)}});
   }
