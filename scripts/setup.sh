@@ -58,6 +58,7 @@ elif ((tests)); then
   # What the examples train on and tests read, unless it was fetched before.
   [[ -e $HALFTONE_CACHE/data/dataset-fashion-mnist ]] || libraries+=(dataset-fashion-mnist)
   [[ -e $HALFTONE_CACHE/data/emoji ]] || libraries+=(fonts-noto-color-emoji unicode-cldr-core)
+  [[ -e $HALFTONE_CACHE/data/asterisk-sounds ]] || libraries+=(asterisk-core-sounds-en{,-wav})
 fi
 
 is_installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }

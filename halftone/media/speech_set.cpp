@@ -153,7 +153,8 @@ SpeechSet SpeechSet::asterisk_sounds(const fs::path& folder) {
     if (!stays_below(name)) file.fail("a path below sounds/");
     std::string text = spoken_part(std::string_view(line).substr(colon + 1));
     const fs::path sound = folder / "sounds" / name;
-    if (text.empty() || !fs::exists(sound)) continue;
+    std::error_code no_such_file;  // nor can there be one, where the name is too long
+    if (text.empty() || !fs::exists(sound, no_such_file)) continue;
     file.check_room(set.entries_.size());
     set.files_.push_back(sound);
     set.entries_.push_back(

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "halftone/media/png_file.h"
+#include "halftone/media/spoken_names_impl.h"
 #include "halftone/media/wav_file.h"
 #include "halftone/system/file.h"
 #include "seed_writers.h"
@@ -39,8 +40,8 @@ void write_media_seeds(const fs::path& folder) {
       fs::copy_file(entry.path(), folder / "png" / entry.path().filename(),
                     fs::copy_options::overwrite_existing);
   write_png(folder / "png/written", torch::zeros({4, 3, 2}));
-  fs::copy_file(goldens / "emoji.ttf", folder / "font/emoji.ttf",
-                fs::copy_options::overwrite_existing);
+  for (const char* font : {"emoji.ttf", "emoji_sbix.ttf"})
+    fs::copy_file(goldens / font, folder / "font" / font, fs::copy_options::overwrite_existing);
   write_wav(folder / "wav/written", {torch::zeros({2, 20}), 44'100});
   for (const char bits : {8, 16, 24, 32})
     write_seed(folder / "wav" / ("pcm" + std::to_string(bits)), coded_sound(1, 1, bits));
@@ -48,6 +49,10 @@ void write_media_seeds(const fs::path& folder) {
     write_seed(folder / "wav" / ("float" + std::to_string(bits)), coded_sound(3, 1, bits));
   write_seed(folder / "wav/alaw", coded_sound(6, 2, 8));
   write_seed(folder / "wav/mulaw", coded_sound(7, 1, 8));
+  write_seed(folder / "speech/names",
+             std::string(kSpokenNamesHeader) +
+                 "\n1f600\t0\t20\ten\tgrinning face\n1f601\t20\t44\tzh\t笑\n");
+  write_seed(folder / "speech/asterisk", "; Core\n\na: Added.\na: at [@]\nb/c: (silence)\n");
   write_seed(folder / "annotations/both",
              "<?xml version=\"1.0\" encoding=\"UTF-8\" ?>\n<!DOCTYPE ldml SYSTEM \"a.dtd\">\n"
              "<!-- c --><ldml><identity><language type=\"en\"/></identity><annotations>\n"

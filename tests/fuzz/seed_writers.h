@@ -11,7 +11,8 @@ void write_seed(const std::filesystem::path& path, const std::string& bytes);
 /// Writes FOLDER/tokenizer, FOLDER/config and FOLDER/jsonl, which must be there.
 void write_text_seeds(const std::filesystem::path& folder);
 
-/// Writes FOLDER/png, FOLDER/wav, FOLDER/font and FOLDER/annotations, which must be there.
+/// Writes FOLDER/png, FOLDER/wav, FOLDER/font, FOLDER/annotations and FOLDER/speech, which must be
+/// there.
 void write_media_seeds(const std::filesystem::path& folder);
 
 }  // namespace halftone::test

@@ -157,7 +157,7 @@ int main(int argc, char** argv) {
   }
   const fs::path folder = argv[1];
   for (const char* target : {"safetensors", "pth", "pickle", "gguf", "tokenizer", "config", "jsonl",
-                             "png", "wav", "font", "annotations"})
+                             "png", "wav", "font", "annotations", "speech"})
     fs::create_directories(folder / target);
   write_safetensors(folder / "safetensors");
   write_gguf(folder / "gguf");

@@ -124,7 +124,8 @@ TEST_F(AsteriskSounds, HaveTheirTexts) {
     write_wav(folder_ / ("sounds/" + std::string(name) + ".wav"), {torch::ones({80}) / 4, 8'000});
   write(
       "; Core\n\nadded: Added.\nbeep: [a tone]\nletters/at: at [@]\nadded: (silence)\ngone: Not "
-      "here.\n");
+      "here.\n" +
+      std::string(5000, 'x') + ": Too long for a file's name.\n");
   const SpeechSet set = SpeechSet::asterisk_sounds(folder_.path());
   ASSERT_EQ(set.size(), 2);
   EXPECT_EQ(set[0].text, "Added.");
