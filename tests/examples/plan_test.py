@@ -21,7 +21,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--batch-size", required=True)
     parser.add_argument("--recipes", nargs="+", required=True)
-    parser.add_argument("--steps", default="3")
+    parser.add_argument("--steps", default="2")
     parser.add_argument("--with", dest="words", nargs=argparse.REMAINDER, default=[])
     return parser.parse_args()
 
