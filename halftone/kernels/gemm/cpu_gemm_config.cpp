@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "halftone/kernels/gemm/cpu_gemm_config.h"
 
+#include <ATen/Version.h>
 #include <fmt/format.h>
 
 #include <array>
@@ -12,6 +13,7 @@
 #include "halftone/core/error.h"
 #include "halftone/kernels/gemm/cpu_gemm_probe.h"
 #include "halftone/kernels/gemm/matmul_environment.h"
+#include "halftone/system/processor.h"
 
 namespace halftone {
 namespace {
@@ -167,6 +169,12 @@ void configure_cpu_gemms(std::string_view text) {
 void set_cpu_gemm_config(const CpuGemmConfig& choice) {
   const std::lock_guard<std::mutex> lock(choice_mutex);
   choice_in_force = choice;
+}
+
+bool has_native_attention(torch::ScalarType dtype) {
+  const CpuFeatures& cpu = this_processor().features;
+  const bool packs = dtype == torch::kHalf ? cpu.avx512_fp16 || cpu.amx_fp16 : cpu.amx_bf16;
+  return !packs || at::get_cpu_capability() == "AVX512";
 }
 
 }  // namespace halftone

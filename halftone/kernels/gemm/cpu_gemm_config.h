@@ -72,4 +72,9 @@ void set_cpu_gemm_config(const CpuGemmConfig& choice);
 /// configurations. Throws UserError.
 void configure_cpu_gemms(std::string_view text);
 
+/// Whether LibTorch's own attention can compute in `dtype`, bf16 or fp16, in this process. On a CPU
+/// whose oneDNN packs the dtype (AMX, AVX512_FP16) it ends the process where ATEN_CPU_CAPABILITY
+/// keeps LibTorch below AVX512: its packing is compiled for AVX512 alone (2.15).
+bool has_native_attention(torch::ScalarType dtype);
+
 }  // namespace halftone

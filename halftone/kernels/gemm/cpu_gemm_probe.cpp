@@ -29,6 +29,7 @@
 
 #include "halftone/core/dtype.h"
 #include "halftone/core/error.h"
+#include "halftone/kernels/gemm/cpu_gemm_config.h"
 #include "halftone/kernels/gemm/fast_cpu_gemms.h"
 #include "halftone/kernels/gemm/gemm32.h"
 #include "halftone/kernels/gemm/gemm_half.h"
@@ -183,9 +184,10 @@ GemmBackends measure(ScalarType dtype, GemmLibrary fp32, std::vector<MatmulTimin
   GemmBackends paths{
       .forward = faster("forward", time_gemm(small[0], real[0], fp32)),
       .input_gradient = faster("input_gradient", time_gemm(small[1], real[1], fp32)),
-      .weight_gradient = faster("weight_gradient", time_gemm(small[2], real[2], fp32)),
-      .attention =
-          faster("attention", time_ways(attention_work(dtype, 32), attention_work(dtype, 128)))};
+      .weight_gradient = faster("weight_gradient", time_gemm(small[2], real[2], fp32))};
+  if (has_native_attention(dtype))
+    paths.attention =
+        faster("attention", time_ways(attention_work(dtype, 32), attention_work(dtype, 128)));
   // A convolution goes the way of the matmul that it amounts to: the same instructions decide. It
   // is not measured, because oneDNN's gradient by the weight waits for threads that a measurement
   // on one thread does not have.

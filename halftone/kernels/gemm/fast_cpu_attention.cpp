@@ -23,6 +23,7 @@ using AttentionBackwardOp = at::_ops::_scaled_dot_product_flash_attention_for_cp
 bool upcasts_attention(const Tensor& query) {
   const ScalarType dtype = query.scalar_type();
   if (computes_originally() || !is_half(dtype)) return false;
+  if (!has_native_attention(dtype)) return true;
   const GemmBackends paths = cpu_gemm_config().of(dtype);
   return paths.attention == GemmBackend::kUpcast && paths.forward == GemmBackend::kUpcast &&
          is_exact_in_fp32(dtype, at::Float32Op::MATMUL);
