@@ -74,6 +74,13 @@ bool is_composite(const c10::FunctionSchema& schema) {
          operation->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd);
 }
 
+/// Whether an operation in place writes sizes and strides, and no element.
+bool reshapes_in_place(const std::string& name) {
+  return name == "aten::as_strided_" || name == "aten::squeeze_" || name == "aten::unsqueeze_" ||
+         name == "aten::transpose_" || name == "aten::t_" || name == "aten::swapaxes_" ||
+         name == "aten::swapdims_" || name == "aten::detach_";
+}
+
 SchemaNote note_of(const c10::FunctionSchema& schema) {
   SchemaNote note{.name = schema.name(), .overload = schema.overload_name()};
   for (const c10::Argument& argument : schema.arguments()) {
@@ -85,7 +92,8 @@ SchemaNote note_of(const c10::FunctionSchema& schema) {
     return result.alias_info() != nullptr && !result.alias_info()->isWrite();
   };
   const std::vector<c10::Argument>& results = schema.returns();
-  note.is_view = !results.empty() && std::all_of(results.begin(), results.end(), is_alias);
+  note.is_view = reshapes_in_place(note.name) ||
+                 (!results.empty() && std::all_of(results.begin(), results.end(), is_alias));
   note.is_composite = is_composite(schema);
   return note;
 }
