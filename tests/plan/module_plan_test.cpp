@@ -640,8 +640,8 @@ TEST(LargestBatch, IsLargerWithLeanerNumbers) {
   // In so much memory that the machine code of bf16 matmuls, which no batch makes larger, is
   // little.
   const auto size = [](const char* precision) {
-    return largest_batch(everything(), {.precision = precision},
-                         {.bytes = std::uint64_t{512} << 20U}, 0)
+    return largest_batch(everything(), {.precision = precision}, {.bytes = std::uint64_t{2} << 30U},
+                         0)
         ->batch_size;
   };
   EXPECT_GT(size("bf16-mixed"), size("32-true"));

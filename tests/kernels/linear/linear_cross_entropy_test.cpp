@@ -452,6 +452,7 @@ std::int64_t largest_allocation(const std::function<void()>& work) {
 
 TEST(LinearCrossEntropy, NeverHoldsAllLogits) {
   constexpr std::int64_t kRows = 400, kClasses = 5000, kDim = 8, kChunk = 16;
+  constexpr std::int64_t kPackedDim = 64;
   const Head head = random_head(kRows, kDim, kClasses);
   for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf, torch::kChar}) {
     const auto run = [&](const Loss& loss) {
@@ -467,7 +468,8 @@ TEST(LinearCrossEntropy, NeverHoldsAllLogits) {
     const auto all = [&] { run(composed); };
     const auto parts = [&] { run(chunked(kChunk)); };
     EXPECT_GE(largest_allocation(all), kRows * kClasses * 2);
-    EXPECT_LE(largest_allocation(parts), kChunk * kClasses * 4);
+    // oneDNN may pack the weights for AMX, where 8 columns take the room of 64.
+    EXPECT_LE(largest_allocation(parts), std::max(kChunk * 4, kPackedDim * 2) * kClasses * 11 / 10);
   }
 }
 
