@@ -15,6 +15,7 @@
 #include "halftone/pretrain/hugging_face_config.h"
 #include "halftone/pretrain/language_modeling.h"
 #include "halftone/pretrain/peft_adapter.h"
+#include "halftone/system/processor.h"
 #include "halftone/train/trainer.h"
 #include "support/golden_file.h"
 #include "support/golden_model.h"
@@ -271,8 +272,9 @@ TEST(Losses, V3DenseEqualsPyTorch) {
 TEST(Losses, V3MoeEqualsPyTorch) {
   expect_pytorchs_steps("minimind_v3_moe.safetensors", "32-true", kFp32);
   // Sums of AMX are rounded otherwise, and a router's choice may turn on it: 1.5e-2 there.
+  const double loss = this_processor().features.amx_bf16 ? 1.8e-2 : 1.3e-2;
   expect_pytorchs_steps("minimind_v3_moe.safetensors", "bf16-mixed",
-                        {.loss = 1.8e-2, .relative_grad_norm = 2.6e-2});
+                        {.loss = loss, .relative_grad_norm = 2.6e-2});
   expect_pytorchs_steps("minimind_v3_moe.safetensors", "16-mixed",
                         {.loss = 9e-3, .relative_grad_norm = 1.5e-2});
 }
